@@ -1,0 +1,70 @@
+"""The `bot` command: verbs are loaded when used, and errors become messages here, once."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import click
+
+from bot_deploy.errors import BotError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# verb -> (module:function, one line for --help)
+VERBS = {
+    "train": ("train:train", "Train a model on identities seen by several cameras."),
+    "eval": ("evaluate:evaluate", "Score a model: rank-1, mAP and mINP on query and gallery."),
+    "export": ("export:export", "Export a trained model to ONNX and prove that it gives the same embeddings."),
+    "match": ("match:match", "Find the person on a picture in a gallery."),
+    "synthetic": ("synthetic:synthetic", "Write the built-in synthetic pedestrians to a folder."),
+}
+
+
+class Verbs(click.Group):
+    """The verbs, each imported only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in VERBS:
+            return None
+        module, _, function = VERBS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(f"bot_deploy.commands.{module}"), function)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, summary) for verb, (_, summary) in VERBS.items()])
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="bot-deploy", prog_name="bot")
+def bot() -> None:
+    """Person re-identification: train, export, match."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs `bot`; exits 0 when done, 1 for a failed run, 2 for wrong usage or bad input, 3 when parity failed."""
+    try:
+        sys.exit(bot.main(arguments, standalone_mode=False) or 0)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BotError as error:
+        click.echo(f"bot: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("bot: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output is gone, and so is its interest in ours
+        sys.exit(1)

@@ -1,0 +1,77 @@
+"""What a model expects and returns: the one description that travels with the weights.
+
+It is written into the checkpoint, into ONNX `metadata_props` and into an engine's sidecar, and
+every user of a model reads it from there, so that nobody can preprocess an image wrongly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bot_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+METADATA_KEY = "bot_deploy.contract"
+FORMAT = 1
+INPUT_NAME = "images"  # uint8 [N, height, width, 3]
+OUTPUT_NAME = "embeddings"  # float32 [N, dim], L2-normalised
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """Images uint8 [N, height, width, 3] in `color` order in, unit vectors float32 [N, dim] out."""
+
+    arch: str  # backbone, e.g. "resnet50"
+    height: int  # pixels
+    width: int  # pixels
+    dim: int  # length of an embedding
+    fingerprint: str  # of the weights: equal fingerprints embed into the same space
+    color: str = "RGB"
+    resize: str = "bilinear-antialias"  # the kernel of images.resize
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # subtracted inside the graph, on [0, 1]
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    feature: str = "fi"  # "fi" after the neck (BNNeck, paper section 3.5), "ft" before it
+    format: int = FORMAT
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.height, self.width
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+def from_json(text: str, source: str) -> Contract:
+    """The contract in `text`; `source` names the artifact in the error."""
+    try:
+        fields: dict[str, Any] = json.loads(text)
+        version = fields.get("format")
+    except (ValueError, AttributeError):
+        raise InputError(f"{source}: its contract is not readable; export the model again") from None
+    if version != FORMAT:
+        raise InputError(
+            f"{source}: contract format {version}, but this bot_deploy reads format {FORMAT}; "
+            "export it again, or install the bot_deploy that wrote it"
+        )
+    try:
+        for name in ("mean", "std"):
+            fields[name] = tuple(float(value) for value in fields[name])
+        return Contract(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{source}: its contract is damaged ({error}); export the model again") from None
+
+
+def fingerprint(tensors: Iterable[tuple[str, bytes]]) -> str:
+    """16 hex digits over (name, bytes) of every weight that inference uses, in any order."""
+    digest = hashlib.sha256()
+    for name, data in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(hashlib.sha256(data).digest())
+    return digest.hexdigest()[:16]

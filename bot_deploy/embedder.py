@@ -1,0 +1,101 @@
+"""`open_embedder(path)`: images to unit vectors, whatever the backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from bot_deploy import images
+from bot_deploy.errors import ImageError, InputError
+from bot_deploy.progress import track
+
+if TYPE_CHECKING:
+    import zipfile
+    from collections.abc import Callable, Iterable, Sequence
+
+    from bot_deploy.contract import Contract
+
+Vectors = npt.NDArray[np.float32]
+
+# suffix -> module with `open_model(path, device) -> (contract, run, name)`
+BACKENDS = {".onnx": "onnxruntime", ".pt": "torch"}
+BATCH = 32  # larger ones fall out of a CPU's cache
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A model ready to run, with the contract it was exported under."""
+
+    contract: Contract
+    backend: str  # what runs it, in words
+    run: Callable[[images.Pixels], Vectors]  # uint8 [N, height, width, 3] -> [N, dim]
+
+    def embed(self, pictures: Sequence[images.Pixels | str | Path]) -> Vectors:
+        """Unit vectors float32 [N, dim] of `pictures`: uint8 RGB [H, W, 3] arrays of any size, or files.
+
+        Raises:
+            ImageError: a file that is not an image, an array that is not uint8 RGB.
+        """
+        ready = [self._sized(picture, number) for number, picture in enumerate(pictures)]
+        batches = [self.run(np.stack(ready[start : start + BATCH])) for start in range(0, len(ready), BATCH)]
+        return np.concatenate(batches) if batches else np.empty((0, self.contract.dim), np.float32)
+
+    def embed_files(
+        self, paths: Sequence[Path | zipfile.Path], label: str = "embedding"
+    ) -> tuple[Vectors, list[ImageError | None]]:
+        """Vectors [N, dim] of all `paths`, and for each path None or why it is no image (its row is zero)."""
+        vectors = np.zeros((len(paths), self.contract.dim), np.float32)
+        errors: list[ImageError | None] = [None] * len(paths)
+        rows: list[int] = []
+        batch: list[images.Pixels] = []
+
+        def flush() -> None:
+            if batch:
+                vectors[rows] = self.run(np.stack(batch))
+            rows.clear()
+            batch.clear()
+
+        loaded: Iterable[images.Pixels | ImageError] = images.load_many(paths, self.contract.size)
+        for row, picture in enumerate(track(loaded, label, len(paths))):
+            if isinstance(picture, ImageError):
+                errors[row] = picture
+                continue
+            rows.append(row)
+            batch.append(picture)
+            if len(batch) == BATCH:
+                flush()
+        flush()
+        return vectors, errors
+
+    def _sized(self, picture: images.Pixels | str | Path, number: int) -> images.Pixels:
+        if isinstance(picture, str | Path):
+            return images.load_resized(picture, self.contract.size)
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:  # noqa: PLR2004
+            raise ImageError(
+                f"image {number}: {picture.dtype} {picture.shape}; give uint8 RGB [H, W, 3], not normalised "
+                "(the model normalises by itself)"
+            )
+        return images.resize(picture, self.contract.size)
+
+
+def open_embedder(path: str | Path, device: str = "auto") -> Embedder:
+    """The model in `path` (.onnx, or a .pt checkpoint of ours), on "cpu", "cuda" or what is there ("auto").
+
+    Raises:
+        InputError: no such file, not a model of ours, or damaged.
+        RunError: the runtime it needs is not installed; the message names what to install.
+    """
+    from importlib import import_module
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such model file; `bot export` writes one")
+    if path.suffix not in BACKENDS:
+        raise InputError(f"{path}: models end in {' or '.join(BACKENDS)}")
+    backend = import_module(f"bot_deploy.backends.{BACKENDS[path.suffix]}")
+    contract, run, name = backend.open_model(path, device)
+    return Embedder(contract, name, run)

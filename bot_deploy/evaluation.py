@@ -1,0 +1,74 @@
+"""A model on a benchmark's query and gallery: embed both, rank, score."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from bot_deploy.errors import InputError
+from bot_deploy.metrics import Evaluation, evaluate_embeddings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bot_deploy.datasets import Crop, Dataset
+    from bot_deploy.embedder import Embedder, Vectors
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Percentages 0-100, and the sizes they were measured on."""
+
+    rank1: float
+    rank5: float
+    rank10: float
+    mAP: float  # noqa: N815 - the field's spelling
+    mINP: float  # noqa: N815
+    queries: int
+    gallery: int
+    seconds: float  # embedding and ranking together
+
+    def to_dict(self) -> dict[str, float]:
+        return {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
+
+    def __str__(self) -> str:
+        return f"rank-1 {self.rank1:.2f}  rank-5 {self.rank5:.2f}  mAP {self.mAP:.2f}  mINP {self.mINP:.2f}"
+
+
+def evaluate_dataset(embedder: Embedder, dataset: Dataset) -> Scores:
+    """Scores `embedder` on the query and gallery parts of `dataset`.
+
+    Raises:
+        InputError: a part is missing, a crop is no image, or nothing can be scored.
+    """
+    dataset.need("query", "gallery")
+    started = time.perf_counter()
+    query, gallery = embed_crops(embedder, dataset.query, "query"), embed_crops(embedder, dataset.gallery, "gallery")
+    result = score(query, gallery, dataset)
+    seconds = time.perf_counter() - started
+    rank1, rank5, rank10 = (100 * float(result.cmc[min(rank, len(result.cmc)) - 1]) for rank in (1, 5, 10))
+    return Scores(
+        rank1, rank5, rank10, 100 * result.mAP, 100 * result.mINP, len(dataset.query), len(dataset.gallery), seconds
+    )
+
+
+def embed_crops(embedder: Embedder, crops: Sequence[Crop], label: str) -> Vectors:
+    """Embeddings [N, D] of `crops`; a crop that is no image is an InputError, since scores would not be comparable."""
+    vectors, errors = embedder.embed_files([crop.path for crop in crops], label)
+    broken = [str(error) for error in errors if error]
+    if broken:
+        raise InputError(f"{len(broken)} of {len(crops)} {label} crops cannot be used; first: {broken[0]}")
+    return vectors
+
+
+def score(query: Vectors, gallery: Vectors, dataset: Dataset) -> Evaluation:
+    """The Market-1501 protocol on embeddings of `dataset`'s query and gallery, in their order."""
+    return evaluate_embeddings(
+        query,
+        gallery,
+        [crop.identity for crop in dataset.query],
+        [crop.identity for crop in dataset.gallery],
+        [crop.camera for crop in dataset.query],
+        [crop.camera for crop in dataset.gallery],
+    )

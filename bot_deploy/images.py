@@ -1,0 +1,122 @@
+"""Bytes to uint8 RGB [H, W, 3]: the only decode and the only resize of the project."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from bot_deploy.errors import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+Pixels = npt.NDArray[np.uint8]
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+MAX_PIXELS = 100_000_000
+TRANSPARENT = (128, 128, 128)  # what shows through: grey, the least coloured guess
+
+# Damaged EXIF and the like: the pixels decide. One filter, because catch_warnings is not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def load(path: str | Path | zipfile.Path) -> Pixels:
+    """The image in the file at `path` (on disk or in a zip), upright, as uint8 RGB [H, W, 3].
+
+    Raises:
+        ImageError: the file is missing, empty, truncated, corrupt, over 100 megapixels or no image.
+    """
+    try:
+        data = (Path(path) if isinstance(path, str) else path).read_bytes()
+    except (OSError, zipfile.BadZipFile, zlib.error, ValueError) as error:  # ValueError: a null byte in the name
+        raise ImageError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    return decode(data, str(path))
+
+
+def decode(data: bytes, name: str) -> Pixels:
+    """An encoded image as uint8 RGB [H, W, 3]; EXIF orientation applied. `name` is for the error."""
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            small = image.width * image.height <= MAX_PIXELS
+            pixels = np.asarray(_rgb(ImageOps.exif_transpose(image))) if small else None
+    except Image.DecompressionBombError:
+        pixels = None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: not a JPEG, PNG, WebP or BMP image") from None
+    except (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, struct.error) as error:
+        raise ImageError(f"{name}: corrupt or truncated ({error})") from None
+    except MemoryError:
+        raise ImageError(f"{name}: does not fit in memory") from None
+    if pixels is None:
+        raise ImageError(f"{name}: over 100 megapixels; crop or shrink it first")
+    return pixels
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it to white
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        shown = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", shown.size, (*TRANSPARENT, 255)), shown).convert("RGB")
+    return image.convert("RGB")
+
+
+def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """`image` uint8 [H, W, 3] scaled to `size` = (height, width), aspect ratio not kept (as in the paper)."""
+    height, width = size
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def load_resized(path: str | Path | zipfile.Path, size: tuple[int, int]) -> Pixels:
+    """`load`, then `resize`."""
+    return resize(load(path), size)
+
+
+def find(folder: str | Path) -> list[Path]:
+    """Every image file under `folder`, at any depth, in a fixed order; hidden files and folders are passed over."""
+    root = Path(folder)
+    found = [
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and path.is_file()
+    ]
+    return sorted(found)
+
+
+def load_many(
+    paths: Iterable[str | Path | zipfile.Path], size: tuple[int, int], workers: int = 4
+) -> Iterator[Pixels | ImageError]:
+    """`load_resized` of each path in order, a few ahead in threads; a bad file yields its error instead of raising."""
+    from collections import deque
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    def one(path: str | Path | zipfile.Path) -> Pixels | ImageError:
+        try:
+            return load_resized(path, size)
+        except ImageError as error:
+            return error
+
+    ahead: deque[Future[Pixels | ImageError]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for path in paths:
+            ahead.append(pool.submit(one, path))
+            if len(ahead) >= 32 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()

@@ -1,0 +1,1 @@
+"""From a checkpoint to an artifact, and the proof that both give the same embeddings."""

@@ -1,0 +1,80 @@
+"""The training crops as arrays: decoded once into memory where they fit, else again for every batch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from bot_deploy import images
+from bot_deploy.errors import ImageError, InputError
+from bot_deploy.progress import track
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bot_deploy.datasets import Crop
+
+CACHE_SHARE = 0.25  # of the machine's memory
+SHOWN = 5  # broken files named in the error
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Crops with labels 0..num_ids-1."""
+
+    crops: tuple[Crop, ...]
+    labels: npt.NDArray[np.int64]  # [N]
+    size: tuple[int, int]  # height, width
+    cache: images.Pixels | None  # uint8 [N, height, width, 3]
+
+    @property
+    def num_ids(self) -> int:
+        return int(self.labels.max()) + 1
+
+    def pixels(self, rows: npt.NDArray[np.int64]) -> images.Pixels:
+        """uint8 [len(rows), height, width, 3]."""
+        if self.cache is not None:
+            return self.cache[rows]
+        return _decoded([self.crops[row] for row in rows], self.size)
+
+    def names(self, rows: npt.NDArray[np.int64]) -> list[str]:
+        return [str(self.crops[row].path) for row in rows]
+
+
+def open_training_set(crops: Sequence[Crop], size: tuple[int, int]) -> TrainingSet:
+    """`crops` with identities renumbered from 0.
+
+    Raises:
+        InputError: files that are no images; the message names them.
+    """
+    _, labels = np.unique([crop.identity for crop in crops], return_inverse=True)
+    fits = len(crops) * size[0] * size[1] * 3 < CACHE_SHARE * _memory()
+    cache = _decoded(crops, size, label="decoding the training crops") if fits else None
+    return TrainingSet(tuple(crops), labels.astype(np.int64), size, cache)
+
+
+def _decoded(crops: Sequence[Crop], size: tuple[int, int], label: str | None = None) -> images.Pixels:
+    pixels = np.empty((len(crops), *size, 3), np.uint8)
+    broken = []
+    loaded = images.load_many([crop.path for crop in crops], size, workers=os.cpu_count() or 1)
+    for row, picture in enumerate(track(loaded, label, len(crops)) if label else loaded):
+        if isinstance(picture, ImageError):
+            broken.append(str(picture))
+        else:
+            pixels[row] = picture
+    if broken:
+        shown = "; ".join(broken[:SHOWN]) + (f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else "")
+        raise InputError(f"{len(broken)} training crops cannot be used, remove or repair them: {shown}")
+    return pixels
+
+
+def _memory() -> int:
+    """Bytes of the machine; 0 where the system does not say, so that nothing is cached on a guess."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0

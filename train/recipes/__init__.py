@@ -1,0 +1,1 @@
+"""Recipes as readable files; every key is a field of `Recipe`."""

@@ -1,0 +1,142 @@
+"""The files of a run: config.toml, metrics.csv and curves.png beside the weights."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import platform
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bot_deploy import __version__
+from bot_deploy.checkpoint import write_atomically
+from bot_deploy.errors import InputError, RunError
+
+from .recipe import to_toml, toml_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from bot_deploy.datasets import Dataset
+
+    from .recipe import Recipe
+
+MODEL, STATE, CONFIG, METRICS, CURVES = "model.pt", "state.pt", "config.toml", "metrics.csv", "curves.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One epoch: means over its images; accuracy, rank-1 and mAP in percent; None where not measured."""
+
+    epoch: int  # 0: before training
+    lr: float | None = None
+    id_loss: float | None = None
+    triplet_loss: float | None = None
+    center_loss: float | None = None
+    accuracy: float | None = None  # of the classifier on the training batches
+    images_per_second: float | None = None
+    seconds: float | None = None
+    rank1: float | None = None
+    mAP: float | None = None  # noqa: N815 - the field's spelling
+
+    def __str__(self) -> str:
+        parts = [f"epoch {self.epoch:3d}"]
+        for label, value, form in (
+            ("lr", self.lr, ".2e"),
+            ("id", self.id_loss, ".3f"),
+            ("triplet", self.triplet_loss, ".3f"),
+            ("center", self.center_loss, ".1f"),
+            ("accuracy", self.accuracy, ".1f"),
+            ("images/s", self.images_per_second, ".0f"),
+            ("rank-1", self.rank1, ".2f"),
+            ("mAP", self.mAP, ".2f"),
+        ):
+            if value is not None:
+                parts.append(f"{label} {value:{form}}")
+        return "  ".join(parts)
+
+
+def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> None:
+    """Makes the folder `out` and writes its config.toml, so that what cannot be written fails before training.
+
+    Raises:
+        InputError: `out` holds a run and `resume` is off, or a run by another recipe or on other data.
+        RunError: it cannot be written.
+    """
+    config = out / CONFIG
+    text = _config(recipe, dataset)
+    if config.exists() and not resume:
+        raise InputError(f"{out} already holds a run; continue it with --resume, or choose another --out")
+    if config.exists() and _decisive(config.read_text(encoding="utf-8")) != _decisive(text):
+        raise InputError(f"{out} was started with another recipe or other data ({config}); choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
+    write_text(config, text)
+
+
+def _config(recipe: Recipe, dataset: Dataset) -> str:
+    import torch
+    import torchvision
+
+    names = "\n".join(f"{crop.path.name} {crop.identity} {crop.camera}" for crop in dataset.train)
+    data = {
+        "source": dataset.name,
+        "crops": len(dataset.train),
+        "fingerprint": hashlib.sha256(names.encode()).hexdigest()[:16],
+    }
+    versions = {
+        "bot_deploy": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+    }
+    return f"{to_toml(recipe)}\n[data]\n{_lines(data)}\n[versions]\n{_lines(versions)}"
+
+
+def _lines(values: Mapping[str, object]) -> str:
+    return "".join(f"{key} = {toml_value(value)}\n" for key, value in values.items())
+
+
+def _decisive(config: str) -> str:
+    return config.split("[versions]", maxsplit=1)[0].replace("\r\n", "\n")
+
+
+def write(out: Path, rows: Sequence[Row]) -> None:
+    """metrics.csv and curves.png of the epochs so far."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, [field.name for field in dataclasses.fields(Row)], lineterminator="\n")
+    table.writeheader()
+    table.writerows(dataclasses.asdict(row) for row in rows)
+    write_text(out / METRICS, text.getvalue())
+    write_atomically(out / CURVES, lambda path: _plot(rows, path))
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _plot(rows: Sequence[Row], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.5), layout="constrained")
+    losses, rate, scores = figure.subplots(1, 3)
+    trained = [row for row in rows if row.lr is not None]
+    epochs = [row.epoch for row in trained]
+    losses.plot(epochs, [row.id_loss for row in trained], label="ID")
+    losses.plot(epochs, [row.triplet_loss for row in trained], label="triplet")
+    losses.set(title="losses", xlabel="epoch")
+    losses.legend()
+    rate.plot(epochs, [row.lr for row in trained])
+    rate.set(title="learning rate", xlabel="epoch", yscale="log")
+    scored = [row for row in rows if row.rank1 is not None]
+    scores.plot([row.epoch for row in scored], [row.rank1 for row in scored], "o-", label="rank-1")
+    scores.plot([row.epoch for row in scored], [row.mAP for row in scored], "o-", label="mAP")
+    scores.set(title="query to gallery, %", xlabel="epoch", ylim=(0, 100))
+    if scored:
+        scores.legend()
+    figure.savefig(path, format="png", dpi=100)

@@ -1,0 +1,87 @@
+"""Augmentation of whole batches on the training device: flip, pad and crop, normalise, erase (section 2, 3.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from bot_deploy.train.recipe import Recipe
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+AREA = (0.02, 0.4)  # of the image, erased
+RATIO = (0.3, 3.33)  # height to width of what is erased
+TRIES = 100
+
+
+def augment(images: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:
+    """uint8 [N, H, W, 3] to normalised float [N, 3, H, W] in channels_last memory, each image its own draw."""
+    count, height, width, _ = images.shape
+    flipped = rng.random(count) < recipe.flip
+    top, left = rng.integers(0, 2 * recipe.pad + 1, (2, count))
+    boxes = erasing_boxes(count, height, width, recipe.erasing, rng)
+    normalised = normalise(flip_and_crop(images, flipped, top, left, recipe.pad))
+    return erase(normalised, boxes, authors=recipe.protocol == "authors")
+
+
+def flip_and_crop(
+    images: Tensor,
+    flipped: npt.NDArray[np.bool_],
+    top: npt.NDArray[np.int64],
+    left: npt.NDArray[np.int64],
+    pad: int,
+) -> Tensor:
+    """Mirrors the `flipped` of images [N, H, W, 3], pads all by `pad` black pixels and crops each at its corner."""
+    count, height, width, _ = images.shape
+    padded = nn.functional.pad(images, (0, 0, pad, pad, pad, pad))
+    columns = left[:, None] + np.arange(width)
+    # A mirrored image, padded and cropped, is the padded original read from the right.
+    columns = np.where(flipped[:, None], width + 2 * pad - 1 - columns, columns)
+    rows = top[:, None] + np.arange(height)
+    at = [torch.from_numpy(index).to(images.device) for index in (np.arange(count), rows, columns)]
+    return padded[at[0][:, None, None], at[1][:, :, None], at[2][:, None, :]]
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 [N, H, W, 3] to float [N, 3, H, W]: to [0, 1], minus mean, by std."""
+    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return images.permute(0, 3, 1, 2).float().mul(1 / 255).sub(mean).div(std)
+
+
+def erasing_boxes(
+    count: int, height: int, width: int, probability: float, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """What to erase of each image, int [N, 4] as top, left, height, width; a height of 0 leaves it whole.
+
+    Area and ratio are uniform; the first of 100 tries that is smaller than the image both ways is
+    taken, and where none is, nothing is erased (the released code).
+    """
+    area = rng.uniform(*AREA, (count, TRIES)) * height * width
+    ratio = rng.uniform(*RATIO, (count, TRIES))
+    heights, widths = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (heights < height) & (widths < width)
+    first = fits.argmax(1)
+    chosen = np.stack([heights, widths])[:, np.arange(count), first].astype(np.int64)
+    # randint(0, H - h) of the released code includes both ends.
+    corner = rng.integers(0, np.maximum(np.array([[height], [width]]) - chosen, 0) + 1)
+    erased = (rng.random(count) < probability) & fits.any(1)
+    return np.concatenate([corner, chosen * erased]).T
+
+
+def erase(images: Tensor, boxes: npt.NDArray[np.int64], *, authors: bool = True) -> Tensor:
+    """Fills the boxes of normalised images [N, 3, H, W], in place.
+
+    The released code fills with (0.485, 0.456, 0.406) although the image is already normalised; the
+    paper with the image's mean value.
+    """
+    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
+    for image, (top, left, height, width) in zip(images, boxes.tolist(), strict=True):
+        if height:
+            fill = mean if authors else image.mean((1, 2), keepdim=True)
+            image[:, top : top + height, left : left + width] = fill
+    return images
