@@ -77,7 +77,9 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except pickle.UnpicklingError:
-        raise InputError(f"{path}: holds more than tensors, so loading it could run code; it is refused") from None
+        raise InputError(
+            f"{path}: damaged, or holds more than tensors, so loading it could run code; it is refused"
+        ) from None
     except Exception as error:  # noqa: BLE001 - damaged files raise anything, from zip, pickle and safetensors
         raise InputError(f"{path}: not a readable weights file ({type(error).__name__})") from None
     if not isinstance(loaded, dict):

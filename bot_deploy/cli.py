@@ -22,6 +22,9 @@ VERBS = {
     "synthetic": ("synthetic:synthetic", "Write the built-in synthetic pedestrians to a folder."),
 }
 
+# module -> the extra that installs it
+EXTRAS = {"torch": "train", "torchvision": "train", "matplotlib": "train", "safetensors": "train", "onnx": "export"}
+
 
 class Verbs(click.Group):
     """The verbs, each imported only when it is called."""
@@ -59,6 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.UsageError as error:
         error.show()
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        click.echo(f"bot: {package} is not installed; pip install 'bot-deploy[{EXTRAS[package]}]'", err=True)
+        sys.exit(1)
     except BotError as error:
         click.echo(f"bot: {error}", err=True)
         sys.exit(error.exit_code)

@@ -5,20 +5,17 @@ Only names are read here; pixels come later, through images.py.
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bot_deploy import images
+from bot_deploy import images, synthetic
 from bot_deploy.errors import InputError
-from bot_deploy.progress import count
 
 JUNK = -1  # identity of crops that count neither as right nor as wrong
 DISTRACTOR = 0  # identity of crops that are never right
 SYNTHETIC = "synthetic"
-VERSION = 1  # of the synthetic set; another number draws it anew
 
 MARKET_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 IDENTITY_FOLDERS = ("train", "query", "gallery")
@@ -68,7 +65,7 @@ def open_dataset(source: str | Path) -> Dataset:
         InputError: nothing there, or none of the known layouts; the message shows them.
     """
     name = str(source)
-    root = synthetic_folder() if name == SYNTHETIC else Path(source)
+    root = synthetic.cached() if name == SYNTHETIC else Path(source)
     if not root.exists():
         raise InputError(f"{root}: no such folder or file; {EXPECTED}")
     files = _files(root)
@@ -76,17 +73,6 @@ def open_dataset(source: str | Path) -> Dataset:
     if dataset is None:
         raise InputError(f"{root}: {len(files)} images, but no known layout; {EXPECTED}")
     return dataset
-
-
-def synthetic_folder() -> Path:
-    """The built-in set in the user's cache, generated there the first time."""
-    from bot_deploy.synthetic import generate
-
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bot_deploy" / f"synthetic-{VERSION}"
-    if not folder.exists():
-        with count("drawing synthetic pedestrians") as progress:
-            generate(folder, progress=progress)
-    return folder
 
 
 def identity_in(name: str) -> int | None:
@@ -108,8 +94,12 @@ def _files(root: Path) -> list[_File]:
         raise InputError(f"{root}: neither a folder nor a readable .zip; {EXPECTED}") from None
     # Shared by every zipfile.Path below, so the directory of the archive is read once.
     top = zipfile.Path(archive)
-    names = sorted(name for name in archive.namelist() if Path(name).suffix.lower() in images.SUFFIXES)
-    return [(tuple(name.split("/")), top.joinpath(name)) for name in names]
+    found = sorted(tuple(name.split("/")) for name in archive.namelist() if not name.endswith("/"))
+    return [
+        (names, top.joinpath("/".join(names)))
+        for names in found
+        if Path(names[-1]).suffix.lower() in images.SUFFIXES and not any(name.startswith(".") for name in names)
+    ]
 
 
 def _market(name: str, files: list[_File]) -> Dataset | None:
@@ -137,8 +127,9 @@ def _folder_per_identity(name: str, files: list[_File]) -> Dataset | None:
         identity, found = people[names[-2]], _CAMERA.search(names[-1])
         # An unknown camera is a camera of its own, so that no true match is dropped as "same camera".
         crop = Crop(path, identity, int(found[1]) if found else _UNKNOWN_CAMERAS + number)
-        if names[0] in IDENTITY_FOLDERS and len(names) > 2:  # noqa: PLR2004 - part/identity/file
-            parts[names[0]].append(crop)
+        part = next((name for name in names[:-2] if name in IDENTITY_FOLDERS), None)  # part/identity/file
+        if part:
+            parts[part].append(crop)
         elif identity % _HELD_OUT:
             parts["train"].append(crop)
         else:

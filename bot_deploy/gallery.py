@@ -26,7 +26,8 @@ class Gallery:
 
     def search(self, query: Vectors, top: int) -> list[tuple[Path, float]]:
         """The `top` most similar of all, best first: (path, cosine); equal ones in order of path."""
-        similarity = self.vectors @ query
+        # Not `@`: BLAS sums the last rows in another order, so that equal vectors would differ in the last digit.
+        similarity = np.einsum("nd,d->n", self.vectors, query)
         best = np.argsort(-similarity, kind="stable")[:top]
         return [(self.paths[row], float(similarity[row])) for row in best]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from bot_deploy.errors import ImageError
 
@@ -24,6 +24,16 @@ Pixels = npt.NDArray[np.uint8]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 100_000_000
+JPEG_END = b"\xff\xd9"  # after the header it occurs nowhere else in one
+TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 TRANSPARENT = (128, 128, 128)  # what shows through: grey, the least coloured guess
 
 # Damaged EXIF and the like: the pixels decide. One filter, because catch_warnings is not safe in threads.
@@ -38,7 +48,8 @@ def load(path: str | Path | zipfile.Path) -> Pixels:
     """
     try:
         data = (Path(path) if isinstance(path, str) else path).read_bytes()
-    except (OSError, zipfile.BadZipFile, zlib.error, ValueError) as error:  # ValueError: a null byte in the name
+    # ValueError: a null byte in the name; RuntimeError: an encrypted or unknown kind of zip
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError) as error:
         raise ImageError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     return decode(data, str(path))
 
@@ -48,20 +59,32 @@ def decode(data: bytes, name: str) -> Pixels:
     if not data:
         raise ImageError(f"{name}: the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        stream = io.BytesIO(data)
+        with Image.open(stream, formats=FORMATS) as image:
             small = image.width * image.height <= MAX_PIXELS
-            pixels = np.asarray(_rgb(ImageOps.exif_transpose(image))) if small else None
-    except Image.DecompressionBombError:
+            if small and image.format == "JPEG" and JPEG_END not in data[stream.tell() :]:
+                raise ImageError(f"{name}: corrupt or truncated (the JPEG has no end)")  # libjpeg makes the rest grey
+            pixels = np.asarray(_rgb(_upright(image))) if small else None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         pixels = None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not a JPEG, PNG, WebP or BMP image") from None
-    except (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, struct.error) as error:
+    except (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, Warning) as error:
         raise ImageError(f"{name}: corrupt or truncated ({error})") from None
     except MemoryError:
         raise ImageError(f"{name}: does not fit in memory") from None
     if pixels is None:
         raise ImageError(f"{name}: over 100 megapixels; crop or shrink it first")
     return pixels
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # first, so that whatever fails below is EXIF and not pixels
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # noqa: BLE001 - damaged EXIF raises anything; the pixels decide
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

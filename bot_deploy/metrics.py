@@ -69,6 +69,10 @@ def evaluate_embeddings(
     labels = _Labels.of(query_ids, gallery_ids, query_cams, gallery_cams)
     if (len(query), len(gallery)) != labels.shape:
         raise InputError(f"{len(query)} x {len(gallery)} embeddings, but {labels.shape} identities")
+    if query.shape[1:] != gallery.shape[1:]:
+        raise InputError(
+            f"query embeddings are {query.shape}, gallery embeddings {gallery.shape}; one model makes both"
+        )
     return _evaluate(lambda start, stop: query[start:stop] @ gallery.T, labels, max_rank)
 
 

@@ -67,6 +67,7 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
     state = _start(recipe, crops.num_ids, device)
     if (out / report.STATE).exists():
         _restore(state, out / report.STATE)
+        report.write(out, state.rows)  # the run may have been killed before it wrote its last epoch's row
     elif recipe.eval_at_start and dataset.query:
         rank1, mean_ap = _scores(state.model, recipe, dataset, device)
         state.rows.append(report.Row(epoch=0, rank1=rank1, mAP=mean_ap))

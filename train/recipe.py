@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("authors", "paper")
 PRECISIONS = ("bf16", "fp32")
+ABOVE_ZERO = ("height", "width", "epochs", "p", "k", "lr", "last_stride")
+FROM_ZERO = (
+    *("seed", "weight_decay", "warmup_epochs", "gamma", "pad", "margin"),
+    *("center_weight", "center_lr", "eval_every"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +64,17 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises InputError for values that cannot be trained with."""
-        for key in ("height", "width", "epochs", "p", "k", "lr"):
-            if getattr(self, key) <= 0:
+        for key in ABOVE_ZERO:
+            if not 0 < getattr(self, key) < math.inf:  # false for nan, too
                 raise InputError(f"recipe: {key} must be above 0, not {getattr(self, key)}")
-        for key in ("flip", "erasing"):
+        for key in FROM_ZERO:
+            if not 0 <= getattr(self, key) < math.inf:
+                raise InputError(f"recipe: {key} must be 0 or above, not {getattr(self, key)}")
+        for key in ("flip", "erasing", "smoothing"):
             if not 0 <= getattr(self, key) <= 1:
-                raise InputError(f"recipe: {key} is a probability, not {getattr(self, key)}")
+                raise InputError(f"recipe: {key} lies between 0 and 1, not {getattr(self, key)}")
+        if list(self.milestones) != sorted(self.milestones):
+            raise InputError(f"recipe: milestones must ascend, not {list(self.milestones)}")
         for key, values in (("protocol", PROTOCOLS), ("precision", PRECISIONS), ("feature", ("fi", "ft"))):
             if getattr(self, key) not in values:
                 raise InputError(f"recipe: {key} is one of {', '.join(values)}, not {getattr(self, key)!r}")
@@ -111,7 +122,8 @@ def to_toml(recipe: Recipe) -> str:
 def toml_value(value: object) -> str:
     """A string, number, boolean or tuple of numbers as TOML."""
     if isinstance(value, bool | str):
-        return json.dumps(value, ensure_ascii=False)  # TOML's basic strings escape as JSON does
+        # TOML's basic strings escape as JSON's do, and the delete character besides.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(list(value)) if isinstance(value, tuple) else repr(value)
 
 
@@ -126,7 +138,7 @@ def _typed(key: str, value: object) -> Any:
     if key not in FIELDS:
         raise InputError(f"recipe: no key {key!r}{_nearest(key, FIELDS)}; there are {', '.join(FIELDS)}")
     default = FIELDS[key].default
-    if isinstance(default, tuple) and isinstance(value, list | tuple) and all(isinstance(item, int) for item in value):
+    if isinstance(default, tuple) and isinstance(value, list | tuple) and all(type(item) is int for item in value):
         return tuple(value)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

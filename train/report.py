@@ -68,9 +68,10 @@ def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> No
     """
     config = out / CONFIG
     text = _config(recipe, dataset)
-    if config.exists() and not resume:
+    begun = (out / STATE).exists()  # a run that failed before its first epoch ended is begun anew
+    if begun and not resume:
         raise InputError(f"{out} already holds a run; continue it with --resume, or choose another --out")
-    if config.exists() and _decisive(config.read_text(encoding="utf-8")) != _decisive(text):
+    if begun and config.exists() and _decisive(config.read_text(encoding="utf-8")) != _decisive(text):
         raise InputError(f"{out} was started with another recipe or other data ({config}); choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)

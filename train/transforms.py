@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
     from bot_deploy.train.recipe import Recipe
 
 MEAN = (0.485, 0.456, 0.406)

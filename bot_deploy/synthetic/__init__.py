@@ -1,0 +1,65 @@
+"""Synthetic pedestrian crops in Market-1501 layout: the data set that needs no download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["cached", "generate"]
+
+
+def generate(
+    out: Path,
+    *,
+    train_identities: int = 120,
+    test_identities: int = 60,
+    images_per_camera: int = 4,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the set under `out`, which must not exist or be empty.
+
+    `out` receives `bounding_box_train/`, `query/` and `bounding_box_test/`, holding 64x128 JPEG crops named
+    `IIII_cCsS_FFFFFF_NN.jpg`; gallery distractors carry identity `0000` and junk carries `-1`. Train and test
+    identities are disjoint and each is seen by 3 to 6 cameras, `images_per_camera` times by each (at least 2).
+
+    The same arguments write the same bytes whatever `workers` is: the number of processes, by default one per
+    core, and 1 to stay in the calling process. `progress(done, total)` is called as images are finished.
+
+    The set appears under `out` at once when it is complete; an interrupted run leaves nothing there.
+    Raises `bot_deploy.errors.InputError` for a non-empty `out` and for counts that make no set.
+    """
+    from .dataset import write_set
+
+    write_set(
+        Path(out),
+        train_identities=train_identities,
+        test_identities=test_identities,
+        images_per_camera=images_per_camera,
+        seed=seed,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def cached() -> Path:
+    """The default set in the user's cache folder, written at the first call (some seconds)."""
+    import os
+
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = home / "bot-deploy" / "synthetic-1"  # the number grows when the pictures change
+    if not root.exists():
+        from bot_deploy.errors import InputError
+        from bot_deploy.progress import count
+
+        try:
+            with count("drawing synthetic pedestrians") as progress:
+                generate(root, progress=progress)
+        except (InputError, OSError):
+            if not root.exists():  # otherwise another process was faster
+                raise
+    return root

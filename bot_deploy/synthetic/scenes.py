@@ -1,0 +1,171 @@
+"""The places the cameras look at: a ground and a wall, painted in metres and seen in perspective."""
+# ruff: noqa: PLR2004 - measures and odds read best in place
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from .cameras import CAMERAS, Camera
+
+if TYPE_CHECKING:
+    from .tubes import Array
+
+WIDTH, HEIGHT = 1280, 720
+_FOCAL = 714.0
+
+Where = npt.NDArray[np.bool_]
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> Array:
+    """Smooth noise around 0 with blobs of about `cell` pixels."""
+    rows, columns = max(2, int(shape[0] / cell)), max(2, int(shape[1] / cell))
+    coarse = rng.normal(size=(rows, columns)).astype(np.float32)
+    return np.asarray(cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC), dtype=np.float32)
+
+
+def _grain(rng: np.random.Generator, shape: tuple[int, int], *cells: float) -> Array:
+    return np.asarray(np.mean([_noise(rng, shape, cell) for cell in cells], axis=0), dtype=np.float32)
+
+
+def _flat(shape: tuple[int, int], colour: tuple[float, float, float]) -> Array:
+    return np.full((*shape, 3), colour, dtype=np.float32)
+
+
+def _lines(metres: Array, period: float, width: float) -> Where:
+    return np.asarray(metres % period < width)
+
+
+def _cells(rng: np.random.Generator, x: Array, y: Array, size: tuple[float, float]) -> Array:
+    """A random value for each cell of a grid of `size` metres."""
+    table = rng.normal(size=4096).astype(np.float32)
+    column, row = np.floor(x / size[0]).astype(np.int64), np.floor(y / size[1]).astype(np.int64)
+    return np.asarray(table[(column * 73 + row * 179) % 4096])
+
+
+def _ground(scene: str, x: Array, z: Array, rng: np.random.Generator) -> Array:
+    """The ground at `x` metres across and `z` metres away."""
+    shape = (x.shape[0], x.shape[1])
+    grain = _grain(rng, shape, 3, 9, 60)
+    match scene:
+        case "park":
+            rgb = _flat(shape, (0.36, 0.5, 0.22)) * (1 + 0.3 * grain)[:, :, None]
+            path = np.abs(x - 0.35 * (z - 8) + 0.6 * np.sin(z / 3)) < 1.5
+            rgb[path] = (_flat(shape, (0.72, 0.64, 0.5)) * (1 + 0.12 * grain)[:, :, None])[path]
+        case "brick":
+            tone = 1 + 0.05 * _cells(rng, x, z, (0.8, 0.8)) + 0.06 * grain
+            rgb = _flat(shape, (0.62, 0.6, 0.57)) * tone[:, :, None]
+            rgb[_lines(x, 0.8, 0.03) | _lines(z, 0.8, 0.05)] *= 0.75
+        case "shops":
+            tone = 1 + 0.1 * _cells(rng, x, z, (0.4, 0.25)) + 0.05 * grain
+            rgb = _flat(shape, (0.66, 0.56, 0.5)) * tone[:, :, None]
+            rgb[_lines(x + 0.2 * (np.floor(z / 0.25) % 2), 0.4, 0.02) | _lines(z, 0.25, 0.02)] *= 0.85
+        case "road":
+            rgb = _flat(shape, (0.3, 0.31, 0.33)) * (1 + 0.14 * grain)[:, :, None]
+            rgb[(np.abs(z - 6.4) < 0.09) & _lines(x, 2.4, 1.3)] = 0.85
+            near = z < 4.9
+            rgb[near] = (_flat(shape, (0.58, 0.58, 0.57)) * (1 + 0.07 * grain)[:, :, None])[near]
+            rgb[near & (_lines(x, 0.6, 0.02) | _lines(z, 0.6, 0.025))] *= 0.8
+            rgb[np.abs(z - 4.95) < 0.12] = (0.75, 0.75, 0.74)
+        case "plaza":
+            dark = (np.floor(x / 1.2) + np.floor(z / 1.2)) % 2 > 0
+            rgb = np.where(dark[:, :, None], _flat(shape, (0.6, 0.52, 0.46)), _flat(shape, (0.8, 0.75, 0.68)))
+            rgb = (rgb * (1 + 0.06 * grain)[:, :, None]).astype(np.float32)
+            rgb[_lines(x, 1.2, 0.03) | _lines(z, 1.2, 0.03)] *= 0.7
+        case _:
+            tone = 1 + 0.05 * grain + 0.03 * _cells(rng, x, z, (0.6, 0.6))
+            rgb = _flat(shape, (0.5, 0.52, 0.53)) * tone[:, :, None]
+            rgb[_lines(x, 0.6, 0.015) | _lines(z, 0.6, 0.02)] *= 0.8
+            rgb[np.abs(z - 8.2) < 0.22] = (0.85, 0.72, 0.2)
+    return rgb
+
+
+def _wall(scene: str, x: Array, y: Array, rng: np.random.Generator) -> Array:
+    """What stands behind the ground, at `x` metres across and `y` metres up."""
+    shape = (x.shape[0], x.shape[1])
+    grain = _grain(rng, shape, 4, 14, 50)
+    match scene:
+        case "park":
+            rgb = _flat(shape, (0.62, 0.76, 0.88))
+            crown = y < 2.4 + 1.6 * _noise(rng, (1, shape[1]), 90)[0][None, :]
+            leaves = _flat(shape, (0.2, 0.34, 0.15)) * (1 + 0.55 * grain)[:, :, None]
+            rgb[crown] = leaves[crown]
+            rgb[(y < 1.6) & _lines(np.asarray(x + 0.3 * np.floor(x / 3), dtype=np.float32), 3.0, 0.28)] = (
+                0.3,
+                0.22,
+                0.16,
+            )
+            rgb[y < 0.5 + 0.1 * grain] *= 0.7
+        case "brick":
+            course = np.floor(y / 0.16)
+            bond = x + 0.2 * (course % 2)
+            tone = 1 + 0.14 * _cells(rng, bond, y, (0.4, 0.16)) + 0.05 * grain
+            rgb = _flat(shape, (0.56, 0.29, 0.22)) * tone[:, :, None]
+            rgb[_lines(bond, 0.4, 0.035) | _lines(y, 0.16, 0.03)] = (0.62, 0.57, 0.52)
+            window = (y > 1.0) & (y < 2.4) & _lines(x, 3.4, 1.3)
+            rgb[window] = (0.88, 0.87, 0.84)
+            rgb[(y > 1.12) & (y < 2.28) & (x % 3.4 > 0.12) & (x % 3.4 < 1.18)] = (0.25, 0.33, 0.4)
+        case "shops":
+            bay = np.floor(x / 3.6)
+            hue = np.stack([_cells(rng, x, 0 * y, (3.6, 99)) for _ in range(3)], axis=2)
+            glass = 0.5 + 0.16 * _cells(rng, x, y, (0.45, 0.6))[:, :, None] + 0.14 * hue + 0.05 * grain[:, :, None]
+            rgb = glass * _flat(shape, (1.05, 0.95, 0.8))
+            sign = (y > 2.3) & (y < 2.9)
+            rgb[sign] = np.clip(0.5 + 0.3 * hue, 0.1, 0.95)[sign]
+            rgb[sign & (np.abs(y - 2.6) < 0.14) & (x % 0.34 < 0.2) & (np.abs(x - 3.6 * bay - 1.8) < 1.1)] = 0.95
+            rgb[y >= 2.9] = (0.78, 0.72, 0.64)
+            rgb[_lines(x, 3.6, 0.35) | (y < 0.3)] = (0.25, 0.22, 0.2)
+            rgb[(x % 3.6 > 1.5) & (x % 3.6 < 2.4) & (y < 2.1) & (y > 0.05)] = (0.2, 0.28, 0.3)
+        case "road":
+            rgb = _flat(shape, (0.68, 0.7, 0.73)) * (1 + 0.05 * grain)[:, :, None]
+            pane = (y > 1.5) & (x % 2.2 > 0.5) & (x % 2.2 < 1.7) & (y % 1.7 > 0.4)
+            rgb[pane] = (0.35, 0.42, 0.5)
+            _cars(rgb, x, y, rng)
+        case "plaza":
+            rgb = _flat(shape, (0.76, 0.72, 0.66)) * (1 + 0.05 * grain)[:, :, None]
+            rgb[(y % 0.35 < 0.06)] *= 0.8
+        case _:
+            rgb = _flat(shape, (0.86, 0.88, 0.86)) * (1 + 0.03 * grain)[:, :, None]
+            rgb[_lines(x, 0.3, 0.02) | _lines(y, 0.15, 0.015)] *= 0.85
+            rgb[(y > 1.55) & (y < 1.95)] = (0.13, 0.3, 0.5)
+            poster = (y > 0.6) & (y < 1.5) & (x % 2.7 > 0.4) & (x % 2.7 < 1.7)
+            hue = np.stack([_cells(rng, x, y, (2.7, 99)) for _ in range(3)], axis=2)
+            rgb[poster] = np.clip(0.55 + 0.2 * hue + 0.12 * grain[:, :, None], 0.05, 0.95)[poster]
+            rgb[_lines(x + 1.1, 5.4, 0.5)] = (0.42, 0.44, 0.46)
+    return rgb
+
+
+def _cars(rgb: Array, x: Array, y: Array, rng: np.random.Generator) -> None:
+    """Parked cars along the wall."""
+    colours = rng.uniform(0.12, 0.75, (5, 1)) + rng.uniform(-0.12, 0.12, (5, 3))
+    for colour, start in zip(colours, np.arange(-12, 13, 5.3) + rng.uniform(-0.4, 0.4, 5), strict=True):
+        along = x - start
+        body = (along > 0) & (along < 4.2) & (y > 0.22) & (y < 0.85)
+        roof = (along > 0.7 + 0.6 * (y - 0.85)) & (along < 3.6 - 0.9 * (y - 0.85)) & (y >= 0.85) & (y < 1.4)
+        rgb[body | roof] = colour
+        rgb[roof & (y > 0.92) & (y < 1.3) & (np.abs(along - 2.1) > 0.06)] = (0.16, 0.2, 0.24)
+        for wheel in (0.8, 3.3):
+            rgb[(along - wheel) ** 2 + (y - 0.27) ** 2 < 0.3**2] = (0.08, 0.08, 0.08)
+
+
+@lru_cache(maxsize=len(CAMERAS))
+def background(camera: Camera) -> npt.NDArray[np.uint8]:
+    """The empty scene of `camera`: uint8 RGB [720, 1280, 3], the same at every call; not to be written to."""
+    rng = np.random.default_rng(camera.number)
+    x = np.arange(WIDTH, dtype=np.float32)[None, :] - WIDTH / 2
+    y = np.arange(HEIGHT, dtype=np.float32)[:, None]
+    below = np.maximum(y - np.float32(camera.horizon), 1)
+    away = 0 * x + _FOCAL * camera.above_ground / below
+    ground = _ground(camera.scene, x * camera.above_ground / below, away, rng)
+    scale = camera.scale(camera.wall)
+    wall = _wall(camera.scene, x / scale + 0 * y, (camera.wall - y) / scale + 0 * x, rng)
+    scene = np.where((y < camera.wall)[:, :, None], wall, ground)
+    # The ground is darker along the wall, as in daylight.
+    scene *= (1 - 0.35 * np.exp(-np.abs(y - camera.wall) / 14))[:, :, None]
+    picture = np.clip(cv2.GaussianBlur(scene, (0, 0), 0.8) * 255, 0, 255).astype(np.uint8)
+    picture.flags.writeable = False
+    return picture

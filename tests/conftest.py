@@ -1,0 +1,54 @@
+"""What several test modules need: real data where it is at hand, a few synthetic people, a tiny exported model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the checkout; not part of the project."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the real data in ../shared, which is not part of the repository")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few synthetic people in Market-1501 layout."""
+    from bot_deploy.synthetic import generate
+
+    out = tmp_path_factory.mktemp("data") / "people"
+    generate(out, train_identities=8, test_identities=6, images_per_camera=3, workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(tmp_path_factory: pytest.TempPathFactory, people: Path) -> Path:
+    """An untrained ResNet-18 checkpoint for 128x64 crops."""
+    import torch
+
+    from bot_deploy import checkpoint
+    from bot_deploy.model import ReID, contract_of
+
+    torch.manual_seed(0)
+    model = ReID("resnet18", 8)
+    path = tmp_path_factory.mktemp("run") / "model.pt"
+    saved = checkpoint.Checkpoint(contract_of(model, 128, 64), model.state_dict(), 8, 1, "bnneck", str(people))
+    checkpoint.save(path, saved)
+    return path
+
+
+@pytest.fixture(scope="session")
+def onnx_file(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Path, people: Path) -> Path:
+    """`checkpoint_file`, exported and verified."""
+    from bot_deploy.datasets import open_dataset
+    from bot_deploy.export.verified import export_onnx
+
+    done = export_onnx(checkpoint_file, tmp_path_factory.mktemp("export"), open_dataset(people))
+    assert done.parity.passed
+    return done.path

@@ -1,0 +1,174 @@
+"""The exported ONNX against PyTorch, and the gate that stands between them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from bot_deploy import checkpoint, open_embedder
+from bot_deploy.contract import METADATA_KEY, from_json
+from bot_deploy.datasets import open_dataset
+from bot_deploy.evaluation import evaluate_dataset
+from bot_deploy.export import parity, verified
+from bot_deploy.export.to_onnx import to_onnx
+from bot_deploy.model import ReID, contract_of
+
+if TYPE_CHECKING:
+    from bot_deploy.embedder import Embedder
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 64])
+def test_any_batch_gives_what_pytorch_gives(onnx_file: Path, checkpoint_file: Path, batch: int) -> None:
+    images = np.random.default_rng(batch).integers(0, 256, (batch, 128, 64, 3), dtype=np.uint8)
+    exported, torch_ = open_embedder(onnx_file).run(images), open_embedder(checkpoint_file).run(images)
+    assert exported.shape == (batch, 512)
+    assert exported.dtype == np.float32
+    np.testing.assert_allclose(exported, torch_, atol=2e-6)
+    np.testing.assert_allclose(np.linalg.norm(exported, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", ["mobilenet_v2", "resnet50"])
+def test_other_backbones_export_with_trained_looking_statistics(tmp_path: Path, arch: str) -> None:
+    torch.manual_seed(1)
+    model = ReID(arch, 5).train()
+    model(torch.randn(8, 3, 64, 32))  # batch-norm statistics and so embeddings that differ from image to image
+    saved = checkpoint.Checkpoint(contract_of(model, 64, 32), model.state_dict(), 5, 1, "bnneck", "none")
+    checkpoint.save(tmp_path / "model.pt", saved)
+    to_onnx(saved, tmp_path / "model.onnx")
+    images = np.random.default_rng(0).integers(0, 256, (5, 64, 32, 3), dtype=np.uint8)
+    exported, torch_ = open_embedder(tmp_path / "model.onnx"), open_embedder(tmp_path / "model.pt")
+    assert exported.contract == torch_.contract
+    np.testing.assert_allclose(exported.run(images), torch_.run(images), atol=1e-5)
+
+
+def test_graph_is_complete_and_carries_only_what_inference_needs(onnx_file: Path, checkpoint_file: Path) -> None:
+    model = onnx.load(str(onnx_file))
+    (images,), (embeddings,) = model.graph.input, model.graph.output
+    assert images.name == "images"
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [d.dim_value or d.dim_param for d in images.type.tensor_type.shape.dim] == ["N", 128, 64, 3]
+    assert embeddings.name == "embeddings"
+    assert embeddings.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert [d.dim_value or d.dim_param for d in embeddings.type.tensor_type.shape.dim] == ["N", 512]
+    # 8 identities were in training: no weight of the classifier is left.
+    assert not [tensor.name for tensor in model.graph.initializer if 8 in tensor.dims]
+    contract = from_json({p.key: p.value for p in model.metadata_props}[METADATA_KEY], "model")
+    assert contract == checkpoint.load(checkpoint_file).contract
+    # Nothing about the machine that exported it.
+    assert str(Path.home()).encode() not in onnx_file.read_bytes()
+    assert b"site-packages" not in onnx_file.read_bytes()
+
+
+def test_export_scores_as_pytorch_does(onnx_file: Path, checkpoint_file: Path, people: Path) -> None:
+    dataset = open_dataset(people)
+    exported, torch_ = (evaluate_dataset(open_embedder(file), dataset) for file in (onnx_file, checkpoint_file))
+    assert abs(exported.rank1 - torch_.rank1) <= 0.05
+    assert abs(exported.mAP - torch_.mAP) <= 0.05
+
+
+def _altered(embedder: Embedder, change: object) -> Embedder:
+    run = embedder.run
+    return replace(embedder, run=lambda batch: change(run(batch)))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("change", "passes"),
+    [
+        pytest.param(lambda v: v, True, id="same"),
+        pytest.param(lambda v: v + 1e-6, True, id="rounding"),
+        pytest.param(lambda v: v * 2, False, id="not-normalised"),
+        pytest.param(lambda v: np.roll(v, 1, axis=1), False, id="permuted"),
+        pytest.param(lambda v: np.full_like(v, np.nan), False, id="nan"),
+        pytest.param(np.zeros_like, False, id="zeros"),
+        pytest.param(lambda v: v if len(v) == 1 else v[::-1], False, id="batch-mixed-up"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the zeros and NaNs put in on purpose
+def test_gate_fails_what_differs(onnx_file: Path, people: Path, change: object, passes: bool) -> None:
+    embedder = open_embedder(onnx_file)
+    crops = parity.sample(open_dataset(people), (128, 64), count=20)
+    result = parity.compare(embedder, _altered(embedder, change), crops, parity.TOLERANCE["fp32"])
+    assert result.passed is passes
+    assert ("passed" if passes else "FAILED") in result.table()
+
+
+def test_one_bad_crop_among_many_fails_the_gate(onnx_file: Path, people: Path) -> None:
+    embedder = open_embedder(onnx_file)
+    crops = parity.sample(open_dataset(people), (128, 64), count=64)
+
+    def spoil(vectors: np.ndarray) -> np.ndarray:
+        spoilt = vectors.copy()
+        if len(spoilt) == 64:
+            spoilt[17] = np.roll(spoilt[17], 3)
+        return spoilt
+
+    result = parity.compare(embedder, _altered(embedder, spoil), crops, parity.TOLERANCE["fp32"])
+    assert not result.passed
+    assert result.mean_cosine > 0.99  # which a mean would have let through
+
+
+def test_figures_against_a_naive_loop(onnx_file: Path, people: Path) -> None:
+    embedder = open_embedder(onnx_file)
+    crops = parity.sample(open_dataset(people), (128, 64), count=12)
+    noise = np.random.default_rng(0).normal(0, 0.01, (12, 512)).astype(np.float32)
+
+    def disturb(vectors: np.ndarray) -> np.ndarray:
+        return vectors + noise[: len(vectors)] if len(vectors) == 12 else vectors
+
+    result = parity.compare(embedder, _altered(embedder, disturb), crops, 0.5)
+    a = embedder.run(crops).astype(float)
+    b = a + noise
+    cosines = [float(x @ y / np.linalg.norm(x) / np.linalg.norm(y)) for x, y in zip(a, b, strict=True)]
+    assert result.min_cosine == pytest.approx(min(cosines), abs=1e-5)
+    assert result.max_abs_error == pytest.approx(np.abs(noise).max(), abs=1e-5)
+    assert result.max_norm_error == pytest.approx(max(abs(np.linalg.norm(y) - 1) for y in b), abs=1e-5)
+    same = 0
+    for row in range(12):
+        others = [column for column in range(12) if column != row]
+        same += max(others, key=lambda o: a[row] @ a[o]) == max(others, key=lambda o: b[row] @ b[o])
+    assert result.top1_agreement == pytest.approx(same / 12)
+
+
+def test_failed_parity_keeps_the_artifact_as_rejected_and_exits_3(
+    tmp_path: Path, checkpoint_file: Path, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(saved: checkpoint.Checkpoint, path: Path) -> None:
+        state = {**saved.state, "neck.running_mean": saved.state["neck.running_mean"] + 0.5}
+        to_onnx(replace(saved, state=state), path)
+
+    monkeypatch.setattr(verified, "to_onnx", wrong)
+    from click.testing import CliRunner
+
+    from bot_deploy.commands.export import export
+    from bot_deploy.errors import ParityError
+
+    done = CliRunner().invoke(export, [str(checkpoint_file), "--data", str(people), "--out", str(tmp_path), "--json"])
+    assert isinstance(done.exception, ParityError)
+    assert done.exception.exit_code == 3
+    document = json.loads(done.stdout)
+    assert document["parity"]["passed"] is False
+    assert "FAILED" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx.rejected"]
+
+
+def test_export_command_prints_one_document(tmp_path: Path, checkpoint_file: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bot_deploy", "export", str(checkpoint_file), "--out", str(tmp_path), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    document = json.loads(done.stdout)
+    assert document["model"] == str(tmp_path / "model.onnx")
+    assert document["parity"]["passed"] is True
+    assert "min cosine" in done.stderr
+    assert (tmp_path / "model.onnx").is_file()
