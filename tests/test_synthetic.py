@@ -220,7 +220,8 @@ def test_the_feet_stay_on_the_ground() -> None:
 def test_the_cached_set_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
 
-    def write(out: Path) -> None:
+    def write(out: Path, *, progress: object) -> None:
+        del progress
         out.mkdir(parents=True)
         written.append(out)
 

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("authors", "paper")
 PRECISIONS = ("bf16", "fp32")
-ABOVE_ZERO = ("height", "width", "epochs", "p", "k", "lr", "last_stride")
-FROM_ZERO = (
-    *("seed", "weight_decay", "warmup_epochs", "gamma", "pad", "margin"),
-    *("center_weight", "center_lr", "eval_every"),
-)
+# key -> what its value must be
+RANGES = {
+    **dict.fromkeys(("height", "width", "epochs", "p", "k", "lr", "last_stride"), "above 0"),
+    **dict.fromkeys(("seed", "weight_decay", "warmup_epochs", "gamma", "pad", "margin"), "0 or above"),
+    **dict.fromkeys(("center_weight", "center_lr", "eval_every"), "0 or above"),
+    **dict.fromkeys(("flip", "erasing", "smoothing"), "from 0 to 1"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +66,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises InputError for values that cannot be trained with."""
-        for key in ABOVE_ZERO:
-            if not 0 < getattr(self, key) < math.inf:  # false for nan, too
-                raise InputError(f"recipe: {key} must be above 0, not {getattr(self, key)}")
-        for key in FROM_ZERO:
-            if not 0 <= getattr(self, key) < math.inf:
-                raise InputError(f"recipe: {key} must be 0 or above, not {getattr(self, key)}")
-        for key in ("flip", "erasing", "smoothing"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise InputError(f"recipe: {key} lies between 0 and 1, not {getattr(self, key)}")
+        for key, words in RANGES.items():
+            value = getattr(self, key)
+            inside = {"above 0": value > 0, "0 or above": value >= 0, "from 0 to 1": 0 <= value <= 1}
+            if not (inside[words] and math.isfinite(value)):
+                raise InputError(f"recipe: {key} must be {words}, not {value}")
         if list(self.milestones) != sorted(self.milestones):
             raise InputError(f"recipe: milestones must ascend, not {list(self.milestones)}")
         for key, values in (("protocol", PROTOCOLS), ("precision", PRECISIONS), ("feature", ("fi", "ft"))):

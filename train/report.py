@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import io
 import platform
+import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from bot_deploy import __version__
 from bot_deploy.checkpoint import write_atomically
 from bot_deploy.errors import InputError, RunError
 
-from .recipe import to_toml, toml_value
+from .recipe import from_values, to_toml, toml_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,8 +104,20 @@ def _lines(values: Mapping[str, object]) -> str:
     return "".join(f"{key} = {toml_value(value)}\n" for key, value in values.items())
 
 
-def _decisive(config: str) -> str:
-    return config.split("[versions]", maxsplit=1)[0].replace("\r\n", "\n")
+def _decisive(config: str) -> dict[str, object]:
+    values = tomllib.loads(config)
+    return {**values, "data": values["data"]["fingerprint"], "versions": None}
+
+
+def read_config(out: Path) -> tuple[Recipe, str]:
+    """The recipe of the run in `out`, and what it is trained on."""
+    try:
+        values = tomllib.loads((out / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{out}: no run to resume; it has no readable {CONFIG}") from None
+    source: str = values.pop("data")["source"]
+    values.pop("versions")
+    return from_values(values), source
 
 
 def write(out: Path, rows: Sequence[Row]) -> None:

@@ -8,27 +8,32 @@ import click
 
 
 @click.command()
-@click.option("--data", default="synthetic", show_default=True, help="Folder or .zip of crops, or `synthetic`.")
-@click.option("--recipe", "name", default="quick", show_default=True, help="How to train; see train/recipes/.")
+@click.option("--data", help="Folder or .zip of crops, or `synthetic` (the default).")
+@click.option("--recipe", "name", help="How to train, a name in train/recipes/; `quick`, or `synthetic` on synthetic.")
 @click.option("--weights", help="Start from `imagenet`, a weights FILE, or `none`; the recipe's own by default.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; runs/RECIPE by default.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."
 )
-@click.option("--resume", is_flag=True, help="Go on with the run in --out (the newest one by default).")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out (the newest by default), as it was begun.")
 def train(
-    data: str, name: str, weights: str | None, out: Path | None, overrides: tuple[str, ...], resume: bool
+    data: str | None, name: str | None, weights: str | None, out: Path | None, overrides: tuple[str, ...], resume: bool
 ) -> None:
     """Train a model; writes model.pt, metrics.csv and curves.png."""
     from bot_deploy import runs
-    from bot_deploy.datasets import open_dataset
+    from bot_deploy.datasets import SYNTHETIC, open_dataset
     from bot_deploy.progress import say
-    from bot_deploy.train import loop, recipe
+    from bot_deploy.train import loop, recipe, report
 
     if weights:
         overrides = (*overrides, f"weights={weights}")
-    chosen = recipe.load(name, overrides)
-    if out is None:
-        out = runs.newest("config.toml", "nothing to resume").parent if resume else runs.new_folder(name)
+    if resume and not (data or name or overrides):
+        out = out or runs.newest(report.CONFIG, "nothing to resume").parent
+        chosen, data = report.read_config(out)
+    else:
+        data = data or SYNTHETIC
+        name = name or ("synthetic" if data == SYNTHETIC else "quick")
+        chosen = recipe.load(name, overrides)
+        out = out or runs.new_folder(name)
     path = loop.train(chosen, open_dataset(data), out, resume=resume)
     say(f"wrote {path}; next: bot export {out}")
