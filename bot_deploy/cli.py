@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(bot.main(arguments, standalone_mode=False) or 0)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
-    except click.UsageError as error:
+    except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
@@ -76,4 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone, and so is its interest in ours
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that may not be read
+        click.echo(f"bot: {error}", err=True)
         sys.exit(1)

@@ -81,7 +81,7 @@ def decode(data: bytes, name: str) -> Pixels:
 def _upright(image: Image.Image) -> Image.Image:
     image.load()  # first, so that whatever fails below is EXIF and not pixels
     try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001 - damaged EXIF raises anything; the pixels decide
         turn = None
     return image if turn is None else image.transpose(turn)

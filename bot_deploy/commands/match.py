@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("query", type=click.Path(path_type=Path))
 @click.argument("gallery", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), help="Exported model; the newest under runs/ by default.")
-@click.option("--top", default=10, show_default=True, help="How many matches.")
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many matches.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--montage", type=click.Path(path_type=Path), metavar="F.png", help="Also draw the rank list.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -27,7 +27,7 @@ def match(
     """Find the person on the picture QUERY among the crops in the folder GALLERY."""
     from bot_deploy import gallery as galleries
     from bot_deploy import match as matching
-    from bot_deploy import report, runs
+    from bot_deploy import images, report, runs
     from bot_deploy.embedder import open_embedder
     from bot_deploy.progress import say
 
@@ -35,6 +35,7 @@ def match(
         model = runs.newest("model.onnx", "`bot export` writes one, or name it with --model")
     embedder = open_embedder(model, device)
     say(f"model {model} on {embedder.backend}")
+    images.load(query)  # a query that is no picture is said before a long gallery is embedded
     people = galleries.embed_folder(gallery, embedder)
     for _, error in people.broken:
         say(f"left out: {error}")

@@ -1,0 +1,324 @@
+"""The networks: last stride, keys, neck, the faster depthwise convolution, and the inference graph."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from bot_deploy.contract import Contract
+from bot_deploy.errors import InputError
+from bot_deploy.model import ARCHS, InferenceGraph, ReID, _StridedDepthwise, contract_of
+
+SMALL = "mobilenet_v2"
+
+
+def randomised(model: ReID, seed: int = 0) -> ReID:
+    """`model` as after training: statistics that let an image through, and a neck that does something."""
+    generator = torch.Generator().manual_seed(seed)
+    neck: Any = model.neck
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.backbone.train()(torch.randn(4, 3, 64, 32, generator=generator))
+        neck.running_mean.uniform_(-1, 1, generator=generator)
+        neck.running_var.uniform_(0.5, 2, generator=generator)
+        neck.weight.uniform_(0.5, 2, generator=generator)
+    return model
+
+
+def pictures(count: int = 3, height: int = 64, width: int = 32, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", SMALL])
+@pytest.mark.parametrize(("last_stride", "size"), [(1, (16, 8)), (2, (8, 4))])
+def test_the_last_stride_decides_the_feature_maps_size(arch: str, last_stride: int, size: tuple[int, int]) -> None:
+    model = ReID(arch, 5, last_stride=last_stride).eval()
+    with torch.inference_mode():
+        features = model.backbone(torch.zeros(1, 3, 256, 128))
+    assert features.shape == (1, model.dim, *size)
+
+
+@pytest.mark.parametrize("arch", ["resnet34", "resnet101"])
+def test_the_other_backbones_have_last_stride_1_as_well(arch: str) -> None:
+    with torch.device("meta"):
+        model = ReID(arch, 5).eval()
+        assert model.backbone(torch.zeros(1, 3, 256, 128)).shape == (1, model.dim, 16, 8)
+
+
+def test_stride_1_is_the_default() -> None:
+    with torch.device("meta"):
+        assert ReID("resnet50", 5).eval().backbone(torch.zeros(1, 3, 384, 128)).shape[2:] == (24, 8)
+
+
+@pytest.mark.parametrize(
+    ("arch", "dim"), [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048), ("resnet101", 2048), (SMALL, 1280)]
+)
+@pytest.mark.parametrize("last_stride", [1, 2])
+def test_keys_and_shapes_are_torchvisions(arch: str, dim: int, last_stride: int) -> None:
+    with torch.device("meta"):
+        model = ReID(arch, 5, last_stride=last_stride)
+        theirs = getattr(models, arch)(weights=None).state_dict()
+    expected = {f"backbone.{k}": v.shape for k, v in theirs.items() if not k.startswith(("fc.", "classifier."))}
+    own = {key: value.shape for key, value in model.state_dict().items() if key.startswith("backbone.")}
+    assert own == expected
+    assert all(key.startswith("backbone.features.") for key in own) == (arch == SMALL)
+    rest = {key for key in model.state_dict() if key not in own}
+    counters = {"neck.num_batches_tracked", "neck.running_mean", "neck.running_var"}
+    assert rest == {"neck.weight", "neck.bias", "classifier.weight", *counters}
+    assert model.dim == dim
+    assert model.classifier.weight.shape == (5, dim)
+
+
+def test_archs_are_all_covered_here() -> None:
+    assert set(ARCHS) == {"resnet18", "resnet34", "resnet50", "resnet101", SMALL}
+
+
+def test_bnneck_has_a_frozen_shift_of_zero_and_a_classifier_without_bias() -> None:
+    torch.manual_seed(0)
+    model = ReID(SMALL, 700)
+    neck: Any = model.neck
+    assert isinstance(neck, nn.BatchNorm1d)
+    assert not neck.bias.requires_grad
+    assert not neck.bias.any()
+    assert neck.weight.requires_grad
+    assert (neck.weight == 1).all()
+    assert model.classifier.bias is None
+    assert float(model.classifier.weight.detach().std()) == pytest.approx(0.001, rel=0.01)
+    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == ["neck.bias"]
+
+
+def test_without_a_neck_one_feature_serves_both_losses() -> None:
+    model = ReID(SMALL, 5, neck="none")
+    assert isinstance(model.neck, nn.Identity)
+    assert model.classifier.bias is not None
+    f_t, logits = model.train()(torch.randn(2, 3, 64, 32))
+    torch.testing.assert_close(logits, f_t @ model.classifier.weight.T + model.classifier.bias)
+
+
+def test_training_returns_f_t_and_the_logits_of_f_i() -> None:
+    model = ReID(SMALL, 5).train()
+    neck: Any = model.neck
+    with torch.no_grad():
+        neck.weight.uniform_(0.5, 2)
+    f_t, logits = model(torch.randn(4, 3, 64, 32))
+    assert f_t.shape == (4, 1280)
+    assert logits.shape == (4, 5)
+    features = f_t.detach().double().numpy()
+    scaled = (features - features.mean(0)) / np.sqrt(features.var(0) + 1e-5) * neck.weight.detach().numpy()
+    expected = scaled @ model.classifier.weight.detach().double().numpy().T
+    np.testing.assert_allclose(logits.detach().numpy(), expected, atol=1e-5)
+
+
+def test_f_t_is_the_mean_over_the_feature_map() -> None:
+    model = ReID("resnet18", 5, feature="ft").eval()
+    images = torch.randn(2, 3, 64, 32)
+    with torch.inference_mode():
+        features = model.backbone(images).numpy()
+        f_t = model(images).numpy()
+    for n, c in [(0, 0), (0, 100), (1, 7), (1, 511)]:
+        values = [features[n, c, y, x] for y in range(4) for x in range(2)]
+        assert f_t[n, c] == pytest.approx(sum(values) / 8, rel=1e-5)
+
+
+def test_f_i_is_the_batch_norm_of_f_t() -> None:
+    model = randomised(ReID(SMALL, 5)).eval()
+    neck: Any = model.neck
+    images = torch.randn(2, 3, 64, 32)
+    with torch.inference_mode():
+        f_i = model(images).double().numpy()
+        model.feature = "ft"
+        f_t = model(images).double().numpy()
+    mean, var, weight = (t.detach().double().numpy() for t in (neck.running_mean, neck.running_var, neck.weight))
+    np.testing.assert_allclose(f_i, (f_t - mean) / np.sqrt(var + 1e-5) * weight, atol=1e-5)
+    assert not np.allclose(f_i, f_t, atol=0.1)
+
+
+def test_in_training_both_features_are_the_same_network() -> None:
+    # `feature` decides what is matched, not what is trained.
+    model = ReID(SMALL, 5, feature="ft").train()
+    f_t, logits = model(torch.randn(2, 3, 64, 32))
+    assert (f_t.shape, logits.shape) == ((2, 1280), (2, 5))
+
+
+@pytest.mark.parametrize(
+    ("arch", "neck", "words"), [("resnet51", "bnneck", "resnet50"), (SMALL, "neckless", "bnneck, none")]
+)
+def test_unknown_names_list_the_choices(arch: str, neck: str, words: str) -> None:
+    with pytest.raises(InputError, match=rf"unknown .*choose from .*{words}"):
+        ReID(arch, 5, neck=neck)
+
+
+def depthwise(channels: int, dtype: torch.dtype) -> tuple[nn.Conv2d, _StridedDepthwise]:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels, bias=False, dtype=dtype)
+    return conv, _StridedDepthwise(conv)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("size", [(8, 6), (7, 5), (1, 1), (2, 3)])
+def test_the_faster_depthwise_convolution_is_the_same_function(
+    size: tuple[int, int], dtype: torch.dtype, tolerance: float
+) -> None:
+    conv, faster = depthwise(5, dtype)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(3, 5, *size, dtype=dtype, generator=generator).to(memory_format=torch.channels_last)
+    results = []
+    for layer in (lambda x: nn.functional.conv2d(x, conv.weight, stride=2, padding=1, groups=5), faster.train()):
+        conv.weight.grad = None
+        given = images.clone().requires_grad_()
+        output = layer(given)
+        # A loss whose gradient differs at every output.
+        (output * torch.arange(1, output.numel() + 1, dtype=dtype).view(output.shape)).sum().backward()
+        assert given.grad is not None
+        assert conv.weight.grad is not None
+        results.append((output.detach(), given.grad, conv.weight.grad.clone()))
+    for expected, actual in zip(*results, strict=True):
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(actual, expected, atol=tolerance * max(scale, 1), rtol=tolerance)
+
+
+def test_the_faster_depthwise_convolution_shares_weight_and_key() -> None:
+    conv, faster = depthwise(4, torch.float32)
+    assert faster.weight is conv.weight
+    assert list(faster.state_dict()) == list(conv.state_dict()) == ["weight"]
+
+
+def test_in_evaluation_it_is_the_plain_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, faster = depthwise(4, torch.float32)
+    strides: list[Any] = []
+    plain = nn.functional.conv2d
+
+    def spy(images: Any, weight: Any, bias: Any = None, stride: Any = 1, *rest: Any, **named: Any) -> torch.Tensor:
+        strides.append(named.get("stride", stride))
+        result: torch.Tensor = plain(images, weight, bias, stride, *rest, **named)
+        return result
+
+    monkeypatch.setattr(nn.functional, "conv2d", spy)
+    images = torch.randn(2, 4, 9, 6)
+    evaluated = faster.eval()(images)
+    trained = faster.train()(images)
+    assert strides == [(2, 2), 1]
+    expected = plain(images, faster.weight, stride=2, padding=1, groups=4)
+    assert torch.equal(evaluated, expected)
+    torch.testing.assert_close(trained, expected)
+
+
+@pytest.mark.parametrize(("last_stride", "count"), [(1, 3), (2, 4)])
+def test_mobilenet_uses_it_wherever_a_block_halves_the_map(last_stride: int, count: int) -> None:
+    with torch.device("meta"):
+        model = ReID(SMALL, 5, last_stride=last_stride)
+    assert sum(isinstance(module, _StridedDepthwise) for module in model.modules()) == count
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mobilenet_at_its_own_stride_is_torchvisions(training: bool) -> None:
+    torch.manual_seed(0)
+    theirs = models.mobilenet_v2(weights=None).double()
+    model = ReID(SMALL, 5, last_stride=2).double()
+    model.backbone.load_state_dict(
+        {key: value for key, value in theirs.state_dict().items() if not key.startswith("classifier.")}
+    )
+    images = torch.randn(3, 3, 64, 64, dtype=torch.float64)
+    expected = theirs.features.train(training)(images)
+    torch.testing.assert_close(model.backbone.train(training)(images), expected, atol=1e-9, rtol=1e-6)
+
+
+def test_resnet_at_its_own_stride_is_torchvisions() -> None:
+    torch.manual_seed(0)
+    theirs = models.resnet18(weights=None).eval()
+    model = ReID("resnet18", 5, last_stride=2, feature="ft").eval()
+    model.backbone.load_state_dict(
+        {key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")}
+    )
+    theirs.fc = nn.Identity()  # type: ignore[assignment]
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), theirs(images))
+
+
+@pytest.mark.parametrize("arch", ["resnet18", SMALL])
+@pytest.mark.parametrize("feature", ["fi", "ft"])
+def test_the_inference_graph_is_the_formula(arch: str, feature: str) -> None:
+    model = randomised(ReID(arch, 5, feature=feature)).eval()
+    neck: Any = model.neck
+    contract = contract_of(model, 64, 32)
+    images = pictures()
+    pixels = images.double().numpy() / 255
+    pixels = (pixels - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    with torch.inference_mode():
+        actual = InferenceGraph(model, contract).eval()(images)
+        features = model.backbone(torch.from_numpy(pixels.transpose(0, 3, 1, 2)).float()).double().numpy()
+    expected = features.mean((2, 3))
+    if feature == "fi":
+        mean, var, weight = (t.detach().double().numpy() for t in (neck.running_mean, neck.running_var, neck.weight))
+        expected = (expected - mean) / np.sqrt(var + 1e-5) * weight
+    expected /= np.sqrt((expected**2).sum(1, keepdims=True))
+    assert actual.dtype == torch.float32
+    assert actual.shape == (3, model.dim)
+    np.testing.assert_allclose(actual.numpy(), expected, atol=2e-6)
+    np.testing.assert_allclose(np.linalg.norm(actual.numpy(), axis=1), 1, atol=1e-6)
+
+
+def test_the_inference_graph_normalises_as_its_contract_says() -> None:
+    model = randomised(ReID(SMALL, 5)).eval()
+    contract = contract_of(model, 64, 32)
+    other = dataclasses.replace(contract, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
+    images = pictures()
+    pixels = (images.float() / 255 - torch.tensor(other.mean)) / torch.tensor(other.std)
+    with torch.inference_mode():
+        expected = nn.functional.normalize(model(pixels.permute(0, 3, 1, 2)))
+        torch.testing.assert_close(InferenceGraph(model, other).eval()(images), expected, atol=2e-6, rtol=1e-4)
+        assert not torch.allclose(InferenceGraph(model, contract).eval()(images), expected, atol=1e-3)
+
+
+def test_a_zero_feature_gives_no_nan() -> None:
+    model = ReID(SMALL, 5, feature="ft").eval()
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    with torch.inference_mode():
+        embeddings = InferenceGraph(model, contract_of(model, 64, 32)).eval()(pictures())
+    assert not embeddings.any()
+
+
+def fingerprint(model: ReID) -> str:
+    return contract_of(model, 64, 32).fingerprint
+
+
+def test_the_contract_describes_the_model() -> None:
+    model = ReID(SMALL, 5, feature="ft")
+    contract = contract_of(model, 64, 32)
+    expected = Contract(arch=SMALL, height=64, width=32, dim=1280, feature="ft", fingerprint=contract.fingerprint)
+    assert contract == expected
+    assert len(contract.fingerprint) == 16
+
+
+@pytest.mark.parametrize(
+    "key", ["backbone.features.0.0.weight", "backbone.features.18.1.running_var", "neck.running_mean", "neck.weight"]
+)
+def test_the_fingerprint_changes_with_every_weight_that_inference_uses(key: str) -> None:
+    model = ReID(SMALL, 5)
+    before = fingerprint(model)
+    assert fingerprint(model) == before
+    model.state_dict()[key].view(-1)[-1] += 1e-3
+    assert fingerprint(model) != before
+
+
+def test_the_fingerprint_does_not_change_with_the_classifier_or_the_memory_format() -> None:
+    model = ReID(SMALL, 5)
+    before = fingerprint(model)
+    with torch.no_grad():
+        model.classifier.weight.add_(1)
+    assert fingerprint(model) == before
+    model.classifier = nn.Linear(1280, 9)
+    assert fingerprint(model) == before
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert fingerprint(model) == before

@@ -1,0 +1,478 @@
+"""The loop on a handful of noise crops: what a run leaves behind, that it repeats, and that it survives being killed."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import math
+import os
+import random
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import bot_deploy
+from bot_deploy import checkpoint, open_embedder
+from bot_deploy.datasets import Dataset, open_dataset
+from bot_deploy.errors import InputError, RunError
+from bot_deploy.evaluation import evaluate_dataset
+from bot_deploy.train import loop, report
+from bot_deploy.train.recipe import Recipe, from_values, load
+from bot_deploy.train.schedule import learning_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+IDENTITIES, CAMERAS, IMAGES = 6, 2, 4
+SIZE = (32, 16)
+RECIPE = Recipe(
+    arch="mobilenet_v2",  # small files, and the convolution of its own
+    weights="none",
+    height=SIZE[0],
+    width=SIZE[1],
+    epochs=2,
+    precision="fp32",
+    p=3,
+    k=2,
+    warmup_epochs=2,
+    milestones=(),
+    pad=2,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise in Market-1501's layout: six identities to train on, three to find again."""
+    root, rng = tmp_path_factory.mktemp("crops"), np.random.default_rng(0)
+    folders = {
+        "bounding_box_train": range(1, IDENTITIES + 1),
+        "query": range(11, 14),
+        "bounding_box_test": range(11, 14),
+    }
+    for folder, identities in folders.items():
+        (root / folder).mkdir()
+        for identity in identities:
+            for camera in range(1, CAMERAS + 1):
+                for number in range(1 if folder == "query" else IMAGES):
+                    pixels = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(root / folder / f"{identity:04d}_c{camera}s1_{number:06d}_00.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(crops: Path) -> Dataset:
+    return open_dataset(crops)
+
+
+@pytest.fixture(scope="module")
+def finished(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of two epochs by RECIPE."""
+    out = tmp_path_factory.mktemp("finished") / "deep" / "run"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        assert loop.train(RECIPE, data, out) == out / "model.pt"
+    torch.set_num_threads(threads)
+    return out
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with (out / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def measured(out: Path) -> list[dict[str, str]]:
+    """metrics.csv without what the clock says."""
+    clock = {"seconds", "images_per_second"}
+    return [{key: value for key, value in row.items() if key not in clock} for row in table(out)]
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Every leaf of nested dictionaries and lists."""
+    if isinstance(value, dict):
+        return {key: leaf for k, v in value.items() for key, leaf in flat(v, f"{name}/{k}").items()}
+    if isinstance(value, list | tuple):
+        return {key: leaf for k, v in enumerate(value) for key, leaf in flat(v, f"{name}/{k}").items()}
+    return {name: value}
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    states = [checkpoint.load(run / "model.pt").state for run in (one, other)]
+    return states[0].keys() == states[1].keys() and all(
+        torch.equal(states[0][key], states[1][key]) for key in states[0]
+    )
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, optimisers, centers and metrics are equal to the last bit."""
+    assert same_weights(one, other)
+    states = [flat(torch.load(run / "state.pt", weights_only=True)) for run in (one, other)]
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, states[1][key]), key
+        elif not key.endswith(("seconds", "images_per_second")):
+            assert value == states[1][key], key
+    assert measured(one) == measured(other)
+
+
+def test_what_a_run_leaves_behind(finished: Path) -> None:
+    names = sorted(path.name for path in finished.iterdir())
+    assert names == ["config.toml", "curves.png", "metrics.csv", "model.pt", "state.pt"]
+
+
+def test_metrics_have_a_row_for_every_epoch(finished: Path) -> None:
+    rows = table(finished)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    for row in rows:
+        assert float(row["lr"]) == learning_rate(int(row["epoch"]), RECIPE)
+        for key in ("id_loss", "triplet_loss", "center_loss", "images_per_second", "seconds"):
+            assert math.isfinite(float(row[key]))
+            assert float(row[key]) > 0
+        assert 0 <= float(row["accuracy"]) <= 100
+    # Untrained, all six identities are as likely as each other.
+    assert float(rows[0]["id_loss"]) == pytest.approx(math.log(6), abs=0.2)
+    # Centers and features of 1280 dimensions: the squared distance is their number and more.
+    assert float(rows[0]["center_loss"]) > 1280 * 0.8
+    # Scored after the last epoch only.
+    assert (rows[0]["rank1"], rows[0]["mAP"]) == ("", "")
+    assert 0 <= float(rows[1]["rank1"]) <= 100
+    assert 0 < float(rows[1]["mAP"]) <= 100
+
+
+def test_the_curves_are_a_picture(finished: Path) -> None:
+    with Image.open(finished / "curves.png") as image:
+        assert (image.format, image.size) == ("PNG", (1200, 350))
+        assert len(set(np.asarray(image.convert("L")).flatten().tolist())) > 10
+
+
+def test_the_configuration_tells_everything(finished: Path, data: Dataset) -> None:
+    config = tomllib.loads((finished / "config.toml").read_text(encoding="utf-8"))
+    keys = {field.name for field in dataclasses.fields(Recipe)}
+    assert set(config) == {*keys, "data", "versions"}
+    assert from_values({key: config[key] for key in keys}) == RECIPE
+    lines = "\n".join(f"{crop.path.name} {crop.identity} {crop.camera}" for crop in data.train)
+    assert config["data"] == {
+        "source": data.name,
+        "crops": IDENTITIES * CAMERAS * IMAGES,
+        "fingerprint": hashlib.sha256(lines.encode()).hexdigest()[:16],
+    }
+    assert config["versions"] == {
+        "bot_deploy": bot_deploy.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "torch": torch.__version__,
+        "torchvision": config["versions"]["torchvision"],
+    }
+
+
+def test_the_model_scores_what_the_metrics_say(finished: Path, data: Dataset) -> None:
+    embedder = open_embedder(finished / "model.pt", device="cpu")
+    assert embedder.contract.size == SIZE
+    scores = evaluate_dataset(embedder, data)
+    last = table(finished)[-1]
+    assert scores.rank1 == pytest.approx(float(last["rank1"]))
+    assert scores.mAP == pytest.approx(float(last["mAP"]))
+    saved = checkpoint.load(finished / "model.pt")
+    assert (saved.num_ids, saved.last_stride, saved.neck, saved.data) == (6, 1, "bnneck", data.name)
+
+
+def test_one_seed_gives_one_run_to_the_last_bit(finished: Path, data: Dataset, tmp_path: Path) -> None:
+    torch.rand(17)  # what was drawn before a run does not matter
+    np.random.default_rng().random()
+    loop.train(RECIPE, data, tmp_path / "again")
+    assert_same_run(finished, tmp_path / "again")
+
+
+def test_another_seed_gives_another(finished: Path, data: Dataset, tmp_path: Path) -> None:
+    loop.train(dataclasses.replace(RECIPE, seed=1, epochs=1), data, tmp_path / "other")
+    loop.train(dataclasses.replace(RECIPE, epochs=1), data, tmp_path / "same")
+    assert measured(tmp_path / "other")[0]["id_loss"] != measured(finished)[0]["id_loss"]
+    assert measured(tmp_path / "same")[0]["id_loss"] == measured(finished)[0]["id_loss"]
+    assert not same_weights(tmp_path / "other", tmp_path / "same")
+
+
+def test_scores_do_not_change_what_is_trained(finished: Path, data: Dataset, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, eval_at_start=True, eval_every=1)
+    loop.train(recipe, data, tmp_path / "run")
+    assert same_weights(finished, tmp_path / "run")
+    rows = table(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert all(float(row["mAP"]) > 0 for row in rows)
+    assert rows[0]["id_loss"] == ""
+
+
+def test_without_query_and_gallery_nothing_is_scored(data: Dataset, tmp_path: Path) -> None:
+    loop.train(dataclasses.replace(RECIPE, epochs=1), dataclasses.replace(data, query=(), gallery=()), tmp_path / "run")
+    assert [row["mAP"] for row in table(tmp_path / "run")] == [""]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"protocol": "paper"},
+        {"precision": "bf16"},
+        {"center_weight": 0.0},
+        {"neck": "none", "last_stride": 2, "smoothing": 0.0, "warmup_epochs": 0, "erasing": 0.0},
+        {"feature": "ft"},
+    ],
+    ids=["paper", "bf16", "no center loss", "standard baseline", "f_t"],
+)
+def test_every_trick_has_a_switch(changes: dict[str, Any], finished: Path, data: Dataset, tmp_path: Path) -> None:
+    loop.train(dataclasses.replace(RECIPE, epochs=1, **changes), data, tmp_path / "run")
+    (row,) = measured(tmp_path / "run")
+    assert all(math.isfinite(float(row[key])) for key in ("id_loss", "triplet_loss", "center_loss"))
+    if "center_weight" in changes:
+        assert float(row["center_loss"]) == 0
+    if "feature" in changes:
+        assert row["id_loss"] == measured(finished)[0]["id_loss"]  # matched otherwise, trained alike
+        assert checkpoint.load(tmp_path / "run" / "model.pt").contract.feature == "ft"
+    else:
+        assert row["id_loss"] != measured(finished)[0]["id_loss"]
+
+
+def test_the_optimisers_are_the_released_codes() -> None:
+    recipe = dataclasses.replace(RECIPE, protocol="paper", center_lr=0.25)
+    state = loop._start(recipe, 6, "cpu")
+    assert isinstance(state.optimizer, torch.optim.Adam)
+    (group,) = state.optimizer.param_groups
+    assert group["weight_decay"] == 5e-4
+    assert not group["decoupled_weight_decay"]
+    named = {parameter: name for name, parameter in state.model.named_parameters()}
+    # Batch-norm and biases too; only the neck's frozen shift is left out.
+    assert {named[parameter] for parameter in group["params"]} == set(named.values()) - {"neck.bias"}
+    (center,) = state.center_optimizer.param_groups
+    assert isinstance(state.center_optimizer, torch.optim.SGD)
+    assert (center["lr"], center["momentum"], center["weight_decay"]) == (0.25, 0, 0)
+    assert center["params"] == [state.center.centers]
+    assert state.center.scaling == "paper"
+
+
+def test_training_learns(data: Dataset, tmp_path: Path) -> None:
+    # Noise, but the same noise every epoch: it can be learned by heart.
+    recipe = dataclasses.replace(RECIPE, epochs=6, lr=2e-3, flip=0.0, pad=0, erasing=0.0)
+    loop.train(recipe, dataclasses.replace(data, query=()), tmp_path / "run")
+    rows = table(tmp_path / "run")
+    assert float(rows[-1]["id_loss"]) < float(rows[0]["id_loss"]) - 0.3
+    assert float(rows[-1]["accuracy"]) > 40
+
+
+class CrashError(Exception):
+    pass
+
+
+def crash_in(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Lets `epoch` raise after three of its steps."""
+    original, steps = loop._step, [0]
+
+    def step(state: loop.State, loss: torch.Tensor, recipe: Recipe) -> None:
+        original(state, loss, recipe)
+        steps[0] += state.epoch + 1 == epoch
+        if steps[0] == 3:
+            raise CrashError
+
+    monkeypatch.setattr(loop, "_step", step)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
+    finished: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        crash_in(patch, epoch=2)
+        with pytest.raises(CrashError):
+            loop.train(RECIPE, data, out)
+    assert [row["epoch"] for row in table(out)] == ["1"]
+    assert not same_weights(finished, out)
+    loop.train(RECIPE, data, out, resume=True)
+    assert_same_run(finished, out)
+
+
+def test_a_run_killed_between_its_last_state_and_its_metrics_is_completed(
+    finished: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        write = report.write
+
+        def crash(folder: Path, rows: list[report.Row]) -> None:
+            if len(rows) == RECIPE.epochs:
+                raise CrashError
+            write(folder, rows)
+
+        patch.setattr(report, "write", crash)
+        with pytest.raises(CrashError):
+            loop.train(RECIPE, data, out)
+    assert len(table(out)) == 1
+    loop.train(RECIPE, data, out, resume=True)
+    assert_same_run(finished, out)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: Path, data: Dataset) -> None:
+    before = (finished / "model.pt").read_bytes(), table(finished)
+    assert loop.train(RECIPE, data, finished, resume=True) == finished / "model.pt"
+    assert before == ((finished / "model.pt").read_bytes(), table(finished))
+
+
+def test_resume_with_nothing_there_starts(finished: Path, data: Dataset, tmp_path: Path) -> None:
+    loop.train(RECIPE, data, tmp_path / "run", resume=True)
+    assert_same_run(finished, tmp_path / "run")
+
+
+def bot_train(data: Dataset, recipe: Recipe, out: Path, *more: str) -> list[str]:
+    quick = load("quick")
+    changed = {key: value for key, value in vars(recipe).items() if value != getattr(quick, key)}
+    settings = [f"{key}={list(value) if isinstance(value, tuple) else value}" for key, value in changed.items()]
+    options = [option for setting in settings for option in ("--set", setting)]
+    command = [sys.executable, "-m", "bot_deploy", "train", "--data", data.name, "--recipe", "quick"]
+    return [*command, "--out", str(out), *options, *more]
+
+
+def test_kill_9_and_resume_is_the_uninterrupted_run_to_the_last_bit(data: Dataset, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=5)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    log = (tmp_path / "log").open("wb")
+    with log, subprocess.Popen(bot_train(data, recipe, killed), stderr=log, env=environment) as process:
+        started = time.monotonic()
+        while not (killed / "state.pt").exists():
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() - started < 120
+            time.sleep(0.01)
+        delay = random.random()  # noqa: S311 - any moment of the two or three epochs that follow will do
+        time.sleep(delay)
+        process.kill()
+    assert process.returncode == -9, (tmp_path / "log").read_text()
+    done = torch.load(killed / "state.pt", weights_only=True)["epoch"]
+    assert 1 <= done < recipe.epochs, f"killed {delay} s after the first epoch"
+
+    command = bot_train(data, recipe, killed, "--resume")
+    resumed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"epoch {done:3d} " not in resumed.stderr
+    assert f"epoch {done + 1:3d} " in resumed.stderr
+    loop.train(recipe, data, whole)
+    assert_same_run(whole, killed)
+    assert [row["epoch"] for row in table(killed)] == ["1", "2", "3", "4", "5"]
+
+
+def test_an_existing_run_is_not_overwritten(finished: Path, data: Dataset) -> None:
+    before = (finished / "model.pt").read_bytes()
+    with pytest.raises(InputError, match=r"already holds a run; continue it with --resume, or choose another --out"):
+        loop.train(RECIPE, data, finished)
+    assert (finished / "model.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [{"lr": 1e-3}, {"epochs": 3}, {"seed": 5}])
+def test_resume_with_another_recipe_is_refused(change: dict[str, Any], finished: Path, data: Dataset) -> None:
+    before = (finished / "config.toml").read_bytes()
+    with pytest.raises(InputError, match="another recipe or other data"):
+        loop.train(dataclasses.replace(RECIPE, **change), data, finished, resume=True)
+    assert (finished / "config.toml").read_bytes() == before
+
+
+def test_resume_with_other_data_is_refused(finished: Path, data: Dataset) -> None:
+    with pytest.raises(InputError, match="another recipe or other data"):
+        loop.train(RECIPE, dataclasses.replace(data, train=data.train[:-1]), finished, resume=True)
+
+
+def test_a_run_that_failed_before_its_first_epoch_ended_is_begun_anew(data: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match=r"6 training identities, but a batch takes p=16; use --set p=6 or less"):
+        loop.train(dataclasses.replace(RECIPE, p=16), data, out)
+    with pytest.raises(InputError, match="unknown backbone 'resnet'"):
+        loop.train(dataclasses.replace(RECIPE, arch="resnet"), data, out)
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    loop.train(recipe, data, out)
+    config = tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
+    assert (config["p"], config["arch"]) == (3, RECIPE.arch)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(data: Dataset, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, lr=1e30, warmup_epochs=0)
+    with pytest.raises(RunError, match=r"epoch 1: the loss is not finite.*lower lr.*the batch was ") as caught:
+        loop.train(recipe, data, tmp_path / "run")
+    files = [str(crop.path) for crop in data.train]
+    assert sum(file in str(caught.value) for file in files) == recipe.p * recipe.k
+    assert not (tmp_path / "run" / "model.pt").exists()
+
+
+def test_a_loss_that_is_not_finite_spares_the_last_good_epoch(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    monkeypatch.setattr(loop, "learning_rate", lambda epoch, recipe: recipe.lr if epoch == 1 else 1e30)
+    with pytest.raises(RunError, match="epoch 2: the loss is not finite"):
+        loop.train(RECIPE, data, out)
+    assert all(torch.isfinite(value).all() for value in checkpoint.load(out / "model.pt").state.values())
+    assert torch.load(out / "state.pt", weights_only=True)["epoch"] == 1
+
+
+def test_unreadable_crops_are_named(data: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    bad = [dataclasses.replace(data.train[0], path=tmp_path / name) for name in ("broken.png", "empty.png", "gone.png")]
+    words = r"^3 training crops cannot be used.*broken\.png.*empty\.png.*gone\.png"
+    with pytest.raises(InputError, match=words):
+        loop.train(RECIPE, dataclasses.replace(data, train=(*data.train, *bad)), tmp_path / "run")
+
+
+def test_many_unreadable_crops_are_counted(data: Dataset, tmp_path: Path) -> None:
+    bad = [dataclasses.replace(data.train[0], path=tmp_path / f"gone{number}.png") for number in range(40)]
+    with pytest.raises(InputError, match=r"^40 training crops.*gone4\.png.*; and 35 more$"):
+        loop.train(RECIPE, dataclasses.replace(data, train=(*data.train, *bad)), tmp_path / "run")
+
+
+def test_without_a_cache_the_same_is_trained(
+    finished: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot_deploy.train.data.CACHE_SHARE", 0)
+    loop.train(RECIPE, data, tmp_path / "run")
+    assert_same_run(finished, tmp_path / "run")
+
+
+def test_no_training_crops(data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no train crops found"):
+        loop.train(RECIPE, dataclasses.replace(data, train=()), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("obstacle", ["a file", "a file above", "a folder for config.toml"])
+def test_an_out_that_cannot_be_written_fails_before_training(
+    obstacle: str, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_epoch(*_: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(loop, "train_epoch", train_epoch)
+    monkeypatch.setattr(loop, "open_training_set", train_epoch)
+    out = tmp_path / "run"
+    if obstacle == "a file":
+        out.write_bytes(b"mine")
+    elif obstacle == "a file above":
+        out.write_bytes(b"mine")
+        out = out / "below"
+    else:
+        (out / "config.toml").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"run.*: cannot be (made|written) "):
+        loop.train(RECIPE, data, out)
+    if obstacle != "a folder for config.toml":
+        assert (tmp_path / "run").read_bytes() == b"mine"

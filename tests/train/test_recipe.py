@@ -1,0 +1,176 @@
+"""Recipes: what ships, what --set takes, and that what is written can be read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from typing import Any
+
+import pytest
+
+from bot_deploy.errors import InputError
+from bot_deploy.train import recipe
+from bot_deploy.train.recipe import Recipe
+
+SHIPPED = recipe.names()
+
+
+def test_the_recipes_that_must_ship() -> None:
+    assert {"strong", "quick"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_loads(name: str) -> None:
+    loaded = recipe.load(name)
+    assert isinstance(loaded, Recipe)
+    assert all(milestone <= loaded.epochs for milestone in loaded.milestones)
+    assert loaded.warmup_epochs < loaded.epochs
+
+
+def test_strong_is_the_papers_last_row() -> None:
+    strong = recipe.load("strong")
+    assert strong == Recipe()  # the defaults are the released code's
+    expected = {"arch": "resnet50", "height": 256, "width": 128, "epochs": 120, "p": 16, "k": 4, "lr": 3.5e-4}
+    expected |= {"weight_decay": 5e-4, "warmup_epochs": 10, "milestones": (40, 70), "gamma": 0.1, "erasing": 0.5}
+    expected |= {"flip": 0.5, "pad": 10, "smoothing": 0.1, "last_stride": 1, "neck": "bnneck", "margin": 0.3}
+    expected |= {"center_weight": 5e-4, "center_lr": 0.5, "protocol": "authors", "feature": "fi"}
+    assert {key: getattr(strong, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("epochs=20", "epochs", 20),
+        ("lr=1e-3", "lr", 1e-3),
+        ("lr=1", "lr", 1.0),  # an integer for a float
+        ("erasing=0", "erasing", 0.0),
+        ("eval_at_start=true", "eval_at_start", True),
+        ("eval_at_start=false", "eval_at_start", False),
+        ("arch=resnet18", "arch", "resnet18"),  # a bare word
+        ('arch="resnet18"', "arch", "resnet18"),
+        ("weights=models/a=b.pth", "weights", "models/a=b.pth"),
+        (r"weights=C:\models\r50.pth", "weights", r"C:\models\r50.pth"),
+        ("milestones=[3, 5]", "milestones", (3, 5)),
+        ("milestones=[]", "milestones", ()),
+        (" epochs = 7 ", "epochs", 7),
+    ],
+)
+def test_overrides(override: str, key: str, value: object) -> None:
+    result = getattr(recipe.load("strong", [override]), key)
+    assert result == value
+    assert type(result) is type(value)
+
+
+def test_overrides_leave_the_rest_and_the_last_one_counts() -> None:
+    loaded = recipe.load("quick", ["epochs=20", "p=8", "epochs=30"])
+    assert loaded == dataclasses.replace(recipe.load("quick"), epochs=30, p=8)
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("epoch", "epochs"), ("smoothin", "smoothing"), ("centre_lr", "center_lr")]
+)
+def test_an_unknown_key_suggests_the_nearest(typo: str, meant: str) -> None:
+    with pytest.raises(InputError, match=rf"no key '{typo}' \(did you mean '{meant}'\?\).*last_stride"):
+        recipe.load("strong", [f"{typo}=1"])
+
+
+def test_an_unknown_key_far_from_all_lists_them() -> None:
+    with pytest.raises(InputError, match=r"no key 'xyzzy'; there are arch, weights") as caught:
+        recipe.load("strong", ["xyzzy=1"])
+    assert all(field.name in str(caught.value) for field in dataclasses.fields(Recipe))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("epochs=many", "epochs is a int such as 120, not 'many'"),
+        ("epochs=1.5", "epochs is a int"),
+        ("epochs=true", "epochs is a int"),
+        ("lr=true", "lr is a float"),
+        ("lr=fast", "lr is a float"),
+        ("eval_at_start=1", "eval_at_start is a bool"),
+        ("arch=50", "arch is a str"),
+        ("milestones=40", "milestones is a tuple"),
+        ("milestones=[40.5]", "milestones is a tuple"),
+        ("milestones=[true]", "milestones is a tuple"),
+        ('milestones=["a"]', "milestones is a tuple"),
+        ("lr=", "lr is a float"),
+    ],
+)
+def test_a_value_of_another_type(override: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        recipe.load("strong", [override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(f"{key}=0" for key in ("height", "width", "epochs", "p", "k", "lr", "last_stride")),
+        *(f"{key}=-1" for key in ("height", "epochs", "lr", "seed", "weight_decay", "warmup_epochs", "gamma", "pad")),
+        *(f"{key}=-1" for key in ("margin", "center_weight", "center_lr", "eval_every")),
+        *(f"{key}={value}" for key in ("flip", "erasing", "smoothing") for value in (-0.1, 1.1)),
+        *(f"{key}={value}" for key in ("lr", "margin", "smoothing") for value in ("nan", "inf")),
+        "protocol=mine",
+        "precision=fp64",
+        "feature=fx",
+        "milestones=[70, 40]",
+    ],
+)
+def test_a_value_out_of_range_names_its_key(override: str) -> None:
+    with pytest.raises(InputError, match=rf"^recipe: {override.partition('=')[0]} "):
+        recipe.load("strong", [override])
+
+
+def test_a_batch_of_one_image_cannot_be_normalised() -> None:
+    with pytest.raises(InputError, match="at least 2 images"):
+        recipe.load("strong", ["p=1", "k=1"])
+
+
+def test_values_at_the_ends_of_their_ranges() -> None:
+    ends = ["flip=1", "erasing=0", "smoothing=1", "pad=0", "warmup_epochs=0", "center_weight=0", "margin=0", "seed=0"]
+    assert recipe.load("strong", ends).smoothing == 1
+
+
+def test_no_equals_sign() -> None:
+    with pytest.raises(InputError, match=r"--set epochs: write key=value"):
+        recipe.load("strong", ["epochs"])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("stong", "did you mean 'strong'"), ("zzz", "there are"), ("", "there are")]
+)
+def test_an_unknown_recipe_lists_what_there_is(name: str, hint: str) -> None:
+    with pytest.raises(InputError, match=hint) as caught:
+        recipe.load(name)
+    assert all(known in str(caught.value) for known in SHIPPED)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(pytest.param(recipe.load(name), id=name) for name in SHIPPED),
+        pytest.param(Recipe(weights="say \"hi\"\\and\\n\ttab 'single' é 人 \U0001f600 \x00\x1f\x7f"), id="strings"),
+        pytest.param(Recipe(milestones=()), id="no milestones"),
+        pytest.param(Recipe(milestones=(1, 2, 3), eval_at_start=True), id="tuple and bool"),
+        pytest.param(Recipe(lr=1e-30, margin=1 / 3, weight_decay=0.1 + 0.2, center_weight=1e22), id="floats"),
+    ],
+)
+def test_toml_round_trip(given: Recipe) -> None:
+    values: dict[str, Any] = tomllib.loads(recipe.to_toml(given))
+    assert set(values) == {field.name for field in dataclasses.fields(Recipe)}
+    assert recipe.from_values(values) == given
+
+
+def test_recipes_are_frozen() -> None:
+    loaded = recipe.load("strong")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        loaded.epochs = 3  # type: ignore[misc]
+    assert hash(loaded) == hash(recipe.load("strong"))
+
+
+def test_replacing_a_value_checks_it_too() -> None:
+    with pytest.raises(InputError, match="epochs must be above 0"):
+        dataclasses.replace(Recipe(), epochs=-3)
+    with pytest.raises(InputError, match="lr must be above 0"):
+        Recipe(lr=math.nan)
