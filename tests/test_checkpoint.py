@@ -24,8 +24,8 @@ def saved() -> Checkpoint:
     torch.manual_seed(1)
     model = ReID("mobilenet_v2", 4)
     with torch.no_grad():
-        model.neck.running_mean.uniform_(-1, 1)  # type: ignore[operator, union-attr]
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.neck.running_mean.uniform_(-1, 1)  # type: ignore[operator]
+    model.to(memory_format=torch.channels_last)
     return Checkpoint(contract_of(model, 64, 32), model.state_dict(), 4, 1, "bnneck", "somewhere")
 
 

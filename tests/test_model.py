@@ -86,13 +86,14 @@ def test_bnneck_has_a_frozen_shift_of_zero_and_a_classifier_without_bias() -> No
     torch.manual_seed(0)
     model = ReID(SMALL, 700)
     neck: Any = model.neck
+    classifier: Any = model.classifier
     assert isinstance(neck, nn.BatchNorm1d)
     assert not neck.bias.requires_grad
     assert not neck.bias.any()
     assert neck.weight.requires_grad
     assert (neck.weight == 1).all()
-    assert model.classifier.bias is None
-    assert float(model.classifier.weight.detach().std()) == pytest.approx(0.001, rel=0.01)
+    assert classifier.bias is None
+    assert float(classifier.weight.detach().std()) == pytest.approx(0.001, rel=0.01)
     assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == ["neck.bias"]
 
 
@@ -173,7 +174,7 @@ def test_the_faster_depthwise_convolution_is_the_same_function(
     images = torch.randn(3, 5, *size, dtype=dtype, generator=generator).to(memory_format=torch.channels_last)
     results = []
     for layer in (lambda x: nn.functional.conv2d(x, conv.weight, stride=2, padding=1, groups=5), faster.train()):
-        conv.weight.grad = None
+        conv.zero_grad()
         given = images.clone().requires_grad_()
         output = layer(given)
         # A loss whose gradient differs at every output.
@@ -239,7 +240,7 @@ def test_resnet_at_its_own_stride_is_torchvisions() -> None:
     model.backbone.load_state_dict(
         {key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")}
     )
-    theirs.fc = nn.Identity()  # type: ignore[assignment]
+    theirs.fc = nn.Identity()
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(model(images), theirs(images))
@@ -320,5 +321,5 @@ def test_the_fingerprint_does_not_change_with_the_classifier_or_the_memory_forma
     assert fingerprint(model) == before
     model.classifier = nn.Linear(1280, 9)
     assert fingerprint(model) == before
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     assert fingerprint(model) == before

@@ -26,8 +26,8 @@ def match(
 ) -> None:
     """Find the person on the picture QUERY among the crops in the folder GALLERY."""
     from bot_deploy import gallery as galleries
-    from bot_deploy import match as matching
     from bot_deploy import images, report, runs
+    from bot_deploy import match as matching
     from bot_deploy.embedder import open_embedder
     from bot_deploy.progress import say
 
