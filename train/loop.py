@@ -19,6 +19,7 @@ from bot_deploy.model import InferenceGraph, ReID, contract_of
 from bot_deploy.progress import say, track
 
 from . import report, transforms, weights
+from .allocator import keep_freed_memory
 from .data import TrainingSet, open_training_set
 from .losses import CenterLoss, TripletLoss, id_loss
 from .sampler import batches
@@ -56,6 +57,7 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
         RunError: a loss that is not finite, a folder that cannot be written.
     """
     dataset.need("train")
+    keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     report.open_run(out, recipe, dataset, resume=resume)
     crops = open_training_set(dataset.train, (recipe.height, recipe.width))
