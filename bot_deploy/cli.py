@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # verb -> (module:function, one line for --help)
 VERBS = {
     "train": ("train:train", "Train a model on identities seen by several cameras."),
+    "ablate": ("ablate:ablate", "Run a table of the paper: what each trick brings."),
     "eval": ("evaluate:evaluate", "Score a model: rank-1, mAP and mINP on query and gallery."),
     "export": ("export:export", "Export a trained model to ONNX and prove that it gives the same embeddings."),
     "match": ("match:match", "Find the person on a picture in a gallery."),

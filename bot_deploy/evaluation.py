@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bot_deploy.errors import InputError
 from bot_deploy.metrics import Evaluation, evaluate_embeddings
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
     from bot_deploy.datasets import Crop, Dataset
     from bot_deploy.embedder import Embedder, Vectors
+
+
+COSINE, EUCLIDEAN = METRICS = ("cosine", "euclidean")
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,10 @@ class Scores:
         return f"rank-1 {self.rank1:.2f}  rank-5 {self.rank5:.2f}  mAP {self.mAP:.2f}  mINP {self.mINP:.2f}"
 
 
-def evaluate_dataset(embedder: Embedder, dataset: Dataset) -> Scores:
+def evaluate_dataset(embedder: Embedder, dataset: Dataset, metric: str = COSINE) -> Scores:
     """Scores `embedder` on the query and gallery parts of `dataset`.
+
+    The default fits unit vectors; "euclidean" is for embedders whose vectors have lengths of their own.
 
     Raises:
         InputError: a part is missing, a crop is no image, or nothing can be scored.
@@ -45,12 +52,23 @@ def evaluate_dataset(embedder: Embedder, dataset: Dataset) -> Scores:
     dataset.need("query", "gallery")
     started = time.perf_counter()
     query, gallery = embed_crops(embedder, dataset.query, "query"), embed_crops(embedder, dataset.gallery, "gallery")
+    if metric == EUCLIDEAN:
+        query, gallery = euclidean_as_dot(query, gallery)
     result = score(query, gallery, dataset)
     seconds = time.perf_counter() - started
     rank1, rank5, rank10 = (100 * float(result.cmc[min(rank, len(result.cmc)) - 1]) for rank in (1, 5, 10))
     return Scores(
         rank1, rank5, rank10, 100 * result.mAP, 100 * result.mINP, len(dataset.query), len(dataset.gallery), seconds
     )
+
+
+def euclidean_as_dot(query: Vectors, gallery: Vectors) -> tuple[Vectors, Vectors]:
+    """Vectors [Q, D+1] and [G, D+1] whose dot products rank as the Euclidean distances of the given ones do.
+
+    |q - g|^2 = |q|^2 - 2 (q.g - |g|^2 / 2), and |q| is the same for all that one query is compared with.
+    """
+    halves = -np.square(gallery).sum(1, keepdims=True) / 2
+    return np.c_[query, np.ones((len(query), 1), np.float32)], np.c_[gallery, halves]
 
 
 def embed_crops(embedder: Embedder, crops: Sequence[Crop], label: str) -> Vectors:

@@ -109,13 +109,13 @@ def load_resized(path: str | Path | zipfile.Path, size: tuple[int, int]) -> Pixe
     return resize(load(path), size)
 
 
-def find(folder: str | Path) -> list[Path]:
+def find(folder: str | Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
     """Every image file under `folder`, at any depth, in a fixed order; hidden files and folders are passed over."""
     root = Path(folder)
     found = [
         path
         for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
         and path.is_file()
     ]

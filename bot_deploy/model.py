@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 ARCHS = (*RESNETS, "mobilenet_v2")
-NECKS = ("bnneck", "none")
+NECKS = ("bnneck", "l2norm", "none")
+L2_LENGTH = 16.0  # of the features after an l2norm neck; at length 1 the classifier could hardly be sure of anything
 
 
 def _resnet(arch: str, last_stride: int) -> tuple[nn.Module, int]:
@@ -70,6 +71,21 @@ def _mobilenet_v2(last_stride: int) -> tuple[nn.Module, int]:
     return nn.Sequential(OrderedDict(features=net.features)), net.last_channel
 
 
+def _neck(kind: str, dim: int) -> nn.Module:
+    if kind == "bnneck":
+        norm = nn.BatchNorm1d(dim)
+        norm.bias.requires_grad = False
+        return norm
+    return _L2Norm() if kind == "l2norm" else nn.Identity()
+
+
+class _L2Norm(nn.Module):
+    """The paper's outlook (section 6): L2 normalisation in the place of BNNeck."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return L2_LENGTH * nn.functional.normalize(features, dim=1)
+
+
 class ReID(nn.Module):
     """Backbone, global average pooling, neck and classifier (paper figure 2b).
 
@@ -87,15 +103,11 @@ class ReID(nn.Module):
             raise InputError(f"unknown neck {neck!r}; choose from {', '.join(NECKS)}")
         self.arch, self.feature = arch, feature
         self.backbone, self.dim = _resnet(arch, last_stride) if arch in RESNETS else _mobilenet_v2(last_stride)
-        if neck == "bnneck":
-            # Paper section 3.5: no shift in the neck, no bias in the classifier.
-            self.neck: nn.Module = nn.BatchNorm1d(self.dim)
-            self.neck.bias.requires_grad = False
-            self.classifier = nn.Linear(self.dim, num_ids, bias=False)
+        self.neck = _neck(neck, self.dim)
+        # Paper section 3.5: no shift in the neck, no bias in the classifier.
+        self.classifier = nn.Linear(self.dim, num_ids, bias=neck == "none")
+        if neck != "none":
             nn.init.normal_(self.classifier.weight, std=0.001)
-        else:
-            self.neck = nn.Identity()
-            self.classifier = nn.Linear(self.dim, num_ids)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         f_t = self.backbone(images).float().mean(dim=(2, 3))  # in float32 under autocast, too
@@ -106,13 +118,17 @@ class ReID(nn.Module):
 
 
 class InferenceGraph(nn.Module):
-    """What is evaluated and exported: images uint8 [N, H, W, 3] RGB to unit vectors float32 [N, D]."""
+    """What is evaluated and exported: images uint8 [N, H, W, 3] RGB to unit vectors float32 [N, D].
+
+    With `unit` off, vectors as long as the network makes them, for Euclidean distances in experiments.
+    """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: ReID, contract: Contract) -> None:
+    def __init__(self, model: ReID, contract: Contract, *, unit: bool = True) -> None:
         super().__init__()
+        self.unit = unit
         self.backbone, self.neck = model.backbone, model.neck if contract.feature == "fi" else nn.Identity()
         mean, std = torch.tensor(contract.mean), torch.tensor(contract.std)
         # (x / 255 - mean) / std as one multiply and one add.
@@ -121,8 +137,8 @@ class InferenceGraph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = images.permute(0, 3, 1, 2).float() * self.scale + self.shift
-        embedding = self.neck(self.backbone(pixels).mean(dim=(2, 3))).float()
-        return cast("Tensor", embedding / embedding.norm(dim=1, keepdim=True).clamp(min=1e-12))
+        embedding: Tensor = self.neck(self.backbone(pixels).mean(dim=(2, 3))).float()
+        return embedding / embedding.norm(dim=1, keepdim=True).clamp(min=1e-12) if self.unit else embedding
 
 
 def contract_of(model: ReID, height: int, width: int) -> Contract:

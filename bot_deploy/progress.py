@@ -14,11 +14,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """`items`, one by one, with a bar that shows `label`, the count and the time left."""
-    with click.progressbar(
-        items, length=total, label=label, show_pos=True, file=sys.stderr, hidden=not sys.stderr.isatty()
-    ) as bar:
+def track(items: Iterable[T], label: str | None, total: int | None = None) -> Iterator[T]:
+    """`items`, one by one, with a bar that shows `label`, the count and the time left; none without a label."""
+    hidden = label is None or not sys.stderr.isatty()
+    with click.progressbar(items, length=total, label=label, show_pos=True, file=sys.stderr, hidden=hidden) as bar:
         yield from bar
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from bot_deploy import images
 from bot_deploy.errors import ImageError, InputError
@@ -15,6 +16,8 @@ from bot_deploy.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import Tensor
 
     from bot_deploy.datasets import Crop
 
@@ -29,31 +32,35 @@ class TrainingSet:
     crops: tuple[Crop, ...]
     labels: npt.NDArray[np.int64]  # [N]
     size: tuple[int, int]  # height, width
-    cache: images.Pixels | None  # uint8 [N, height, width, 3]
+    cache: Tensor | None  # uint8 [N, height, width, 3], on the training device where it fits
 
     @property
     def num_ids(self) -> int:
         return int(self.labels.max()) + 1
 
-    def pixels(self, rows: npt.NDArray[np.int64]) -> images.Pixels:
+    def pixels(self, rows: npt.NDArray[np.int64]) -> Tensor:
         """uint8 [len(rows), height, width, 3]."""
         if self.cache is not None:
-            return self.cache[rows]
-        return _decoded([self.crops[row] for row in rows], self.size)
+            return self.cache[torch.from_numpy(rows).to(self.cache.device)]
+        return torch.from_numpy(_decoded([self.crops[row] for row in rows], self.size))
 
     def names(self, rows: npt.NDArray[np.int64]) -> list[str]:
         return [str(self.crops[row].path) for row in rows]
 
 
-def open_training_set(crops: Sequence[Crop], size: tuple[int, int]) -> TrainingSet:
-    """`crops` with identities renumbered from 0.
+def open_training_set(crops: Sequence[Crop], size: tuple[int, int], device: str = "cpu") -> TrainingSet:
+    """`crops` with identities renumbered from 0, to be trained with on `device`.
 
     Raises:
         InputError: files that are no images; the message names them.
     """
     _, labels = np.unique([crop.identity for crop in crops], return_inverse=True)
-    fits = len(crops) * size[0] * size[1] * 3 < CACHE_SHARE * _memory()
-    cache = _decoded(crops, size, label="decoding the training crops") if fits else None
+    needed = len(crops) * size[0] * size[1] * 3
+    cache = None
+    if needed < CACHE_SHARE * _memory():
+        cache = torch.from_numpy(_decoded(crops, size, label="decoding the training crops"))
+        if device != "cpu" and needed < CACHE_SHARE * torch.cuda.mem_get_info(device)[0]:
+            cache = cache.to(device)  # no picture crosses the bus again
     return TrainingSet(tuple(crops), labels.astype(np.int64), size, cache)
 
 
@@ -61,7 +68,7 @@ def _decoded(crops: Sequence[Crop], size: tuple[int, int], label: str | None = N
     pixels = np.empty((len(crops), *size, 3), np.uint8)
     broken = []
     loaded = images.load_many([crop.path for crop in crops], size, workers=os.cpu_count() or 1)
-    for row, picture in enumerate(track(loaded, label, len(crops)) if label else loaded):
+    for row, picture in enumerate(track(loaded, label, len(crops))):
         if isinstance(picture, ImageError):
             broken.append(str(picture))
         else:

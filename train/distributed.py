@@ -70,7 +70,7 @@ def gather(local: Tensor, world: World) -> Tensor:
         parts = [torch.empty_like(local) for _ in range(world.size)]
         distributed.all_gather(parts, local.contiguous())
         return torch.cat(parts)
-    return torch.cat(_Gather.apply(local.contiguous(), world.size))  # type: ignore[no-untyped-call]
+    return torch.cat(_Gather.apply(local.contiguous(), world.size))
 
 
 class _Gather(torch.autograd.Function):

@@ -17,13 +17,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PROTOCOLS = ("authors", "paper")
-PRECISIONS = ("bf16", "fp32")
+PRECISIONS = ("bf16", "fp16", "fp32")
 # key -> what its value must be
 RANGES = {
     **dict.fromkeys(("height", "width", "epochs", "p", "k", "lr", "last_stride"), "above 0"),
     **dict.fromkeys(("seed", "weight_decay", "warmup_epochs", "gamma", "pad", "margin"), "0 or above"),
     **dict.fromkeys(("center_weight", "center_lr", "eval_every"), "0 or above"),
     **dict.fromkeys(("flip", "erasing", "smoothing"), "from 0 to 1"),
+}
+
+
+CHOICES = {
+    "protocol": PROTOCOLS,
+    "precision": PRECISIONS,
+    "feature": ("fi", "ft"),
+    "metric": ("cosine", "euclidean"),
+    "neck": ("bnneck", "l2norm", "none"),
 }
 
 
@@ -38,7 +47,7 @@ class Recipe:
     epochs: int = 120
     seed: int = 0
     protocol: str = "authors"  # whose version, where the paper and its released code differ
-    precision: str = "bf16"  # "bf16" under autocast, or "fp32" throughout
+    precision: str = "bf16"  # of autocast: "bf16", "fp16" (on a GPU), or "fp32" for none
 
     p: int = 16  # identities in a batch
     k: int = 4  # images of each
@@ -55,12 +64,14 @@ class Recipe:
 
     smoothing: float = 0.1  # epsilon; 0: no label smoothing (section 3.3)
     last_stride: int = 1  # 2: the backbone's own (section 3.4)
-    neck: str = "bnneck"  # "none": one feature for both losses (section 3.5)
+    neck: str = "bnneck"  # "none": one feature for both losses (section 3.5); "l2norm": the outlook's question
     feature: str = "fi"  # what is matched: "fi" after the neck, "ft" before it
+    metric: str = "cosine"  # of the scores in training: "cosine" or "euclidean"; an export is always cosine
     margin: float = 0.3
     center_weight: float = 5e-4  # 0: no center loss (section 3.6)
     center_lr: float = 0.5
 
+    compile: bool = False  # torch.compile
     eval_at_start: bool = False  # score the untrained model too
     eval_every: int = 0  # epochs; 0: only after the last
 
@@ -73,7 +84,7 @@ class Recipe:
                 raise InputError(f"recipe: {key} must be {words}, not {value}")
         if list(self.milestones) != sorted(self.milestones):
             raise InputError(f"recipe: milestones must ascend, not {list(self.milestones)}")
-        for key, values in (("protocol", PROTOCOLS), ("precision", PRECISIONS), ("feature", ("fi", "ft"))):
+        for key, values in CHOICES.items():
             if getattr(self, key) not in values:
                 raise InputError(f"recipe: {key} is one of {', '.join(values)}, not {getattr(self, key)!r}")
         if self.p * self.k < 2:  # noqa: PLR2004 - batch-norm needs two

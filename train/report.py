@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bot_deploy import __version__
 from bot_deploy.checkpoint import write_atomically
+from bot_deploy.datasets import JOINT
 from bot_deploy.errors import InputError, RunError
 
 from .recipe import from_values, to_toml, toml_value
@@ -109,15 +110,15 @@ def _decisive(config: str) -> dict[str, object]:
     return {**values, "data": values["data"]["fingerprint"], "versions": None}
 
 
-def read_config(out: Path) -> tuple[Recipe, str]:
+def read_config(out: Path) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe of the run in `out`, and what it is trained on."""
     try:
         values = tomllib.loads((out / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InputError(f"{out}: no run to resume; it has no readable {CONFIG}") from None
-    source: str = values.pop("data")["source"]
+    sources = tuple(values.pop("data")["source"].split(JOINT))
     values.pop("versions")
-    return from_values(values), source
+    return from_values(values), sources
 
 
 def write(out: Path, rows: Sequence[Row]) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from bot_deploy.train.recipe import Recipe
 
 MEAN = (0.485, 0.456, 0.406)
@@ -20,14 +20,31 @@ RATIO = (0.3, 3.33)  # height to width of what is erased
 TRIES = 100
 
 
-def augment(images: Tensor, recipe: Recipe, rng: np.random.Generator) -> Tensor:
-    """uint8 [N, H, W, 3] to normalised float [N, 3, H, W] in channels_last memory, each image its own draw."""
-    count, height, width, _ = images.shape
+@dataclass(frozen=True)
+class Draws:
+    """What chance decided for each image of a batch."""
+
+    flipped: npt.NDArray[np.bool_]  # [N]
+    top: npt.NDArray[np.int64]  # [N], of the crop in the padded image
+    left: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.int64]  # [N, 4], to erase
+
+    def of(self, rows: slice) -> Draws:
+        """Those of some of the images."""
+        return Draws(self.flipped[rows], self.top[rows], self.left[rows], self.boxes[rows])
+
+
+def draw(count: int, recipe: Recipe, rng: np.random.Generator) -> Draws:
+    """Draws for `count` images of the recipe's size."""
     flipped = rng.random(count) < recipe.flip
     top, left = rng.integers(0, 2 * recipe.pad + 1, (2, count))
-    boxes = erasing_boxes(count, height, width, recipe.erasing, rng)
-    normalised = normalise(flip_and_crop(images, flipped, top, left, recipe.pad))
-    return erase(normalised, boxes, authors=recipe.protocol == "authors")
+    return Draws(flipped, top, left, erasing_boxes(count, recipe.height, recipe.width, recipe.erasing, rng))
+
+
+def augment(images: Tensor, recipe: Recipe, draws: Draws) -> Tensor:
+    """uint8 [N, H, W, 3] to normalised float [N, 3, H, W] in channels_last memory."""
+    cropped = flip_and_crop(images, draws.flipped, draws.top, draws.left, recipe.pad)
+    return erase(normalise(cropped), draws.boxes, authors=recipe.protocol == "authors")
 
 
 def flip_and_crop(
@@ -75,14 +92,14 @@ def erasing_boxes(
 
 
 def erase(images: Tensor, boxes: npt.NDArray[np.int64], *, authors: bool = True) -> Tensor:
-    """Fills the boxes of normalised images [N, 3, H, W], in place.
+    """Fills the boxes of normalised images [N, 3, H, W].
 
     The released code fills with (0.485, 0.456, 0.406) although the image is already normalised; the
     paper with the image's mean value.
     """
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
-    for image, (top, left, height, width) in zip(images, boxes.tolist(), strict=True):
-        if height:
-            fill = mean if authors else image.mean((1, 2), keepdim=True)
-            image[:, top : top + height, left : left + width] = fill
-    return images
+    top, left, height, width = (side[:, None] for side in torch.from_numpy(boxes).to(images.device).T)
+    rows, columns = (torch.arange(size, device=images.device) for size in images.shape[2:])
+    inside_rows, inside_columns = (rows >= top) & (rows < top + height), (columns >= left) & (columns < left + width)
+    inside = (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
+    fill = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1) if authors else images.mean((2, 3), keepdim=True)
+    return torch.where(inside, fill, images)

@@ -19,7 +19,7 @@ def export(source: Path | None, data: str | None, out: Path | None, as_json: boo
     The exit code is 3 when its embeddings differ from PyTorch's; it is then kept as model.onnx.rejected.
     """
     from bot_deploy import checkpoint, runs
-    from bot_deploy.datasets import SYNTHETIC, open_dataset
+    from bot_deploy.datasets import JOINT, SYNTHETIC, open_merged
     from bot_deploy.errors import ParityError
     from bot_deploy.export.verified import export_onnx
     from bot_deploy.progress import say
@@ -31,10 +31,10 @@ def export(source: Path | None, data: str | None, out: Path | None, as_json: boo
         source = source / "model.pt"
     if data is None:
         data = checkpoint.load(source).data
-        if data != SYNTHETIC and not Path(data).exists():
+        if not all(name == SYNTHETIC or Path(name).exists() for name in data.split(JOINT)):
             say(f"{data}, which it was trained on, is not here; verifying on synthetic people (--data names others)")
             data = SYNTHETIC
-    done = export_onnx(source, out or source.parent, open_dataset(data))
+    done = export_onnx(source, out or source.parent, open_merged(data.split(JOINT)))
     say(f"parity with PyTorch on {data}:\n{done.parity.table()}")
     if as_json:
         click.echo(jsonlib.dumps({"model": str(done.path), "data": data, "parity": done.parity.to_dict()}))

@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.option("--data", help="Folder or .zip of crops, or `synthetic` (the default).")
+@click.option("--data", multiple=True, help="Folder, .zip or .csv of crops; repeat to merge. `synthetic` by default.")
 @click.option("--recipe", "name", help="How to train, a name in train/recipes/; `quick`, or `synthetic` on synthetic.")
 @click.option("--weights", help="Start from `imagenet`, a weights FILE, or `none`; the recipe's own by default.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; runs/RECIPE by default.")
@@ -17,11 +17,16 @@ import click
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in --out (the newest by default), as it was begun.")
 def train(
-    data: str | None, name: str | None, weights: str | None, out: Path | None, overrides: tuple[str, ...], resume: bool
+    data: tuple[str, ...],
+    name: str | None,
+    weights: str | None,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    resume: bool,
 ) -> None:
     """Train a model; writes model.pt, metrics.csv and curves.png."""
     from bot_deploy import runs
-    from bot_deploy.datasets import SYNTHETIC, open_dataset
+    from bot_deploy.datasets import SYNTHETIC, open_merged
     from bot_deploy.progress import say
     from bot_deploy.train import loop, recipe, report
 
@@ -31,9 +36,9 @@ def train(
         out = out or runs.newest(report.CONFIG, "nothing to resume").parent
         chosen, data = report.read_config(out)
     else:
-        data = data or SYNTHETIC
-        name = name or ("synthetic" if data == SYNTHETIC else "quick")
+        data = data or (SYNTHETIC,)
+        name = name or ("synthetic" if data == (SYNTHETIC,) else "quick")
         chosen = recipe.load(name, overrides)
         out = out or runs.new_folder(name)
-    path = loop.train(chosen, open_dataset(data), out, resume=resume)
+    path = loop.train(chosen, open_merged(data), out, resume=resume)
     say(f"wrote {path}; next: bot export {out}")

@@ -28,6 +28,7 @@ from bot_deploy.errors import InputError, RunError
 from bot_deploy.evaluation import evaluate_dataset
 from bot_deploy.train import loop, report
 from bot_deploy.train.data import TrainingSet
+from bot_deploy.train.distributed import World
 from bot_deploy.train.recipe import Recipe, from_values, load
 from bot_deploy.train.schedule import learning_rate
 
@@ -266,16 +267,19 @@ def test_the_optimisers_are_the_released_codes() -> None:
     assert state.center.scaling == "paper"
 
 
+ALONE = World(0, 1, "cpu")
+
+
 def test_training_learns() -> None:
     # Everybody wears a colour of their own.
     labels, rng = np.repeat(np.arange(6), 8), np.random.default_rng(0)
     colours = np.array([[number & 1, number & 2, number & 4] for number in labels + 1]) > 0
     pixels = rng.integers(0, 56, (len(labels), *SIZE, 3)) + 200 * colours[:, None, None]
-    crops = TrainingSet((), labels, SIZE, pixels.astype(np.uint8))
+    crops = TrainingSet((), labels, SIZE, torch.from_numpy(pixels.astype(np.uint8)))
     changes = {"arch": "resnet18", "p": 6, "k": 4, "lr": 1e-3, "warmup_epochs": 0, "erasing": 0.0}
     recipe = dataclasses.replace(RECIPE, **changes)
     state = loop._start(recipe, 6, "cpu")
-    rows = [loop.train_epoch(state, crops, recipe, "cpu") for _ in range(5)]
+    rows = [loop.train_epoch(state, crops, recipe, ALONE) for _ in range(5)]
     first, last = rows[0], rows[-1]
     assert state.epoch == last.epoch == 5
     assert first.id_loss
@@ -294,8 +298,8 @@ def test_every_epoch_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     batches, pixels = [], []
     augment = loop.transforms.augment
 
-    def record(images: torch.Tensor, recipe: Recipe, rng: np.random.Generator) -> torch.Tensor:
-        result = augment(images, recipe, rng)
+    def record(images: torch.Tensor, recipe: Recipe, draws: loop.transforms.Draws) -> torch.Tensor:
+        result = augment(images, recipe, draws)
         batches.append(images)
         pixels.append(result)
         return result
@@ -305,10 +309,10 @@ def test_every_epoch_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (6, *SIZE, 3), dtype=np.uint8)
     recipe = dataclasses.replace(RECIPE, p=3, k=2)
     for cache in (noise, noise[[0] * 6]):
-        crops = TrainingSet((), np.arange(6) // 2, SIZE, cache)
+        crops = TrainingSet((), np.arange(6) // 2, SIZE, torch.from_numpy(cache))
         state = loop._start(recipe, 3, "cpu")
-        loop.train_epoch(state, crops, recipe, "cpu")
-        loop.train_epoch(state, crops, recipe, "cpu")
+        loop.train_epoch(state, crops, recipe, ALONE)
+        loop.train_epoch(state, crops, recipe, ALONE)
     assert not torch.equal(batches[0], batches[1])
     assert not torch.equal(pixels[2], pixels[3])
 

@@ -205,6 +205,7 @@ def step_once(recipe: Recipe) -> tuple[CenterLoss, Array, nn.Linear, dict[str, A
         center,
         torch.optim.SGD(model.parameters(), lr=1),
         torch.optim.SGD(center.parameters(), lr=recipe.center_lr),
+        torch.amp.GradScaler("cpu", enabled=False),
     )
     images, labels = torch.tensor(draw(6, 6)), torch.tensor([0, 0, 0, 2, 4, 4])
     before = {"center": center.centers.detach().numpy().copy(), "model": model.weight.detach().numpy().copy()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -20,6 +21,12 @@ STD = (0.229, 0.224, 0.225)
 SIZES = [(256, 128), (128, 64)]
 DRAWS = 10_000
 OFF = Recipe(flip=0, pad=0, erasing=0)
+
+
+def augment(images: torch.Tensor, recipe: Recipe, rng: np.random.Generator) -> torch.Tensor:
+    count, height, width, _ = images.shape
+    sized = dataclasses.replace(recipe, height=height, width=width)
+    return transforms.augment(images, sized, transforms.draw(count, sized, rng))
 
 
 def noise(count: int, height: int, width: int, seed: int = 0) -> Pixels:
@@ -181,20 +188,20 @@ def test_paper_erases_with_the_mean_of_the_image() -> None:
 
 def test_augment_with_everything_off_only_normalises() -> None:
     images = torch.from_numpy(noise(5, 32, 16))
-    result = transforms.augment(images, OFF, np.random.default_rng(0))
+    result = augment(images, OFF, np.random.default_rng(0))
     assert torch.equal(result, transforms.normalise(images))
     assert result.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_augment_flips_all_with_probability_one() -> None:
     images = torch.from_numpy(noise(5, 32, 16))
-    result = transforms.augment(images, Recipe(flip=1, pad=0, erasing=0), np.random.default_rng(0))
+    result = augment(images, Recipe(flip=1, pad=0, erasing=0), np.random.default_rng(0))
     assert torch.equal(result, transforms.normalise(images.flip(2)))
 
 
 def test_augment_flips_half_of_the_images() -> None:
     images = torch.from_numpy(np.repeat(noise(1, 4, 4), 2000, axis=0))
-    result = transforms.augment(images, Recipe(flip=0.5, pad=0, erasing=0), np.random.default_rng(0))
+    result = augment(images, Recipe(flip=0.5, pad=0, erasing=0), np.random.default_rng(0))
     flipped = (result == transforms.normalise(images.flip(2))).all(dim=(1, 2, 3))
     straight = (result == transforms.normalise(images)).all(dim=(1, 2, 3))
     assert (flipped ^ straight).all()
@@ -206,7 +213,7 @@ def test_augment_crops_at_every_place_and_pads_with_black() -> None:
     pad, middle = 3, 8
     images = torch.zeros(3000, 17, 17, 3, dtype=torch.uint8)
     images[:, middle, middle] = 255
-    result = transforms.augment(images, Recipe(flip=0, pad=pad, erasing=0), np.random.default_rng(0))
+    result = augment(images, Recipe(flip=0, pad=pad, erasing=0), np.random.default_rng(0))
     white = transforms.normalise(torch.full((1, 1, 1, 3), 255, dtype=torch.uint8))
     black = transforms.normalise(torch.zeros(1, 1, 1, 3, dtype=torch.uint8))
     shown = (result == white).all(1)
@@ -221,7 +228,7 @@ def test_augment_crops_at_every_place_and_pads_with_black() -> None:
 @pytest.mark.parametrize("protocol", ["authors", "paper"])
 def test_augment_erases_as_its_protocol_says(protocol: str) -> None:
     images = torch.from_numpy(noise(8, 32, 16))
-    result = transforms.augment(images, Recipe(flip=0, pad=0, erasing=1, protocol=protocol), np.random.default_rng(0))
+    result = augment(images, Recipe(flip=0, pad=0, erasing=1, protocol=protocol), np.random.default_rng(0))
     whole = transforms.normalise(images)
     for before, after in zip(whole, result, strict=True):
         erased = (before != after).any(0)
@@ -235,7 +242,7 @@ def test_augment_erases_as_its_protocol_says(protocol: str) -> None:
 def test_augment_draws_anew_for_every_image_and_repeats_with_its_seed() -> None:
     images = torch.from_numpy(np.repeat(noise(1, 32, 16), 6, axis=0))
     recipe = Recipe(pad=4)
-    once, again, other = (transforms.augment(images, recipe, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    once, again, other = (augment(images, recipe, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert torch.equal(once, again)
     assert not torch.equal(once, other)
     assert len({picture.numpy().tobytes() for picture in once}) > 3
@@ -244,5 +251,5 @@ def test_augment_draws_anew_for_every_image_and_repeats_with_its_seed() -> None:
 def test_augment_leaves_its_input_alone() -> None:
     images = torch.from_numpy(noise(4, 32, 16))
     before = images.clone()
-    transforms.augment(images, Recipe(erasing=1), np.random.default_rng(0))
+    augment(images, Recipe(erasing=1), np.random.default_rng(0))
     assert torch.equal(images, before)

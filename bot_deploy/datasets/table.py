@@ -1,0 +1,39 @@
+"""A table of crops: path, identity, and where known camera and split."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+from bot_deploy.errors import InputError
+
+from .crops import PARTS, UNKNOWN_CAMERAS, Crop, Dataset, dataset, numbered
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read(path: Path) -> Dataset:
+    """The .csv at `path`; its paths are below its own folder. Camera is a number; split is train, query or gallery.
+
+    Raises:
+        InputError: a column is missing, or a row does not say what it should; the message names the line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a readable table ({error})") from None
+    if not rows or not {"path", "identity"} <= set(rows[0]):
+        raise InputError(f"{path}: needs the columns path and identity, and may have camera and split")
+    number_of = numbered([row["identity"] or "" for row in rows])
+    parts: dict[str, list[Crop]] = {part: [] for part in PARTS}
+    for line, row in enumerate(rows, start=2):
+        split, camera = (row.get("split") or "train").strip(), (row.get("camera") or "").strip()
+        if split not in PARTS or not row["path"] or not row["identity"] or not (camera.isdecimal() or not camera):
+            raise InputError(
+                f"{path}, line {line}: give path, identity, a camera number or nothing, and one of {', '.join(PARTS)}"
+            )
+        seen_by = int(camera) if camera else UNKNOWN_CAMERAS + line
+        parts[split].append(Crop(path.parent / row["path"], number_of(row["identity"]), seen_by))
+    return dataset(str(path), parts)
