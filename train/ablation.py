@@ -20,6 +20,7 @@ from bot_deploy.model import InferenceGraph
 from bot_deploy.progress import say
 
 from . import loop, report
+from .distributed import join
 from .recipe import to_toml
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def score(path: Path, feature: str, metric: str, test: Dataset) -> Figures:
     saved = checkpoint.load(path)
     contract = dataclasses.replace(saved.contract, feature=feature)
     graph = InferenceGraph(saved.build(), contract, unit=metric == COSINE)
-    scores = evaluate_dataset(Embedder(contract, "PyTorch", runner(graph, loop.join().device)), test, metric)
+    scores = evaluate_dataset(Embedder(contract, "PyTorch", runner(graph, join().device)), test, metric)
     return scores.rank1, scores.mAP
 
 

@@ -1,0 +1,73 @@
+"""Two processes with half a batch each against one with all of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bot_deploy.train import loop
+from bot_deploy.train.distributed import World
+from bot_deploy.train.recipe import Recipe
+
+WORKER = Path(__file__).with_name("rank.py")
+RECIPE = {"arch": "resnet18", "weights": "none", "height": 32, "width": 16, "precision": "fp32", "p": 16, "k": 4}
+
+
+def torchrun(processes: int, *arguments: object) -> list[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*command, *(str(argument) for argument in arguments)]
+
+
+@pytest.mark.parametrize("center_weight", [5e-4, 0.0])
+def test_two_ranks_of_32_are_one_of_64(tmp_path: Path, center_weight: float) -> None:
+    settings = {**RECIPE, "center_weight": center_weight}
+    (tmp_path / "recipe.json").write_text(json.dumps(settings))
+    done = subprocess.run(torchrun(2, WORKER, tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    sys.path.insert(0, str(WORKER.parent))
+    from rank import one_step  # the same step, in this process alone
+
+    alone = one_step(Recipe(**settings), World(0, 1, "cpu"))
+    # Triplet and center are the whole batch's on every rank; the ID loss is each rank's own half.
+    for rank in ranks:
+        np.testing.assert_allclose(rank["values"][1:3], alone["values"][1:3], rtol=1e-5, atol=1e-6)
+    both = (ranks[0]["values"] + ranks[1]["values"]) / 2
+    np.testing.assert_allclose(both, alone["values"], rtol=1e-5, atol=1e-6)
+    for key, gradient in alone["gradients"].items():
+        for rank in ranks:
+            np.testing.assert_allclose(rank["gradients"][key], gradient, rtol=1e-3, atol=1e-5, err_msg=key)
+    assert torch.equal(ranks[0]["centers"], ranks[1]["centers"])
+    np.testing.assert_allclose(ranks[0]["centers"], alone["centers"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_whole_run_under_torchrun(tmp_path: Path, people: Path) -> None:
+    sets = ["arch=resnet18", "height=32", "width=16", "epochs=1", "p=4", "k=2", "precision=fp32", "weights=none"]
+    arguments = [word for setting in sets for word in ("--set", setting)]
+    out = tmp_path / "run"
+    command = torchrun(2, "-m", "bot_deploy", "train", "--data", people, "--recipe", "quick", "--out", out, *arguments)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 x cpu" in done.stderr
+    assert done.stderr.count("epoch   1") == 1  # one process talks
+    assert (out / "model.pt").is_file()
+    assert len((out / "metrics.csv").read_text().splitlines()) == 2
+
+
+def test_identities_that_cannot_be_split_are_refused() -> None:
+    with pytest.raises(loop.InputError, match="p=15 identities cannot be split evenly over 2"):
+        loop._check(Recipe(p=15), 100, World(0, 2, "cpu"), "data")
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_shares_cover_the_batch_and_keep_identities_whole(size: int) -> None:
+    labels = np.repeat(np.arange(8), 4)
+    parts = [labels[World(rank, size, "cpu").share(32)] for rank in range(size)]
+    assert np.array_equal(np.concatenate(parts), labels)
+    assert sum(len(set(part.tolist())) for part in parts) == 8
