@@ -151,7 +151,7 @@ def test_in_training_both_features_are_the_same_network() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "neck", "words"), [("resnet51", "bnneck", "resnet50"), (SMALL, "neckless", "bnneck, none")]
+    ("arch", "neck", "words"), [("resnet51", "bnneck", "resnet50"), (SMALL, "neckless", "bnneck, l2norm, none")]
 )
 def test_unknown_names_list_the_choices(arch: str, neck: str, words: str) -> None:
     with pytest.raises(InputError, match=rf"unknown .*choose from .*{words}"):

@@ -13,6 +13,7 @@ import numpy as np
 
 from bot_deploy import checkpoint
 from bot_deploy.checkpoint import write_atomically
+from bot_deploy.datasets import fingerprint
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
 from bot_deploy.evaluation import COSINE, evaluate_dataset
@@ -152,8 +153,9 @@ def run(recipe: Recipe, table: Sequence[Rung], seeds: int, dataset: Dataset, tes
 def _figures(recipe: Recipe, dataset: Dataset, test: Dataset, out: Path) -> Figures:
     # Feature and metric only matter when a finished network is scored.
     trained = dataclasses.replace(recipe, feature="fi", metric=COSINE, eval_every=0, eval_at_start=False)
-    folder = out / "runs" / hashlib.sha256(to_toml(trained).encode()).hexdigest()[:12]
-    known = folder / f"{recipe.feature}-{recipe.metric}.txt"
+    task = f"{to_toml(trained)}\n{fingerprint(dataset.train)}"
+    folder = out / "runs" / hashlib.sha256(task.encode()).hexdigest()[:12]
+    known = folder / f"{recipe.feature}-{recipe.metric}-{fingerprint([*test.query, *test.gallery])}.txt"
     if known.exists():
         rank1, mean_ap = map(float, known.read_text(encoding="utf-8").split())
         return rank1, mean_ap

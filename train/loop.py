@@ -77,11 +77,13 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
 def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume: bool) -> Path:
     num_ids = len({crop.identity for crop in dataset.train})
     _check(recipe, num_ids, world, dataset.name)
-    state = _start(recipe, num_ids, world.device)
+    going_on = resume and (out / report.STATE).exists()
+    # A run that goes on has its weights already; the file it started from may be gone.
+    state = _start(dataclasses.replace(recipe, weights="none") if going_on else recipe, num_ids, world.device)
     if world.first:
         report.open_run(out, recipe, dataset, resume=resume)
         _need_disk(state, out)
-    if resume and (out / report.STATE).exists():
+    if going_on:
         _restore(state, out / report.STATE)
     crops = open_training_set(dataset.train, (recipe.height, recipe.width), world.device)
     if world.first:

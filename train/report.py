@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import io
 import platform
 import tomllib
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bot_deploy import __version__
 from bot_deploy.checkpoint import write_atomically
-from bot_deploy.datasets import JOINT
+from bot_deploy.datasets import JOINT, fingerprint
 from bot_deploy.errors import InputError, RunError
 
 from .recipe import from_values, to_toml, toml_value
@@ -86,11 +85,10 @@ def _config(recipe: Recipe, dataset: Dataset) -> str:
     import torch
     import torchvision
 
-    names = "\n".join(f"{crop.path.name} {crop.identity} {crop.camera}" for crop in dataset.train)
     data = {
         "source": dataset.name,
         "crops": len(dataset.train),
-        "fingerprint": hashlib.sha256(names.encode()).hexdigest()[:16],
+        "fingerprint": fingerprint(dataset.train),
     }
     versions = {
         "bot_deploy": __version__,

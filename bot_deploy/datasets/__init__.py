@@ -13,7 +13,7 @@ from bot_deploy import images, synthetic
 from bot_deploy.errors import InputError
 
 from . import folders, market, msmt17, table, viper
-from .crops import DISTRACTOR, EXPECTED, JOINT, JUNK, Crop, Dataset, File, merge
+from .crops import DISTRACTOR, EXPECTED, JOINT, JUNK, Crop, Dataset, File, fingerprint, merge
 from .market import identity_in
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "SYNTHETIC",
     "Crop",
     "Dataset",
+    "fingerprint",
     "identity_in",
     "merge",
     "open_dataset",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,12 @@ class Dataset:
         for part in parts:
             if not getattr(self, part):
                 raise InputError(f"{self.name}: no {part} crops found; {EXPECTED}")
+
+
+def fingerprint(crops: Sequence[Crop]) -> str:
+    """16 hex digits over names, identities and cameras, in their order."""
+    names = "\n".join(f"{crop.path.name} {crop.identity} {crop.camera}" for crop in crops)
+    return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def dataset(name: str, parts: dict[str, list[Crop]]) -> Dataset:
