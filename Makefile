@@ -1,5 +1,7 @@
 # Everything sets itself up in .venv; all it needs is Python >= 3.11 and make.
 PYTHON ?= python3
+# For pip: an index with smaller builds of PyTorch, say.
+PIP_ARGS ?=
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
@@ -19,9 +21,9 @@ lint: .venv/ready  ## ruff and mypy
 	$(BIN)/ruff check .
 	@rm -rf build/typecheck
 	@mkdir -p build/typecheck/bot_deploy
-	@ln -s $(CURDIR)/bot_deploy/* build/typecheck/bot_deploy/
-	@ln -s $(CURDIR)/train $(CURDIR)/export $(CURDIR)/demos build/typecheck/bot_deploy/
-	cd build/typecheck && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p bot_deploy
+	@ln -s ../../../train ../../../export ../../../demos build/typecheck/bot_deploy/
+	@cd build/typecheck/bot_deploy && ln -s ../../../bot_deploy/* .
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p bot_deploy
 
 clean:  ## removes .venv and what was built; keeps runs/
 	rm -rf .venv build dist *.egg-info
@@ -29,7 +31,10 @@ clean:  ## removes .venv and what was built; keeps runs/
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "bot_deploy needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,train,export,dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[cpu,train,export,dev]'
+	@# Without a desktop's libraries OpenCV cannot open windows, nor be imported: take the build that has none.
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || { $(BIN)/python -m pip uninstall --quiet --yes opencv-python && \
+		$(BIN)/python -m pip install --quiet $(PIP_ARGS) 'opencv-python-headless<5'; }
 	touch .venv/ready

@@ -41,7 +41,10 @@ class Checkpoint:
             neck=self.neck,
             feature=self.contract.feature,
         )
-        model.load_state_dict(self.state)
+        try:
+            model.load_state_dict(self.state)
+        except RuntimeError as error:
+            raise InputError(f"the checkpoint's weights do not fit its own description ({error})") from None
         return model
 
 
@@ -96,8 +99,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
+    except (OSError, RuntimeError) as error:  # torch.save on a full disk raises the latter
+        raise RunError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
     finally:
         with contextlib.suppress(OSError):  # gone by now, or never begun
             temporary.unlink()

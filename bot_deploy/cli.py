@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -24,7 +25,15 @@ VERBS = {
 }
 
 # module -> the extra that installs it
-EXTRAS = {"torch": "train", "torchvision": "train", "matplotlib": "train", "safetensors": "train", "onnx": "export"}
+EXTRAS = {
+    "cv2": "demo",
+    "matplotlib": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "safetensors": "train",
+    "torch": "train",
+    "torchvision": "train",
+}
 
 
 class Verbs(click.Group):
@@ -56,28 +65,40 @@ def bot() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `bot`; exits 0 when done, 1 for a failed run, 2 for wrong usage or bad input, 3 when parity failed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be text
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        sys.exit(bot.main(arguments, standalone_mode=False) or 0)
+        if "" in words:
+            raise click.UsageError("an argument is empty; is a variable not set?")
+        sys.exit(bot.main(words, standalone_mode=False) or 0)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS:
-            raise
-        click.echo(f"bot: {package} is not installed; pip install 'bot-deploy[{EXTRAS[package]}]'", err=True)
-        sys.exit(1)
-    except BotError as error:
-        click.echo(f"bot: {error}", err=True)
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("bot: interrupted", err=True)
-        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone, and so is its interest in ours
         sys.exit(1)
-    except OSError as error:  # a full disk, a folder that may not be read
-        click.echo(f"bot: {error}", err=True)
-        sys.exit(1)
+    except (BotError, ImportError, OSError, click.Abort, KeyboardInterrupt) as error:
+        message, code = explained(error)
+        click.echo(f"bot: {message}", err=True)
+        sys.exit(code)
+
+
+def explained(error: BaseException) -> tuple[str, int]:
+    """The line and the exit code for an error that is not a defect of ours."""
+    if isinstance(error, BotError):
+        return str(error), error.exit_code
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, ImportError):
+        package = (error.name or "").partition(".")[0]
+        if package in EXTRAS and isinstance(error, ModuleNotFoundError):
+            return f"{package} is not installed; pip install 'bot-deploy[{EXTRAS[package]}]'", 1
+        if package == "bot_deploy" or isinstance(error, ModuleNotFoundError):
+            raise error
+        # OpenCV without the system's libGL, for one.
+        return f"{error}; install that library, or a build without it (opencv-python-headless)", 1
+    return str(error), 1  # a full disk, a folder that may not be read

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "bot_deploy.contract"
 FORMAT = 1
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1] (paper section 2, step 5)
+STD = (0.229, 0.224, 0.225)
+# What this runtime can fulfil; another promise in an artifact is refused, not guessed at.
+UNDERSTOOD = {"color": ("RGB",), "resize": ("bilinear-antialias",), "feature": ("fi", "ft")}
 INPUT_NAME = "images"  # uint8 [N, height, width, 3]
 OUTPUT_NAME = "embeddings"  # float32 [N, dim], L2-normalised
 
@@ -34,8 +38,8 @@ class Contract:
     fingerprint: str  # of the weights: equal fingerprints embed into the same space
     color: str = "RGB"
     resize: str = "bilinear-antialias"  # the kernel of images.resize
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # subtracted inside the graph, on [0, 1]
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = MEAN  # subtracted inside the graph, on [0, 1]
+    std: tuple[float, float, float] = STD
     feature: str = "fi"  # "fi" after the neck (BNNeck, paper section 3.5), "ft" before it
     format: int = FORMAT
 
@@ -63,9 +67,19 @@ def from_json(text: str, source: str) -> Contract:
     try:
         for name in ("mean", "std"):
             fields[name] = tuple(float(value) for value in fields[name])
-        return Contract(**fields)
+        missing = {field.name for field in dataclasses.fields(Contract)} - set(fields)
+        if missing or not all(type(fields[name]) is int and fields[name] > 0 for name in ("height", "width", "dim")):
+            raise ValueError(f"missing or wrong: {', '.join(sorted(missing)) or 'height, width or dim'}")  # noqa: TRY301
+        contract = Contract(**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{source}: its contract is damaged ({error}); export the model again") from None
+    for name, known in UNDERSTOOD.items():
+        if getattr(contract, name) not in known:
+            raise InputError(
+                f"{source}: wants {name} {getattr(contract, name)!r}, which this bot_deploy does not do; "
+                "install the one that exported it"
+            )
+    return contract
 
 
 def fingerprint(tensors: Iterable[tuple[str, bytes]]) -> str:

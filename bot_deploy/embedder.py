@@ -92,6 +92,8 @@ def open_embedder(path: str | Path, device: str = "auto") -> Embedder:
     from importlib import import_module
 
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name the model in it, such as {path / 'model.onnx'}")
     if not path.is_file():
         raise InputError(f"{path}: no such model file; `bot export` writes one")
     if path.suffix not in BACKENDS:

@@ -38,7 +38,8 @@ class Scores:
         return {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
     def __str__(self) -> str:
-        return f"rank-1 {self.rank1:.2f}  rank-5 {self.rank5:.2f}  mAP {self.mAP:.2f}  mINP {self.mINP:.2f}"
+        names = {"rank-1": self.rank1, "rank-5": self.rank5, "rank-10": self.rank10, "mAP": self.mAP, "mINP": self.mINP}
+        return "  ".join(f"{name} {value:.2f}" for name, value in names.items())
 
 
 def evaluate_dataset(embedder: Embedder, dataset: Dataset, metric: str = COSINE) -> Scores:

@@ -119,7 +119,7 @@ def find(folder: str | Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
         for path in root.rglob("*")
         if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and path.is_file()
+        and (path.is_file() or path.is_symlink())  # a link to nowhere is for `load` to name
     ]
     return sorted(found)
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bot_deploy import images
 from bot_deploy.datasets import identity_in
-from bot_deploy.errors import RunError
+from bot_deploy.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bot_deploy.match import Ranking
 
 HEIGHT, WIDTH = 192, 96  # pixels of a crop
+MOST = 20  # matches of one query that are drawn
 GAP, FRAME, CAPTION = 10, 4, 22
 PAPER, INK = (255, 255, 255), (40, 40, 40)
 QUERY, RIGHT, WRONG, UNKNOWN = (40, 90, 200), (30, 150, 60), (205, 50, 45), (190, 190, 190)
@@ -30,22 +31,29 @@ def montage(rankings: Sequence[Ranking], path: Path) -> None:
     Raises:
         RunError: `path` cannot be written.
     """
-    columns = 1 + max(len(ranking.matches) for ranking in rankings)
+    columns = 1 + max(len(ranking.matches[:MOST]) for ranking in rankings)
     step_x, step_y = WIDTH + GAP, HEIGHT + CAPTION + GAP
     sheet = Image.new("RGB", (columns * step_x + 2 * GAP, len(rankings) * step_y + GAP), PAPER)
     for row, ranking in enumerate(rankings):
         top = GAP + row * step_y
         wanted = identity_in(ranking.query.name)
         _tile(sheet, (GAP, top), ranking.query, QUERY, "query")
-        for match in ranking.matches:
+        for match in ranking.matches[:MOST]:
             left = 2 * GAP + match.rank * step_x
             colour = UNKNOWN if wanted is None else RIGHT if identity_in(match.path.name) == wanted else WRONG
             _tile(sheet, (left, top), match.path, colour, f"{match.rank}:  {match.score:.3f}")
+    check_picture(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path)
-    except (OSError, ValueError) as error:  # ValueError: a suffix that names no picture format
-        raise RunError(f"{path}: the picture cannot be written ({error}); end it in .png") from None
+    except OSError as error:
+        raise RunError(f"{path}: the picture cannot be written ({error.strerror or error})") from None
+
+
+def check_picture(path: Path) -> None:
+    """Raises InputError when `path` names no kind of picture that `montage` writes."""
+    if path.suffix.lower() not in images.SUFFIXES:
+        raise InputError(f"{path}: a picture ends in {', '.join(sorted(images.SUFFIXES))}")
 
 
 def _tile(sheet: Image.Image, corner: tuple[int, int], path: Path, colour: tuple[int, int, int], text: str) -> None:

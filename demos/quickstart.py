@@ -18,7 +18,7 @@ import click
 from bot_deploy import gallery, match, report, runs, synthetic
 from bot_deploy.datasets import SYNTHETIC, open_dataset
 from bot_deploy.embedder import open_embedder
-from bot_deploy.errors import RunError
+from bot_deploy.errors import BotError, RunError
 from bot_deploy.evaluation import embed_crops
 
 SHOWN_QUERIES = 5
@@ -93,7 +93,7 @@ def main(out: Path | None, overrides: tuple[str, ...]) -> None:
     """Synthetic people, a trained model, a verified export and a first match."""
     try:
         click.echo(quickstart(out or runs.new_folder("quickstart"), overrides))
-    except RunError as error:
+    except BotError as error:
         click.echo(f"quickstart: {error}", err=True)
         sys.exit(error.exit_code)
 

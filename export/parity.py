@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from bot_deploy import images
 from bot_deploy.errors import ImageError, InputError
+from bot_deploy.progress import track
 
 if TYPE_CHECKING:
     from bot_deploy.datasets import Dataset
@@ -42,7 +43,8 @@ class Parity:
         return self.min_cosine >= self.tolerance and self.max_norm_error <= NORM_TOLERANCE
 
     def to_dict(self) -> dict[str, object]:
-        return {**asdict(self), "passed": self.passed}
+        figures = {key: None if value != value else value for key, value in asdict(self).items()}  # noqa: PLR0124 - NaN
+        return {**figures, "passed": self.passed}
 
     def table(self) -> str:
         """The figures as aligned lines."""
@@ -77,7 +79,9 @@ def sample(dataset: Dataset, size: tuple[int, int], count: int = CROPS) -> image
 def compare(reference: Embedder, candidate: Embedder, crops: images.Pixels, tolerance: float) -> Parity:
     """Embeds `crops` uint8 [N, H, W, 3] with both, the candidate at every size of BATCHES, and compares."""
     expected = _embed(reference, crops, max(BATCHES))
-    got = np.stack([_embed(candidate, crops, size) for size in BATCHES]).astype(np.float64)  # [batches, N, D]
+    embedded = [_embed(candidate, crops, size) for size in track(BATCHES, "comparing")]
+    embedded = [_embed(candidate, crops, size) for size in track(BATCHES, "comparing")]
+    got = np.stack(embedded).astype(np.float64)  # [batches, N, D]
     norms = np.linalg.norm(got, axis=2)
     cosines = (got * expected).sum(2) / (norms * np.linalg.norm(expected, axis=1))
     nearest, wanted = _nearest(got[-1]), _nearest(expected)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bot_deploy import checkpoint
 from bot_deploy.embedder import open_embedder
 from bot_deploy.errors import RunError
+from bot_deploy.progress import say
 
 from .parity import TOLERANCE, Parity, compare, sample
 from .to_onnx import to_onnx
@@ -35,14 +37,16 @@ def export_onnx(source: Path, out: Path, dataset: Dataset) -> Export:
     """
     saved = checkpoint.load(source)
     crops = sample(dataset, saved.contract.size)
-    final = out / "model.onnx"
-    unverified = out / ".unverified.onnx"
+    accepted, rejected = out / "model.onnx", out / "model.onnx.rejected"
+    unverified = out / f".unverified.{os.getpid()}.onnx"
     try:
         out.mkdir(parents=True, exist_ok=True)
+        say("tracing the graph")
         to_onnx(saved, unverified)
         parity = compare(open_embedder(source, "cpu"), open_embedder(unverified), crops, TOLERANCE["fp32"])
-        if not parity.passed:
-            final = final.with_name(final.name + ".rejected")
+        # One of the two: an older export must not pass for this one.
+        final, stale = (accepted, rejected) if parity.passed else (rejected, accepted)
+        stale.unlink(missing_ok=True)
         unverified.replace(final)
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror or error})") from None

@@ -132,3 +132,30 @@ def test_merged_sets_keep_identities_and_cameras_apart() -> None:
 def test_every_layout_is_in_the_message() -> None:
     for name in ("Market-1501", "DukeMTMC", "CUHK03-NP", "MSMT17", "VIPeR", ".csv", "synthetic"):
         assert name in EXPECTED
+
+
+@pytest.mark.parametrize("names", [["0001_C1.jpg"], ["0002_c1s1_1_1.jpg", "holiday.jpg"]])
+def test_market_pictures_that_do_not_say_who_they_show(tmp_path: Path, names: list[str]) -> None:
+    root = write(tmp_path, {f"bounding_box_train/{name}": "" for name in names})
+    with pytest.raises(InputError, match=rf"1 pictures such as bounding_box_train/{names[-1]} do not say who"):
+        open_dataset(root)
+
+
+def test_folders_beside_the_parts_are_not_silently_taught(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train/alice/c1_1.jpg": "", "query/bob/c1_1.jpg": "", "val/carol/c1_1.jpg": ""})
+    with pytest.raises(InputError, match=r"val/carol/c1_1\.jpg is not below train/, query/, gallery/"):
+        open_dataset(root)
+
+
+def test_a_folder_for_each_camera_below_the_identity(tmp_path: Path) -> None:
+    files = {f"train/{who}/{camera}/1.jpg": "" for who in ("alice", "bob") for camera in ("cam1", "cam2")}
+    dataset = open_dataset(write(tmp_path, files))
+    assert [(crop.identity, crop.camera) for crop in dataset.train] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+def test_numbers_in_a_table_are_market_numbers(tmp_path: Path) -> None:
+    rows = "path,identity,camera,split\na.jpg,7,1,query\nb.jpg,7,2,gallery\nc.jpg,0,2,gallery\nd.jpg,-1,2,gallery\n"
+    write(tmp_path, {"crops.csv": rows})
+    dataset = open_dataset(tmp_path / "crops.csv")
+    assert seen(dataset.query) == [("a.jpg", 7, 1)]
+    assert seen(dataset.gallery) == [("b.jpg", 7, 2), ("c.jpg", 0, 2)]  # junk is dropped

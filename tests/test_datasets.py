@@ -24,7 +24,7 @@ MARKET = [
     "bounding_box_test/0000_c4s1_000301_00.jpg",  # a distractor stays
     "bounding_box_test/-1_c1s1_000301_00.jpg",  # junk goes
     "bounding_box_test/readme.txt",
-    "bounding_box_test/thumbs.jpg",
+    "bounding_box_test/Thumbs.db",
     "gt_bbox/0001_c5s1_000301_00.jpg",  # of the original archive, not part of the protocol
     "gt_query/0001_c1s1_001051_00_good.mat",
 ]

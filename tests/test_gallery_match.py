@@ -326,8 +326,11 @@ def test_montage_that_cannot_be_written(tmp_path: Path, crop: Callable[[str], Pa
     ranking = ranked(crop("a.png"), crop("b.png"))
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
-    for name in ("file/ranks.png", "folder.png", "ranks.unknown", "ranks"):
-        with pytest.raises(RunError, match=r"the picture cannot be written \(.*\); end it in \.png") as caught:
+    for name in ("ranks.unknown", "ranks"):
+        with pytest.raises(InputError, match=rf"{name}: a picture ends in .*\.png"):
+            montage([ranking], tmp_path / name)
+    for name in ("file/ranks.png", "folder.png"):
+        with pytest.raises(RunError, match=r"the picture cannot be written \(.*\)") as caught:
             report.montage([ranking], tmp_path / name)
         assert str(caught.value).startswith(f"{tmp_path / name}: ")
         assert caught.value.exit_code == 1

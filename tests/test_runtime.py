@@ -136,3 +136,40 @@ def test_damaged_model_is_one_line(onnx_file: Path, people: Path, tmp_path: Path
     assert done.stderr.startswith("bot: ")
     assert str(model) in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_devices_are_what_they_are(onnx_file: Path, people: Path) -> None:
+    wrong = bot("eval", onnx_file, "--data", people, "--device", "tpu")
+    assert wrong.returncode == 2
+    assert "'tpu' is not one of" in wrong.stderr
+    absent = bot("eval", onnx_file, "--data", people, "--device", "cuda")
+    if absent.returncode:  # no GPU here
+        assert absent.returncode == 1
+        assert "cuda" in absent.stderr.lower()
+        assert "export it again" not in absent.stderr
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'"RGB"', b'"BGR"'), (b'"bilinear-antialias"', b'"nearest-neighbour!"')])
+def test_a_contract_this_runtime_cannot_fulfil_is_refused(
+    onnx_file: Path, people: Path, tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    assert old in onnx_file.read_bytes()
+    model = tmp_path / "model.onnx"
+    model.write_bytes(onnx_file.read_bytes().replace(old, new))
+    done = bot("eval", model, "--data", people)
+    assert done.returncode == 2
+    assert "which this bot_deploy does not do" in done.stderr
+
+
+def test_an_empty_argument_is_not_this_folder(onnx_file: Path, people: Path) -> None:
+    done = bot("match", min((people / "query").iterdir()), "", "--model", onnx_file)
+    assert done.returncode == 2
+    assert "is a variable not set?" in done.stderr
+
+
+def test_a_picture_of_no_kind_is_said_before_the_gallery_is_embedded(onnx_file: Path, people: Path) -> None:
+    query = min((people / "query").iterdir())
+    done = bot("match", query, people / "bounding_box_test", "--model", onnx_file, "--montage", "ranks")
+    assert done.returncode == 2
+    assert "a picture ends in" in done.stderr
+    assert done.stdout == ""

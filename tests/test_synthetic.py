@@ -220,8 +220,8 @@ def test_the_feet_stay_on_the_ground() -> None:
 def test_the_cached_set_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
 
-    def write(out: Path, *, progress: object) -> None:
-        del progress
+    def write(out: Path, *, workers: int, progress: object) -> None:
+        del workers, progress
         out.mkdir(parents=True)
         written.append(out)
 

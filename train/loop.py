@@ -282,7 +282,10 @@ def _save(state: State, out: Path, recipe: Recipe, num_ids: int, data: str) -> N
 
 def _restore(state: State, path: Path) -> None:
     running = checkpoint.load_tensors(path)
-    for name in ("model", *STATEFUL):
-        getattr(state, name).load_state_dict(running[name])
-    state.epoch = running["epoch"]
-    state.rows = [report.Row(**row) for row in running["rows"]]
+    try:
+        for name in ("model", *STATEFUL):
+            getattr(state, name).load_state_dict(running[name])
+        state.epoch = running["epoch"]
+        state.rows = [report.Row(**row) for row in running["rows"]]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: not the state of this run ({error}); start anew with another --out") from None

@@ -100,8 +100,8 @@ def names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
-def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
-    """The recipe called `name`, with `overrides` like "epochs=20" laid over it.
+def load(name: str, overrides: Iterable[str] = (), weights: str | None = None) -> Recipe:
+    """The recipe called `name`, with `overrides` like "epochs=20" and `weights` laid over it.
 
     Raises:
         InputError: no such recipe or key (the nearest name is suggested), or a value of another type.
@@ -115,6 +115,8 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
         if not equals:
             raise InputError(f"--set {override}: write key=value")
         values[key.strip()] = _parse(value.strip())
+    if weights:
+        values["weights"] = weights
     return from_values(values)
 
 

@@ -70,7 +70,7 @@ def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> No
     config = out / CONFIG
     text = _config(recipe, dataset)
     begun = (out / STATE).exists()  # a run that failed before its first epoch ended is begun anew
-    if begun and not resume:
+    if (begun or (out / MODEL).exists()) and not resume:
         raise InputError(f"{out} already holds a run; continue it with --resume, or choose another --out")
     if begun and config.exists() and _decisive(config.read_text(encoding="utf-8")) != _decisive(text):
         raise InputError(f"{out} was started with another recipe or other data ({config}); choose another --out")
@@ -78,6 +78,8 @@ def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> No
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
+    for left in out.glob(".*.tmp"):  # by a run that was killed while it wrote
+        left.unlink(missing_ok=True)
     write_text(config, text)
 
 
@@ -104,18 +106,21 @@ def _lines(values: Mapping[str, object]) -> str:
 
 
 def _decisive(config: str) -> dict[str, object]:
-    values = tomllib.loads(config)
-    return {**values, "data": values["data"]["fingerprint"], "versions": None}
+    try:
+        values = tomllib.loads(config)
+        return {**values, "data": values["data"]["fingerprint"], "versions": None}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"the run's {CONFIG} is damaged; choose another --out") from None
 
 
 def read_config(out: Path) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe of the run in `out`, and what it is trained on."""
     try:
         values = tomllib.loads((out / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        sources = tuple(values.pop("data")["source"].split(JOINT))
+        values.pop("versions")
+    except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{out}: no run to resume; it has no readable {CONFIG}") from None
-    sources = tuple(values.pop("data")["source"].split(JOINT))
-    values.pop("versions")
     return from_values(values), sources
 
 

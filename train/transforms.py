@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from bot_deploy.contract import MEAN, STD
+
 if TYPE_CHECKING:
     from bot_deploy.train.recipe import Recipe
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 AREA = (0.02, 0.4)  # of the image, erased
 RATIO = (0.3, 3.33)  # height to width of what is erased
 TRIES = 100

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from bot_deploy import checkpoint
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.model import prefixed
@@ -11,11 +13,9 @@ from bot_deploy.model import prefixed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
-
     from bot_deploy.model import ReID
 
-SHOWN = 8
+SHOWN = 16
 
 
 def initialise(model: ReID, source: str) -> None:
@@ -49,6 +49,9 @@ def load(model: ReID, state: Mapping[str, object], source: str) -> None:
         given = prefixed("backbone", backbone)  # type: ignore[arg-type]
         wanted = prefixed("backbone", model.backbone.state_dict())
         optional = set()
+    odd = [key for key, value in given.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise InputError(f"{source}: {odd[0]} is no tensor; give a state dict")
     optional |= {key for key in wanted if key.endswith("num_batches_tracked")}
     unknown = [key for key in given if key not in wanted]
     missing = [key for key in wanted if key not in given and key not in optional]

@@ -29,10 +29,13 @@ def open_model(path: Path, device: str) -> tuple[Contract, Callable[[Pixels], Ve
         ) from None
     options = ort.SessionOptions()
     options.log_severity_level = 3  # its warnings are about its own optimiser
+    providers = _providers(ort.get_available_providers(), device)
     try:
-        session = ort.InferenceSession(str(path), options, providers=_providers(ort.get_available_providers(), device))
+        session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # noqa: BLE001 - its error classes have no common base but Exception
         raise InputError(f"{path}: ONNX Runtime cannot open it ({_first_line(error)}); export it again") from None
+    if device == "cuda" and session.get_providers()[0] != PROVIDERS["cuda"]:
+        raise RunError("ONNX Runtime found no usable CUDA device or libraries; use --device cpu, or repair CUDA")
     metadata = session.get_modelmeta().custom_metadata_map
     if METADATA_KEY not in metadata:
         raise InputError(f"{path}: no contract inside; only models written by `bot export` say how to be fed")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from bot_deploy import checkpoint
-from bot_deploy.errors import RunError
+from bot_deploy.errors import InputError, RunError
 from bot_deploy.model import InferenceGraph
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 def open_model(path: Path, device: str) -> tuple[Contract, Callable[[Pixels], Vectors], str]:
     """See `bot_deploy.embedder.open_embedder`."""
     saved = checkpoint.load(path)
+    if device not in {"auto", "cpu", "cuda"}:
+        raise InputError(f"unknown device {device!r}; choose auto, cpu or cuda")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():

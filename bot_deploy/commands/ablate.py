@@ -37,7 +37,7 @@ def ablate(
     from bot_deploy.progress import say
     from bot_deploy.train import ablation, recipe
 
-    chosen = recipe.load(name, (*overrides, f"weights={weights}") if weights else overrides)
+    chosen = recipe.load(name, overrides, weights)
     if epochs:
         chosen = ablation.scaled(chosen, epochs)
     table = ablation.rungs(number, chosen)

@@ -13,7 +13,7 @@ import click
 @click.option(
     "--data", default="synthetic", show_default=True, help="Folder or .zip with query and gallery, or `synthetic`."
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def evaluate(model: Path, data: str, device: str, as_json: bool) -> None:
     """Score MODEL by the Market-1501 protocol: rank-1, rank-5, rank-10, mAP, mINP."""

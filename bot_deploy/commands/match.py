@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("gallery", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), help="Exported model; the newest under runs/ by default.")
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many matches.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--montage", type=click.Path(path_type=Path), metavar="F.png", help="Also draw the rank list.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def match(
@@ -35,14 +35,18 @@ def match(
         model = runs.newest("model.onnx", "`bot export` writes one, or name it with --model")
     embedder = open_embedder(model, device)
     say(f"model {model} on {embedder.backend}")
-    images.load(query)  # a query that is no picture is said before a long gallery is embedded
+    # What is wrong with the query or the picture's name is said before a long gallery is embedded.
+    images.load(query)
+    if montage:
+        report.check_picture(montage)
     people = galleries.embed_folder(gallery, embedder)
     for _, error in people.broken:
         say(f"left out: {error}")
     ranking = matching.match(query, people, embedder, top)
+    click.echo(jsonlib.dumps(_document(ranking, people, model)) if as_json else _table(ranking))
     if montage:
         report.montage([ranking], montage)
-    click.echo(jsonlib.dumps(_document(ranking, people, model)) if as_json else _table(ranking))
+        say(f"drew {montage}")
 
 
 def _document(ranking: Ranking, gallery: Gallery, model: Path) -> dict[str, object]:

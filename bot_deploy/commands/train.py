@@ -30,15 +30,14 @@ def train(
     from bot_deploy.progress import say
     from bot_deploy.train import loop, recipe, report
 
-    if weights:
-        overrides = (*overrides, f"weights={weights}")
-    if resume and not (data or name or overrides):
-        out = out or runs.newest(report.CONFIG, "nothing to resume").parent
+    if resume and out is None:
+        out = runs.newest(report.CONFIG, "nothing to resume").parent
+    if out and resume and not (data or name or overrides or weights):
         chosen, data = report.read_config(out)
     else:
         data = data or (SYNTHETIC,)
         name = name or ("synthetic" if data == (SYNTHETIC,) else "quick")
-        chosen = recipe.load(name, overrides)
+        chosen = recipe.load(name, overrides, weights)
         out = out or runs.new_folder(name)
     path = loop.train(chosen, open_merged(data), out, resume=resume)
     say(f"wrote {path}; next: bot export {out}")

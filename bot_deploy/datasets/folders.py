@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
+from bot_deploy.errors import InputError
+
 from .crops import PARTS, UNKNOWN_CAMERAS, Crop, Dataset, File, dataset, numbered
 
-CAMERA = re.compile(r"(?:^|[_-])c(?:am)?(\d+)")
+CAMERA = re.compile(r"(?:^|[_-])c(?:am(?:era)?)?_?(\d+)", re.IGNORECASE)
+ONLY_CAMERA = re.compile(r"c(?:am(?:era)?)?_?\d+", re.IGNORECASE)
 HELD_OUT = 5  # every fifth identity is for evaluation where no folder says which
 
 
@@ -15,6 +18,12 @@ def read(name: str, files: list[File]) -> Dataset | None:
     files = [(names, path) for names, path in files if len(names) > 1]
     if not files:
         return None
+    stray = next(("/".join(names) for names, _ in files if not set(PARTS) & set(names[:-2])), None)
+    if stray and any(set(PARTS) & set(names[:-2]) for names, _ in files):
+        raise InputError(f"{name}: {stray} is not below {'/, '.join(PARTS)}/ as the others are; move or remove it")
+    if all(len(names) > 2 and ONLY_CAMERA.fullmatch(names[-2]) for names, _ in files):  # noqa: PLR2004
+        # identity/camera/file is identity/camera_file
+        files = [((*names[:-2], f"{names[-2]}_{names[-1]}"), path) for names, path in files]
     number_of = numbered([names[-2] for names, _ in files])
     parts: dict[str, list[Crop]] = {part: [] for part in PARTS}
     asked: set[tuple[int, str | None]] = set()

@@ -16,14 +16,25 @@ def read(name: str, files: list[File]) -> Dataset | None:
     """None when no file is where Market-1501 has its own."""
     parts: dict[str, list[Crop]] = {part: [] for part in PARTS}
     tops: set[str] = set()
+    folders: set[str] = set()
+    nameless: list[str] = []
     for names, path in files:
-        part = FOLDERS.get(names[-2]) if len(names) > 1 else None
+        if len(names) < 2 or names[-2] not in FOLDERS:  # noqa: PLR2004 - folder/file
+            continue
+        folders.add(names[-2])
         parsed = NAME.match(names[-1])
-        if part and parsed:
-            parts[part].append(Crop(path, int(parsed[1]), int(parsed[2])))
+        if parsed:
+            parts[FOLDERS[names[-2]]].append(Crop(path, int(parsed[1]), int(parsed[2])))
             tops.add("/".join(names[:-2]))
-    if not parts["train"] and not parts["gallery"]:
+        else:
+            nameless.append("/".join(names))
+    if folders <= {"query"}:  # which others have, too
         return None
+    if nameless:
+        raise InputError(
+            f"{name}: {len(nameless)} pictures such as {nameless[0]} do not say who they show; "
+            "a name begins with identity and camera, such as 0002_c1; rename or remove them"
+        )
     if len(tops) > 1:  # CUHK03-NP comes as detected/ and labeled/, the same people twice
         raise InputError(f"{name}: holds {len(tops)} data sets ({', '.join(sorted(tops))}); name one of these folders")
     return dataset(name, parts)

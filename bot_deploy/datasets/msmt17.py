@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from typing import TYPE_CHECKING
 
 from bot_deploy.errors import InputError
@@ -9,7 +10,6 @@ from bot_deploy.errors import InputError
 from .crops import PARTS, Crop, Dataset, File, dataset
 
 if TYPE_CHECKING:
-    import zipfile
     from pathlib import Path
 
 # list -> (part, the folder its paths are below, in the first release and in the second)
@@ -36,7 +36,10 @@ def read(name: str, files: list[File]) -> Dataset | None:
 
 
 def _lines(path: Path | zipfile.Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a readable list ({error})") from None
 
 
 def _crop(name: str, line: str, part: str, folders: tuple[str, ...], found: dict[str, Path | zipfile.Path]) -> Crop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from typing import TYPE_CHECKING
 
 from bot_deploy.errors import InputError
@@ -11,6 +12,10 @@ from .crops import PARTS, UNKNOWN_CAMERAS, Crop, Dataset, dataset, numbered
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+NUMBER = re.compile(r"-1|\d{1,9}")
+CAMERA = re.compile(r"\d{0,5}")
 
 
 def read(path: Path) -> Dataset:
@@ -26,11 +31,13 @@ def read(path: Path) -> Dataset:
         raise InputError(f"{path}: not a readable table ({error})") from None
     if not rows or not {"path", "identity"} <= set(rows[0]):
         raise InputError(f"{path}: needs the columns path and identity, and may have camera and split")
-    number_of = numbered([row["identity"] or "" for row in rows])
+    people = [row["identity"] or "" for row in rows]
+    # Numbers are Market-1501's: -1 is junk, 0 a distractor.
+    number_of = int if all(NUMBER.fullmatch(person) for person in people) else numbered(people)
     parts: dict[str, list[Crop]] = {part: [] for part in PARTS}
     for line, row in enumerate(rows, start=2):
         split, camera = (row.get("split") or "train").strip(), (row.get("camera") or "").strip()
-        if split not in PARTS or not row["path"] or not row["identity"] or not (camera.isdecimal() or not camera):
+        if split not in PARTS or not row["path"] or not row["identity"] or not CAMERA.fullmatch(camera):
             raise InputError(
                 f"{path}, line {line}: give path, identity, a camera number or nothing, and one of {', '.join(PARTS)}"
             )

@@ -58,7 +58,8 @@ def cached() -> Path:
 
         try:
             with count("drawing synthetic pedestrians") as progress:
-                generate(root, progress=progress)
+                # One process: more would ask every script that opens the set for a main guard.
+                generate(root, workers=1, progress=progress)
         except (InputError, OSError):
             if not root.exists():  # otherwise another process was faster
                 raise

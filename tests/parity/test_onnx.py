@@ -146,6 +146,7 @@ def test_failed_parity_keeps_the_artifact_as_rejected_and_exits_3(
         to_onnx(replace(saved, state=state), path)
 
     monkeypatch.setattr(verified, "to_onnx", wrong)
+    (tmp_path / "model.onnx").write_bytes(b"of an earlier export")
     from click.testing import CliRunner
 
     from bot_deploy.commands.export import export
@@ -161,6 +162,7 @@ def test_failed_parity_keeps_the_artifact_as_rejected_and_exits_3(
 
 
 def test_export_command_prints_one_document(tmp_path: Path, checkpoint_file: Path) -> None:
+    (tmp_path / "model.onnx.rejected").write_bytes(b"of an earlier export")
     done = subprocess.run(
         [sys.executable, "-m", "bot_deploy", "export", str(checkpoint_file), "--out", str(tmp_path), "--json"],
         capture_output=True,
@@ -172,3 +174,4 @@ def test_export_command_prints_one_document(tmp_path: Path, checkpoint_file: Pat
     assert document["parity"]["passed"] is True
     assert "min cosine" in done.stderr
     assert (tmp_path / "model.onnx").is_file()
+    assert not (tmp_path / "model.onnx.rejected").exists()
