@@ -328,7 +328,7 @@ def test_montage_that_cannot_be_written(tmp_path: Path, crop: Callable[[str], Pa
     (tmp_path / "folder.png").mkdir()
     for name in ("ranks.unknown", "ranks"):
         with pytest.raises(InputError, match=rf"{name}: a picture ends in .*\.png"):
-            montage([ranking], tmp_path / name)
+            report.montage([ranking], tmp_path / name)
     for name in ("file/ranks.png", "folder.png"):
         with pytest.raises(RunError, match=r"the picture cannot be written \(.*\)") as caught:
             report.montage([ranking], tmp_path / name)
