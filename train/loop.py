@@ -92,9 +92,10 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume:
         elif recipe.eval_at_start:
             state.rows.append(_scored(report.Row(epoch=0), state.model, recipe, dataset, world))
             say(str(state.rows[0]))
+        where = world.device if world.size == 1 else f"{world.size} x {world.device}"
         say(
             f"training {recipe.arch} {recipe.height}x{recipe.width} on {len(crops.crops)} crops of {num_ids} "
-            f"identities, {recipe.epochs} epochs on {world.size} x {world.device}, into {out}"
+            f"identities, {recipe.epochs} epochs on {where}, into {out}"
         )
     network = _network(state.model, recipe, world)
     while state.epoch < recipe.epochs:
