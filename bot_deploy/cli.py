@@ -31,6 +31,7 @@ EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
     "safetensors": "train",
+    "tensorboard": "train",
     "torch": "train",
     "torchvision": "train",
 }

@@ -262,3 +262,14 @@ def test_not_a_number(row: int) -> None:
 def test_nothing_to_score(labels: Labels, why: str) -> None:
     with pytest.raises(InputError, match="no query has a true match"):
         evaluate(np.zeros((len(labels[0]), len(labels[1]))), *labels)
+
+
+def test_dot_products_that_rank_as_euclidean_distances_do() -> None:
+    from bot_deploy.evaluation import euclidean_as_dot
+
+    rng = np.random.default_rng(3)
+    query, gallery = rng.normal(size=(7, 5)).astype(np.float32), 3 * rng.normal(size=(40, 5)).astype(np.float32)
+    a, b = euclidean_as_dot(query, gallery)
+    for row, vector in enumerate(query):
+        distances = [float(np.linalg.norm(vector - other)) for other in gallery]
+        assert np.argsort(-(a[row] @ b.T)).tolist() == np.argsort(distances).tolist()

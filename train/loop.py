@@ -108,6 +108,7 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume:
         say(str(row))
         _save(state, out, recipe, num_ids, dataset.name)
         report.write(out, state.rows)
+        report.log(out, row)
     return out / report.MODEL
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from .recipe import Recipe
 
+TENSORBOARD = "tensorboard"  # a folder
 MODEL, STATE, CONFIG, METRICS, CURVES = "model.pt", "state.pt", "config.toml", "metrics.csv", "curves.png"
 
 
@@ -132,6 +133,16 @@ def write(out: Path, rows: Sequence[Row]) -> None:
     table.writerows(dataclasses.asdict(row) for row in rows)
     write_text(out / METRICS, text.getvalue())
     write_atomically(out / CURVES, lambda path: _plot(rows, path))
+
+
+def log(out: Path, row: Row) -> None:
+    """Adds `row` to the run's TensorBoard log; what a killed run logged for later epochs is dropped from view."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(out / TENSORBOARD), purge_step=row.epoch) as writer:
+        for key, value in dataclasses.asdict(row).items():
+            if key != "epoch" and value is not None:
+                writer.add_scalar(key, value, row.epoch)
 
 
 def write_text(path: Path, text: str) -> None:

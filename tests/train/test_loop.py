@@ -140,7 +140,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def test_what_a_run_leaves_behind(finished: Path) -> None:
     names = sorted(path.name for path in finished.iterdir())
-    assert names == ["config.toml", "curves.png", "metrics.csv", "model.pt", "state.pt"]
+    assert names == ["config.toml", "curves.png", "metrics.csv", "model.pt", "state.pt", "tensorboard"]
 
 
 def test_metrics_have_a_row_for_every_epoch(finished: Path) -> None:
@@ -525,3 +525,14 @@ def test_an_out_that_cannot_be_written_fails_before_training(
         loop.train(RECIPE, data, out)
     if obstacle != "a folder for config.toml":
         assert (tmp_path / "run").read_bytes() == b"mine"
+
+
+def test_tensorboard_has_every_epoch(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(finished / "tensorboard"))
+    log.Reload()
+    rows = table(finished)
+    assert [event.step for event in log.Scalars("id_loss")] == [int(row["epoch"]) for row in rows]
+    for event, row in zip(log.Scalars("id_loss"), rows, strict=True):
+        assert event.value == pytest.approx(float(row["id_loss"]), rel=1e-5)
