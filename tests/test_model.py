@@ -13,7 +13,7 @@ from torchvision import models
 
 from bot_deploy.contract import Contract
 from bot_deploy.errors import InputError
-from bot_deploy.model import ARCHS, InferenceGraph, ReID, _StridedDepthwise, contract_of
+from bot_deploy.model import ARCHS, L2_LENGTH, InferenceGraph, ReID, _StridedDepthwise, contract_of
 
 SMALL = "mobilenet_v2"
 
@@ -323,3 +323,18 @@ def test_the_fingerprint_does_not_change_with_the_classifier_or_the_memory_forma
     assert fingerprint(model) == before
     model.to(memory_format=torch.channels_last)
     assert fingerprint(model) == before
+
+
+def test_l2norm_stands_where_bnneck_stood() -> None:
+    torch.manual_seed(0)
+    model = ReID(SMALL, 5, neck="l2norm").eval()
+    with torch.no_grad():
+        f_i: Any = model(torch.randn(3, 3, 64, 32))
+    assert torch.allclose(f_i.norm(dim=1), torch.full((3,), L2_LENGTH), rtol=1e-5)
+    assert model.classifier.bias is None
+    assert not list(model.neck.parameters())
+    contract = contract_of(model, 64, 32)
+    images = torch.randint(0, 256, (3, 64, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        unit, raw = (InferenceGraph(model, contract, unit=unit).eval()(images) for unit in (True, False))
+    assert torch.allclose(raw, L2_LENGTH * unit, atol=1e-4)

@@ -217,7 +217,7 @@ def _need_disk(state: State, out: Path) -> None:
     free = shutil.disk_usage(out).free
     if free < needed:
         raise RunError(
-            f"{out}: {free >> 20} MiB free, but a run needs {needed >> 20}; free some, or choose another --out"
+            f"{out}: {free >> 20} MiB free, but a run needs {needed >> 20} MiB; free some, or choose another --out"
         )
 
 

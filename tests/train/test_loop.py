@@ -536,3 +536,30 @@ def test_tensorboard_has_every_epoch(finished: Path) -> None:
     assert [event.step for event in log.Scalars("id_loss")] == [int(row["epoch"]) for row in rows]
     for event, row in zip(log.Scalars("id_loss"), rows, strict=True):
         assert event.value == pytest.approx(float(row["id_loss"]), rel=1e-5)
+
+
+def test_a_disk_too_small_stops_before_training(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = loop.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(loop.shutil, "disk_usage", lambda _: usage._replace(free=10 * 2**20))
+    with pytest.raises(RunError, match=r"10 MiB free, but a run needs \d+ MiB"):
+        loop.train(RECIPE, data, tmp_path / "run")
+    assert not (tmp_path / "run" / "model.pt").exists()
+
+
+def test_fp16_without_a_gpu_is_refused(data: Dataset, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(InputError, match="precision=fp16 needs a GPU"):
+        loop.train(dataclasses.replace(RECIPE, precision="fp16"), data, tmp_path / "run")
+
+
+def test_a_dataset_that_cannot_be_scored_costs_no_epoch(
+    data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strangers = dataclasses.replace(
+        data, gallery=tuple(dataclasses.replace(crop, identity=999) for crop in data.gallery)
+    )
+    loop.train(RECIPE, strangers, tmp_path / "run")
+    assert "not scored: no query has a true match" in capsys.readouterr().err
+    assert (tmp_path / "run" / "model.pt").is_file()
+    assert [row["rank1"] for row in table(tmp_path / "run")] == ["", ""]
