@@ -7,13 +7,14 @@ import dataclasses
 import hashlib
 import io
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bot_deploy import checkpoint
 from bot_deploy.checkpoint import write_atomically
-from bot_deploy.datasets import fingerprint
+from bot_deploy.datasets import JOINT, fingerprint
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
 from bot_deploy.evaluation import COSINE, evaluate_dataset
@@ -196,8 +197,8 @@ class Row:
 def write(rows: Sequence[Row], recipe: Recipe, data: str, test: str, out: Path) -> None:
     """table.md, table.csv and table.png in `out`."""
     how = (
-        f"{recipe.arch} {recipe.height}x{recipe.width}, {recipe.epochs} epochs, weights {recipe.weights}, "
-        f"trained on {data}, scored on {test}, {len(rows[0].figures)} seed(s) from {recipe.seed}. "
+        f"{recipe.arch} {recipe.height}x{recipe.width}, {recipe.epochs} epochs, weights {_name(recipe.weights)}, "
+        f"trained on {_name(data)}, scored on {_name(test)}, {len(rows[0].figures)} seed(s) from {recipe.seed}. "
         "The paper: ResNet-50 256x128, 120 epochs."
     )
     lines = [
@@ -223,6 +224,11 @@ def write(rows: Sequence[Row], recipe: Recipe, data: str, test: str, out: Path) 
     report.write_text(out / "table.md", "\n".join(lines) + "\n")
     report.write_text(out / "table.csv", text.getvalue())
     write_atomically(out / "table.png", lambda path: _plot(rows, path))
+
+
+def _name(sources: str) -> str:
+    """Files by their names, without the folders of the machine they lie on."""
+    return JOINT.join(PurePath(source).name for source in sources.split(JOINT))
 
 
 def _plot(rows: Sequence[Row], path: Path) -> None:
