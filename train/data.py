@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from bot_deploy.datasets import Crop
 
 CACHE_SHARE = 0.25  # of the machine's memory
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 SHOWN = 5  # broken files named in the error
 
 
@@ -80,8 +82,12 @@ def _decoded(crops: Sequence[Crop], size: tuple[int, int], label: str | None = N
 
 
 def _memory() -> int:
-    """Bytes of the machine; 0 where the system does not say, so that nothing is cached on a guess."""
+    """Bytes of the machine or container; 0 where the system does not say, so that nothing is cached on a guess."""
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 0
+    try:
+        return min(machine, int(CONTAINER_LIMIT.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no container, or "max"
+        return machine

@@ -1,0 +1,36 @@
+"""How much is cached, and what keeps memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bot_deploy.train import allocator, data
+
+MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize(("limit", "memory"), [("1000000\n", 1_000_000), ("max\n", MACHINE), (None, MACHINE)])
+def test_a_containers_limit_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, memory: int
+) -> None:
+    file = tmp_path / "memory.max"
+    if limit:
+        file.write_text(limit)
+    monkeypatch.setattr(data, "CONTAINER_LIMIT", file)
+    assert data._memory() == memory
+
+
+def test_a_system_that_does_not_say_gets_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(name: str) -> int:
+        raise ValueError(name)
+
+    monkeypatch.setattr(data.os, "sysconf", unknown)
+    assert data._memory() == 0
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: object())
+    allocator.keep_freed_memory()  # no mallopt: nothing to do, and no error
