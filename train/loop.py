@@ -161,7 +161,7 @@ def train_step(
     """
     dtype = DTYPES[recipe.precision]
     with torch.autocast(world.device.partition(":")[0], dtype, enabled=dtype != torch.float32):
-        f_t, logits = (network or state.model)(pixels)
+        f_t, logits = (state.model if network is None else network)(pixels)
     features, everyone = gather(f_t, world), gather(labels, world)
     losses = [
         id_loss(logits.float(), labels, recipe.smoothing),

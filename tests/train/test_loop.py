@@ -563,3 +563,21 @@ def test_a_dataset_that_cannot_be_scored_costs_no_epoch(
     assert "not scored: no query has a true match" in capsys.readouterr().err
     assert (tmp_path / "run" / "model.pt").is_file()
     assert [row["rank1"] for row in table(tmp_path / "run")] == ["", ""]
+
+
+def test_compile_goes_through_torch_compile_and_trains(
+    data: Dataset, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+    compile_ = torch.compile
+
+    def plainly(model: torch.nn.Module) -> object:
+        # Dynamo as it is, but no C++ compiler; what comes back has no length, which once mattered.
+        compiled.append(model)
+        return compile_(model, backend="eager")
+
+    monkeypatch.setattr(loop.torch, "compile", plainly)
+    loop.train(dataclasses.replace(RECIPE, compile=True), data, tmp_path / "run")
+    assert len(compiled) == 1
+    for row, plain in zip(table(tmp_path / "run"), table(finished), strict=True):
+        assert float(row["id_loss"]) == pytest.approx(float(plain["id_loss"]), rel=1e-3)
