@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from bot_deploy.datasets import JUNK
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.floating]
 
-JUNK = -1
 MAX_RANK = 50
 _CHUNK = 256  # queries whose similarities are held at once: 256 x 15,913 float32 is 16 MB
 
