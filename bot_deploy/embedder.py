@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bot_deploy import images
-from bot_deploy.errors import ImageError, InputError
+from bot_deploy.backends import AUTO, BACKENDS
+from bot_deploy.errors import ImageError, InputError, RunError
 from bot_deploy.progress import track
 
 if TYPE_CHECKING:
@@ -21,10 +24,6 @@ if TYPE_CHECKING:
 
 Vectors = npt.NDArray[np.float32]
 
-# suffix -> module with `open_model(path, device) -> (contract, run, name)`
-BACKENDS = {".onnx": "onnxruntime", ".pt": "torch"}
-BATCH = 32  # larger ones fall out of a CPU's cache
-
 
 @dataclass(frozen=True)
 class Embedder:
@@ -33,6 +32,7 @@ class Embedder:
     contract: Contract
     backend: str  # what runs it, in words
     run: Callable[[images.Pixels], Vectors]  # uint8 [N, height, width, 3] -> [N, dim]
+    batch: int = 32  # images that `embed` runs at once; more fall out of a CPU's cache
 
     def embed(self, pictures: Sequence[images.Pixels | str | Path]) -> Vectors:
         """Unit vectors float32 [N, dim] of `pictures`: uint8 RGB [H, W, 3] arrays of any size, or files.
@@ -41,7 +41,7 @@ class Embedder:
             ImageError: a file that is not an image, an array that is not uint8 RGB.
         """
         ready = [self._sized(picture, number) for number, picture in enumerate(pictures)]
-        batches = [self.run(np.stack(ready[start : start + BATCH])) for start in range(0, len(ready), BATCH)]
+        batches = [self.run(np.stack(ready[start : start + self.batch])) for start in range(0, len(ready), self.batch)]
         return np.concatenate(batches) if batches else np.empty((0, self.contract.dim), np.float32)
 
     def embed_files(
@@ -66,7 +66,7 @@ class Embedder:
                 continue
             rows.append(row)
             batch.append(picture)
-            if len(batch) == BATCH:
+            if len(batch) == self.batch:
                 flush()
         flush()
         return vectors, errors
@@ -82,22 +82,40 @@ class Embedder:
         return images.resize(picture, self.contract.size)
 
 
-def open_embedder(path: str | Path, device: str = "auto") -> Embedder:
-    """The model in `path` (.onnx, or a .pt checkpoint of ours), on "cpu", "cuda" or what is there ("auto").
+def open_embedder(path: str | Path, device: str = "auto", *, threads: int = 0, batch: int = 0) -> Embedder:
+    """The model in `path`: an .onnx, an .engine, or a .pt checkpoint of ours.
+
+    Args:
+        path: the model.
+        device: one of `backends.DEVICES`; "auto" takes the first of `backends.AUTO` that works.
+        threads: of the CPU; 0 for as many as this process may use.
+        batch: images that `embed` runs at once; 0 for the backend's own choice.
 
     Raises:
-        InputError: no such file, not a model of ours, or damaged.
+        InputError: no such file, not a model of ours, or damaged; no such device.
         RunError: the runtime it needs is not installed; the message names what to install.
     """
-    from importlib import import_module
-
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: a folder; name the model in it, such as {path / 'model.onnx'}")
     if not path.is_file():
         raise InputError(f"{path}: no such model file; `bot export` writes one")
-    if path.suffix not in BACKENDS:
+    backends = BACKENDS.get(path.suffix)
+    if backends is None:
         raise InputError(f"{path}: models end in {' or '.join(BACKENDS)}")
-    backend = import_module(f"bot_deploy.backends.{BACKENDS[path.suffix]}")
-    contract, run, name = backend.open_model(path, device)
-    return Embedder(contract, name, run)
+    if device != "auto" and device not in backends:
+        raise InputError(f"{path}: cannot run on {device!r}; choose auto, {', '.join(backends)}")
+    wanted = [name for name in AUTO if name in backends] if device == "auto" else [device]
+    failures: list[RunError] = []
+    for name in wanted:
+        try:
+            opened = import_module(f"bot_deploy.backends.{backends[name]}").open_model(path, name, threads or cores())
+            return replace(opened, batch=batch or opened.batch)
+        except RunError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def cores() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,7 +13,7 @@ from PIL import Image
 from bot_deploy import gallery as galleries
 from bot_deploy import images, report
 from bot_deploy.contract import Contract
-from bot_deploy.embedder import BATCH, Embedder
+from bot_deploy.embedder import Embedder
 from bot_deploy.errors import ImageError, InputError, RunError
 from bot_deploy.gallery import Gallery
 from bot_deploy.match import Match, Ranking, match
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEIGHT, WIDTH, DIM = 16, 8, 5
+BATCH = Embedder.batch
 CONTRACT = Contract(arch="projection", height=HEIGHT, width=WIDTH, dim=DIM, fingerprint="0" * 16)
 MATRIX = np.random.default_rng(0).normal(size=(HEIGHT * WIDTH * 3, DIM))
 

@@ -6,8 +6,9 @@ import ctypes
 import sys
 
 # Parameters of glibc's mallopt(3).
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 KEEP = 2**31 - 1
+PAD = 2**28  # bytes by which the heap grows at least
 
 
 def keep_freed_memory() -> None:
@@ -19,4 +20,5 @@ def keep_freed_memory() -> None:
     except AttributeError:  # another C library
         return
     mallopt(M_TRIM_THRESHOLD, KEEP)
-    mallopt(M_MMAP_THRESHOLD, KEEP)
+    mallopt(M_TOP_PAD, PAD)
+    mallopt(M_MMAP_MAX, 0)  # M_MMAP_THRESHOLD would not do: glibc takes none above 32 MiB

@@ -24,6 +24,7 @@ from .allocator import keep_freed_memory
 from .data import TrainingSet, open_training_set
 from .distributed import World, gather, join, leave, mean
 from .losses import CenterLoss, TripletLoss, id_loss
+from .precision import DTYPES, resolved
 from .sampler import batches
 from .schedule import learning_rate
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     from .recipe import Recipe
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 STATEFUL = ("center", "optimizer", "center_optimizer", "scaler")
 DISK_SLACK = 64 * 2**20  # bytes, for tables and curves
 
@@ -69,7 +69,7 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
     keep_freed_memory()
     world = join()
     try:
-        return _train(recipe, dataset, out, world, resume=resume)
+        return _train(resolved(recipe, world.device), dataset, out, world, resume=resume)
     finally:
         leave()
 
@@ -95,7 +95,7 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume:
         where = world.device if world.size == 1 else f"{world.size} x {world.device}"
         say(
             f"training {recipe.arch} {recipe.height}x{recipe.width} on {len(crops.crops)} crops of {num_ids} "
-            f"identities, {recipe.epochs} epochs on {where}, into {out}"
+            f"identities, {recipe.epochs} epochs in {recipe.precision} on {where}, into {out}"
         )
     network = _network(state.model, recipe, world)
     while state.epoch < recipe.epochs:
@@ -205,8 +205,6 @@ def _check(recipe: Recipe, num_ids: int, world: World, data: str) -> None:
         )
     if recipe.p % world.size:
         raise InputError(f"p={recipe.p} identities cannot be split evenly over {world.size} processes; change p")
-    if recipe.precision == "fp16" and world.device == "cpu":
-        raise InputError("precision=fp16 needs a GPU; use --set precision=bf16")
 
 
 def _need_disk(state: State, out: Path) -> None:

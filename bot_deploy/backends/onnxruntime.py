@@ -1,4 +1,4 @@
-"""ONNX Runtime: CPU, or CUDA with onnxruntime-gpu."""
+"""ONNX Runtime: CPU, or CUDA and TensorRT with onnxruntime-gpu."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bot_deploy.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Contract, from_json
+from bot_deploy.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, from_json
+from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# device -> providers, the first of which must work; the others run what it cannot
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
 
 
-def open_model(path: Path, device: str) -> tuple[Contract, Callable[[Pixels], Vectors], str]:
+def open_model(path: Path, device: str, threads: int) -> Embedder:
     """See `bot_deploy.embedder.open_embedder`."""
     try:
         import onnxruntime as ort
@@ -27,15 +32,20 @@ def open_model(path: Path, device: str) -> tuple[Contract, Callable[[Pixels], Ve
         raise RunError(
             "ONNX Runtime is not installed; `pip install 'bot-deploy[cpu]'`, or [gpu] where there is an NVIDIA GPU"
         ) from None
+    providers = PROVIDERS[device]
+    if providers[0] not in ort.get_available_providers():
+        raise RunError(
+            f"this ONNX Runtime has no {device}; `pip install 'bot-deploy[gpu]'` (after removing onnxruntime)"
+        )
     options = ort.SessionOptions()
     options.log_severity_level = 3  # its warnings are about its own optimiser
-    providers = _providers(ort.get_available_providers(), device)
+    options.intra_op_num_threads = threads
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        session = ort.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # noqa: BLE001 - its error classes have no common base but Exception
         raise InputError(f"{path}: ONNX Runtime cannot open it ({_first_line(error)}); export it again") from None
-    if device == "cuda" and session.get_providers()[0] != PROVIDERS["cuda"]:
-        raise RunError("ONNX Runtime found no usable CUDA device or libraries; use --device cpu, or repair CUDA")
+    if session.get_providers()[0] != providers[0]:
+        raise RunError(f"ONNX Runtime found no usable {device} device or libraries; use --device cpu, or repair CUDA")
     metadata = session.get_modelmeta().custom_metadata_map
     if METADATA_KEY not in metadata:
         raise InputError(f"{path}: no contract inside; only models written by `bot export` say how to be fed")
@@ -43,21 +53,8 @@ def open_model(path: Path, device: str) -> tuple[Contract, Callable[[Pixels], Ve
     def run(batch: Pixels) -> Vectors:
         return np.asarray(session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0], dtype=np.float32)
 
-    used = session.get_providers()[0].removesuffix("ExecutionProvider")
-    return from_json(metadata[METADATA_KEY], str(path)), run, f"ONNX Runtime {ort.__version__} {used}"
-
-
-def _providers(available: list[str], device: str) -> list[str]:
-    wanted = ["cuda", "cpu"] if device == "auto" else [device]
-    unknown = set(wanted) - set(PROVIDERS)
-    if unknown:
-        raise InputError(f"unknown device {device!r}; choose auto, {', '.join(PROVIDERS)}")
-    found = [PROVIDERS[name] for name in wanted if PROVIDERS[name] in available]
-    if not found:
-        raise RunError(
-            f"this ONNX Runtime has no {device}; `pip install 'bot-deploy[gpu]'` (after removing onnxruntime)"
-        )
-    return found
+    name = f"ONNX Runtime {ort.__version__} {providers[0].removesuffix('ExecutionProvider')}"
+    return Embedder(from_json(metadata[METADATA_KEY], str(path)), name, run)
 
 
 def _first_line(error: Exception) -> str:

@@ -7,29 +7,26 @@ from typing import TYPE_CHECKING
 import torch
 
 from bot_deploy import checkpoint
-from bot_deploy.errors import InputError, RunError
+from bot_deploy.embedder import Embedder
+from bot_deploy.errors import RunError
 from bot_deploy.model import InferenceGraph
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from bot_deploy.contract import Contract
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
 
-def open_model(path: Path, device: str) -> tuple[Contract, Callable[[Pixels], Vectors], str]:
+def open_model(path: Path, device: str, threads: int) -> Embedder:
     """See `bot_deploy.embedder.open_embedder`."""
     saved = checkpoint.load(path)
-    if device not in {"auto", "cpu", "cuda"}:
-        raise InputError(f"unknown device {device!r}; choose auto, cpu or cuda")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise RunError("PyTorch finds no CUDA device; use --device cpu")
+    torch.set_num_threads(threads)
     run = runner(InferenceGraph(saved.build(), saved.contract), device)
-    return saved.contract, run, f"PyTorch {torch.__version__} {device}"
+    return Embedder(saved.contract, f"PyTorch {torch.__version__} {device}", run)
 
 
 def runner(graph: InferenceGraph, device: str) -> Callable[[Pixels], Vectors]:

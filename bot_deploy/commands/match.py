@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bot_deploy.commands.options import runtime
+
 if TYPE_CHECKING:
     from bot_deploy.gallery import Gallery
     from bot_deploy.match import Ranking
@@ -18,11 +20,19 @@ if TYPE_CHECKING:
 @click.argument("gallery", type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), help="Exported model; the newest under runs/ by default.")
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many matches.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@runtime
 @click.option("--montage", type=click.Path(path_type=Path), metavar="F.png", help="Also draw the rank list.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def match(
-    query: Path, gallery: Path, model: Path | None, top: int, device: str, montage: Path | None, as_json: bool
+    query: Path,
+    gallery: Path,
+    model: Path | None,
+    top: int,
+    device: str,
+    threads: int,
+    batch: int,
+    montage: Path | None,
+    as_json: bool,
 ) -> None:
     """Find the person on the picture QUERY among the crops in the folder GALLERY."""
     from bot_deploy import gallery as galleries
@@ -33,7 +43,7 @@ def match(
 
     if model is None:
         model = runs.newest("model.onnx", "`bot export` writes one, or name it with --model")
-    embedder = open_embedder(model, device)
+    embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
     # What is wrong with the query or the picture's name is said before a long gallery is embedded.
     images.load(query)

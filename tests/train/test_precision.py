@@ -1,0 +1,39 @@
+"""Which number format a run trains in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bot_deploy.errors import InputError
+from bot_deploy.train.precision import resolved
+from bot_deploy.train.recipe import Recipe
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, "bf16"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bf16"),
+        ({}, "fp32"),
+    ],
+)
+def test_a_cpu_trains_in_bf16_only_where_it_computes_in_it(
+    capabilities: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert resolved(Recipe(), "cpu").precision == expected
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp16")])
+def test_a_gpu_without_bf16_trains_in_fp16(native: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native and not including_emulation)
+    assert resolved(Recipe(), "cuda:1").precision == expected
+
+
+def test_what_is_asked_for_is_kept() -> None:
+    assert resolved(Recipe(precision="bf16"), "cpu").precision == "bf16"
+    assert resolved(Recipe(precision="fp16"), "cuda").precision == "fp16"
+    with pytest.raises(InputError, match="precision=fp16 needs a GPU"):
+        resolved(Recipe(precision="fp16"), "cpu")
