@@ -109,7 +109,9 @@ def open_embedder(path: str | Path, device: str = "auto", *, threads: int = 0, b
     failures: list[RunError] = []
     for name in wanted:
         try:
-            opened = import_module(f"bot_deploy.backends.{backends[name]}").open_model(path, name, threads or cores())
+            opened: Embedder = import_module(f"bot_deploy.backends.{backends[name]}").open_model(
+                path, name, threads or cores()
+            )
             return replace(opened, batch=batch or opened.batch)
         except RunError as error:
             failures.append(error)
