@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from bot_deploy.contract import Contract, from_json
-from bot_deploy.errors import InputError, RunError
+from bot_deploy.errors import InputError
+from bot_deploy.files import write_atomically
 from bot_deploy.model import ReID
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 KIND = "bot_deploy checkpoint"
+
+
+class PickledCodeError(InputError):
+    """A file that only running the code in it could read."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Checkpoint:
     last_stride: int
     neck: str
     data: str  # what it was trained on
+    stem: str = "torchvision"  # one of model.STEMS; older files do not say
 
     def build(self) -> ReID:
         """The network with these weights."""
@@ -40,6 +41,7 @@ class Checkpoint:
             last_stride=self.last_stride,
             neck=self.neck,
             feature=self.contract.feature,
+            stem=self.stem,
         )
         try:
             model.load_state_dict(self.state)
@@ -71,7 +73,12 @@ def load(path: str | Path) -> Checkpoint:
 
 
 def load_tensors(path: str | Path) -> dict[str, Any]:
-    """The dictionary in a .safetensors, .pth or .pt file; no pickled code is run."""
+    """The dictionary in a .safetensors, .pth or .pt file; no pickled code is run.
+
+    Raises:
+        PickledCodeError: it holds more than tensors.
+        InputError: no such file, or damaged.
+    """
     try:
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -81,7 +88,7 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except pickle.UnpicklingError:
-        raise InputError(
+        raise PickledCodeError(
             f"{path}: damaged, or holds more than tensors, so loading it could run code; it is refused"
         ) from None
     except Exception as error:  # noqa: BLE001 - damaged files raise anything, from zip, pickle and safetensors
@@ -89,18 +96,3 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: holds a {type(loaded).__name__}, not a state dict")
     return loaded
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a neighbour of `path`, which takes its place only when it is safely on disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save on a full disk raises the latter
-        raise RunError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
-    finally:
-        with contextlib.suppress(OSError):  # gone by now, or never begun
-            temporary.unlink()

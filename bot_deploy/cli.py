@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 VERBS = {
     "train": ("train:train", "Train a model on identities seen by several cameras."),
     "ablate": ("ablate:ablate", "Run a table of the paper: what each trick brings."),
+    "bench": ("bench:bench", "Time a model: latency and throughput on every backend, side by side."),
+    "doctor": ("doctor:doctor", "Measure what wrong preprocessing would do to your crops, and look for signs of it."),
     "eval": ("evaluate:evaluate", "Score a model: rank-1, mAP and mINP on query and gallery."),
     "export": ("export:export", "Export a trained model to ONNX and prove that it gives the same embeddings."),
+    "import": ("importer:import_", "Turn a checkpoint of another toolkit into one of ours."),
+    "verify": ("verify:verify", "Compare two models on real crops: do they give the same embeddings?"),
     "match": ("match:match", "Find the person on a picture in a gallery."),
     "synthetic": ("synthetic:synthetic", "Write the built-in synthetic pedestrians to a folder."),
 }

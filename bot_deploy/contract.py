@@ -22,7 +22,13 @@ FORMAT = 1
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1] (paper section 2, step 5)
 STD = (0.229, 0.224, 0.225)
 # What this runtime can fulfil; another promise in an artifact is refused, not guessed at.
-UNDERSTOOD = {"color": ("RGB",), "resize": ("bilinear-antialias",), "feature": ("fi", "ft")}
+UNDERSTOOD = {
+    "color": ("RGB",),
+    "resize": ("bilinear-antialias",),
+    "feature": ("fi", "ft"),
+    "flip": (False, True),
+    "precision": ("fp32", "fp16", "int8"),
+}
 INPUT_NAME = "images"  # uint8 [N, height, width, 3]
 OUTPUT_NAME = "embeddings"  # float32 [N, dim], L2-normalised
 
@@ -41,6 +47,8 @@ class Contract:
     mean: tuple[float, float, float] = MEAN  # subtracted inside the graph, on [0, 1]
     std: tuple[float, float, float] = STD
     feature: str = "fi"  # "fi" after the neck (BNNeck, paper section 3.5), "ft" before it
+    flip: bool = False  # the mean of the embeddings of the image and its mirror image
+    precision: str = "fp32"  # of the backbone: "fp32", "fp16" or "int8"
     format: int = FORMAT
 
     @property
@@ -67,7 +75,7 @@ def from_json(text: str, source: str) -> Contract:
     try:
         for name in ("mean", "std"):
             fields[name] = tuple(float(value) for value in fields[name])
-        missing = {field.name for field in dataclasses.fields(Contract)} - set(fields)
+        missing = {field.name for field in dataclasses.fields(Contract)} - {"flip", "precision"} - set(fields)
         if missing or not all(type(fields[name]) is int and fields[name] > 0 for name in ("height", "width", "dim")):
             raise ValueError(f"missing or wrong: {', '.join(sorted(missing)) or 'height, width or dim'}")  # noqa: TRY301
         contract = Contract(**fields)

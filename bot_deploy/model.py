@@ -1,4 +1,4 @@
-"""The networks: torchvision backbones with last stride 1, BNNeck, and the complete inference graph.
+"""The networks: torchvision backbones with last stride 1 (and IBN-a), BNNeck, and the complete inference graph.
 
 The only runtime file that imports torch; nothing that a deployed machine runs imports it.
 """
@@ -20,16 +20,40 @@ if TYPE_CHECKING:
     from torchvision.models.resnet import ResNet
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
-ARCHS = (*RESNETS, "mobilenet_v2")
+IBN_A = "_ibn_a"
+ARCHS = (*RESNETS, *(arch + IBN_A for arch in RESNETS), "mobilenet_v2")
+# What a ResNet does between its first convolution and its first stage; the others are those of imported checkpoints.
+STEMS = ("torchvision", "no-relu", "unpadded-pool")
 NECKS = ("bnneck", "l2norm", "none")
 L2_LENGTH = 16.0  # of the features after an l2norm neck; at length 1 the classifier could hardly be sure of anything
 
 
-def _resnet(arch: str, last_stride: int) -> tuple[nn.Module, int]:
+class _IBN(nn.Module):
+    """IBN-a (Pan et al., ECCV 2018): instance normalisation for half of the channels, batch-norm for the others."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.middle = channels // 2
+        self.IN = nn.InstanceNorm2d(self.middle, affine=True)  # named as everybody's weights are
+        self.BN = nn.BatchNorm2d(channels - self.middle)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([self.IN(features[:, : self.middle]), self.BN(features[:, self.middle :])], 1)
+
+
+def _resnet(arch: str, last_stride: int, stem: str) -> tuple[nn.Module, int]:
     from torchvision import models
 
-    net: ResNet = getattr(models, arch)(weights=None)
-    block: Any = net.layer4[0]
+    net: ResNet = getattr(models, arch.removesuffix(IBN_A))(weights=None)
+    block: Any
+    if arch.endswith(IBN_A):
+        for block in (*net.layer1, *net.layer2, *net.layer3):
+            block.bn1 = _IBN(block.bn1.num_features)
+    if stem == "no-relu":
+        net.relu = nn.Identity()
+    elif stem == "unpadded-pool":
+        net.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+    block = net.layer4[0]
     # The stride sits in a Bottleneck's second convolution and in a BasicBlock's first (paper section 3.4).
     strided = block.conv2 if hasattr(block, "conv3") else block.conv1
     strided.stride = block.downsample[0].stride = (last_stride, last_stride)
@@ -94,15 +118,25 @@ class ReID(nn.Module):
     """
 
     def __init__(
-        self, arch: str, num_ids: int, *, last_stride: int = 1, neck: str = "bnneck", feature: str = "fi"
+        self,
+        arch: str,
+        num_ids: int,
+        *,
+        last_stride: int = 1,
+        neck: str = "bnneck",
+        feature: str = "fi",
+        stem: str = "torchvision",
     ) -> None:
         super().__init__()
         if arch not in ARCHS:
             raise InputError(f"unknown backbone {arch!r}; choose from {', '.join(ARCHS)}")
         if neck not in NECKS:
             raise InputError(f"unknown neck {neck!r}; choose from {', '.join(NECKS)}")
+        if stem not in STEMS or (stem != STEMS[0] and arch == "mobilenet_v2"):
+            raise InputError(f"unknown stem {stem!r} of {arch}; choose from {', '.join(STEMS)} (MobileNetV2: one)")
         self.arch, self.feature = arch, feature
-        self.backbone, self.dim = _resnet(arch, last_stride) if arch in RESNETS else _mobilenet_v2(last_stride)
+        mobile = arch == "mobilenet_v2"
+        self.backbone, self.dim = _mobilenet_v2(last_stride) if mobile else _resnet(arch, last_stride, stem)
         self.neck = _neck(neck, self.dim)
         # Paper section 3.5: no shift in the neck, no bias in the classifier.
         self.classifier = nn.Linear(self.dim, num_ids, bias=neck == "none")
@@ -128,7 +162,7 @@ class InferenceGraph(nn.Module):
 
     def __init__(self, model: ReID, contract: Contract, *, unit: bool = True) -> None:
         super().__init__()
-        self.unit = unit
+        self.unit, self.flip = unit, contract.flip
         self.backbone, self.neck = model.backbone, model.neck if contract.feature == "fi" else nn.Identity()
         mean, std = torch.tensor(contract.mean), torch.tensor(contract.std)
         # (x / 255 - mean) / std as one multiply and one add.
@@ -136,8 +170,14 @@ class InferenceGraph(nn.Module):
         self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = images.permute(0, 3, 1, 2).float() * self.scale + self.shift
-        embedding: Tensor = self.neck(self.backbone(pixels).mean(dim=(2, 3))).float()
+        # Cast first: TensorRT does nothing else with uint8.
+        pixels = images.float().permute(0, 3, 1, 2) * self.scale + self.shift
+        if self.flip:
+            pixels = torch.cat([pixels, pixels.flip(3)])
+        # Pooling, neck and length in float32, whatever the backbone computes in.
+        embedding: Tensor = self.neck(self.backbone(pixels).float().mean(dim=(2, 3)))
+        if self.flip:
+            embedding = embedding.reshape(2, -1, embedding.shape[1]).mean(0)
         return embedding / embedding.norm(dim=1, keepdim=True).clamp(min=1e-12) if self.unit else embedding
 
 

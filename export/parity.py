@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,12 +15,23 @@ from bot_deploy.progress import track
 if TYPE_CHECKING:
     from bot_deploy.datasets import Dataset
     from bot_deploy.embedder import Embedder, Vectors
+    from bot_deploy.evaluation import Scores
 
 BATCHES = (1, 2, 7, 64)  # a batch that only works at the size it was traced with is a common defect
 CROPS = 256
-TOLERANCE = {"fp32": 0.99999}  # the least cosine
 NORM_TOLERANCE = 1e-3
 TOP = 10
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What an artifact of some precision may differ by."""
+
+    min_cosine: float
+    map_change: float | None = None  # percentage points; None: reported only
+
+
+TOLERANCES = {"fp32": Tolerance(0.99999), "fp16": Tolerance(0.999), "int8": Tolerance(0.97, 0.5)}
 
 
 @dataclass(frozen=True)
@@ -35,12 +46,16 @@ class Parity:
     max_norm_error: float  # of the candidate's vectors from length 1
     top1_agreement: float  # share of crops whose nearest other crop is the same
     top10_agreement: float  # mean overlap of the ten nearest
-    tolerance: float  # on min_cosine
+    tolerance: Tolerance
+    rank1_change: float | None = None  # percentage points, candidate minus reference; None: not measured
+    map_change: float | None = None
 
     @property
     def passed(self) -> bool:
         # Written so that a NaN fails.
-        return self.min_cosine >= self.tolerance and self.max_norm_error <= NORM_TOLERANCE
+        limit = self.tolerance.map_change
+        scores = limit is None or self.map_change is None or abs(self.map_change) <= limit
+        return self.min_cosine >= self.tolerance.min_cosine and self.max_norm_error <= NORM_TOLERANCE and scores
 
     def to_dict(self) -> dict[str, object]:
         figures = {key: None if value != value else value for key, value in asdict(self).items()}  # noqa: PLR0124 - NaN
@@ -50,14 +65,18 @@ class Parity:
         """The figures as aligned lines."""
         rows = [
             ("crops", f"{self.crops}, in batches of {', '.join(map(str, self.batches))}"),
-            ("min cosine", f"{self.min_cosine:.7f}  (at least {self.tolerance:g})"),
+            ("min cosine", f"{self.min_cosine:.7f}  (at least {self.tolerance.min_cosine:g})"),
             ("mean cosine", f"{self.mean_cosine:.7f}"),
             ("max norm error", f"{self.max_norm_error:.2e}  (at most {NORM_TOLERANCE:g})"),
             ("max abs error", f"{self.max_abs_error:.2e}"),
             ("top-1 agreement", f"{100 * self.top1_agreement:.2f} %"),
             ("top-10 agreement", f"{100 * self.top10_agreement:.2f} %"),
-            ("parity", "passed" if self.passed else "FAILED"),
         ]
+        if self.map_change is not None:
+            limit = self.tolerance.map_change
+            rows.append(("rank-1 change", f"{self.rank1_change:+.2f}"))
+            rows.append(("mAP change", f"{self.map_change:+.2f}" + (f"  (at most {limit:g})" if limit else "")))
+        rows.append(("parity", "passed" if self.passed else "FAILED"))
         return "\n".join(f"  {name:<17} {value}" for name, value in rows)
 
 
@@ -76,10 +95,9 @@ def sample(dataset: Dataset, size: tuple[int, int], count: int = CROPS) -> image
     return np.stack(usable)
 
 
-def compare(reference: Embedder, candidate: Embedder, crops: images.Pixels, tolerance: float) -> Parity:
+def compare(reference: Embedder, candidate: Embedder, crops: images.Pixels, tolerance: Tolerance) -> Parity:
     """Embeds `crops` uint8 [N, H, W, 3] with both, the candidate at every size of BATCHES, and compares."""
     expected = _embed(reference, crops, max(BATCHES))
-    embedded = [_embed(candidate, crops, size) for size in track(BATCHES, "comparing")]
     embedded = [_embed(candidate, crops, size) for size in track(BATCHES, "comparing")]
     got = np.stack(embedded).astype(np.float64)  # [batches, N, D]
     norms = np.linalg.norm(got, axis=2)
@@ -97,6 +115,12 @@ def compare(reference: Embedder, candidate: Embedder, crops: images.Pixels, tole
         top10_agreement=float(np.mean(overlap)),
         tolerance=tolerance,
     )
+
+
+def with_scores(parity: Parity, reference: Scores, candidate: Scores) -> Parity:
+    """`parity` with what the candidate gains and loses on a benchmark."""
+    rank1, mean_ap = candidate.rank1 - reference.rank1, candidate.mAP - reference.mAP
+    return replace(parity, rank1_change=rank1, map_change=mean_ap)
 
 
 def _embed(embedder: Embedder, crops: images.Pixels, size: int) -> Vectors:

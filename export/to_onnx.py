@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING
 import torch
 
 from bot_deploy.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
-from bot_deploy.model import InferenceGraph
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bot_deploy.checkpoint import Checkpoint
+    from bot_deploy.contract import Contract
+    from bot_deploy.model import InferenceGraph
 
 OPSET = 18
+OPSETS = (18, 23)  # the least and the highest that the exporter writes
 
 
-def to_onnx(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes the complete graph in float32: uint8 images [N, H, W, 3] in, unit vectors [N, D] out, any N."""
+def to_onnx(graph: InferenceGraph, contract: Contract, path: Path, opset: int = OPSET) -> None:
+    """Writes the complete graph: uint8 images [N, H, W, 3] in, unit vectors float32 [N, D] out, any N.
+
+    Raises:
+        InputError: the exporter cannot write this opset.
+    """
     import onnx
 
-    contract = checkpoint.contract
-    graph = InferenceGraph(checkpoint.build(), contract).eval()
     example = torch.zeros(2, contract.height, contract.width, 3, dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
@@ -34,7 +37,7 @@ def to_onnx(checkpoint: Checkpoint, path: Path) -> None:
             (example,),
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
         )

@@ -2,54 +2,204 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from bot_deploy import checkpoint
-from bot_deploy.embedder import open_embedder
-from bot_deploy.errors import RunError
+from bot_deploy.backends.torch import runner
+from bot_deploy.embedder import Embedder, open_embedder
+from bot_deploy.engines import sidecar_path
+from bot_deploy.errors import BotError, RunError
+from bot_deploy.evaluation import evaluate_dataset
+from bot_deploy.model import InferenceGraph
 from bot_deploy.progress import say
 
-from .parity import TOLERANCE, Parity, compare, sample
-from .to_onnx import to_onnx
+from .fp16 import to_fp16
+from .graph import inference_graph
+from .int8 import to_int8
+from .parity import TOLERANCES, Parity, compare, sample, with_scores
+from .to_onnx import OPSET, to_onnx
+from .to_tensorrt import BATCH, to_engine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from bot_deploy.contract import Contract
     from bot_deploy.datasets import Dataset
+    from bot_deploy.evaluation import Scores
+    from bot_deploy.images import Pixels
+
+NAMES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+ENGINE = "model.engine"
+CALIBRATION = 512  # crops
 
 
 @dataclass(frozen=True)
-class Export:
-    """An artifact and what was measured on it; a rejected one is named *.rejected."""
+class Artifact:
+    """What was written; a rejected one is named *.rejected."""
 
     path: Path
-    parity: Parity
+    precision: str
+    parity: Parity | None  # None: it cannot run here
+    not_run: str = ""  # why not
+    float32: tuple[str, ...] = ()  # layers that do not bear the precision
+
+    @property
+    def rejected(self) -> bool:
+        return self.parity is not None and not self.parity.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "precision": self.precision,
+            "float32_layers": list(self.float32),
+            "parity": self.parity.to_dict() if self.parity else None,
+            "not_run": self.not_run or None,
+        }
 
 
-def export_onnx(source: Path, out: Path, dataset: Dataset) -> Export:
-    """Exports the checkpoint `source` to `out`/model.onnx and compares both on crops of `dataset`.
+@dataclass(frozen=True)
+class Job:
+    """A checkpoint on its way out, and what its artifacts are compared with."""
+
+    out: Path
+    opset: int
+    contract: Contract
+    graph: InferenceGraph  # in float32, what is exported
+    reference: Embedder  # the network as it was trained
+    crops: Pixels  # to compare on
+    calibration: Pixels
+    benchmark: Dataset | None  # to score on
+    expected: Scores | None  # the reference's there
+
+
+def prepare(
+    source: Path,
+    out: Path,
+    dataset: Dataset,
+    *,
+    feature: str | None = None,
+    flip: bool = False,
+    opset: int = OPSET,
+    scored: bool = False,
+) -> Job:
+    """The checkpoint `source`, to be exported to the folder `out` and compared on crops of `dataset`.
+
+    Args:
+        source: written by `bot train` or `bot import`.
+        out: made where it is missing.
+        dataset: any crops will do to compare on.
+        feature: "fi" or "ft"; by default the one that was trained for.
+        flip: average the embeddings of a crop and of its mirror image, inside the graph.
+        opset: of the ONNX files.
+        scored: also score on the query and gallery of `dataset`, where it has them.
 
     Raises:
-        InputError: `source` is no checkpoint of ours.
-        RunError: `out` cannot be written.
+        InputError: `source` is no checkpoint of ours, or `dataset` has fewer than two usable crops.
     """
     saved = checkpoint.load(source)
-    crops = sample(dataset, saved.contract.size)
-    accepted, rejected = out / "model.onnx", out / "model.onnx.rejected"
-    unverified = out / f".unverified.{os.getpid()}.onnx"
+    contract = replace(saved.contract, feature=feature or saved.contract.feature, flip=flip)
+    run = runner(InferenceGraph(saved.build(), contract), "cpu")
+    reference = Embedder(contract, "PyTorch", run)
+    benchmark = dataset if scored and dataset.query and dataset.gallery else None
+    # Not the crops that are scored, where there are others.
+    train = replace(dataset, query=(), gallery=()) if dataset.train else dataset
+    return Job(
+        out=out,
+        opset=opset,
+        contract=contract,
+        graph=inference_graph(saved, contract),
+        reference=reference,
+        crops=sample(dataset, contract.size),
+        calibration=sample(train, contract.size, CALIBRATION),
+        benchmark=benchmark,
+        expected=evaluate_dataset(reference, benchmark) if benchmark else None,
+    )
+
+
+def export_onnx(job: Job, precision: str = "fp32") -> Artifact:
+    """Writes model.onnx, model.fp16.onnx or model.int8.onnx and compares it with PyTorch.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    final = job.out / NAMES[precision]
+    with _unverified(final) as path:
+        kept = _write(job, precision, path)
+        parity = _compared(job, path, precision)
+        return Artifact(_named(path, final, parity), precision, parity, float32=tuple(kept))
+
+
+def export_engine(job: Job, precision: str, batch: tuple[int, int, int] = BATCH, archs: Sequence[str] = ()) -> Artifact:
+    """Writes model.engine and compares it where its GPU is; see `to_engine` for the arguments.
+
+    Raises:
+        RunError: the folder cannot be written, TensorRT is not installed or refuses.
+    """
+    final = job.out / ENGINE
+    with _unverified(job.out / "engine.onnx") as source, _unverified(final) as path:
+        kept = _write(job, precision, source, tensorrt=True)
+        to_engine(source, path, batch=batch, archs=archs)
+        parity, not_run = None, ""
+        try:
+            parity = _compared(job, path, precision)
+        except BotError as error:  # no GPU, or not the one that it is for
+            not_run = str(error)
+        return Artifact(_named(path, final, parity), precision, parity, not_run, tuple(kept))
+
+
+def _write(job: Job, precision: str, path: Path, *, tensorrt: bool = False) -> list[str]:
+    """The ONNX model in `precision`; returns the layers left in float32."""
+    contract = replace(job.contract, precision=precision)
+    say(f"writing {precision.upper()}")
+    if precision == "fp32":
+        to_onnx(job.graph, contract, path, job.opset)
+        return []
+    if precision == "fp16":
+        graph = copy.deepcopy(job.graph)
+        kept = to_fp16(graph, job.calibration[:64])
+        to_onnx(graph, contract, path, job.opset)
+        return kept
+    with _unverified(path.with_suffix(".fp32.onnx")) as source:
+        to_onnx(job.graph, job.contract, source, job.opset)
+        return to_int8(source, path, job.graph, contract, job.calibration, tensorrt=tensorrt)
+
+
+def _compared(job: Job, path: Path, precision: str) -> Parity:
+    candidate = open_embedder(path)
+    parity = compare(job.reference, candidate, job.crops, TOLERANCES[precision])
+    if job.benchmark and job.expected:
+        parity = with_scores(parity, job.expected, evaluate_dataset(candidate, job.benchmark))
+    return parity
+
+
+@contextlib.contextmanager
+def _unverified(final: Path) -> Iterator[Path]:
+    """A neighbour of `final` to write to, gone afterwards with all that belongs to it."""
+    path = final.with_name(f".unverified.{os.getpid()}.{final.name}")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        say("tracing the graph")
-        to_onnx(saved, unverified)
-        parity = compare(open_embedder(source, "cpu"), open_embedder(unverified), crops, TOLERANCE["fp32"])
-        # One of the two: an older export must not pass for this one.
-        final, stale = (accepted, rejected) if parity.passed else (rejected, accepted)
-        stale.unlink(missing_ok=True)
-        unverified.replace(final)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        yield path
     except OSError as error:
-        raise RunError(f"{out}: cannot be written ({error.strerror or error})") from None
+        raise RunError(f"{final.parent}: cannot be written ({error.strerror or error})") from None
     finally:
-        unverified.unlink(missing_ok=True)
-    return Export(final, parity)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+            sidecar_path(path).unlink(missing_ok=True)
+
+
+def _named(path: Path, final: Path, parity: Parity | None) -> Path:
+    """Gives the artifact, and its sidecar, one of its two names; what had the other must not pass for it."""
+    rejected = final.with_name(f"{final.name}.rejected")
+    passed = parity is None or parity.passed
+    name, stale = (final, rejected) if passed else (rejected, final)
+    for file in (stale, sidecar_path(stale)):
+        file.unlink(missing_ok=True)
+    path.replace(name)
+    if sidecar_path(path).exists():
+        sidecar_path(path).replace(sidecar_path(name))
+    return name

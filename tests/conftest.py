@@ -47,8 +47,8 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory, people: Path) -> P
 def onnx_file(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Path, people: Path) -> Path:
     """`checkpoint_file`, exported and verified."""
     from bot_deploy.datasets import open_dataset
-    from bot_deploy.export.verified import export_onnx
+    from bot_deploy.export.verified import export_onnx, prepare
 
-    done = export_onnx(checkpoint_file, tmp_path_factory.mktemp("export"), open_dataset(people))
-    assert done.parity.passed
+    done = export_onnx(prepare(checkpoint_file, tmp_path_factory.mktemp("export"), open_dataset(people)))
+    assert not done.rejected
     return done.path

@@ -15,6 +15,7 @@ import torch
 from bot_deploy import checkpoint, open_embedder
 from bot_deploy.checkpoint import Checkpoint
 from bot_deploy.errors import InputError, RunError
+from bot_deploy.files import write_atomically
 from bot_deploy.model import InferenceGraph, ReID, contract_of
 
 
@@ -177,7 +178,7 @@ def test_a_writer_that_raises_midway_leaves_everything_as_it_was(
         raise raised
 
     with pytest.raises(type(raised)):
-        checkpoint.write_atomically(path, write)
+        write_atomically(path, write)
     assert [file.name for file in tmp_path.iterdir()] == (["file.bin"] if existed else [])
     assert not existed or path.read_bytes() == b"old"
 
@@ -191,7 +192,7 @@ def test_a_full_disk_is_a_failed_run_and_keeps_the_old_file(tmp_path: Path) -> N
         raise OSError(28, "No space left on device")
 
     with pytest.raises(RunError, match=r"file\.bin: cannot be written \(No space left on device\)"):
-        checkpoint.write_atomically(path, write)
+        write_atomically(path, write)
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["file.bin"]
 
@@ -205,7 +206,7 @@ def test_while_writing_the_old_file_stands(tmp_path: Path) -> None:
         temporary.write_bytes(b"new")
         seen.append(path.read_bytes())
 
-    checkpoint.write_atomically(path, write)
+    write_atomically(path, write)
     assert seen == [b"old"]
     assert path.read_bytes() == b"new"
     assert [file.name for file in tmp_path.iterdir()] == ["file.bin"]
@@ -219,4 +220,4 @@ def test_what_cannot_be_written_is_a_failed_run(obstacle: str, tmp_path: Path) -
     elif obstacle == "a file for a folder":
         path.parent.write_bytes(b"")
     with pytest.raises(RunError, match=r"file\.bin: cannot be written"):
-        checkpoint.write_atomically(path, lambda temporary: temporary.write_bytes(b"new"))
+        write_atomically(path, lambda temporary: temporary.write_bytes(b"new"))

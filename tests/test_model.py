@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torchvision import models
 
 from bot_deploy.contract import Contract
 from bot_deploy.errors import InputError
-from bot_deploy.model import ARCHS, L2_LENGTH, InferenceGraph, ReID, _StridedDepthwise, contract_of
+from bot_deploy.model import _IBN, ARCHS, L2_LENGTH, STEMS, InferenceGraph, ReID, _StridedDepthwise, contract_of
 
 SMALL = "mobilenet_v2"
 
@@ -79,7 +80,83 @@ def test_keys_and_shapes_are_torchvisions(arch: str, dim: int, last_stride: int)
 
 
 def test_archs_are_all_covered_here() -> None:
-    assert set(ARCHS) == {"resnet18", "resnet34", "resnet50", "resnet101", SMALL}
+    plain = {"resnet18", "resnet34", "resnet50", "resnet101"}
+    assert set(ARCHS) == {*plain, *(f"{arch}_ibn_a" for arch in plain), SMALL}
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+def test_ibn_a_replaces_the_first_norm_of_every_block_but_the_last_stages(depth: int) -> None:
+    with torch.device("meta"):
+        plain, ibn = ReID(f"resnet{depth}", 5), ReID(f"resnet{depth}_ibn_a", 5)
+        assert ibn.eval().backbone(torch.zeros(1, 3, 256, 128)).shape == (1, ibn.dim, 16, 8)
+    expected = {}
+    for key, value in plain.state_dict().items():
+        stage, _, layer, *rest = (*key.removeprefix("backbone.").split("."), "", "")
+        if stage in {"layer1", "layer2", "layer3"} and layer == "bn1":
+            first, half = key.removesuffix(f"bn1.{rest[0]}"), (value.shape[0] // 2,) if value.ndim else ()
+            expected[f"{first}bn1.BN.{rest[0]}"] = half
+            if rest[0] in {"weight", "bias"}:
+                expected[f"{first}bn1.IN.{rest[0]}"] = half
+        else:
+            expected[key] = tuple(value.shape)
+    assert {key: tuple(value.shape) for key, value in ibn.state_dict().items()} == expected
+
+
+def test_ibn_against_a_naive_loop() -> None:
+    torch.manual_seed(0)
+    ibn = _IBN(6).double().eval()
+    with torch.no_grad():
+        for tensor in (*ibn.parameters(), ibn.BN.running_mean, ibn.BN.running_var):
+            tensor.uniform_(0.5, 2)  # type: ignore[union-attr]
+    images = torch.randn(2, 6, 4, 3, dtype=torch.float64) * 3 + 1
+    actual = ibn(images).detach().numpy()
+    norm_in, norm_bn = ({key: value.tolist() for key, value in part.state_dict().items()} for part in (ibn.IN, ibn.BN))
+    for n in range(2):
+        for channel in range(6):
+            values = [float(images[n, channel, y, x]) for y in range(4) for x in range(3)]
+            if channel < 3:  # by the image's own statistics
+                state, c = norm_in, channel
+                mean = sum(values) / 12
+                var = sum((value - mean) ** 2 for value in values) / 12
+            else:
+                state, c = norm_bn, channel - 3
+                mean, var = norm_bn["running_mean"][c], norm_bn["running_var"][c]
+            wanted = [(v - mean) / (var + 1e-5) ** 0.5 * state["weight"][c] + state["bias"][c] for v in values]
+            np.testing.assert_allclose(actual[n, channel].ravel(), wanted, atol=1e-9)
+
+
+def test_ibn_trains_by_the_batchs_statistics() -> None:
+    model = ReID("resnet18_ibn_a", 5).train()
+    f_t, logits = model(torch.randn(2, 3, 64, 32))
+    assert (f_t.shape, logits.shape) == ((2, 512), (2, 5))
+    assert float(model.state_dict()["backbone.layer1.0.bn1.BN.running_mean"].abs().max()) > 0
+
+
+def test_the_stems_against_their_definitions() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 64, 32)
+    models_ = {stem: ReID("resnet18", 5, stem=stem).eval() for stem in STEMS}
+    weights = models_["torchvision"].state_dict()
+    for stem, model in models_.items():
+        assert list(model.state_dict()) == list(weights)
+        model.load_state_dict(weights)
+        with torch.inference_mode():
+            before: Any = model.backbone[:2](images)  # type: ignore[index]
+            actual = model.backbone[:4](images).numpy()  # type: ignore[index]
+        if stem != "no-relu":
+            before = before.clamp(min=0)
+        start = 0 if stem == "unpadded-pool" else -1
+        assert actual.shape == (2, 64, 16, 8)
+        for n, c, y, x in [(0, 0, 0, 0), (1, 5, 15, 7), (0, 63, 7, 3), (1, 20, 0, 7), (0, 40, 15, 0)]:
+            rows, columns = (range(2 * at + start, 2 * at + start + 3) for at in (y, x))
+            inside = [(i, j) for i in rows for j in columns if 0 <= i < 32 and 0 <= j < 16]
+            assert actual[n, c, y, x] == pytest.approx(max(float(before[n, c, i, j]) for i, j in inside))
+
+
+@pytest.mark.parametrize(("arch", "stem"), [("resnet18", "stemless"), (SMALL, "no-relu")])
+def test_an_unknown_stem_lists_the_choices(arch: str, stem: str) -> None:
+    with pytest.raises(InputError, match="torchvision, no-relu, unpadded-pool"):
+        ReID(arch, 5, stem=stem)
 
 
 def test_bnneck_has_a_frozen_shift_of_zero_and_a_classifier_without_bias() -> None:
@@ -311,6 +388,16 @@ def test_the_fingerprint_changes_with_every_weight_that_inference_uses(key: str)
     assert fingerprint(model) == before
     model.state_dict()[key].view(-1)[-1] += 1e-3
     assert fingerprint(model) != before
+
+
+def test_the_fingerprint_is_of_the_weights_alone() -> None:
+    # Galleries hold fingerprints: the definition must never change for a model that was trained here.
+    model = ReID(SMALL, 5)
+    digest = hashlib.sha256()
+    for key in sorted(model.state_dict()):
+        if not key.startswith("classifier."):
+            digest.update(key.encode() + hashlib.sha256(model.state_dict()[key].numpy().tobytes()).digest())
+    assert fingerprint(model) == digest.hexdigest()[:16]
 
 
 def test_the_fingerprint_does_not_change_with_the_classifier_or_the_memory_format() -> None:

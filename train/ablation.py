@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bot_deploy import checkpoint
-from bot_deploy.checkpoint import write_atomically
 from bot_deploy.datasets import JOINT, fingerprint
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
 from bot_deploy.evaluation import COSINE, evaluate_dataset
+from bot_deploy.files import write_atomically
 from bot_deploy.model import InferenceGraph
 from bot_deploy.progress import say
 

@@ -16,6 +16,7 @@ from bot_deploy import checkpoint
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.evaluation import COSINE, evaluate_dataset
+from bot_deploy.files import write_atomically
 from bot_deploy.model import InferenceGraph, ReID, contract_of
 from bot_deploy.progress import say, track
 
@@ -277,7 +278,7 @@ def _save(state: State, out: Path, recipe: Recipe, num_ids: int, data: str) -> N
     running: dict[str, Any] = {name: getattr(state, name).state_dict() for name in STATEFUL}
     running |= {"model": weights_now, "epoch": state.epoch, "rows": [vars(row) for row in state.rows]}
     checkpoint.save(out / report.MODEL, done)
-    checkpoint.write_atomically(out / report.STATE, lambda path: torch.save(running, path))
+    write_atomically(out / report.STATE, lambda path: torch.save(running, path))
 
 
 def _restore(state: State, path: Path) -> None:

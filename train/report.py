@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bot_deploy import __version__
-from bot_deploy.checkpoint import write_atomically
 from bot_deploy.datasets import JOINT, fingerprint
 from bot_deploy.errors import InputError, RunError
+from bot_deploy.files import write_atomically
 
 from .recipe import from_values, to_toml, toml_value
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bot_deploy import checkpoint
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.model import prefixed
+from bot_deploy.model import IBN_A, prefixed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,6 +73,8 @@ def load(model: ReID, state: Mapping[str, object], source: str) -> None:
 def _imagenet(arch: str) -> dict[str, Tensor]:
     from torchvision import models
 
+    if arch.endswith(IBN_A):
+        raise InputError(f"torchvision has no ImageNet weights of {arch}; give a file with --weights FILE, or none")
     # V1 is what the paper started from.
     weights = models.get_model_weights(arch)["IMAGENET1K_V1"]
     try:

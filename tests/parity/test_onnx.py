@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -19,11 +20,14 @@ from bot_deploy.contract import METADATA_KEY, from_json
 from bot_deploy.datasets import open_dataset
 from bot_deploy.evaluation import evaluate_dataset
 from bot_deploy.export import parity, verified
+from bot_deploy.export.graph import inference_graph
 from bot_deploy.export.to_onnx import to_onnx
 from bot_deploy.model import ReID, contract_of
 
 if TYPE_CHECKING:
+    from bot_deploy.contract import Contract
     from bot_deploy.embedder import Embedder
+    from bot_deploy.model import InferenceGraph
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 64])
@@ -43,7 +47,7 @@ def test_other_backbones_export_with_trained_looking_statistics(tmp_path: Path, 
     model(torch.randn(8, 3, 64, 32))  # batch-norm statistics and so embeddings that differ from image to image
     saved = checkpoint.Checkpoint(contract_of(model, 64, 32), model.state_dict(), 5, 1, "bnneck", "none")
     checkpoint.save(tmp_path / "model.pt", saved)
-    to_onnx(saved, tmp_path / "model.onnx")
+    to_onnx(inference_graph(saved, saved.contract), saved.contract, tmp_path / "model.onnx")
     images = np.random.default_rng(0).integers(0, 256, (5, 64, 32, 3), dtype=np.uint8)
     exported, torch_ = open_embedder(tmp_path / "model.onnx"), open_embedder(tmp_path / "model.pt")
     assert exported.contract == torch_.contract
@@ -124,7 +128,7 @@ def test_figures_against_a_naive_loop(onnx_file: Path, people: Path) -> None:
     def disturb(vectors: np.ndarray) -> np.ndarray:
         return vectors + noise[: len(vectors)] if len(vectors) == 12 else vectors
 
-    result = parity.compare(embedder, _altered(embedder, disturb), crops, 0.5)
+    result = parity.compare(embedder, _altered(embedder, disturb), crops, parity.Tolerance(0.5))
     a = embedder.run(crops).astype(float)
     b = a + noise
     cosines = [float(x @ y / np.linalg.norm(x) / np.linalg.norm(y)) for x, y in zip(a, b, strict=True)]
@@ -141,9 +145,10 @@ def test_figures_against_a_naive_loop(onnx_file: Path, people: Path) -> None:
 def test_failed_parity_keeps_the_artifact_as_rejected_and_exits_3(
     tmp_path: Path, checkpoint_file: Path, people: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(saved: checkpoint.Checkpoint, path: Path) -> None:
-        state = {**saved.state, "neck.running_mean": saved.state["neck.running_mean"] + 0.5}
-        to_onnx(replace(saved, state=state), path)
+    def wrong(graph: InferenceGraph, contract: Contract, path: Path, opset: int) -> None:
+        broken = copy.deepcopy(graph)
+        broken.neck.running_mean += 0.5
+        to_onnx(broken, contract, path, opset)
 
     monkeypatch.setattr(verified, "to_onnx", wrong)
     (tmp_path / "model.onnx").write_bytes(b"of an earlier export")

@@ -1,0 +1,202 @@
+"""TensorRT and TensorRT-RTX: engines that `bot export --trt` built, on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bot_deploy import engines
+from bot_deploy.contract import INPUT_NAME, OUTPUT_NAME
+from bot_deploy.embedder import Embedder
+from bot_deploy.engines import AGAIN, called, one_line
+from bot_deploy.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from bot_deploy.contract import Contract
+    from bot_deploy.embedder import Vectors
+    from bot_deploy.engines import Sidecar
+    from bot_deploy.images import Pixels
+
+
+def open_model(path: Path, device: str, threads: int) -> Embedder:
+    """See `bot_deploy.embedder.open_embedder`.
+
+    Raises:
+        InputError: the sidecar is missing, or its hash, package version or GPUs do not fit.
+        RunError: there is no GPU, or the engine's package is not installed.
+    """
+    del device, threads  # always the GPU
+    data, sidecar = engines.read(path)
+    trt, logger = engines.load(sidecar.package)
+    if trt.__version__ != sidecar.version:
+        raise InputError(
+            f"{path}: built with {sidecar.package} {sidecar.version}, but {trt.__version__} is installed; {AGAIN} "
+            f"here, or pip install {sidecar.package}=={sidecar.version}"
+        )
+    arch = engines.gpu_arch()
+    if arch not in sidecar.archs:
+        raise InputError(
+            f"{path}: built for {', '.join(sidecar.archs)}, but the GPU is {arch}; {AGAIN} on this machine, "
+            f"or with --gpu-arch {arch}"
+        )
+    engine = _deserialized(trt, logger, data, path)
+    _check_shapes(engine, sidecar.contract, path)
+    runner = Runner(trt, engines.load_cuda(), engine, sidecar)
+    name = f"{sidecar.package} {sidecar.version} {arch} {sidecar.precision}"
+    return Embedder(sidecar.contract, name, runner.run, sidecar.profile[2])
+
+
+def _deserialized(trt: Any, logger: Any, data: bytes, path: Path) -> Any:
+    logger.errors.clear()
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        raise InputError(f"{path}: {trt.__name__} cannot load it ({one_line(logger.errors)}); {AGAIN}")
+    return engine
+
+
+def _check_shapes(engine: Any, contract: Contract, path: Path) -> None:
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    found = {name: tuple(engine.get_tensor_shape(name)) for name in names}
+    wanted = {INPUT_NAME: (-1, contract.height, contract.width, 3), OUTPUT_NAME: (-1, contract.dim)}
+    # A profile of one size makes the first dimension a number.
+    if {name: shape[1:] for name, shape in found.items()} != {name: shape[1:] for name, shape in wanted.items()}:
+        raise InputError(f"{path}: it takes and gives {found}, not what its contract says; {AGAIN}")
+
+
+class Runner:
+    """An engine with its buffers on the GPU; one batch runs at a time.
+
+    TensorRT gets a context of its own and a CUDA graph for each batch size up to the profile's best, where launching
+    kernels takes longer than computing; TensorRT-RTX makes such graphs by itself.
+    """
+
+    def __init__(self, trt: Any, cuda: Any, engine: Any, sidecar: Sidecar) -> None:
+        self.trt, self.cuda, self.engine = trt, cuda, engine
+        self.least, self.best, self.most = sidecar.profile
+        self.size, self.dim = sidecar.contract.size, sidecar.contract.dim
+        self.graphs: dict[int, Any] = {}  # batch size -> its captured pass; None where that is not possible
+        self.contexts: dict[int, Any] = {}  # batch size -> its context; 0 for all the others
+        self.lock = threading.Lock()
+        self.held = ExitStack()
+        weakref.finalize(self, self.held.close)
+        self.stream = self._hold(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking), cuda.cudaStreamDestroy)
+        self.pixels, self.device_pixels = self._buffers(np.dtype(np.uint8), (self.most, *self.size, 3))
+        self.vectors, self.device_vectors = self._buffers(np.dtype(np.float32), (self.most, self.dim))
+        self.own_graphs = not hasattr(trt, "CudaGraphStrategy")
+        if self.own_graphs:
+            self.scratch = max(engine.device_memory_size_v2, 1)
+            self.device_scratch = self._hold(cuda.cudaMalloc(self.scratch), cuda.cudaFree)
+
+    def run(self, batch: Pixels) -> Vectors:
+        """Vectors float32 [N, dim] of `batch` uint8 [N, height, width, 3], any N."""
+        out = np.empty((len(batch), self.dim), np.float32)
+        with self.lock:
+            for start in range(0, len(batch), self.most):
+                part = batch[start : start + self.most]
+                out[start : start + len(part)] = self._pass(part)
+        return out
+
+    def _pass(self, images: Pixels) -> Vectors:
+        """Vectors of at most `most` images; a view that the next pass overwrites."""
+        cuda, size = self.cuda, max(len(images), self.least)
+        self.pixels[: len(images)] = images
+        self.pixels[len(images) : size] = 0
+        graph = self.graphs.get(size)
+        if graph is None:
+            self._enqueue(size)
+        else:
+            called(cuda, cuda.cudaGraphLaunch(graph, self.stream))
+        called(cuda, cuda.cudaStreamSynchronize(self.stream))
+        if self.own_graphs and size <= self.best and size not in self.graphs:
+            # Only now: the first pass of a shape also updates the context, which must not be captured.
+            self.graphs[size] = self._captured(size)
+        return self.vectors[: len(images)]
+
+    def _enqueue(self, size: int) -> None:
+        """Puts copy, inference and copy of `size` images on the stream."""
+        kinds, context = self.cuda.cudaMemcpyKind, self._context(size)
+        pixels, vectors = self.pixels[:size], self.vectors[:size]
+        self._copy(self.device_pixels, pixels.ctypes.data, pixels.nbytes, kinds.cudaMemcpyHostToDevice)
+        if not context.execute_async_v3(int(self.stream)):
+            raise RunError(f"{self.trt.__name__} cannot run a batch of {size}; {AGAIN}")
+        self._copy(vectors.ctypes.data, self.device_vectors, vectors.nbytes, kinds.cudaMemcpyDeviceToHost)
+
+    def _copy(self, target: int, source: int, count: int, kind: Any) -> None:
+        called(self.cuda, self.cuda.cudaMemcpyAsync(target, source, count, kind, self.stream))
+
+    def _context(self, size: int) -> Any:
+        """A context set to `size` images. A captured one must not be changed, so those of small batches stay."""
+        small = self.own_graphs and size <= self.best
+        key = size if small else 0
+        new = key not in self.contexts
+        if new:
+            self.contexts[key] = self._new_context()
+        if new or not small:
+            self._set_shape(self.contexts[key], size)
+        return self.contexts[key]
+
+    def _new_context(self) -> Any:
+        trt, engine = self.trt, self.engine
+        if self.own_graphs:
+            # One stream, so the contexts never run at once and can share the memory for activations.
+            context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        else:
+            config = engine.create_runtime_config()
+            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            context = engine.create_execution_context(config)
+        if context is None:
+            raise RunError(f"{trt.__name__} cannot set up the engine; `nvidia-smi` shows what else holds GPU memory")
+        if self.own_graphs:
+            context.set_device_memory(self.device_scratch, self.scratch)
+        for name, address in ((INPUT_NAME, self.device_pixels), (OUTPUT_NAME, self.device_vectors)):
+            if not context.set_tensor_address(name, address):
+                raise RunError(f"{trt.__name__} does not take the address of {name}; {AGAIN}")
+        return context
+
+    def _set_shape(self, context: Any, size: int) -> None:
+        if not context.set_input_shape(INPUT_NAME, (size, *self.size, 3)):
+            raise RunError(f"{self.trt.__name__} does not take a batch of {size}; {AGAIN}")
+
+    def _captured(self, size: int) -> Any:
+        """The pass of `size` images as an executable graph, or None where it cannot be captured."""
+        cuda = self.cuda
+        mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        called(cuda, cuda.cudaStreamBeginCapture(self.stream, mode))
+        try:
+            self._enqueue(size)
+        except RunError:
+            cuda.cudaStreamEndCapture(self.stream)
+            return None
+        error, graph = cuda.cudaStreamEndCapture(self.stream)
+        if int(error):
+            return None
+        error, executable = cuda.cudaGraphInstantiate(graph, 0)
+        cuda.cudaGraphDestroy(graph)
+        if int(error):
+            return None
+        self.held.callback(cuda.cudaGraphExecDestroy, executable)
+        return executable
+
+    def _buffers(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[npt.NDArray[Any], int]:
+        """A pinned array on the host, and the address of as many bytes on the GPU."""
+        cuda, count = self.cuda, int(np.prod(shape)) * dtype.itemsize
+        address = self._hold(cuda.cudaMallocHost(count), cuda.cudaFreeHost)
+        memory = (ctypes.c_uint8 * count).from_address(int(address))
+        array = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
+        return array, int(self._hold(cuda.cudaMalloc(count), cuda.cudaFree))
+
+    def _hold(self, result: tuple[Any, ...], release: Any) -> Any:
+        """What a call made, released together with this runner."""
+        made = called(self.cuda, result)
+        self.held.callback(release, made)
+        return made

@@ -1,0 +1,148 @@
+"""The backbone in INT8 by post-training quantisation, calibrated on real crops; what suffers stays in float32.
+
+ONNX Runtime's quantiser writes the QDQ graph; what it may touch is decided here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bot_deploy.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
+from bot_deploy.progress import say
+
+from .layers import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor, nn
+
+    from bot_deploy.contract import Contract
+    from bot_deploy.embedder import Vectors
+    from bot_deploy.images import Pixels
+    from bot_deploy.model import InferenceGraph
+
+BATCH = 32
+PROBE = 64  # crops that the result is judged on here; parity then judges others
+GOAL = 0.98  # the least cosine on them
+TYPES = ("Conv", "Relu", "Clip", "MaxPool")
+# What is tried in turn: whether sums of residuals are INT8 too, and how many sensitive layers stay in float32.
+ATTEMPTS = ((True, 0), (False, 0), (False, 2), (False, 4), (False, 8), (False, 16))
+
+
+def to_int8(
+    source: Path, out: Path, graph: InferenceGraph, contract: Contract, crops: Pixels, *, tensorrt: bool = False
+) -> list[str]:
+    """Quantises `source`, the float32 model of `graph`, into `out`, calibrated on `crops` uint8 [N, H, W, 3].
+
+    Per channel; activations are uint8. For `tensorrt` they are symmetric int8 and biases stay float, which is all
+    that it parses.
+
+    Returns:
+        The names of the convolutions left in float32, because with them quantised embeddings moved too far.
+    """
+    import onnx
+
+    convs = {
+        node.input[1].removeprefix("backbone.").removesuffix(".weight"): node.name
+        for node in onnx.load(str(source)).graph.node
+        if node.op_type == "Conv"
+    }
+    probe = crops[np.linspace(0, len(crops) - 1, min(PROBE, len(crops))).astype(int)]
+    expected = _embed(source, probe)
+    sensitive: list[str] = []
+    kept: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        ranges = Path(folder) / "ranges.json"
+        for residuals, count in ATTEMPTS:
+            if count and not sensitive:
+                found = errors(graph, probe, _in_int8)
+                sensitive = sorted(convs, key=lambda name: -found[name])
+            kept = sensitive[:count]
+            _quantise(
+                source, out, crops, ranges, [convs[name] for name in kept], residuals=residuals, tensorrt=tensorrt
+            )
+            cosine = float((_embed(out, probe) * expected).sum(1).min())
+            which = "residuals in float32" if not residuals else "residuals too"
+            say(f"INT8, {which}, {len(kept)} layers in float32: min cosine {cosine:.4f}")
+            if cosine >= GOAL:
+                break
+    quantised = onnx.load(str(out))
+    onnx.helper.set_model_props(quantised, {METADATA_KEY: contract.to_json()})
+    onnx.checker.check_model(quantised)
+    onnx.save(quantised, str(out))
+    return [name for name in convs if name in kept]
+
+
+def _in_int8(conv: nn.Conv2d, features: Tensor) -> Tensor:
+    least, most = features.min().clamp(max=0), features.max().clamp(min=0)
+    step = (most - least).clamp(min=1e-12) / 255
+    steps = conv.weight.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12) / 127
+    return conv._conv_forward(  # noqa: SLF001
+        torch.round(features / step) * step, torch.round(conv.weight / steps) * steps, conv.bias
+    )
+
+
+def _quantise(
+    source: Path, out: Path, crops: Pixels, ranges: Path, kept: Sequence[str], *, residuals: bool, tensorrt: bool
+) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Crops(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.batches: Iterator[Pixels] = (crops[start : start + BATCH] for start in range(0, len(crops), BATCH))
+
+        def get_next(self) -> dict[str, Pixels] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {INPUT_NAME: batch}
+
+    with _quiet():
+        quantize_static(
+            str(source),
+            str(out),
+            Crops(),
+            calibration_cache_path=ranges,  # written by the first call, read by the others
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=[*TYPES, *(["Add"] if residuals else [])],
+            per_channel=True,
+            activation_type=QuantType.QInt8 if tensorrt else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(kept),
+            extra_options={
+                "ActivationSymmetric": tensorrt,
+                "QuantizeBias": not tensorrt,
+                # Of a convolution before an activation, that of the activation is quantised all the same.
+                "OpTypesToExcludeOutputQuantization": [] if residuals else ["Conv"],
+            },
+        )
+
+
+def _embed(path: Path, crops: Pixels) -> Vectors:
+    """Without the optimiser: it would replace what is written by what is fast on this CPU."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run([OUTPUT_NAME], {INPUT_NAME: crops})[0], np.float32)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser logs advice on preparations that the export has made already."""
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        root.setLevel(level)

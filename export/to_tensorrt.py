@@ -1,0 +1,159 @@
+"""ONNX to a TensorRT engine: by `tensorrt` for the GPU that is here, by `tensorrt-rtx` also for GPUs elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bot_deploy import engines
+from bot_deploy.contract import INPUT_NAME
+from bot_deploy.engines import Sidecar, one_line
+from bot_deploy.errors import InputError, RunError
+from bot_deploy.onnx_file import read_contract
+from bot_deploy.progress import say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+# What TensorRT-RTX builds for by itself: the PC GPUs since Ampere.
+ARCHS = ("sm80", "sm86", "sm89", "sm120")
+BATCH = (1, 8, 64)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine file with what its sidecar says."""
+
+    path: Path
+    sidecar: Sidecar
+    cached: bool  # by an earlier build
+
+
+def to_engine(source: Path, path: Path, *, batch: tuple[int, int, int] = BATCH, archs: Sequence[str] = ()) -> Engine:
+    """Writes the ONNX model `source`, in the types that are in it (fp32, fp16 or int8), as the engine `path`.
+
+    Args:
+        source: written by `bot export`.
+        path: the engine; its sidecar is written beside it.
+        batch: images in a batch: the least, the number to tune for, the most.
+        archs: GPUs to build for, such as "sm89"; by default the one that is here, or ARCHS where none is.
+
+    Raises:
+        InputError: `source` is no model of ours; no such batch or GPU.
+        RunError: no package that can build it, or one that refuses, in its own words; `path` cannot be written.
+    """
+    if not 1 <= batch[0] <= batch[1] <= batch[2]:
+        raise InputError(f"batch {':'.join(map(str, batch))}: choose min:opt:max with 1 <= min <= opt <= max")
+    contract = read_contract(source)
+    data = source.read_bytes()
+    package, chosen = choose(archs)
+    trt, logger = engines.load(package)
+    wanted = Sidecar(
+        contract=contract,
+        sha256="",
+        onnx_sha256=hashlib.sha256(data).hexdigest(),
+        package=package,
+        version=trt.__version__,
+        archs=chosen,
+        profile=batch,
+        precision=contract.precision,
+    )
+    kept = cache_folder() / f"{wanted.key()}.engine"
+    cached = _cached(kept, wanted)
+    if cached:
+        built, sidecar = cached
+    else:
+        say(f"building with {package} {wanted.version} for {', '.join(chosen)}")
+        built = _build(trt, logger, data, wanted)
+        sidecar = replace(wanted, sha256=hashlib.sha256(built).hexdigest())
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            engines.write(kept, built, sidecar)
+        except (OSError, RunError) as error:
+            say(f"not kept for the next time: {error}")
+    engines.write(path, built, sidecar)
+    return Engine(path, sidecar, cached is not None)
+
+
+def cache_folder() -> Path:
+    """Where built engines are kept, one for each `Sidecar.key`."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "bot-deploy" / "engines-1"  # the number grows when the same key would build another engine
+
+
+def _cached(path: Path, wanted: Sidecar) -> tuple[bytes, Sidecar] | None:
+    try:
+        data, sidecar = engines.read(path)
+    except InputError:  # not there, or not as it was written
+        return None
+    return (data, sidecar) if replace(sidecar, sha256="") == wanted else None
+
+
+def choose(archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The package that builds, and for which GPUs."""
+    unknown = [arch for arch in archs if not re.fullmatch(r"sm\d{2,3}", arch)]
+    if unknown:
+        raise InputError(f"GPU architecture {unknown[0]!r}: write sm89 for compute capability 8.9")
+    wanted = tuple(sorted(set(archs), key=lambda arch: int(arch[2:])))
+    try:
+        here, reason = engines.gpu_arch(), ""
+    except RunError as error:
+        here, reason = "", str(error)
+    if here and set(wanted) <= {here}:
+        for package in engines.MODULES:
+            if engines.installed(package):
+                return package, (here,)
+        raise RunError(
+            "engines take TensorRT; pip install 'bot-deploy[tensorrt]', or 'bot-deploy[tensorrt-rtx]' for an RTX GPU"
+        )
+    if not engines.installed("tensorrt-rtx"):
+        why = f"for {', '.join(wanted)}" if here else f"with no GPU ({reason})"
+        raise RunError(
+            f"to build an engine {why}, pip install 'bot-deploy[tensorrt-rtx]'; 'bot-deploy[tensorrt]' builds "
+            "on the machine that has the GPU"
+        )
+    if not wanted:
+        say(f"no GPU here, so for {', '.join(ARCHS)} (--gpu-arch names others)")
+    return "tensorrt-rtx", wanted or ARCHS
+
+
+def _build(trt: Any, logger: Any, model: bytes, wanted: Sidecar) -> bytes:
+    logger.errors.clear()
+    builder = trt.Builder(logger)
+    # TensorRT 10 has to be told; from 11 on every network is strongly typed.
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(model):
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        words = [f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors] or logger.errors
+        raise RunError(f"the ONNX parser of {wanted.package} {wanted.version} says: {one_line(words)}")
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # FP32 is FP32; who wants speed takes FP16
+    if wanted.package == "tensorrt-rtx":
+        _target(trt, config, wanted.archs)
+    height, width = wanted.contract.size
+    profile = builder.create_optimization_profile()
+    profile.set_shape(INPUT_NAME, *((size, height, width, 3) for size in wanted.profile))
+    config.add_optimization_profile(profile)
+    built = builder.build_serialized_network(network, config)
+    if built is None:
+        raise RunError(f"{wanted.package} {wanted.version} says: {one_line(logger.errors)}")
+    return bytes(built)
+
+
+def _target(trt: Any, config: Any, archs: tuple[str, ...]) -> None:
+    known = {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
+    config.num_compute_capabilities = len(archs)
+    for index, arch in enumerate(archs):
+        if arch not in known:
+            raise InputError(
+                f"tensorrt-rtx {trt.__version__} does not build for {arch}, but for {', '.join(known)}; "
+                "for others pip install 'bot-deploy[tensorrt]' on the machine that has the GPU"
+            )
+        config.set_compute_capability(known[arch], index)
