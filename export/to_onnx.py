@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from bot_deploy.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
+from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,17 +20,19 @@ if TYPE_CHECKING:
     from bot_deploy.model import InferenceGraph
 
 OPSET = 18
-OPSETS = (18, 23)  # the least and the highest that the exporter writes
+OPSETS = range(18, 24)
 
 
 def to_onnx(graph: InferenceGraph, contract: Contract, path: Path, opset: int = OPSET) -> None:
     """Writes the complete graph: uint8 images [N, H, W, 3] in, unit vectors float32 [N, D] out, any N.
 
     Raises:
-        InputError: the exporter cannot write this opset.
+        InputError: not one of OPSETS.
     """
     import onnx
 
+    if opset not in OPSETS:
+        raise InputError(f"opset {opset}: choose from {OPSETS[0]} to {OPSETS[-1]}")
     example = torch.zeros(2, contract.height, contract.width, 3, dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from bot_deploy.errors import InputError, RunError
 from bot_deploy.onnx_file import read_contract
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
@@ -33,6 +32,8 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise RunError("this CPU has no bfloat16 instructions (AVX512-BF16 or AMX); use --device openvino")
     contract = read_contract(path)
+    if contract.precision == "int8" and not _sums_int8():
+        raise RunError("this CPU has no VNNI, and without it OpenVINO overflows in INT8; use --device cpu")
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
@@ -50,6 +51,15 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
             return np.asarray(request.infer({INPUT_NAME: batch})[OUTPUT_NAME], dtype=np.float32)
 
     return Embedder(contract, f"OpenVINO {ov.__version__.partition('-')[0]} CPU {precision}", run)
+
+
+def _sums_int8() -> bool:
+    """Whether sums of INT8 products are exact; where the CPU does not say what it has, it is taken at its word."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return True
+    return "avx2" not in words or bool(words & {"avx512_vnni", "avx_vnni"})
 
 
 def _reason(error: Exception) -> str:

@@ -24,7 +24,8 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
     saved = checkpoint.load(path)
     if device == "cuda" and not torch.cuda.is_available():
         raise RunError("PyTorch finds no CUDA device; use --device cpu")
-    torch.set_num_threads(threads)
+    # Of the whole process, so never more than it was told to use.
+    torch.set_num_threads(min(threads, torch.get_num_threads()))
     run = runner(InferenceGraph(saved.build(), saved.contract), device)
     return Embedder(saved.contract, f"PyTorch {torch.__version__} {device}", run)
 

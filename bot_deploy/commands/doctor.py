@@ -1,0 +1,43 @@
+"""`bot doctor`."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+
+import click
+
+from bot_deploy.commands.options import runtime
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--images",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of crops as your cameras give them.",
+)
+@click.option(
+    "--count", type=click.IntRange(min=2), default=200, show_default=True, help="Crops at most, spread evenly."
+)
+@runtime
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def doctor(model: Path, folder: Path, count: int, device: str, threads: int, batch: int, as_json: bool) -> None:
+    """Measure on your own crops what wrong preprocessing would do to MODEL, and look for signs of it.
+
+    Cosines compare a crop fed wrongly with the same crop fed rightly: what is lost when only one side does it. The
+    other columns are among crops all fed wrongly: how many have another nearest crop, and the mean cosine between
+    different crops (near 1, nobody can be told apart). Warnings are advice; the exit code stays 0.
+    """
+    from bot_deploy.doctor import diagnose
+    from bot_deploy.embedder import open_embedder
+    from bot_deploy.progress import say
+
+    embedder = open_embedder(model, device, threads=threads, batch=batch)
+    say(f"model {model} on {embedder.backend}")
+    diagnosis = diagnose(embedder, folder, count)
+    for error in diagnosis.broken:
+        say(f"left out: {error}")
+    click.echo(jsonlib.dumps({"model": str(model), **diagnosis.to_dict()}) if as_json else diagnosis.table())

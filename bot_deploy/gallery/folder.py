@@ -1,0 +1,153 @@
+"""A folder of crops to a gallery that mirrors it: only what is new or has changed is embedded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bot_deploy import images
+from bot_deploy.errors import InputError
+from bot_deploy.progress import count, say
+
+from .names import Seen, parse
+from .rows import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from bot_deploy.embedder import Embedder
+
+    from .rows import Gallery
+
+BATCH = 512  # files embedded between two commits: what a kill can lose
+
+
+@dataclass(frozen=True)
+class Update:
+    """What `update` did to how many files, and the files below the folder that are no images with the reason."""
+
+    new: int
+    changed: int
+    vanished: int
+    unchanged: int
+    broken: tuple[tuple[str, str], ...]
+
+
+def update(
+    gallery: Gallery, folder: Path, embedder: Embedder, metadata: Mapping[str, Seen] | None = None
+) -> Update:
+    """Makes `gallery` hold the images below `folder` and nothing else.
+
+    A file counts as unchanged when its size and time of change are, or else its content is. A broken one is not
+    decoded again until it changes. `metadata` by path goes before what names say, and is kept until given anew.
+
+    Raises:
+        InputError: no such folder, not one usable image in it, or `metadata` about none of its files.
+    """
+    found = scan(folder)
+    if not found:  # an empty mount, say: no reason to forget everybody
+        raise _unusable(folder, 0)
+    metadata = metadata or {}
+    strangers = [path for path in metadata if path not in found]
+    if metadata and len(strangers) == len(metadata):
+        raise InputError(f"{folder}: the metadata are about none of its files; their first path is {strangers[0]}")
+    if strangers:
+        say(f"metadata about {len(strangers)} files that are not below {folder}, such as {strangers[0]}")
+    known = {row.path: row for row in gallery.rows()}
+    vanished = [path for path in known if path not in found]
+    embed: list[str] = []
+    amended: list[Row] = []
+    new = 0
+    for path, (size, mtime) in found.items():
+        row = known.get(path)
+        if row is None:
+            new += 1
+            embed.append(path)
+            continue
+        if row.size != size or (row.mtime != mtime and row.digest != digest(folder / path)):
+            embed.append(path)
+        elif row.mtime != mtime or path in metadata:
+            now = row._replace(mtime=mtime, **_seen(path, metadata, known)._asdict())
+            if now != row:
+                amended.append(now)
+    if amended:
+        gallery.amend(amended)
+    if vanished:
+        gallery.remove(vanished)
+    with count("indexing") as progress:
+        for start in range(0, len(embed), BATCH):
+            paths = embed[start : start + BATCH]
+            progress(start, len(embed))
+            # The content is read before it is embedded: if it changes in between, the next update sees that.
+            digests = [digest(folder / path) for path in paths]
+            vectors, errors = embedder.embed_files([folder / path for path in paths], None)
+            rows = [
+                Row(
+                    path,
+                    *found[path],
+                    content,
+                    *_seen(path, metadata, known),
+                    str(error or "").removeprefix(f"{folder / path}: "),
+                )
+                for path, content, error in zip(paths, digests, errors, strict=True)
+            ]
+            gallery.add(rows, vectors)
+        progress(len(embed), max(1, len(embed)))
+    gallery.move(folder.absolute())
+    if not len(gallery):
+        raise _unusable(folder, len(found))
+    broken = tuple(sorted((row.path, row.error) for row in gallery.rows() if row.error))
+    return Update(new, len(embed) - new, len(vanished), len(found) - len(embed), broken)
+
+
+def _unusable(folder: Path, number: int) -> InputError:
+    ends = ", ".join(sorted(images.SUFFIXES))
+    return InputError(f"{folder}: {number} image files, none usable; crops end in {ends}")
+
+
+def _seen(path: str, metadata: Mapping[str, Seen], known: Mapping[str, Row]) -> Seen:
+    row = known.get(path)
+    otherwise = Seen(row.identity, row.camera, row.time) if row else parse(path)
+    given = metadata.get(path, Seen())
+    return Seen(*(b if a is None else a for a, b in zip(given, otherwise, strict=True)))
+
+
+def scan(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change (ns) of every image file below `folder`, as `images.find` finds them.
+
+    Raises:
+        InputError: no such folder, or one that cannot be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; the gallery is a folder of crops, one person on each")
+    return dict(sorted(_files(os.fspath(folder), "")))
+
+
+def _files(folder: str, prefix: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    try:
+        entries = list(os.scandir(folder))  # which knows what is a folder without asking again
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
+    for entry in entries:
+        name = entry.name
+        if name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path, f"{prefix}{name}/")
+        elif os.path.splitext(name)[1].lower() in images.SUFFIXES and (entry.is_file() or entry.is_symlink()):  # noqa: PTH122
+            try:
+                stat = entry.stat()
+                yield prefix + name, (stat.st_size, stat.st_mtime_ns)
+            except OSError:  # a link to nowhere, for `images.load` to name
+                yield prefix + name, (0, 0)
+
+
+def digest(path: Path) -> bytes:
+    """8 bytes that tell contents apart; empty when the file cannot be read."""
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=8).digest()
+    except OSError:
+        return b""

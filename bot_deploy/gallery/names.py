@@ -1,0 +1,106 @@
+"""Identity, camera and time of a crop: from the names of its file and folders, or from a table."""
+
+from __future__ import annotations
+
+import csv
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from bot_deploy.datasets.crops import PARTS
+from bot_deploy.datasets.folders import CAMERA, ONLY_CAMERA
+from bot_deploy.datasets.market import FOLDERS
+from bot_deploy.datasets.market import NAME as MARKET
+from bot_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FRAME = re.compile(r"-?\d+_c\d+s\d+_(\d+)")  # the rest of a Market-1501 name: sequence and frame
+DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)-?([01]\d)-?([0-3]\d)[T_ -]?([0-2]\d)[-:h]?([0-5]\d)[-:m]?([0-5]\d)(?!\d)")
+DAY = re.compile(r"(?:19|20)\d\d-?[01]\d-?[0-3]\d")
+NO_IDENTITY = {*PARTS, *FOLDERS}
+
+
+class Seen(NamedTuple):
+    """Who was seen where and when, as far as known; see `rows.Row`."""
+
+    identity: str | None = None
+    camera: int | None = None
+    time: float | None = None
+
+
+def parse(path: str) -> Seen:
+    """What `path`, its parts joined by "/", says.
+
+    `0002_c1s1_000451_03.jpg` is Market-1501's: identity, camera, sequence, frame. Elsewhere the folder of a file is
+    its identity, unless that is named like a camera, a day or a part of a data set; `c1` or `cam1` in a name is the
+    camera, and 2026-01-31_12-00-00, with or without what separates the numbers, the time.
+    """
+    *folders, name = path.split("/")
+    date = DATE.search(name)
+    time = _of_date(date) if date else None
+    market = MARKET.match(name)
+    if market:
+        frame = FRAME.match(name)
+        return Seen(market[1], int(market[2]), float(frame[1]) if frame and time is None else time)
+    camera = CAMERA.search(name)
+    if folders and ONLY_CAMERA.fullmatch(folders[-1]):
+        camera = camera or CAMERA.search(folders[-1])
+        folders = folders[:-1]
+    identity = folders[-1] if folders and folders[-1] not in NO_IDENTITY and not DAY.match(folders[-1]) else None
+    return Seen(identity and _text(identity), int(camera[1]) if camera else None, time)
+
+
+def _of_date(date: re.Match[str]) -> float | None:
+    try:
+        return datetime(*map(int, date.groups()), tzinfo=UTC).timestamp()  # type: ignore[misc,arg-type]
+    except ValueError:
+        return None
+
+
+def _text(name: str) -> str:
+    return name.encode(errors="surrogateescape").decode(errors="replace")  # which the name of a folder need not be
+
+
+def instant(text: str) -> float:
+    """A time as `rows.Row` has it: a number as it is, or ISO 8601, in UTC where no zone is given.
+
+    Raises:
+        ValueError: neither.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        time = datetime.fromisoformat(text)
+        # Not the zone of this machine: names, tables and filters must mean the same everywhere.
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def read_table(path: Path) -> dict[str, Seen]:
+    """The .csv at `path`: path (below the gallery) and any of identity, camera (a number) and time.
+
+    Raises:
+        InputError: a column is missing or a row does not say what it should; the message names the line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a readable table ({error})") from None
+    if not rows or "path" not in rows[0] or not {"identity", "camera", "time"} & set(rows[0]):
+        raise InputError(f"{path}: needs the column path, and any of identity, camera and time")
+    table: dict[str, Seen] = {}
+    for line, row in enumerate(rows, start=2):
+        identity, camera, time = ((row.get(name) or "").strip() for name in ("identity", "camera", "time"))
+        try:
+            if not row["path"]:
+                raise ValueError  # noqa: TRY301
+            seen = Seen(identity or None, int(camera) if camera else None, instant(time) if time else None)
+        except ValueError:
+            raise InputError(
+                f"{path}, line {line}: give path, identity, a camera number and a time as a number or "
+                "2026-01-31T12:00:00; all but path may be empty"
+            ) from None
+        table[row["path"].replace("\\", "/").removeprefix("./")] = seen
+    return table

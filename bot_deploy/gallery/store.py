@@ -1,0 +1,397 @@
+"""The embedded store: one folder with rows in SQLite and vectors in a mapped file beside it.
+
+    people.gallery/
+      gallery.sqlite      who is where; `length` says how many vectors are committed
+      vectors-1.f16       HEADER bytes, then vectors; slot n at n * dim halves
+
+A committed vector is never written again, so a reader needs no lock: its transaction names the file and the length.
+Vectors reach the disk before the rows that point to them are committed; what a killed writer left behind the committed
+length is written over. Removed rows leave holes; when over half are holes, the rest moves to vectors-2.f16, and so on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bot_deploy.errors import BotError, InputError, RunError
+
+from .rows import Found, Row, ranked
+from .search import HEADER, Hnsw, Mapped, build_hnsw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+    from typing_extensions import Unpack
+
+    from bot_deploy.embedder import Vectors
+
+    from .rows import Filters
+    from .search import Slots
+
+DATABASE = "gallery.sqlite"
+FORMAT = 1
+MAGIC = b"bot-deploy gallery: float16 vectors from byte 4096\n"
+WAIT = 60  # seconds for another writer; each holds the store for one batch only
+COLUMNS = "path, size, mtime, digest, identity, camera, time, error"
+SCHEMA = f"""
+CREATE TABLE gallery (format, space, dim, root, generation, length, alive);
+CREATE TABLE rows (
+    slot INTEGER PRIMARY KEY,  -- of the vector; negative for files that are no image
+    {COLUMNS.replace("path,", "path UNIQUE,")}
+);
+"""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a transaction sees: `length` vectors in the file of this `generation`, `alive` of them with a row."""
+
+    generation: int
+    length: int
+    alive: int
+
+    @property
+    def vectors(self) -> tuple[int, int]:
+        """What a mapping of the vectors depends on."""
+        return self.generation, self.length
+
+
+class Store:
+    """See `rows.Gallery`."""
+
+    def __init__(self, folder: Path, space: str = "", dim: int = 0, root: Path | None = None) -> None:
+        """Opens the store in `folder`, or makes one for `space` where none is and `root` is given.
+
+        Raises:
+            InputError: no store there, or a damaged one.
+            RunError: it cannot be written or read.
+        """
+        self.address = str(folder)
+        self._folder = folder
+        self._mapped: tuple[tuple[int, int], Mapped] | None = None
+        self._hnsw: tuple[tuple[int, int], Hnsw] | None = None
+        with self._explained():
+            if root is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            self._database = _connect(folder / DATABASE, create=root is not None)
+        try:
+            with self._explained():
+                self._load(space, dim, root)
+        except BotError:
+            self._database.close()
+            raise
+
+    def _load(self, space: str, dim: int, root: Path | None) -> None:
+        known = "SELECT 1 FROM sqlite_master WHERE name = 'gallery'"
+        if root is not None and not self._database.execute(known).fetchone():
+            self._database.execute("PRAGMA journal_mode = WAL")
+            with _transaction(self._database, "IMMEDIATE"):
+                if not self._database.execute(known).fetchone():  # nobody was faster
+                    for statement in SCHEMA.split(";")[:-1]:
+                        self._database.execute(statement)
+                    fields = (FORMAT, space, dim, os.fsencode(root), 1, 0, 0)
+                    self._database.execute("INSERT INTO gallery VALUES (?, ?, ?, ?, ?, ?, ?)", fields)
+        row = self._database.execute("SELECT format, space, dim, root FROM gallery").fetchone()
+        if row[0] != FORMAT:
+            raise InputError(f"{self.address}: format {row[0]}, but this bot_deploy reads {FORMAT}; index again")
+        self.space, self.dim, self.root = str(row[1]), int(row[2]), Path(os.fsdecode(row[3]))
+
+    def __len__(self) -> int:
+        with self._explained():
+            return self._state().alive
+
+    def rows(self) -> Iterator[Row]:
+        with self._explained(), _transaction(self._database):
+            found = self._database.execute(f"SELECT {COLUMNS} FROM rows").fetchall()  # noqa: S608 - our own names
+        return map(_row, found)
+
+    def add(self, rows: Sequence[Row], vectors: Vectors) -> None:
+        good = [number for number, row in enumerate(rows) if not row.error]
+        with self._writing() as state:
+            self._append(state, vectors[good])
+            removed = self._delete([row.path for row in rows])
+            least = self._database.execute("SELECT min(0, min(slot)) FROM rows").fetchone()[0] or 0
+            slots = iter(range(state.length, state.length + len(good)))
+            broken = iter(range(least - 1, least - 1 - len(rows), -1))
+            self._database.executemany(
+                f"INSERT INTO rows (slot, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                [(next(broken) if row.error else next(slots), *_fields(row)) for row in rows],
+            )
+            self._resize(state.length + len(good), state.alive + len(good) - removed)
+        self._compact_if_sparse()
+
+    def amend(self, rows: Sequence[Row]) -> None:
+        with self._writing():
+            self._database.executemany(
+                "UPDATE rows SET size = ?, mtime = ?, digest = ?, identity = ?, camera = ?, time = ?, error = ? "
+                "WHERE path = ?",
+                [(*_fields(row)[1:], os.fsencode(row.path)) for row in rows],
+            )
+
+    def remove(self, paths: Sequence[str]) -> None:
+        with self._writing() as state:
+            self._resize(state.length, state.alive - self._delete(paths))
+        self._compact_if_sparse()
+
+    def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[Found]:
+        if query.shape != (self.dim,):
+            raise InputError(f"query {query.shape}: the vectors of {self.address} have {self.dim} numbers")
+        where, values = _where(filters)
+        with self._reading() as (state, mapped):
+            if not state.alive or top < 1:
+                return []
+            graph = None if where else self._graph(state, mapped)
+            if graph:
+                found = self._found(mapped, graph.candidates(query, top), query)
+                if len(found) >= min(top, state.alive):  # otherwise it met too many holes
+                    return ranked(found, top)
+            allowed = None
+            if where or state.alive < state.length:
+                allowed = np.zeros(state.length, bool)
+                chosen = self._database.execute(f"SELECT slot FROM rows WHERE slot >= 0 {where}", values)  # noqa: S608
+                allowed[np.fromiter((slot for (slot,) in chosen), np.int64)] = True
+            return ranked(self._found(mapped, mapped.candidates(query, top, allowed), query), top)
+
+    def move(self, root: Path) -> None:
+        if root != self.root:
+            with self._writing():
+                self._database.execute("UPDATE gallery SET root = ?", (os.fsencode(root),))
+            self.root = root
+
+    def compact(self) -> None:
+        """Moves the vectors that have a row to a file without holes."""
+        with self._writing() as state:
+            slots = self._slots()
+            new = State(state.generation + 1, len(slots), len(slots))
+            if len(slots):
+                old = Mapped(self._vectors(state), state.length, self.dim).vectors
+                with self._vectors(new).open("wb") as file:
+                    file.write(MAGIC.ljust(HEADER, b"\0"))
+                    for start in range(0, len(slots), 4096):
+                        file.write(old[slots[start : start + 4096]].tobytes())
+                    _sync(file.fileno())
+            # In rising order a slot's new number is free by the time it is given.
+            moved = [(rank, int(slot)) for rank, slot in enumerate(slots) if rank != slot]
+            self._database.executemany("UPDATE rows SET slot = ? WHERE slot = ?", moved)
+            self._database.execute("UPDATE gallery SET generation = ?", (new.generation,))
+            self._resize(new.length, new.alive)
+        # Who still reads the old file keeps it until then; on Windows, the next compaction removes it.
+        for file in (*self._folder.glob("vectors-*.f16"), *self._folder.glob("hnsw-*.faiss")):
+            if file not in {self._vectors(new), self._graph_path(new)}:
+                with contextlib.suppress(OSError):
+                    file.unlink()
+
+    def build_hnsw(self) -> float:
+        """Builds the graph that approximate searches take from now on; returns its recall@10, see `recall`."""
+        with self._reading() as (state, _):
+            holes = state.alive < state.length
+        if holes:
+            self.compact()
+        with self._reading() as (state, mapped):
+            if not state.alive:
+                raise InputError(f"{self.address}: empty, there is nothing to build a graph of")
+            path, temporary = self._graph_path(state), self._folder / f".hnsw.{os.getpid()}.tmp"
+            try:
+                with self._explained():
+                    build_hnsw(mapped.vectors, temporary)
+                    temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            self._hnsw = None
+            graph = self._graph(state, mapped)
+            assert graph is not None
+            return recall(graph, mapped)
+
+    def close(self) -> None:
+        self._mapped = self._hnsw = None
+        self._database.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- what the above is made of ----
+
+    def _state(self) -> State:
+        return State(*self._database.execute("SELECT generation, length, alive FROM gallery").fetchone())
+
+    def _slots(self) -> Slots:
+        found = self._database.execute("SELECT slot FROM rows WHERE slot >= 0 ORDER BY slot")
+        return np.fromiter((slot for (slot,) in found), np.int64)
+
+    def _vectors(self, state: State) -> Path:
+        return self._folder / f"vectors-{state.generation}.f16"
+
+    def _graph_path(self, state: State) -> Path:
+        return self._folder / f"hnsw-{state.generation}.faiss"
+
+    def _graph(self, state: State, mapped: Mapped) -> Hnsw | None:
+        path = self._graph_path(state)
+        if not path.exists() or not find_spec("faiss"):
+            return None
+        if self._hnsw is None or self._hnsw[0] != state.vectors:
+            self._hnsw = state.vectors, Hnsw(path, mapped)
+        return self._hnsw[1]
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[tuple[State, Mapped]]:
+        """A transaction, and the vectors that it sees."""
+        with self._explained():
+            for attempt in range(10):
+                with _transaction(self._database):
+                    state = self._state()
+                    try:
+                        mapped = self._map(state)
+                    except FileNotFoundError:  # compacted just now, so that the next transaction sees another file
+                        if attempt == 9:  # noqa: PLR2004
+                            raise
+                        continue
+                    yield state, mapped
+                    return
+
+    def _map(self, state: State) -> Mapped:
+        if self._mapped is None or self._mapped[0] != state.vectors:
+            path = self._vectors(state)
+            if state.length and path.stat().st_size < HEADER + state.length * self.dim * 2:
+                raise InputError(f"{path}: shorter than its rows say (half copied?); delete {self.address}, index again")
+            self._mapped = state.vectors, Mapped(path, state.length, self.dim)
+        return self._mapped[1]
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[State]:
+        """A transaction that no other writer interrupts: whatever it does is done at its end, or never."""
+        with self._explained(), _transaction(self._database, "IMMEDIATE"):
+            yield self._state()
+
+    def _append(self, state: State, vectors: Vectors) -> None:
+        path = self._vectors(state)
+        if not len(vectors):
+            return
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            if not state.length:
+                file.write(MAGIC.ljust(HEADER, b"\0"))
+            file.seek(HEADER + state.length * self.dim * 2)
+            file.write(vectors.astype(np.float16).tobytes())
+            file.flush()
+            _sync(file.fileno())
+
+    def _delete(self, paths: Sequence[str]) -> int:
+        """Removes rows; how many of them had a vector."""
+        keys = [(os.fsencode(path),) for path in paths]
+        removed = self._database.executemany("DELETE FROM rows WHERE path = ? AND slot >= 0", keys).rowcount
+        self._database.executemany("DELETE FROM rows WHERE path = ?", keys)
+        return max(0, removed)
+
+    def _resize(self, length: int, alive: int) -> None:
+        self._database.execute("UPDATE gallery SET length = ?, alive = ?", (length, alive))
+
+    def _compact_if_sparse(self) -> None:
+        with self._explained():
+            state = self._state()
+        if state.alive < state.length / 2:
+            self.compact()
+
+    def _found(self, mapped: Mapped, slots: Slots, query: Vectors) -> list[Found]:
+        """Those of `slots` that have a row."""
+        scores = dict(zip(slots.tolist(), mapped.scores(slots, query).tolist(), strict=True))
+        rows = self._database.execute(
+            f"SELECT slot, {COLUMNS} FROM rows WHERE slot IN (SELECT value FROM json_each(?))",  # noqa: S608
+            (json.dumps(list(scores)),),
+        )
+        return [Found(_row(row), scores[slot]) for slot, *row in rows]
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            reason = str(error)
+            if "locked" in reason:
+                reason = f"another process has been writing to it for {WAIT} s; wait for it and try again"
+            elif "no such table" in reason or "unable to open" in reason:
+                raise InputError(f"{self.address}: no gallery there; `bot index` makes one") from None
+            raise RunError(f"{self.address}: {reason}") from None
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"{self.address}: damaged ({error}); delete it and index again") from None
+        except OSError as error:
+            raise RunError(f"{self.address}: {error.strerror or error}") from None
+
+
+def is_store(path: Path) -> bool:
+    """Whether there is a store in the folder `path`."""
+    return (path / DATABASE).is_file()
+
+
+def recall(graph: Hnsw, mapped: Mapped, queries: int = 200) -> float:
+    """Recall@10 of `graph` against exact search: of the ten nearest others of up to 200 of its vectors, how many."""
+    asked = np.unique(np.linspace(0, len(mapped.vectors) - 1, queries).astype(np.int64))
+    hits, wanted = 0, 0
+    for slot in asked:
+        query = mapped.vectors[slot].astype(np.float32)
+        near, exact = (
+            [other for other in slots[np.argsort(-mapped.scores(slots, query), kind="stable")] if other != slot][:10]
+            for slots in (graph.candidates(query, 11), mapped.candidates(query, 11, None))
+        )
+        hits, wanted = hits + len(set(near) & set(exact)), wanted + len(exact)
+    return hits / wanted if wanted else 1.0
+
+
+def _connect(path: Path, *, create: bool) -> sqlite3.Connection:
+    # A folder that may only be read has no place for a reader's lock; nobody writes to it here.
+    frozen = path.exists() and not os.access(path.parent, os.W_OK)
+    mode = "mode=ro&immutable=1" if frozen else "mode=rwc" if create else "mode=rw"
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=WAIT, isolation_level=None)
+
+
+@contextlib.contextmanager
+def _transaction(database: sqlite3.Connection, kind: str = "DEFERRED") -> Iterator[None]:
+    database.execute(f"BEGIN {kind}")
+    try:
+        yield
+        database.execute("COMMIT")
+    finally:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+
+
+def _sync(file: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(file)
+
+
+def _row(fields: Sequence[Any]) -> Row:
+    return Row(os.fsdecode(fields[0]), *fields[1:])
+
+
+def _fields(row: Row) -> tuple[Any, ...]:
+    return os.fsencode(row.path), *row[1:]  # as bytes: the name of a file need not be text
+
+
+def _where(filters: Filters) -> tuple[str, list[float]]:
+    """A condition for SQL, empty without filters, and its values."""
+    conditions: list[str] = []
+    values: list[float] = []
+    for field, form in (
+        ("cameras", "camera IN ({})"),
+        ("exclude_cameras", "(camera IS NULL OR camera NOT IN ({}))"),
+    ):
+        cameras = filters.get(field)
+        if cameras is not None:
+            conditions.append(form.format(", ".join("?" * len(cameras))))  # type: ignore[arg-type]
+            values += cameras  # type: ignore[operator]
+    for field, form in (("since", "time >= ?"), ("until", "time <= ?")):
+        if filters.get(field) is not None:
+            conditions.append(form)
+            values.append(filters[field])  # type: ignore[literal-required]
+    return "".join(f" AND {condition}" for condition in conditions), values

@@ -1,0 +1,351 @@
+"""FP16 and INT8 graphs: what their types are, what stays in float32, and that they give the same embeddings."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from onnx import TensorProto, numpy_helper
+from torch.nn import functional
+
+from bot_deploy import checkpoint, open_embedder
+from bot_deploy.checkpoint import Checkpoint
+from bot_deploy.commands.export import export
+from bot_deploy.commands.verify import verify
+from bot_deploy.datasets import open_dataset
+from bot_deploy.errors import InputError, ParityError, RunError
+from bot_deploy.export import fp16, int8, layers, parity
+from bot_deploy.export.graph import inference_graph
+from bot_deploy.export.to_onnx import to_onnx
+from bot_deploy.export.verified import Job, export_engine, export_onnx, prepare
+from bot_deploy.model import ARCHS, InferenceGraph, ReID, contract_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bot_deploy.images import Pixels
+
+
+@pytest.fixture(scope="module")
+def crops(people: Path) -> Pixels:
+    return parity.sample(open_dataset(people), (128, 64), 24)
+
+
+@pytest.fixture(scope="module")
+def job(checkpoint_file: Path, people: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return prepare(checkpoint_file, tmp_path_factory.mktemp("artifacts"), open_dataset(people))
+
+
+@pytest.fixture(scope="module")
+def fp16_file(job: Job) -> Path:
+    done = export_onnx(job, "fp16")
+    assert not done.rejected
+    assert done.float32 == ()
+    return done.path
+
+
+@pytest.fixture(scope="module")
+def int8_file(job: Job) -> Path:
+    done = export_onnx(job, "int8")
+    assert not done.rejected
+    return done.path
+
+
+def unbalanced(source: Path, factor: float, channels: slice, out: Path) -> Path:
+    """The checkpoint `source` as the same function, with a block whose inner channels are `factor` times as large."""
+    saved = checkpoint.load(source)
+    state = {key: value.clone() for key, value in saved.state.items()}
+    for name in ("weight", "bias"):
+        state[f"backbone.layer2.0.bn1.{name}"][channels] *= factor
+    state["backbone.layer2.0.conv2.weight"][:, channels] /= factor  # ReLU(a x) = a ReLU(x)
+    checkpoint.save(out, replace(saved, state=state))
+    return out
+
+
+def cosines(first: Path, second: Path, crops: Pixels) -> Any:
+    return (open_embedder(first, "cpu").run(crops) * open_embedder(second, "cpu").run(crops)).sum(1)
+
+
+# ---- the graph ----
+
+
+@pytest.mark.parametrize("arch", [arch for arch in ARCHS if "101" not in arch and "34" not in arch])
+def test_folding_changes_nothing_but_the_nodes(arch: str) -> None:
+    torch.manual_seed(0)
+    model = ReID(arch, 3).train()
+    model(torch.randn(8, 3, 64, 32))  # statistics to fold
+    contract = contract_of(model, 64, 32)
+    saved = Checkpoint(contract, model.state_dict(), 3, 1, "bnneck", "none")
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 64, 32, 3), dtype=np.uint8))
+    plain, folded = InferenceGraph(model.eval(), contract), inference_graph(saved, contract)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), plain(images), atol=1e-5, rtol=0)
+    left = [module for module in folded.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(left) == (0 if "ibn" not in arch else len([m for m in model.modules() if "_IBN" in str(type(m))]))
+
+
+def test_flip_averages_before_the_length_is_taken(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
+    done = export_onnx(prepare(checkpoint_file, tmp_path, open_dataset(people), flip=True))
+    assert not done.rejected
+    embedder, saved = open_embedder(done.path), checkpoint.load(checkpoint_file)
+    assert embedder.contract.flip
+    crops = np.random.default_rng(1).integers(0, 256, (5, 128, 64, 3), dtype=np.uint8)
+    graph = InferenceGraph(saved.build(), saved.contract, unit=False).eval()
+    with torch.inference_mode():
+        both = [graph(torch.from_numpy(np.ascontiguousarray(side))) for side in (crops, crops[:, :, ::-1])]
+        expected = functional.normalize((both[0] + both[1]) / 2, dim=1).numpy()
+        one = functional.normalize(both[0], dim=1).numpy()
+    np.testing.assert_allclose(embedder.run(crops), expected, atol=1e-5)
+    assert np.abs(one - expected).max() > 1e-3
+
+
+def test_feature_before_the_neck(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
+    saved = checkpoint.load(checkpoint_file)
+    torch.manual_seed(2)
+    state = {**saved.state, "neck.running_mean": torch.rand(512), "neck.running_var": 1 + torch.rand(512)}
+    checkpoint.save(tmp_path / "model.pt", replace(saved, state=state))
+    done = export_onnx(prepare(tmp_path / "model.pt", tmp_path, open_dataset(people), feature="ft"))
+    assert not done.rejected
+    embedder = open_embedder(done.path)
+    assert embedder.contract.feature == "ft"
+    crops = np.random.default_rng(1).integers(0, 256, (4, 128, 64, 3), dtype=np.uint8)
+    graph = InferenceGraph(replace(saved, state=state).build(), saved.contract).eval()
+    with torch.inference_mode():
+        pixels = (
+            torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+        ) / (torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
+        expected = functional.normalize(graph.backbone(pixels).mean((2, 3)), dim=1).numpy()
+    np.testing.assert_allclose(embedder.run(crops), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [18, 20, 23])
+def test_opset_is_what_was_asked_for(opset: int, job: Job, tmp_path: Path) -> None:
+    to_onnx(job.graph, job.contract, tmp_path / "m.onnx", opset)
+    model = onnx.load(str(tmp_path / "m.onnx"))
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == opset
+
+
+@pytest.mark.parametrize("opset", [9, 17, 24])
+def test_other_opsets_are_refused(opset: int, job: Job, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"opset {opset}: choose from 18 to 23"):
+        to_onnx(job.graph, job.contract, tmp_path / "m.onnx", opset)
+
+
+# ---- how much a layer suffers ----
+
+
+def test_layer_errors_against_a_naive_loop(crops: Pixels) -> None:
+    torch.manual_seed(0)
+    model = ReID("resnet18", 3).eval()
+    saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", "none")
+    graph = inference_graph(saved, saved.contract)
+    found = layers.errors(graph, crops[:2], lambda conv, x: 1.5 * conv._conv_forward(x, conv.weight, conv.bias))
+    assert len(found) == 20
+    with torch.inference_mode():
+        pixels = torch.from_numpy(crops[:2]).float().permute(0, 3, 1, 2) * graph.scale + graph.shift
+        stem = graph.backbone.get_submodule("conv1")(pixels).numpy().astype(np.float64)
+    means = [[channel.mean() for channel in stem.transpose(1, 0, 2, 3)]]
+    varies = sum(float(((stem[:, c] - means[0][c]) ** 2).sum()) for c in range(stem.shape[1])) ** 0.5
+    assert found["conv1"] == pytest.approx(0.5 * float((stem**2).sum()) ** 0.5 / varies, rel=1e-4)
+
+
+# ---- FP16 ----
+
+
+def test_fp16_is_in_the_types(fp16_file: Path, onnx_file: Path) -> None:
+    model = onnx.load(str(fp16_file))
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert len(convs) == 20
+    assert all(types[name] == TensorProto.FLOAT16 for node in convs for name in node.input[1:])
+    # Normalisation, pooling, neck and length in float32, as the casts say.
+    assert all(types[name] == TensorProto.FLOAT for name in ("scale", "shift") if name in types)
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*onnx.shape_inference.infer_shapes(model).graph.value_info, *model.graph.output)
+    }
+    pooled = [
+        node for node in model.graph.node if node.op_type in {"ReduceMean", "BatchNormalization", "ReduceL2", "Div"}
+    ]
+    assert {node.op_type for node in pooled} >= {"ReduceMean", "ReduceL2", "Div"}
+    assert all(kinds[node.output[0]] == TensorProto.FLOAT for node in pooled)
+    assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+    assert fp16_file.stat().st_size < 0.52 * onnx_file.stat().st_size
+    assert open_embedder(fp16_file).contract == replace(open_embedder(onnx_file).contract, precision="fp16")
+    assert not [tensor.name for tensor in model.graph.initializer if 8 in tensor.dims]  # the identities of training
+
+
+def test_fp16_rounds(fp16_file: Path, onnx_file: Path, crops: Pixels) -> None:
+    found = cosines(fp16_file, onnx_file, crops)
+    assert found.min() >= 0.999
+    differ = np.abs(open_embedder(fp16_file).run(crops) - open_embedder(onnx_file).run(crops)).max()
+    assert differ > 1e-6
+
+
+def test_layers_that_overflow_in_fp16_stay_in_float32(
+    checkpoint_file: Path, people: Path, onnx_file: Path, crops: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = unbalanced(checkpoint_file, 1e6, slice(None), tmp_path / "model.pt")
+    job = prepare(source, tmp_path, open_dataset(people))
+    done = export_onnx(job, "fp16")
+    assert done.float32 == ("layer2.0.conv1", "layer2.0.conv2")
+    assert not done.rejected
+    assert cosines(done.path, onnx_file, crops).min() >= 0.999
+    # Without the way out, the gate stands.
+    monkeypatch.setattr(fp16, "to_fp16", fp16.to_fp16)
+    monkeypatch.setattr(
+        fp16, "errors", lambda *_: dict.fromkeys(layers.errors(job.graph, crops[:1], fp16._in_fp16), 0.0)
+    )
+    rejected = export_onnx(job, "fp16")
+    assert rejected.rejected
+    assert rejected.path.name == "model.fp16.onnx.rejected"
+    assert not (tmp_path / "model.fp16.onnx").exists()
+
+
+# ---- INT8 ----
+
+
+def test_int8_is_per_channel_and_close(int8_file: Path, onnx_file: Path, crops: Pixels) -> None:
+    model = onnx.load(str(int8_file))
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    for node in convs:
+        weights = made_by[node.input[1]]
+        assert weights.op_type == "DequantizeLinear"
+        assert values[weights.input[0]].dtype == np.int8
+        assert values[weights.input[1]].shape == (values[weights.input[0]].shape[0],)  # a scale for each channel
+        assert made_by[made_by[node.input[0]].input[0]].op_type == "QuantizeLinear"
+    assert len(convs) == 20
+    assert cosines(int8_file, onnx_file, crops).min() >= 0.97
+    assert np.abs(open_embedder(int8_file).run(crops) - open_embedder(onnx_file).run(crops)).max() > 1e-4
+    assert int8_file.stat().st_size < 0.3 * onnx_file.stat().st_size
+    assert open_embedder(int8_file).contract.precision == "int8"
+
+
+def test_layers_that_suffer_in_int8_stay_in_float32(
+    checkpoint_file: Path, people: Path, onnx_file: Path, crops: Pixels, tmp_path: Path
+) -> None:
+    # One channel ten thousand times as large as the others leaves no steps for these.
+    source = unbalanced(checkpoint_file, 1e4, slice(0, 1), tmp_path / "model.pt")
+    job = prepare(source, tmp_path, open_dataset(people))
+    done = export_onnx(job, "int8")
+    assert "layer2.0.conv2" in done.float32
+    assert len(done.float32) == 2
+    assert not done.rejected
+    assert cosines(done.path, onnx_file, crops).min() >= 0.97
+
+
+def test_int8_calibrates_on_crops_that_are_not_scored(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(people)
+    job = prepare(checkpoint_file, tmp_path, dataset)
+    train = parity.sample(replace(dataset, query=(), gallery=()), (128, 64), 512)
+    np.testing.assert_array_equal(job.calibration, train)
+    assert len(train) == len(dataset.train)
+
+
+def test_int8_for_tensorrt_is_symmetric_and_builds(job: Job, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx to build an engine")
+    to_onnx(job.graph, job.contract, tmp_path / "fp32.onnx")
+    contract = replace(job.contract, precision="int8")
+    int8.to_int8(
+        tmp_path / "fp32.onnx", tmp_path / "int8.onnx", job.graph, contract, job.calibration[:32], tensorrt=True
+    )
+    model = onnx.load(str(tmp_path / "int8.onnx"))
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    zeros = [values[n.input[2]] for n in model.graph.node if n.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    assert zeros
+    assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
+    assert not [name for name, value in values.items() if value.dtype == np.int32]
+    done = export_engine(replace(job, out=tmp_path), "int8", (1, 2, 4), ["sm89"])
+    assert done.path == tmp_path / "model.engine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "fp32.onnx", "int8.onnx", "model.engine", "model.engine.json"
+    ]  # fmt: skip
+
+
+# ---- the commands ----
+
+
+def test_export_writes_all_and_says_what_it_could_not_run(
+    checkpoint_file: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx to build an engine")
+    from bot_deploy import engines
+
+    def none() -> str:
+        raise RunError("no NVIDIA GPU")
+
+    monkeypatch.setattr(engines, "gpu_arch", none)
+    words = [str(checkpoint_file), "--fp16", "--trt", "--gpu-arch", "sm89", "--batch", "1:2:4"]
+    done = CliRunner().invoke(export, [*words, "--data", str(people), "--out", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["model"] == str(tmp_path / "model.onnx")
+    names = {artifact["path"].rpartition("/")[2]: artifact for artifact in document["artifacts"]}
+    assert list(names) == ["model.onnx", "model.fp16.onnx", "model.engine"]
+    for name in ("model.onnx", "model.fp16.onnx"):
+        assert names[name]["parity"]["passed"] is True
+        assert abs(names[name]["parity"]["map_change"]) < 1  # --data was given, so that is scored
+    assert names["model.engine"]["precision"] == "fp16"
+    assert names["model.engine"]["parity"] is None
+    assert "no NVIDIA GPU" in names["model.engine"]["not_run"]
+    assert "NOT verified, because it cannot run here: no NVIDIA GPU" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--batch", "4"], ["--batch", "1:x:2"], ["--fp32", "--int8", "--trt"]])
+def test_wrong_usage_is_said_before_work_begins(checkpoint_file: Path, words: list[str], tmp_path: Path) -> None:
+    done = CliRunner().invoke(export, [str(checkpoint_file), "--out", str(tmp_path / "out"), *words])
+    assert done.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_passes_what_is_the_same(onnx_file: Path, checkpoint_file: Path, people: Path) -> None:
+    done = CliRunner().invoke(verify, [str(checkpoint_file), str(onnx_file), "--data", str(people), "--json"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["parity"]["passed"] is True
+    assert document["parity"]["tolerance"] == {"min_cosine": 0.99999, "map_change": None}
+    assert document["parity"]["rank1_change"] == pytest.approx(0, abs=0.01)
+
+
+def test_verify_fails_other_weights_with_exit_code_3(
+    onnx_file: Path, checkpoint_file: Path, people: Path, tmp_path: Path
+) -> None:
+    saved = checkpoint.load(checkpoint_file)
+    state = copy.deepcopy(saved.state)
+    state["backbone.layer4.1.conv2.weight"] += 0.05
+    model = replace(saved, state=state).build()
+    checkpoint.save(tmp_path / "other.pt", replace(saved, state=state, contract=contract_of(model, 128, 64)))
+    done = CliRunner().invoke(verify, [str(onnx_file), str(tmp_path / "other.pt"), "--data", str(people)])
+    assert isinstance(done.exception, ParityError)
+    assert done.exception.exit_code == 3
+    assert "they hold different weights" in str(done.exception)
+    assert "FAILED" in done.stderr
+
+
+def test_verify_refuses_models_of_different_sizes(onnx_file: Path, checkpoint_file: Path, tmp_path: Path) -> None:
+    saved = checkpoint.load(checkpoint_file)
+    small = replace(saved, contract=replace(saved.contract, height=64, width=32))
+    checkpoint.save(tmp_path / "small.pt", small)
+    done = CliRunner().invoke(verify, [str(onnx_file), str(tmp_path / "small.pt")])
+    assert isinstance(done.exception, InputError)
+    assert "crops of 128x64 cannot be compared with 512 from 64x32" in str(done.exception)
+
+
+def test_change_of_map_beyond_the_tolerance_fails() -> None:
+    figures = parity.Parity(9, (1,), 0.1, 0.98, 0.99, 0.0, 1.0, 1.0, parity.TOLERANCES["int8"], 0.0, None)
+    assert figures.passed
+    assert replace(figures, map_change=-0.5).passed
+    assert not replace(figures, map_change=-0.51).passed
+    assert not replace(figures, map_change=0.51).passed
+    assert not replace(figures, map_change=float("nan")).passed
+    assert not replace(figures, min_cosine=0.9699).passed
+    assert replace(figures, tolerance=parity.TOLERANCES["fp16"], min_cosine=0.9991, map_change=-3.0).passed
