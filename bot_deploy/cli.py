@@ -22,8 +22,10 @@ VERBS = {
     "doctor": ("doctor:doctor", "Measure what wrong preprocessing would do to your crops, and look for signs of it."),
     "eval": ("evaluate:evaluate", "Score a model: rank-1, mAP and mINP on query and gallery."),
     "export": ("export:export", "Export a trained model to ONNX and prove that it gives the same embeddings."),
+    "index": ("index:index", "Keep the embeddings of a gallery, for `bot match` to search."),
     "import": ("importer:import_", "Turn a checkpoint of another toolkit into one of ours."),
     "verify": ("verify:verify", "Compare two models on real crops: do they give the same embeddings?"),
+    "calibrate": ("calibrate:calibrate", "Find the score from which a match is the same person, and store it."),
     "match": ("match:match", "Find the person on a picture in a gallery."),
     "synthetic": ("synthetic:synthetic", "Write the built-in synthetic pedestrians to a folder."),
 }
@@ -31,9 +33,11 @@ VERBS = {
 # module -> the extra that installs it
 EXTRAS = {
     "cv2": "demo",
+    "faiss": "scale",
     "matplotlib": "train",
     "onnx": "export",
     "onnxscript": "export",
+    "pymilvus": "scale",
     "safetensors": "train",
     "tensorboard": "train",
     "torch": "train",

@@ -29,8 +29,23 @@ UNDERSTOOD = {
     "flip": (False, True),
     "precision": ("fp32", "fp16", "int8"),
 }
+OPTIONAL = {"flip", "precision", "calibration"}  # older artifacts do not say
 INPUT_NAME = "images"  # uint8 [N, height, width, 3]
 OUTPUT_NAME = "embeddings"  # float32 [N, dim], L2-normalised
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Which cosine means "the same person", as measured by `bot calibrate`; see bot_deploy/calibrate.py."""
+
+    data: str  # what it was measured on
+    genuine: int  # pairs of one identity before different cameras
+    impostor: int  # pairs of different identities
+    target: float  # false-accept rate asked for
+    threshold: float  # the least cosine that keeps it
+    reject: float  # below it is "no match"
+    missed: float  # false-reject rate of the threshold
+    curve: tuple[tuple[float, float], ...]  # (cosine, false-accept rate), ascending in cosine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +64,18 @@ class Contract:
     feature: str = "fi"  # "fi" after the neck (BNNeck, paper section 3.5), "ft" before it
     flip: bool = False  # the mean of the embeddings of the image and its mirror image
     precision: str = "fp32"  # of the backbone: "fp32", "fp16" or "int8"
+    calibration: Calibration | None = None
     format: int = FORMAT
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.height, self.width
+
+    @property
+    def space(self) -> str:
+        """What vectors must share to be compared; precision and flip may differ."""
+        return f"{self.fingerprint}-{self.feature}"
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
@@ -75,9 +96,11 @@ def from_json(text: str, source: str) -> Contract:
     try:
         for name in ("mean", "std"):
             fields[name] = tuple(float(value) for value in fields[name])
-        missing = {field.name for field in dataclasses.fields(Contract)} - {"flip", "precision"} - set(fields)
+        missing = {field.name for field in dataclasses.fields(Contract)} - OPTIONAL - set(fields)
         if missing or not all(type(fields[name]) is int and fields[name] > 0 for name in ("height", "width", "dim")):
             raise ValueError(f"missing or wrong: {', '.join(sorted(missing)) or 'height, width or dim'}")  # noqa: TRY301
+        if fields.get("calibration"):
+            fields["calibration"] = _calibration(fields["calibration"])
         contract = Contract(**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{source}: its contract is damaged ({error}); export the model again") from None
@@ -88,6 +111,13 @@ def from_json(text: str, source: str) -> Contract:
                 "install the one that exported it"
             )
     return contract
+
+
+def _calibration(fields: dict[str, Any]) -> Calibration:
+    curve = tuple((float(cosine), float(rate)) for cosine, rate in fields["curve"])
+    if not curve or not all(0 < rate <= 1 for _, rate in curve):
+        raise ValueError("calibration")
+    return Calibration(**{**fields, "curve": curve})
 
 
 def fingerprint(tensors: Iterable[tuple[str, bytes]]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bot_deploy.contract import METADATA_KEY, Contract, from_json
 from bot_deploy.errors import InputError
+from bot_deploy.files import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +29,7 @@ INSIDE = {
     "metadata": {},  # entries, of a key and a value
     "external": {},
 }
+METADATA = 14  # the field of a model that holds an entry
 KEY, VALUE = 1, 2  # the fields of an entry
 VARINT, LENGTH = 0, 2  # kinds of payload
 FIXED = {1: 8, 5: 4}  # bytes of the other kinds
@@ -147,3 +149,41 @@ def _varint(file: BinaryIO) -> int:
         if byte[0] < 128:  # noqa: PLR2004 - the eighth bit says that another byte follows
             return value
     raise ValueError("not a protocol buffer")
+
+
+def store_contract(path: Path, contract: Contract) -> None:
+    """Replaces the contract in the ONNX model at `path`; all other bytes stay as they are.
+
+    Raises:
+        InputError: as `metadata`.
+        RunError: the file cannot be written.
+    """
+    read_contract(path)
+    key, value = METADATA_KEY.encode(), contract.to_json().encode()
+    entry = _message(KEY, key) + _message(VALUE, value)
+
+    def write(temporary: Path) -> None:
+        with path.open("rb") as file, temporary.open("wb") as out:
+            size = path.stat().st_size
+            while file.tell() < size:
+                start = file.tell()
+                number, stop = _field(file, size)
+                begin = file.tell()
+                file.seek(start)
+                whole = file.read(stop - start)
+                if number != METADATA or not whole[begin - start :].startswith(_message(KEY, key)):
+                    out.write(whole)
+            out.write(_message(METADATA, entry))
+
+    write_atomically(path, write)
+
+
+def _message(number: int, payload: bytes) -> bytes:
+    """A field of a length and its bytes."""
+    written = bytearray([number << 3 | LENGTH])
+    length = len(payload)
+    while length > 127:  # noqa: PLR2004 - seven bits to a byte
+        written.append(length & 127 | 128)
+        length >>= 7
+    written.append(length)
+    return bytes(written) + payload
