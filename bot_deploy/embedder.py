@@ -45,7 +45,7 @@ class Embedder:
         return np.concatenate(batches) if batches else np.empty((0, self.contract.dim), np.float32)
 
     def embed_files(
-        self, paths: Sequence[Path | zipfile.Path], label: str = "embedding"
+        self, paths: Sequence[Path | zipfile.Path], label: str | None = "embedding"
     ) -> tuple[Vectors, list[ImageError | None]]:
         """Vectors [N, dim] of all `paths`, and for each path None or why it is no image (its row is zero)."""
         vectors = np.zeros((len(paths), self.contract.dim), np.float32)

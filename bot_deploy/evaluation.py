@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bot_deploy.errors import InputError
-from bot_deploy.metrics import Evaluation, evaluate_embeddings
+from bot_deploy.metrics import evaluate, evaluate_embeddings
+from bot_deploy.rerank import k_reciprocal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from bot_deploy.datasets import Crop, Dataset
     from bot_deploy.embedder import Embedder, Vectors
@@ -42,20 +44,45 @@ class Scores:
         return "  ".join(f"{name} {value:.2f}" for name, value in names.items())
 
 
-def evaluate_dataset(embedder: Embedder, dataset: Dataset, metric: str = COSINE) -> Scores:
+def embed_crops(embedder: Embedder, crops: Sequence[Crop], label: str) -> Vectors:
+    """Embeddings [N, D] of `crops`; a crop that is no image is an InputError, since scores would not be comparable."""
+    vectors, errors = embedder.embed_files([crop.path for crop in crops], label)
+    broken = [str(error) for error in errors if error]
+    if broken:
+        raise InputError(f"{len(broken)} of {len(crops)} {label} crops cannot be used; first: {broken[0]}")
+    return vectors
+
+
+def evaluate_dataset(
+    embedder: Embedder,
+    dataset: Dataset,
+    metric: str = COSINE,
+    *,
+    rerank: bool = False,
+    camera_filter: bool = True,
+    single_shot: bool = False,
+    embed: Callable[[Embedder, Sequence[Crop], str], Vectors] = embed_crops,
+) -> Scores:
     """Scores `embedder` on the query and gallery parts of `dataset`.
 
-    The default fits unit vectors; "euclidean" is for embedders whose vectors have lengths of their own.
+    The default metric fits unit vectors; "euclidean" is for embedders whose vectors have lengths of their own.
+    Without `camera_filter` matches by the query's own camera count; a copy of the query's file never does.
+    `single_shot` is as in `metrics.evaluate`; `embed` may bring embeddings that were made before.
 
     Raises:
         InputError: a part is missing, a crop is no image, or nothing can be scored.
     """
     dataset.need("query", "gallery")
     started = time.perf_counter()
-    query, gallery = embed_crops(embedder, dataset.query, "query"), embed_crops(embedder, dataset.gallery, "gallery")
-    if metric == EUCLIDEAN:
-        query, gallery = euclidean_as_dot(query, gallery)
-    result = score(query, gallery, dataset)
+    query, gallery = embed(embedder, dataset.query, "query"), embed(embedder, dataset.gallery, "gallery")
+    labels = _labels(dataset, camera_filter=camera_filter)
+    if rerank:
+        distances = k_reciprocal(query, gallery)
+        result = evaluate(np.negative(distances, out=distances), *labels, single_shot=single_shot)
+    else:
+        if metric == EUCLIDEAN:
+            query, gallery = euclidean_as_dot(query, gallery)
+        result = evaluate_embeddings(query, gallery, *labels, single_shot=single_shot)
     seconds = time.perf_counter() - started
     rank1, rank5, rank10 = (100 * float(result.cmc[min(rank, len(result.cmc)) - 1]) for rank in (1, 5, 10))
     return Scores(
@@ -72,22 +99,20 @@ def euclidean_as_dot(query: Vectors, gallery: Vectors) -> tuple[Vectors, Vectors
     return np.c_[query, np.ones((len(query), 1), np.float32)], np.c_[gallery, halves]
 
 
-def embed_crops(embedder: Embedder, crops: Sequence[Crop], label: str) -> Vectors:
-    """Embeddings [N, D] of `crops`; a crop that is no image is an InputError, since scores would not be comparable."""
-    vectors, errors = embedder.embed_files([crop.path for crop in crops], label)
-    broken = [str(error) for error in errors if error]
-    if broken:
-        raise InputError(f"{len(broken)} of {len(crops)} {label} crops cannot be used; first: {broken[0]}")
-    return vectors
-
-
-def score(query: Vectors, gallery: Vectors, dataset: Dataset) -> Evaluation:
-    """The Market-1501 protocol on embeddings of `dataset`'s query and gallery, in their order."""
-    return evaluate_embeddings(
-        query,
-        gallery,
-        [crop.identity for crop in dataset.query],
-        [crop.identity for crop in dataset.gallery],
-        [crop.camera for crop in dataset.query],
-        [crop.camera for crop in dataset.gallery],
+def _labels(dataset: Dataset, *, camera_filter: bool) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Identities of query and gallery, then their cameras."""
+    parts = dataset.query, dataset.gallery
+    query_ids, gallery_ids = ([crop.identity for crop in part] for part in parts)
+    # Each picture as a camera of its own: then what is left out is the picture itself.
+    query_cams, gallery_cams = (
+        ([crop.camera for crop in part] for part in parts) if camera_filter else _pictures(*parts)
     )
+    return query_ids, gallery_ids, query_cams, gallery_cams
+
+
+def _pictures(query: Sequence[Crop], gallery: Sequence[Crop]) -> tuple[list[int], list[int]]:
+    """A number for each crop, the same for files of the same bytes."""
+    numbers: dict[bytes, int] = {}
+    digests = ([hashlib.sha256(crop.path.read_bytes()).digest() for crop in part] for part in (query, gallery))
+    first, second = ([numbers.setdefault(digest, len(numbers)) for digest in part] for part in digests)
+    return first, second

@@ -1,16 +1,29 @@
-"""Files that are never seen half written."""
+"""Files that are never seen half written, and the folders of what is kept between runs."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_deploy.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+
+def cache_folder(name: str) -> Path:
+    """The folder `name`, which need not exist, in the user's cache of this program.
+
+    Raises:
+        RunError: this user has no home folder.
+    """
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise RunError("no home folder to keep files in; name a folder in the variable XDG_CACHE_HOME") from None
+    return home / "bot-deploy" / name
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

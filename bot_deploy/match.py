@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from bot_deploy import images
 from bot_deploy.errors import InputError
+from bot_deploy.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Unpack
 
     from bot_deploy.embedder import Embedder
-    from bot_deploy.gallery import Gallery
-
-UNCALIBRATED = "uncalibrated: scores rank the gallery, but do not yet say whether the person is in it"
+    from bot_deploy.gallery import Filters, Gallery
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class Match:
     path: Path
     score: float
     rank: int  # from 1
+    identity: str | None = None
+    camera: int | None = None
+    time: float | None = None  # see `gallery.Row`
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,18 @@ class Ranking:
 
     query: Path
     matches: tuple[Match, ...]
-    verdict: str
+    verdict: Verdict
 
 
-def match(query: Path, gallery: Gallery, embedder: Embedder, top: int = 10) -> Ranking:
-    """Ranks `gallery` by cosine similarity to the person on the picture `query`.
+def match(
+    query: Path,
+    gallery: Gallery,
+    embedder: Embedder,
+    top: int = 10,
+    min_score: float = -1,
+    **filters: Unpack[Filters],
+) -> Ranking:
+    """Ranks what `filters` leave of `gallery` by cosine similarity to the person on the picture `query`.
 
     Raises:
         ImageError: `query` is no image.
@@ -45,6 +55,11 @@ def match(query: Path, gallery: Gallery, embedder: Embedder, top: int = 10) -> R
     if top < 1:
         raise InputError(f"--top {top}: ask for at least one match")
     vector = embedder.embed([images.load(query)])[0]
-    found = gallery.search(vector, top)
-    matches = tuple(Match(path, score, rank) for rank, (path, score) in enumerate(found, start=1))
-    return Ranking(query, matches, UNCALIBRATED)
+    matches = tuple(
+        Match(gallery.root / row.path, found.score, rank, row.identity, row.camera, row.time)
+        for rank, found in enumerate(gallery.search(vector, top, **filters), start=1)
+        if found.score >= min_score
+        for row in [found.row]
+    )
+    best = matches[0].score if matches else None
+    return Ranking(query, matches, judge(embedder.contract.calibration, best, len(gallery)))

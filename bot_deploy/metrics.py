@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.int64]
 
 MAX_RANK = 50
-_CHUNK = 256  # queries whose similarities are held at once: 256 x 15,913 float32 is 16 MB
+_CHUNK = 1024  # queries whose similarities are held at once: 1,024 x 15,913 float32 is 65 MB
 
 
 @dataclass(frozen=True)
@@ -142,18 +142,22 @@ def _evaluate(rows: Callable[[int, int], Floats], labels: _Labels, max_rank: int
 def _ranks(row: Floats, hits: Indices, out: Indices) -> Indices:
     """1-based ranks of the columns `hits` among all but the columns `out`, ascending.
 
-    A hit's rank is one more than the number of images ahead of it: counting them for the few hits of
-    a query costs far less than sorting its whole row.
+    A hit's rank is one more than the number of images ahead of it. To count those, the values are sorted,
+    which costs far less than sorting their indices, too.
     """
-    ahead = [
-        np.count_nonzero(row[:hit] >= row[hit]) + np.count_nonzero(row[hit + 1 :] > row[hit]) for hit in hits.tolist()
-    ]
-    left_out = _ahead(row[out], out, row[hits, None], hits[:, None]).sum(axis=1)
-    return np.sort(np.asarray(ahead) - left_out) + 1
+    values = row[hits]
+    ordered = np.sort(row)
+    end = np.searchsorted(ordered, values, side="right")
+    ahead = len(row) - end
+    tied = end - np.searchsorted(ordered, values, side="left") > 1
+    for index in np.flatnonzero(tied):
+        ahead[index] += np.count_nonzero(row[: hits[index]] == values[index])
+    left_out = _ahead(row[out], out, values[:, None], hits[:, None]).sum(axis=1)
+    return np.sort(ahead - left_out) + 1
 
 
 def _ahead(values: Floats, columns: Indices, value: Floats, column: Indices) -> npt.NDArray[np.bool_]:
-    return (values > value) | ((values == value) & (columns < column))
+    return np.asarray((values > value) | ((values == value) & (columns < column)))
 
 
 def _single_shot(row: Floats, hits: Indices, out: Indices, people: Indices, max_rank: int) -> npt.NDArray[np.float64]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bot_deploy.errors import InputError
+from bot_deploy.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,8 +57,8 @@ def k_reciprocal(
     distances, nearest, farthest = _neighbours(features, queries, max(k1 + 1, k2))
     encodings = _expanded(_encodings(features, nearest, farthest, k1), nearest[:, :k2])
     distances *= np.float32(lambda_value) / farthest[:queries, None]
-    for row, jaccard in zip(distances, _jaccard(encodings, queries), strict=True):
-        row += np.float32(1 - lambda_value) * jaccard
+    for row, jaccard in enumerate(_jaccard(encodings, queries)):
+        distances[row] += np.float32(1 - lambda_value) * jaccard
     return distances
 
 
@@ -86,7 +87,7 @@ def _neighbours(features: Floats, queries: int, count: int) -> tuple[Floats, Ind
     distances = np.empty((queries, total - queries), np.float32)
     others = np.full((total, min(count, total) - 1), _keys(np.float32(np.inf), total))
     farthest = np.full(total, np.finfo(np.float32).tiny)  # by 0 nothing could be divided
-    for start in range(0, total, _STRIP):
+    for start in track(range(0, total, _STRIP), "re-ranking"):
         stop = min(start + _STRIP, total)
         strip = features[start:stop] @ features[start:].T
         strip *= -2

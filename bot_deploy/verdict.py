@@ -70,7 +70,7 @@ def false_accept_rate(calibration: Calibration, score: float) -> float:
 
 
 def in_gallery(rate: float, size: int) -> float:
-    """1 - (1 - rate)^size: the chance that one of `size` images of other people scores as a share `rate` of pairs do."""
+    """1 - (1 - rate)^size: the chance that one of `size` images of others scores as a share `rate` of pairs do."""
     return 1.0 if rate >= 1 and size else -math.expm1(size * math.log1p(-rate)) if rate < 1 else 0.0
 
 

@@ -19,7 +19,6 @@ from bot_deploy import gallery, match, report, runs, synthetic
 from bot_deploy.datasets import SYNTHETIC, open_dataset
 from bot_deploy.embedder import open_embedder
 from bot_deploy.errors import BotError, RunError
-from bot_deploy.evaluation import embed_crops
 
 SHOWN_QUERIES = 5
 SHOWN_MATCHES = 8
@@ -48,7 +47,7 @@ def quickstart(out: Path, overrides: tuple[str, ...]) -> str:
     scores = run("eval", model, "--data", SYNTHETIC, "--json")
     first = min((people / "query").iterdir())
     found = run("match", first, people / "bounding_box_test", "--model", model, "--top", "5", "--json")
-    picture = rank_lists(model, out / "ranks.png")
+    picture = rank_lists(model, people / "bounding_box_test", out / "ranks.png")
     with (out / "metrics.csv").open(encoding="utf-8") as file:
         untrained = next(csv.DictReader(file))
     matches = "\n".join(f"    {m['rank']}  {m['score']:.3f}  {Path(m['path']).name}" for m in found["matches"])
@@ -76,15 +75,15 @@ parity of the export with PyTorch on {parity["crops"]} crops, in batches of {", 
 {time.perf_counter() - started:.0f} seconds. Next: bot match YOUR_QUERY.jpg YOUR_GALLERY/ --model {model}"""
 
 
-def rank_lists(model: Path, picture: Path) -> Path:
+def rank_lists(model: Path, folder: Path, picture: Path) -> Path:
     """Draws the rank lists of a few queries; as in the protocol, what a query's own camera saw is left out."""
     embedder, dataset = open_embedder(model), open_dataset(SYNTHETIC)
-    vectors = embed_crops(embedder, dataset.gallery, "gallery")
+    people, _ = gallery.of_folder(folder, embedder)
     rankings = []
     for query in dataset.query[:: max(1, len(dataset.query) // SHOWN_QUERIES)][:SHOWN_QUERIES]:
-        rows = [row for row, crop in enumerate(dataset.gallery) if crop.camera != query.camera]
-        others = gallery.Gallery(tuple(Path(str(dataset.gallery[row].path)) for row in rows), vectors[rows], ())
-        rankings.append(match.match(Path(str(query.path)), others, embedder, SHOWN_MATCHES))
+        path = Path(str(query.path))
+        rankings.append(match.match(path, people, embedder, SHOWN_MATCHES, exclude_cameras=[query.camera]))
+    people.close()
     report.montage(rankings, picture)
     return picture
 

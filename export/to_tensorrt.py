@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bot_deploy import engines
+from bot_deploy import engines, files
 from bot_deploy.contract import INPUT_NAME
 from bot_deploy.engines import Sidecar, one_line
 from bot_deploy.errors import InputError, RunError
@@ -18,6 +16,7 @@ from bot_deploy.progress import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 # What TensorRT-RTX builds for by itself: the PC GPUs since Ampere.
@@ -82,8 +81,7 @@ def to_engine(source: Path, path: Path, *, batch: tuple[int, int, int] = BATCH, 
 
 def cache_folder() -> Path:
     """Where built engines are kept, one for each `Sidecar.key`."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "bot-deploy" / "engines-1"  # the number grows when the same key would build another engine
+    return files.cache_folder("engines-1")
 
 
 def _cached(path: Path, wanted: Sidecar) -> tuple[bytes, Sidecar] | None:

@@ -15,7 +15,7 @@ from bot_deploy import images, report
 from bot_deploy.contract import Contract
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import ImageError, InputError, RunError
-from bot_deploy.gallery import Gallery
+from bot_deploy.gallery import Row, Store
 from bot_deploy.match import Match, Ranking, match
 
 if TYPE_CHECKING:
@@ -47,6 +47,16 @@ class Model:
         assert batch.shape[1:] == (HEIGHT, WIDTH, 3)
         self.batches.append(len(batch))
         return np.stack([project(pixels) for pixels in batch])
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def indexed(folder: Path, embedder: Embedder) -> Store:
+    gallery, _ = galleries.of_folder(folder, embedder)
+    return gallery
 
 
 @pytest.fixture
@@ -177,27 +187,27 @@ def test_embed_files_leaves_a_zero_row_for_each_broken_one(embedder: Embedder, m
 
 
 def test_ranking_like_the_loop(embedder: Embedder, folder: Path, query: Path) -> None:
-    gallery = galleries.embed_folder(folder, embedder)
+    gallery = indexed(folder, embedder)
     expected = naive_ranking(query, sorted(folder.rglob("*.png")))
     ranking = match(query, gallery, embedder, top=7)
     assert ranking.query == query
     assert [found.path for found in ranking.matches] == [path for path, _ in expected[:7]]
     assert [found.rank for found in ranking.matches] == [1, 2, 3, 4, 5, 6, 7]
-    assert [found.score for found in ranking.matches] == pytest.approx([score for _, score in expected[:7]], abs=1e-6)
+    assert [found.score for found in ranking.matches] == pytest.approx([score for _, score in expected[:7]], abs=1e-3)
     assert ranking.matches[0].path.name == "0017_c1.png"
-    assert ranking.verdict.startswith("uncalibrated")
+    assert ranking.verdict.decision == "uncalibrated"
 
 
 def test_a_picture_matches_itself_with_score_one(embedder: Embedder, folder: Path) -> None:
     itself = folder / "0003_c1.png"
-    best = match(itself, galleries.embed_folder(folder, embedder), embedder, top=1).matches
+    best = match(itself, indexed(folder, embedder), embedder, top=1).matches
     assert [found.path for found in best] == [itself]
     assert best[0].score == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("top", [40, 41, 1000])
 def test_no_more_matches_than_images(embedder: Embedder, folder: Path, query: Path, top: int) -> None:
-    matches = match(query, galleries.embed_folder(folder, embedder), embedder, top=top).matches
+    matches = match(query, indexed(folder, embedder), embedder, top=top).matches
     assert sorted(found.path for found in matches) == sorted(folder.rglob("*.png"))
     assert [found.rank for found in matches] == list(range(1, 41))
 
@@ -208,46 +218,49 @@ def test_equal_vectors_score_equally_and_go_by_path(tmp_path: Path, count: int, 
     # BLAS would sum the last rows in another order and rank by rounding.
     rng = np.random.default_rng(length)
     vectors = np.tile(rng.normal(size=length).astype(np.float32), (count, 1))
-    paths = tuple(tmp_path / f"{index:03d}.jpg" for index in range(count))
-    found = Gallery(paths, vectors, ()).search(rng.normal(size=length).astype(np.float32), count)
-    assert [path for path, _ in found] == list(paths)
-    assert len({score for _, score in found}) == 1
+    paths = [f"{index:03d}.jpg" for index in range(count)]
+    with Store(tmp_path / "x.gallery", CONTRACT.space, length, tmp_path) as gallery:
+        gallery.add([Row(path) for path in paths[::-1]], vectors)
+        found = gallery.search(rng.normal(size=length).astype(np.float32), count)
+    assert [one.row.path for one in found] == paths
+    assert len({one.score for one in found}) == 1
 
 
 def test_copies_go_by_path(embedder: Embedder, folder: Path, query: Path) -> None:
     for name in ("zz.png", "a/b.png", "0000.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(folder / "sub" / "0017_c1.png", folder / name)
-    ranking = match(query, galleries.embed_folder(folder, embedder), embedder, top=4)
+    ranking = match(query, indexed(folder, embedder), embedder, top=4)
     names = [found.path.relative_to(folder).as_posix() for found in ranking.matches]
     assert names == ["0000.png", "a/b.png", "sub/0017_c1.png", "zz.png"]
 
 
 def test_broken_files_are_named_and_change_no_rank(embedder: Embedder, folder: Path, query: Path) -> None:
-    before = match(query, galleries.embed_folder(folder, embedder), embedder, top=40)
+    before = match(query, indexed(folder, embedder), embedder, top=40)
     whole = (folder / "0000_c1.png").read_bytes()
     broken = {"0000.jpg": b"", "m.jpg": b"text", "sub/0009_cut.png": whole[:300], "zz.webp": b"RIFF"}
     for name, data in broken.items():
         (folder / name).write_bytes(data)
     (folder / "notes.txt").write_text("not even asked")
     (folder / "._0001.jpg").write_bytes(b"hidden")
-    gallery = galleries.embed_folder(folder, embedder)
-    assert {path.relative_to(folder).as_posix() for path, _ in gallery.broken} == set(broken)
-    for path, error in gallery.broken:
-        assert isinstance(error, ImageError)
-        assert str(error).startswith(f"{path}: ")
-    assert gallery.vectors.shape == (40, DIM)
+    gallery = indexed(folder, embedder)
+    assert {row.path for row in gallery.broken()} == set(broken)
+    for row in gallery.broken():
+        with pytest.raises(ImageError) as caught:
+            images.load(folder / row.path)
+        assert str(caught.value) == f"{folder / row.path}: {row.error}"
+    assert len(gallery) == 40
     assert match(query, gallery, embedder, top=40).matches == before.matches
 
 
 @pytest.mark.parametrize("top", [0, -1])
 def test_top_must_be_positive(embedder: Embedder, folder: Path, query: Path, top: int) -> None:
     with pytest.raises(InputError, match=rf"^--top {top}: ask for at least one"):
-        match(query, galleries.embed_folder(folder, embedder), embedder, top=top)
+        match(query, indexed(folder, embedder), embedder, top=top)
 
 
 def test_query_that_is_no_picture(embedder: Embedder, folder: Path, tmp_path: Path) -> None:
-    gallery = galleries.embed_folder(folder, embedder)
+    gallery = indexed(folder, embedder)
     with pytest.raises(ImageError, match=r"missing\.jpg: cannot be read"):
         match(tmp_path / "missing.jpg", gallery, embedder)
 
@@ -258,7 +271,7 @@ def test_folder_without_a_usable_picture(embedder: Embedder, tmp_path: Path, con
         (tmp_path / name).write_bytes(data)
     pictures = sum(not name.endswith(".txt") for name in content)
     with pytest.raises(InputError, match=rf"{pictures} image files, none usable; crops end in .*\.jpg") as caught:
-        galleries.embed_folder(tmp_path, embedder)
+        indexed(tmp_path, embedder)
     assert str(caught.value).startswith(f"{tmp_path}: ")
 
 
@@ -266,7 +279,7 @@ def test_gallery_that_is_no_folder(embedder: Embedder, tmp_path: Path) -> None:
     (tmp_path / "file.jpg").touch()
     for name in ("missing", "file.jpg"):
         with pytest.raises(InputError, match=rf"{name}: no such folder"):
-            galleries.embed_folder(tmp_path / name, embedder)
+            indexed(tmp_path / name, embedder)
 
 
 # ---- the picture ----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,6 +205,54 @@ def test_labels_of_any_kind() -> None:
         (2, 2, 3),
     )
     assert (lists.mAP, lists.mINP) == (arrays.mAP, arrays.mINP) == (pytest.approx((1 / 2 + 2 / 3) / 2), 2 / 3)
+
+
+# ---- one gallery image of each person ----
+
+
+def naive_single_shot(similarity: Any, labels: Labels, max_rank: int) -> list[float]:
+    """CMC over every possible draw of one image per person, one by one."""
+    query_ids, gallery_ids, query_cams, gallery_cams = labels
+    curves = []
+    for query, row in enumerate(similarity):
+        people: dict[int, list[int]] = {}
+        for g, person in enumerate(gallery_ids):
+            if person != -1 and (person, gallery_cams[g]) != (query_ids[query], query_cams[query]):
+                people.setdefault(person, []).append(g)
+        if query_ids[query] not in people:
+            continue
+        curve, draws = np.zeros(max_rank), 0
+        for drawn in itertools.product(*people.values()):
+            order = sorted(drawn, key=lambda g, row=row: (-float(row[g]), g))
+            place = [gallery_ids[g] for g in order].index(query_ids[query])
+            curve[place:] += 1
+            draws += 1
+        curves.append(curve / draws)
+    return list(np.mean(curves, axis=0))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+def test_single_shot_is_the_mean_over_all_draws(seed: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    similarity = rng.normal(size=(12, 13))
+    if ties:
+        similarity = np.round(similarity)
+    labels = random_labels(rng, 12, 13, people=4)
+    for max_rank in (2, 13):
+        result = evaluate(similarity, *labels, max_rank=max_rank, single_shot=True)
+        np.testing.assert_allclose(result.cmc, naive_single_shot(similarity, labels, max_rank), atol=1e-12)
+    same_but_cmc = evaluate(similarity, *labels)
+    assert (result.mAP, result.mINP, result.queries) == (same_but_cmc.mAP, same_but_cmc.mINP, same_but_cmc.queries)
+
+
+def test_single_shot_by_hand() -> None:
+    # Person 1 is drawn at rank 1 or behind person 2, of whose two images one is ahead of the second.
+    result = evaluate(np.array([[0.9, 0.8, 0.7, 0.6]]), [1], [1, 2, 1, 2], [1], [2] * 4, single_shot=True)
+    assert result.cmc.tolist() == [0.75, 1, 1, 1]
+    labels = ([1], [1, 2, 1, 2], [1], [2] * 4)
+    embedded = evaluate_embeddings(np.array([[1.0]]), np.array([[0.9], [0.8], [0.7], [0.6]]), *labels, single_shot=True)
+    assert embedded.cmc.tolist() == [0.75, 1, 1, 1]
 
 
 # ---- what cannot be scored ----

@@ -16,15 +16,45 @@ from bot_deploy.commands.options import runtime
     "--data", default="synthetic", show_default=True, help="Folder or .zip with query and gallery, or `synthetic`."
 )
 @runtime
+@click.option("--rerank", is_flag=True, help="Rank by k-reciprocal neighbours (Zhong et al., 2017).")
+@click.option("--no-camera-filter", is_flag=True, help="Count matches by the query's own camera, too.")
+@click.option(
+    "--single-shot", is_flag=True, help="One gallery image per identity, as in CUHK03's first protocol (CMC only)."
+)
+@click.option("--fresh", is_flag=True, help="Embed again what was embedded before.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def evaluate(model: Path, data: str, device: str, threads: int, batch: int, as_json: bool) -> None:
-    """Score MODEL by the Market-1501 protocol: rank-1, rank-5, rank-10, mAP, mINP."""
+def evaluate(
+    model: Path,
+    data: str,
+    device: str,
+    threads: int,
+    batch: int,
+    rerank: bool,
+    no_camera_filter: bool,
+    single_shot: bool,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """Score MODEL by the Market-1501 protocol: rank-1, rank-5, rank-10, mAP, mINP.
+
+    Embeddings are kept in the user's cache folder, and reused while model and data have not changed.
+    """
+    from functools import partial
+
     from bot_deploy.datasets import open_dataset
     from bot_deploy.embedder import open_embedder
+    from bot_deploy.embeddings import embed_or_reuse
     from bot_deploy.evaluation import evaluate_dataset
     from bot_deploy.progress import say
 
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"{model} on {embedder.backend}")
-    scores = evaluate_dataset(embedder, open_dataset(data))
+    scores = evaluate_dataset(
+        embedder,
+        open_dataset(data),
+        rerank=rerank,
+        camera_filter=not no_camera_filter,
+        single_shot=single_shot,
+        embed=partial(embed_or_reuse, model=model, fresh=fresh),
+    )
     click.echo(jsonlib.dumps(scores.to_dict()) if as_json else str(scores))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bot_deploy import images
 from bot_deploy.errors import InputError
@@ -27,18 +27,15 @@ BATCH = 512  # files embedded between two commits: what a kill can lose
 
 @dataclass(frozen=True)
 class Update:
-    """What `update` did to how many files, and the files below the folder that are no images with the reason."""
+    """What `update` did to how many files."""
 
     new: int
     changed: int
     vanished: int
     unchanged: int
-    broken: tuple[tuple[str, str], ...]
 
 
-def update(
-    gallery: Gallery, folder: Path, embedder: Embedder, metadata: Mapping[str, Seen] | None = None
-) -> Update:
+def update(gallery: Gallery, folder: Path, embedder: Embedder, metadata: Mapping[str, Seen] | None = None) -> Update:
     """Makes `gallery` hold the images below `folder` and nothing else.
 
     A file counts as unchanged when its size and time of change are, or else its content is. A broken one is not
@@ -51,56 +48,64 @@ def update(
     if not found:  # an empty mount, say: no reason to forget everybody
         raise _unusable(folder, 0)
     metadata = metadata or {}
-    strangers = [path for path in metadata if path not in found]
-    if metadata and len(strangers) == len(metadata):
-        raise InputError(f"{folder}: the metadata are about none of its files; their first path is {strangers[0]}")
-    if strangers:
-        say(f"metadata about {len(strangers)} files that are not below {folder}, such as {strangers[0]}")
+    _check_metadata(metadata, found, folder)
     known = {row.path: row for row in gallery.rows()}
     vanished = [path for path in known if path not in found]
-    embed: list[str] = []
-    amended: list[Row] = []
-    new = 0
-    for path, (size, mtime) in found.items():
-        row = known.get(path)
-        if row is None:
-            new += 1
-            embed.append(path)
-            continue
-        if row.size != size or (row.mtime != mtime and row.digest != digest(folder / path)):
-            embed.append(path)
-        elif row.mtime != mtime or path in metadata:
-            now = row._replace(mtime=mtime, **_seen(path, metadata, known)._asdict())
-            if now != row:
-                amended.append(now)
+    rows = {path: Row(path, *found[path], **_seen(path, metadata, known)._asdict()) for path in found}
+    embed = [path for path, row in rows.items() if _differs(row, known.get(path), folder)]
+    new = sum(path not in known for path in embed)
+    same = rows.keys() - set(embed)
+    amended = [now for path in same if (now := rows[path]._replace(**_kept(known[path]))) != known[path]]
     if amended:
         gallery.amend(amended)
     if vanished:
         gallery.remove(vanished)
     with count("indexing") as progress:
         for start in range(0, len(embed), BATCH):
-            paths = embed[start : start + BATCH]
             progress(start, len(embed))
-            # The content is read before it is embedded: if it changes in between, the next update sees that.
-            digests = [digest(folder / path) for path in paths]
-            vectors, errors = embedder.embed_files([folder / path for path in paths], None)
-            rows = [
-                Row(
-                    path,
-                    *found[path],
-                    content,
-                    *_seen(path, metadata, known),
-                    str(error or "").removeprefix(f"{folder / path}: "),
-                )
-                for path, content, error in zip(paths, digests, errors, strict=True)
-            ]
-            gallery.add(rows, vectors)
+            _embed([rows[path] for path in embed[start : start + BATCH]], gallery, folder, embedder)
         progress(len(embed), max(1, len(embed)))
     gallery.move(folder.absolute())
     if not len(gallery):
         raise _unusable(folder, len(found))
-    broken = tuple(sorted((row.path, row.error) for row in gallery.rows() if row.error))
-    return Update(new, len(embed) - new, len(vanished), len(found) - len(embed), broken)
+    return Update(new, len(embed) - new, len(vanished), len(same))
+
+
+def _embed(rows: list[Row], gallery: Gallery, folder: Path, embedder: Embedder) -> None:
+    paths = [folder / row.path for row in rows]
+    # The content is read before it is embedded: if it changes in between, the next update sees that.
+    digests = [digest(path) for path in paths]
+    vectors, errors = embedder.embed_files(paths, None)
+    done = [
+        row._replace(digest=content, error=str(error or "").removeprefix(f"{path}: "))
+        for row, path, content, error in zip(rows, paths, digests, errors, strict=True)
+    ]
+    gallery.add(done, vectors)
+
+
+def _differs(now: Row, before: Row | None, folder: Path) -> bool:
+    if before is None or now.size != before.size:
+        return True
+    return now.mtime != before.mtime and digest(folder / now.path) != before.digest
+
+
+def _kept(row: Row) -> dict[str, Any]:
+    return {"digest": row.digest, "error": row.error}
+
+
+def _seen(path: str, metadata: Mapping[str, Seen], known: Mapping[str, Row]) -> Seen:
+    row = known.get(path)
+    otherwise = Seen(row.identity, row.camera, row.time) if row else parse(path)
+    given = metadata.get(path)
+    return otherwise._replace(**{k: v for k, v in given._asdict().items() if v is not None}) if given else otherwise
+
+
+def _check_metadata(metadata: Mapping[str, Seen], found: Mapping[str, object], folder: Path) -> None:
+    strangers = [path for path in metadata if path not in found]
+    if metadata and len(strangers) == len(metadata):
+        raise InputError(f"{folder}: the metadata are about none of its files; their first path is {strangers[0]}")
+    if strangers:
+        say(f"metadata about {len(strangers)} files that are not below {folder}, such as {strangers[0]}")
 
 
 def _unusable(folder: Path, number: int) -> InputError:
@@ -108,11 +113,10 @@ def _unusable(folder: Path, number: int) -> InputError:
     return InputError(f"{folder}: {number} image files, none usable; crops end in {ends}")
 
 
-def _seen(path: str, metadata: Mapping[str, Seen], known: Mapping[str, Row]) -> Seen:
-    row = known.get(path)
-    otherwise = Seen(row.identity, row.camera, row.time) if row else parse(path)
-    given = metadata.get(path, Seen())
-    return Seen(*(b if a is None else a for a, b in zip(given, otherwise, strict=True)))
+def check_folder(folder: Path) -> None:
+    """Raises InputError when there is no such folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; the gallery is a folder of crops, one person on each")
 
 
 def scan(folder: Path) -> dict[str, tuple[int, int]]:
@@ -121,8 +125,7 @@ def scan(folder: Path) -> dict[str, tuple[int, int]]:
     Raises:
         InputError: no such folder, or one that cannot be read.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; the gallery is a folder of crops, one person on each")
+    check_folder(folder)
     return dict(sorted(_files(os.fspath(folder), "")))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote, unquote_to_bytes
 
 from bot_deploy.errors import InputError, RunError
 
@@ -15,8 +17,7 @@ from .rows import Found, Row, ranked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from typing_extensions import Unpack
+    from typing import Unpack
 
     from bot_deploy.embedder import Vectors
 
@@ -54,6 +55,8 @@ class Milvus:
         with self._explained():
             self._client = MilvusClient(f"http://{server[1]}" if server else address, timeout=10)
         self._name = server[2] if server else LITE
+        if not server:  # it warns at every listing that Lite has no clock of its own
+            logging.getLogger("pymilvus").setLevel(logging.ERROR)
         try:
             with self._explained():
                 self._load(space, dim, root)
@@ -80,7 +83,7 @@ class Milvus:
         from pymilvus import DataType, MilvusClient
 
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("path", DataType.VARCHAR, is_primary=True, max_length=4096)
+        schema.add_field("path", DataType.VARCHAR, is_primary=True, max_length=16384)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
         for name in ("size", "mtime", "camera"):
             schema.add_field(name, DataType.INT64)
@@ -102,15 +105,19 @@ class Milvus:
         return int(found[0]["count(*)"])
 
     def rows(self) -> Iterator[Row]:
+        return iter(self._rows(f'path != "{ABOUT}"'))
+
+    def broken(self) -> list[Row]:
+        return sorted(self._rows(f'error != "" and path != "{ABOUT}"'))
+
+    def _rows(self, condition: str) -> list[Row]:
         with self._explained():
-            pages = self._client.query_iterator(
-                self._name, batch_size=BATCH, filter=f'path != "{ABOUT}"', output_fields=FIELDS
-            )
+            pages = self._client.query_iterator(self._name, batch_size=BATCH, filter=condition, output_fields=FIELDS)
             rows: list[Row] = []
             while page := pages.next():
                 rows += map(_row, page)
             pages.close()
-        return iter(rows)
+        return rows
 
     def add(self, rows: Sequence[Row], vectors: Vectors) -> None:
         with self._explained():
@@ -121,9 +128,9 @@ class Milvus:
     def amend(self, rows: Sequence[Row]) -> None:
         with self._explained():
             for start in range(0, len(rows), BATCH):
-                batch = {row.path: row for row in rows[start : start + BATCH]}
+                batch = {_key(row.path): row for row in rows[start : start + BATCH]}
                 # Older servers replace whole rows only.
-                found = self._client.query(self._name, ids=[_key(path) for path in batch], output_fields=["vector"])
+                found = self._client.query(self._name, ids=list(batch), output_fields=["vector"])
                 self._client.upsert(self._name, [_entity(batch[one["path"]], list(one["vector"])) for one in found])
 
     def remove(self, paths: Sequence[str]) -> None:
@@ -155,7 +162,7 @@ class Milvus:
     def close(self) -> None:
         self._client.close()
 
-    def __enter__(self) -> Milvus:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -172,15 +179,12 @@ class Milvus:
 
 
 def is_milvus(address: str) -> bool:
-    return address.startswith("milvus:") or (address.endswith(".db") and not Path(address).is_dir())
+    return address.startswith("milvus:") or address.endswith(".db")
 
 
 def _key(path: str) -> str:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{path}: Milvus cannot hold a name that is not UTF-8; rename the file") from None
-    return path
+    """`path` as Milvus can hold it: pymilvus's pages end at quotes, and the name of a file need not be text."""
+    return quote(os.fsencode(path))
 
 
 def _entity(row: Row, vector: list[float]) -> dict[str, Any]:
@@ -197,6 +201,7 @@ def _entity(row: Row, vector: list[float]) -> dict[str, Any]:
 
 def _row(entity: dict[str, Any]) -> Row:
     fields = {name: entity[name] for name in FIELDS}
+    fields["path"] = os.fsdecode(unquote_to_bytes(fields["path"]))
     fields["digest"] = bytes.fromhex(fields["digest"])
     fields["identity"] = fields["identity"] or None
     fields["camera"] = None if fields["camera"] == NO_CAMERA else fields["camera"]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
-
-    from typing_extensions import Unpack
+    from pathlib import Path
+    from typing import Unpack
 
     from bot_deploy.embedder import Vectors
 
@@ -57,6 +56,9 @@ class Gallery(Protocol):
 
     def rows(self) -> Iterator[Row]:
         """All of them, in no order."""
+
+    def broken(self) -> list[Row]:
+        """Those that are no image, in order of path."""
 
     def add(self, rows: Sequence[Row], vectors: Vectors) -> None:
         """Adds `rows` with `vectors` [N, D], in place of those with the same paths."""

@@ -52,7 +52,7 @@ class Mapped:
         # Not `@`: BLAS sums the last rows in another order, so that equal vectors would differ in the last digit.
         dots = np.einsum("nd,d->n", vectors, query)
         lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))  # not quite 1: rounded to fp16
-        return np.asarray(dots / lengths, np.float32)
+        return np.asarray(np.clip(dots / lengths, -1, 1), np.float32)
 
 
 def by_numpy(vectors: Halves, query: Vectors, top: int, allowed: npt.NDArray[np.bool_] | None) -> Slots:
@@ -76,12 +76,16 @@ def dots(vectors: Halves, query: Vectors) -> Vectors:
         part = block[: len(vectors) - start]
         np.left_shift(bits[start : start + BLOCK], 13, out=part, dtype=np.int32)
         np.bitwise_and(part, sign_and_value, out=part)
-        np.dot(part.view(np.float32), scaled, out=scores[start : start + BLOCK])
+        # Not BLAS, whose threads meet at every block: on a busy machine that took ten times as long.
+        np.einsum("nd,d->n", part.view(np.float32), scaled, out=scores[start : start + BLOCK])
     return scores
 
 
 def faiss_index(data: npt.NDArray[np.uint8], length: int, dim: int) -> Any:
-    """FAISS's exact index over the vectors in `data`, which are not copied: its file's head goes before them."""
+    """FAISS's exact index over the vectors in `data`, which must live as long: they are not copied.
+
+    What FAISS would write before them in a file of its own is put before them in the header's page.
+    """
     import faiss
 
     empty = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
@@ -90,9 +94,7 @@ def faiss_index(data: npt.NDArray[np.uint8], length: int, dim: int) -> Any:
     head[-8:].view("<u8")[0] = length * dim * 2  # bytes that follow
     data[HEADER - len(head) : HEADER] = head
     whole = data[HEADER - len(head) :]
-    index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(whole), whole.nbytes))
-    index.whole = whole  # which must live as long as the index
-    return index
+    return faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(whole), whole.nbytes))
 
 
 def by_faiss(index: Any, query: Vectors, top: int, allowed: npt.NDArray[np.bool_] | None) -> Slots:
@@ -131,9 +133,9 @@ class Hnsw:
         import faiss
 
         self._index = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_STORAGE)
+        self._mapped = mapped
         self._storage = faiss_index(mapped.bytes, *mapped.vectors.shape)
         self._index.storage, self._index.own_fields = self._storage, False
-        self._rest = mapped.vectors[self._index.ntotal :]  # added since; compared one by one
 
     def candidates(self, query: Vectors, top: int) -> Slots:
         """Slots that are likely among the `top` most similar."""
@@ -143,6 +145,5 @@ class Hnsw:
         parameters = faiss.SearchParametersHNSW(efSearch=max(128, 2 * count))
         _, slots = self._index.search(query[None].astype(np.float32), count, params=parameters)
         near: Slots = slots[0][slots[0] >= 0]
-        if not len(self._rest):
-            return near
-        return np.concatenate([near, self._index.ntotal + by_numpy(self._rest, query, top, None)])
+        rest = self._mapped.vectors[self._index.ntotal :]  # added since, compared one by one
+        return np.concatenate([near, self._index.ntotal + by_numpy(rest, query, top, None)]) if len(rest) else near

@@ -18,7 +18,7 @@ import sqlite3
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -29,9 +29,7 @@ from .search import HEADER, Hnsw, Mapped, build_hnsw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    import numpy.typing as npt
-    from typing_extensions import Unpack
+    from typing import Unpack
 
     from bot_deploy.embedder import Vectors
 
@@ -43,13 +41,11 @@ FORMAT = 1
 MAGIC = b"bot-deploy gallery: float16 vectors from byte 4096\n"
 WAIT = 60  # seconds for another writer; each holds the store for one batch only
 COLUMNS = "path, size, mtime, digest, identity, camera, time, error"
-SCHEMA = f"""
-CREATE TABLE gallery (format, space, dim, root, generation, length, alive);
-CREATE TABLE rows (
-    slot INTEGER PRIMARY KEY,  -- of the vector; negative for files that are no image
-    {COLUMNS.replace("path,", "path UNIQUE,")}
-);
-"""
+SCHEMA = (
+    "CREATE TABLE gallery (format, space, dim, root, generation, length, alive)",
+    # The slot is the vector's; those of files that are no image are negative.
+    f"CREATE TABLE rows (slot INTEGER PRIMARY KEY, {COLUMNS.replace('path', 'path UNIQUE', 1)})",
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ class Store:
             self._database.execute("PRAGMA journal_mode = WAL")
             with _transaction(self._database, "IMMEDIATE"):
                 if not self._database.execute(known).fetchone():  # nobody was faster
-                    for statement in SCHEMA.split(";")[:-1]:
+                    for statement in SCHEMA:
                         self._database.execute(statement)
                     fields = (FORMAT, space, dim, os.fsencode(root), 1, 0, 0)
                     self._database.execute("INSERT INTO gallery VALUES (?, ?, ?, ?, ?, ?, ?)", fields)
@@ -114,6 +110,11 @@ class Store:
         with self._explained(), _transaction(self._database):
             found = self._database.execute(f"SELECT {COLUMNS} FROM rows").fetchall()  # noqa: S608 - our own names
         return map(_row, found)
+
+    def broken(self) -> list[Row]:
+        with self._explained():
+            found = self._database.execute(f"SELECT {COLUMNS} FROM rows WHERE slot < 0 ORDER BY path")  # noqa: S608
+            return [_row(fields) for fields in found]
 
     def add(self, rows: Sequence[Row], vectors: Vectors) -> None:
         good = [number for number, row in enumerate(rows) if not row.error]
@@ -186,10 +187,10 @@ class Store:
             self._database.execute("UPDATE gallery SET generation = ?", (new.generation,))
             self._resize(new.length, new.alive)
         # Who still reads the old file keeps it until then; on Windows, the next compaction removes it.
-        for file in (*self._folder.glob("vectors-*.f16"), *self._folder.glob("hnsw-*.faiss")):
-            if file not in {self._vectors(new), self._graph_path(new)}:
+        for old_file in (*self._folder.glob("vectors-*.f16"), *self._folder.glob("hnsw-*.faiss")):
+            if old_file not in {self._vectors(new), self._graph_path(new)}:
                 with contextlib.suppress(OSError):
-                    file.unlink()
+                    old_file.unlink()
 
     def build_hnsw(self) -> float:
         """Builds the graph that approximate searches take from now on; returns its recall@10, see `recall`."""
@@ -216,7 +217,7 @@ class Store:
         self._mapped = self._hnsw = None
         self._database.close()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -265,7 +266,9 @@ class Store:
         if self._mapped is None or self._mapped[0] != state.vectors:
             path = self._vectors(state)
             if state.length and path.stat().st_size < HEADER + state.length * self.dim * 2:
-                raise InputError(f"{path}: shorter than its rows say (half copied?); delete {self.address}, index again")
+                raise InputError(
+                    f"{path}: shorter than its rows say (half copied?); delete {self.address}, index again"
+                )
             self._mapped = state.vectors, Mapped(path, state.length, self.dim)
         return self._mapped[1]
 
@@ -380,18 +383,17 @@ def _fields(row: Row) -> tuple[Any, ...]:
 
 def _where(filters: Filters) -> tuple[str, list[float]]:
     """A condition for SQL, empty without filters, and its values."""
-    conditions: list[str] = []
+    condition = ""
     values: list[float] = []
-    for field, form in (
-        ("cameras", "camera IN ({})"),
-        ("exclude_cameras", "(camera IS NULL OR camera NOT IN ({}))"),
+    for form, cameras in (
+        ("camera IN ({})", filters.get("cameras")),
+        ("(camera IS NULL OR camera NOT IN ({}))", filters.get("exclude_cameras")),
     ):
-        cameras = filters.get(field)
         if cameras is not None:
-            conditions.append(form.format(", ".join("?" * len(cameras))))  # type: ignore[arg-type]
-            values += cameras  # type: ignore[operator]
-    for field, form in (("since", "time >= ?"), ("until", "time <= ?")):
-        if filters.get(field) is not None:
-            conditions.append(form)
-            values.append(filters[field])  # type: ignore[literal-required]
-    return "".join(f" AND {condition}" for condition in conditions), values
+            condition += f" AND {form.format(', '.join('?' * len(cameras)))}"
+            values += cameras
+    for form, time in (("time >= ?", filters.get("since")), ("time <= ?", filters.get("until"))):
+        if time is not None:
+            condition += f" AND {form}"
+            values.append(time)
+    return condition, values

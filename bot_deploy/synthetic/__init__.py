@@ -48,10 +48,9 @@ def generate(
 
 def cached() -> Path:
     """The default set in the user's cache folder, written at the first call (some seconds)."""
-    import os
+    from bot_deploy.files import cache_folder
 
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    root = home / "bot-deploy" / "synthetic-1"  # the number grows when the pictures change
+    root = cache_folder("synthetic-1")
     if not root.exists():
         from bot_deploy.errors import InputError
         from bot_deploy.progress import count

@@ -100,7 +100,7 @@ def _altered(embedder: Embedder, change: object) -> Embedder:
 def test_gate_fails_what_differs(onnx_file: Path, people: Path, change: object, passes: bool) -> None:
     embedder = open_embedder(onnx_file)
     crops = parity.sample(open_dataset(people), (128, 64), count=20)
-    result = parity.compare(embedder, _altered(embedder, change), crops, parity.TOLERANCE["fp32"])
+    result = parity.compare(embedder, _altered(embedder, change), crops, parity.TOLERANCES["fp32"])
     assert result.passed is passes
     assert ("passed" if passes else "FAILED") in result.table()
 
@@ -115,7 +115,7 @@ def test_one_bad_crop_among_many_fails_the_gate(onnx_file: Path, people: Path) -
             spoilt[17] = np.roll(spoilt[17], 3)
         return spoilt
 
-    result = parity.compare(embedder, _altered(embedder, spoil), crops, parity.TOLERANCE["fp32"])
+    result = parity.compare(embedder, _altered(embedder, spoil), crops, parity.TOLERANCES["fp32"])
     assert not result.passed
     assert result.mean_cosine > 0.99  # which a mean would have let through
 

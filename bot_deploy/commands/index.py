@@ -1,0 +1,88 @@
+"""`bot index`."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import time
+from pathlib import Path
+
+import click
+
+from bot_deploy.commands.options import runtime
+
+
+@click.command()
+@click.argument("folder", metavar="GALLERY", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    metavar="OUT",
+    help="A folder such as people.gallery, a .db file (Milvus Lite), or milvus://host:19530/name.",
+)
+@click.option("--model", type=click.Path(path_type=Path), help="Exported model; the newest under runs/ by default.")
+@click.option(
+    "--metadata",
+    type=click.Path(path_type=Path),
+    metavar="F.csv",
+    help="Columns path (below GALLERY) and any of identity, camera, time; goes before what names say.",
+)
+@click.option(
+    "--ann", type=click.Choice(["hnsw"]), help="Search approximately, from some 100,000 crops on; with FAISS."
+)
+@runtime
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def index(
+    folder: Path,
+    out: str,
+    model: Path | None,
+    metadata: Path | None,
+    ann: str | None,
+    device: str,
+    threads: int,
+    batch: int,
+    as_json: bool,
+) -> None:
+    """Embed the crops in the folder GALLERY into OUT, or bring OUT up to date: only what changed is embedded."""
+    from bot_deploy import gallery as galleries
+    from bot_deploy import runs
+    from bot_deploy.embedder import open_embedder
+    from bot_deploy.errors import InputError
+    from bot_deploy.progress import say
+
+    started = time.perf_counter()
+    if ann and galleries.is_milvus(out):
+        raise InputError("--ann is for galleries in a folder of their own; Milvus has its own indexes")
+    table = galleries.read_table(metadata) if metadata else None
+    galleries.check_folder(folder)
+    if model is None:
+        model = runs.newest("model.onnx", "`bot export` writes one, or name it with --model")
+    embedder = open_embedder(model, device, threads=threads, batch=batch)
+    say(f"model {model} on {embedder.backend}")
+    document: dict[str, object] = {"gallery": out, "model": str(model)}
+    with galleries.create_gallery(out, embedder.contract, folder) as gallery:
+        done = galleries.update(gallery, folder, embedder, table)
+        document |= {
+            "images": len(gallery),
+            "new": done.new,
+            "changed": done.changed,
+            "vanished": done.vanished,
+            "unchanged": done.unchanged,
+            "broken": len(gallery.broken()),
+            "broken_files": [{"path": row.path, "error": row.error} for row in gallery.broken()],
+        }
+        for row in gallery.broken():
+            say(f"left out: {folder / row.path}: {row.error}")
+        if ann and isinstance(gallery, galleries.Store):
+            say("building the graph")
+            document["recall10"] = gallery.build_hnsw()
+    document["seconds"] = round(time.perf_counter() - started, 3)
+    click.echo(jsonlib.dumps(document) if as_json else _summary(document))
+
+
+def _summary(document: dict[str, object]) -> str:
+    counts = ", ".join(f"{document[name]} {name}" for name in ("new", "changed", "vanished", "unchanged", "broken"))
+    lines = [f"{document['gallery']}: {document['images']} images ({counts}) in {document['seconds']} s"]
+    if "recall10" in document:
+        lines.append(f"approximate search (hnsw): recall@10 {document['recall10']:.4f} against exact search")
+    return "\n".join(lines)

@@ -1,0 +1,123 @@
+"""The gallery: everyone a query can be matched with, as unit vectors beside their files, kept between runs.
+
+An embedded store in a folder of its own (store.py) or a collection in Milvus (milvus.py), with the same calls: rows.py.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bot_deploy.errors import BotError, InputError
+from bot_deploy.files import cache_folder
+from bot_deploy.progress import say
+
+from .folder import Update, check_folder, update
+from .milvus import Milvus, is_milvus
+from .names import instant, parse, read_table
+from .rows import Filters, Found, Gallery, Row
+from .store import Store, is_store
+
+if TYPE_CHECKING:
+    from bot_deploy.contract import Contract
+    from bot_deploy.embedder import Embedder
+
+__all__ = [
+    "Filters",
+    "Found",
+    "Gallery",
+    "Milvus",
+    "Row",
+    "Store",
+    "Update",
+    "check_folder",
+    "create_gallery",
+    "instant",
+    "is_gallery",
+    "is_milvus",
+    "of_folder",
+    "open_gallery",
+    "parse",
+    "read_table",
+    "update",
+]
+
+CACHE = "galleries-1"  # the number grows when a store written before would not be read
+UNUSED = 90 * 24 * 3600  # seconds after which a kept index is dropped
+
+
+def is_gallery(address: str) -> bool:
+    """Whether `address` is a store rather than a folder of crops."""
+    return is_milvus(address) or is_store(Path(address))
+
+
+def open_gallery(address: str, contract: Contract) -> Store | Milvus:
+    """The gallery at `address`: a folder from `bot index`, a .db file, or milvus://host:19530/name.
+
+    Raises:
+        InputError: none there, or made by another model than that of `contract`.
+        RunError: it cannot be read.
+    """
+    return _checked(Milvus(address) if is_milvus(address) else Store(Path(address)), contract)
+
+
+def create_gallery(address: str, contract: Contract, root: Path) -> Store | Milvus:
+    """`open_gallery`, which makes an empty one for files below `root` where none is."""
+    path = Path(address)
+    made = (contract.space, contract.dim, root.absolute())
+    if is_milvus(address):
+        return _checked(Milvus(address, *made), contract)
+    if not is_store(path) and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        raise InputError(f"{address}: holds something else; name a folder that does not exist yet, such as x.gallery")
+    return _checked(Store(path, *made), contract)
+
+
+def _checked(gallery: Store | Milvus, contract: Contract) -> Store | Milvus:
+    if (gallery.space, gallery.dim) == (contract.space, contract.dim):
+        return gallery
+    gallery.close()
+    raise InputError(
+        f"{gallery.address}: made by another model ({gallery.space}, {gallery.dim} numbers; yours is {contract.space}, "
+        f"{contract.dim}); name that one with --model, or index again: bot index {gallery.root} -o ANOTHER"
+    )
+
+
+def of_folder(folder: Path, embedder: Embedder) -> tuple[Store, Update]:
+    """The gallery of the crops below `folder`, up to date; its index is kept in the user's cache.
+
+    Raises:
+        InputError: no such folder, or not one usable image in it.
+    """
+    check_folder(folder)
+    contract = embedder.contract
+    key = hashlib.sha256(os.fsencode(folder.resolve()) + contract.space.encode()).hexdigest()[:16]
+    cache = cache_folder(CACHE)
+    try:
+        if not (cache / key).exists():
+            _drop_unused(cache)
+        store = Store(cache / key, contract.space, contract.dim, folder.absolute())
+        os.utime(cache / key)
+    except (BotError, OSError) as error:
+        say(f"the index is not kept for the next time: {error}")
+        temporary = Path(tempfile.mkdtemp(prefix="bot-gallery-"))
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        store = Store(temporary, contract.space, contract.dim, folder.absolute())
+    try:
+        done = update(store, folder, embedder)
+        store.root = folder  # matches are named as their folder is
+        return store, done  # noqa: TRY300
+    except BaseException:
+        store.close()
+        raise
+
+
+def _drop_unused(cache: Path) -> None:
+    for kept in cache.glob("*") if cache.is_dir() else ():
+        if time.time() - kept.stat().st_mtime > UNUSED:
+            shutil.rmtree(kept, ignore_errors=True)
