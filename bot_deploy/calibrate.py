@@ -47,7 +47,7 @@ class Pairs:
 
 def edges() -> npt.NDArray[np.float64]:
     """The lower edges of the bins, cosines [BINS]."""
-    return np.arange(BINS) * (2 / BINS) - 1
+    return np.arange(BINS, dtype=np.float64) * (2 / BINS) - 1
 
 
 def count_pairs(vectors: Vectors, identities: Sequence[int], cameras: Sequence[int]) -> Pairs:
