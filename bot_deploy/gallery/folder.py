@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bot_deploy import images
 from bot_deploy.errors import InputError
@@ -51,11 +51,18 @@ def update(gallery: Gallery, folder: Path, embedder: Embedder, metadata: Mapping
     _check_metadata(metadata, found, folder)
     known = {row.path: row for row in gallery.rows()}
     vanished = [path for path in known if path not in found]
-    rows = {path: Row(path, *found[path], **_seen(path, metadata, known)._asdict()) for path in found}
-    embed = [path for path, row in rows.items() if _differs(row, known.get(path), folder)]
-    new = sum(path not in known for path in embed)
-    same = rows.keys() - set(embed)
-    amended = [now for path in same if (now := rows[path]._replace(**_kept(known[path]))) != known[path]]
+    embed: list[Row] = []
+    amended: list[Row] = []
+    for path, (size, mtime) in found.items():
+        row = known.get(path)
+        if row and (row.size, row.mtime) == (size, mtime) and path not in metadata:
+            continue
+        now = Row(path, size, mtime, **_seen(path, row, metadata)._asdict())
+        if row is None or _changed(now, row, folder):
+            embed.append(now)
+        elif (now := now._replace(digest=row.digest, error=row.error)) != row:
+            amended.append(now)
+    new = sum(row.path not in known for row in embed)
     if amended:
         gallery.amend(amended)
     if vanished:
@@ -63,12 +70,12 @@ def update(gallery: Gallery, folder: Path, embedder: Embedder, metadata: Mapping
     with count("indexing") as progress:
         for start in range(0, len(embed), BATCH):
             progress(start, len(embed))
-            _embed([rows[path] for path in embed[start : start + BATCH]], gallery, folder, embedder)
+            _embed(embed[start : start + BATCH], gallery, folder, embedder)
         progress(len(embed), max(1, len(embed)))
     gallery.move(folder.absolute())
     if not len(gallery):
         raise _unusable(folder, len(found))
-    return Update(new, len(embed) - new, len(vanished), len(same))
+    return Update(new, len(embed) - new, len(vanished), len(found) - len(embed))
 
 
 def _embed(rows: list[Row], gallery: Gallery, folder: Path, embedder: Embedder) -> None:
@@ -83,21 +90,14 @@ def _embed(rows: list[Row], gallery: Gallery, folder: Path, embedder: Embedder) 
     gallery.add(done, vectors)
 
 
-def _differs(now: Row, before: Row | None, folder: Path) -> bool:
-    if before is None or now.size != before.size:
-        return True
-    return now.mtime != before.mtime and digest(folder / now.path) != before.digest
+def _changed(now: Row, before: Row, folder: Path) -> bool:
+    return now.size != before.size or (now.mtime != before.mtime and digest(folder / now.path) != before.digest)
 
 
-def _kept(row: Row) -> dict[str, Any]:
-    return {"digest": row.digest, "error": row.error}
-
-
-def _seen(path: str, metadata: Mapping[str, Seen], known: Mapping[str, Row]) -> Seen:
-    row = known.get(path)
+def _seen(path: str, row: Row | None, metadata: Mapping[str, Seen]) -> Seen:
     otherwise = Seen(row.identity, row.camera, row.time) if row else parse(path)
-    given = metadata.get(path)
-    return otherwise._replace(**{k: v for k, v in given._asdict().items() if v is not None}) if given else otherwise
+    given = metadata.get(path, Seen())._asdict()
+    return otherwise._replace(**{name: value for name, value in given.items() if value is not None})
 
 
 def _check_metadata(metadata: Mapping[str, Seen], found: Mapping[str, object], folder: Path) -> None:
