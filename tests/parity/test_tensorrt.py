@@ -61,8 +61,8 @@ def _tiny(path: Path, precision: str) -> Path:
     model = onnx.parser.parse_model(f"""
         <ir_version: 9, opset_import: ["" : 18]>
         tiny (uint8[N, 16, 8, 3] images) => (float[N, 4] embeddings) {{
-            t = Transpose <perm = [0, 3, 1, 2]> (images)
-            p = Cast <to = 1> (t)
+            t = Cast <to = 1> (images)
+            p = Transpose <perm = [0, 3, 1, 2]> (t)
             {convolution}
             g = Cast <to = 1> (f)
             m = ReduceMean <keepdims = 0> (g, axes)
