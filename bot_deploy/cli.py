@@ -27,6 +27,7 @@ VERBS = {
     "verify": ("verify:verify", "Compare two models on real crops: do they give the same embeddings?"),
     "calibrate": ("calibrate:calibrate", "Find the score from which a match is the same person, and store it."),
     "match": ("match:match", "Find the person on a picture in a gallery."),
+    "demo": ("demo:demo", "Recognise people live: a webcam, a video, a stream."),
     "synthetic": ("synthetic:synthetic", "Write the built-in synthetic pedestrians to a folder."),
 }
 
@@ -40,8 +41,10 @@ EXTRAS = {
     "pymilvus": "scale",
     "safetensors": "train",
     "tensorboard": "train",
+    "supervision": "demo",
     "torch": "train",
     "torchvision": "train",
+    "trackers": "demo",
 }
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bot_deploy.errors import RunError
+from bot_deploy.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 
 def cache_folder(name: str) -> Path:
@@ -39,3 +40,41 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):  # gone by now, or never begun
             temporary.unlink()
+
+
+def unused(path: Path) -> Path:
+    """`path`, or with a number behind its stem if there is something already."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f"{path.stem}_{number}")
+    return free
+
+
+def check_output(path: Path, kind: str, suffixes: Collection[str]) -> None:
+    """Makes the folder of `path`, so that what takes long is not begun where its result cannot be kept.
+
+    Raises:
+        InputError: `path` does not end in one of `suffixes`, as `kind` does.
+        RunError: it cannot be written.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path}: {kind} ends in {', '.join(sorted(suffixes))}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Raises a RunError where `write_atomically` could not write `path`, or should not."""
+    reason = "it is a folder" if path.is_dir() else ""
+    if path.is_file() and not os.access(path, os.W_OK):
+        reason = "it is write-protected"
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()  # which root may even where os.access says otherwise
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise RunError(f"{path}: cannot be written ({reason})")
