@@ -1,4 +1,4 @@
-"""Synthetic pedestrian crops in Market-1501 layout: the data set that needs no download."""
+"""Synthetic pedestrians: crops in Market-1501 layout, the data set that needs no download, and video clips."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["cached", "generate"]
+__all__ = ["cached", "film", "generate"]
 
 
 def generate(
@@ -42,6 +42,41 @@ def generate(
         images_per_camera=images_per_camera,
         seed=seed,
         workers=workers,
+        progress=progress,
+    )
+
+
+def film(
+    out: Path,
+    *,
+    people: int = 8,
+    cameras: int = 2,
+    seconds: float = 20,
+    fps: int = 25,
+    height: int = 540,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write a clip of synthetic people before several cameras under `out`, which must not exist or be empty.
+
+    `out` receives `cam1.mp4`, `cam2.mp4`, ..., filmed at the same time, `height` pixels high and 16:9; `truth.csv`: who
+    is where on which frame; and `gallery/IIII/`: crops of each person before the first camera. The people are those
+    searched for in the set that `generate` writes with the same `seed`, under the same numbers.
+
+    A row of `truth.csv` is one person on one frame: camera (1 is `cam1.mp4`), frame (from 0), time (seconds), identity,
+    the box left, top, right, bottom (pixels; it ends at the edges of the picture, and before right and bottom), and
+    visible: the share of the person that is in the picture and behind nobody.
+
+    The same arguments write the same bytes. `progress(done, total)` is called as frames are finished. Like a set, a
+    clip appears under `out` when it is complete.
+    Raises `bot_deploy.errors.InputError` for a non-empty `out` and for what cannot be filmed.
+    """
+    from .clip import clip
+    from .video import write_clip
+
+    write_clip(
+        Path(out),
+        clip(seed, people=people, cameras=cameras, seconds=seconds, fps=fps, height=height),
         progress=progress,
     )
 

@@ -40,6 +40,8 @@ class Camera:
         return (row - self.horizon) / self.above_ground
 
 
+_SPARE = 64  # rows and columns of noise beyond a frame
+
 CAMERAS = (
     Camera(1, "park", 130, 2.6, 300, 0.10, (0.2, 2.9), (-0.6, -0.5, 0.62), (1.03, 1.0, 0.91), 0.92, 1.05, 1.1,
            0.5, 0.0, 0.012, 88, 0.10),
@@ -76,6 +78,32 @@ def develop(
     small = 0.45 + np.float32(camera.contrast) * (small - np.float32(0.45))
     small += rng.normal(0, camera.noise, small.shape).astype(np.float32)
     return np.asarray(np.clip(small * 255 + 0.5, 0, 255), dtype=np.uint8)
+
+
+class Film:
+    """The same, but steady and quick: for the frames of a video, `size` (height, width), of one camera."""
+
+    def __init__(self, camera: Camera, size: tuple[int, int], zoom: float) -> None:
+        """`zoom` is the size of a picture over that of the scene."""
+        self._blur = 0.8 * camera.blur * zoom
+        tone = np.linspace(0, 1, 256, dtype=np.float32)[:, None] ** np.float32(camera.gamma)
+        self._tone = (tone * np.array(camera.gain, dtype=np.float32))[:, None, :]
+        # Saturation moves a colour away from its grey, contrast away from the middle.
+        mix = camera.saturation * np.eye(3) + (1 - camera.saturation) * np.array((0.299, 0.587, 0.114))
+        middle = np.full((3, 1), 0.45 * (1 - camera.contrast))
+        self._matrix = 255 * np.hstack((camera.contrast * mix, middle))
+        # One sheet of noise, of which each frame takes another part.
+        rows, columns = size[0] + _SPARE, size[1] + _SPARE
+        grain = np.random.default_rng(camera.number).standard_normal((rows, columns, 3), dtype=np.float32)
+        self._grain = grain * np.float32(0.6 * 255 * camera.noise)
+
+    def develop(self, picture: Array, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """What the camera makes of RGB `picture` [H, W, 3] in 0..1: uint8 RGB of the same size."""
+        exposed = np.asarray(cv2.GaussianBlur(cv2.convertScaleAbs(picture, alpha=255), (0, 0), self._blur))
+        lit = cv2.transform(cv2.LUT(exposed, self._tone), self._matrix)
+        row, column = rng.integers(_SPARE, size=2).tolist()
+        grain = self._grain[row : row + picture.shape[0], column : column + picture.shape[1]]
+        return np.asarray(cv2.add(lit, grain, dtype=cv2.CV_8U), dtype=np.uint8)
 
 
 def encode(camera: Camera, picture: npt.NDArray[np.uint8]) -> bytes:

@@ -6,12 +6,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-import shutil
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,15 +17,18 @@ from bot_deploy.errors import InputError
 
 from .cameras import CAMERAS, encode
 from .crops import render_crop, sample_track
+from .folder import whole_folder
 from .people import Person, sample_group, sample_person
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 # People of the gallery who are nobody's match have their own numbers for the dice, and 0000 or -1 in the file name.
 _DISTRACTOR, _JUNK, _PASSER, _CAST = 100_000, 200_000, 300_000, 400_000
 _BATCH = 32
+DEFAULT_TRAIN, DEFAULT_TEST = 120, 60  # identities, unless asked otherwise
 NAME = re.compile(r"(\d{4}|-1)_c[1-6]s1_\d{6}_\d{2}\.jpg")
 
 
@@ -55,7 +55,7 @@ class Shot:
         return encode(camera, picture)
 
 
-def _cast(seed: int, split: int, count: int) -> list[Person]:
+def cast(seed: int, split: int, count: int) -> list[Person]:
     """`count` people in groups of three or four who wear the same colours."""
     rng = np.random.default_rng([seed, _CAST, split])
     people: list[Person] = []
@@ -70,10 +70,10 @@ def _name(identity: str, camera: int, frame: int, box: int) -> str:
 
 def plan(train_identities: int, test_identities: int, images_per_camera: int, seed: int) -> list[Shot]:
     """Every file of the set, in a fixed order."""
-    train, test = _cast(seed, 0, train_identities), _cast(seed, 1, test_identities)
+    train, test = cast(seed, 0, train_identities), cast(seed, 1, test_identities)
     half = max(2, test_identities // 4)
     # Half of the strangers wear what the people searched for wear.
-    strangers = _cast(seed, 2, half) + [
+    strangers = cast(seed, 2, half) + [
         sample_person(np.random.default_rng([seed, _CAST, 3, number]), test[number % test_identities].palette)
         for number in range(half)
     ]
@@ -157,21 +157,12 @@ def write_set(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """See `bot_deploy.synthetic.generate`."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not an empty folder; choose another one or empty it")
     _check_counts(train_identities, test_identities, images_per_camera)
     if seed < 0 or (workers is not None and workers < 1):
         raise InputError(f"seed is {seed} and workers is {workers}; choose a seed from 0 and at least one worker")
     shots = plan(train_identities, test_identities, images_per_camera, seed)
     workers = workers or _cores()
-    out = out.absolute()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        half = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"{out}: cannot be created ({error.strerror}); choose a folder you may write to") from None
-    try:
-        half.chmod(0o755)  # mkdtemp makes it private
+    with whole_folder(out) as half:
         for folder in (TRAIN, QUERY, GALLERY):
             (half / folder).mkdir()
         done = 0
@@ -179,11 +170,6 @@ def write_set(
             done += count
             if progress is not None:
                 progress(done, len(shots))
-        if out.exists():
-            out.rmdir()
-        half.rename(out)
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
 
 
 def _drawn(root: Path, shots: list[Shot], workers: int) -> Iterator[int]:

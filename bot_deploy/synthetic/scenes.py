@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .tubes import Array
 
 WIDTH, HEIGHT = 1280, 720
-_FOCAL = 714.0
+FOCAL = 714.0  # scene pixels
 
 Where = npt.NDArray[np.bool_]
 
@@ -159,7 +159,7 @@ def background(camera: Camera) -> npt.NDArray[np.uint8]:
     x = np.arange(WIDTH, dtype=np.float32)[None, :] - WIDTH / 2
     y = np.arange(HEIGHT, dtype=np.float32)[:, None]
     below = np.maximum(y - np.float32(camera.horizon), 1)
-    away = 0 * x + _FOCAL * camera.above_ground / below
+    away = 0 * x + FOCAL * camera.above_ground / below
     ground = _ground(camera.scene, x * camera.above_ground / below, away, rng)
     scale = camera.scale(camera.wall)
     wall = _wall(camera.scene, x / scale + 0 * y, (camera.wall - y) / scale + 0 * x, rng)
