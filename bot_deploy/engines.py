@@ -57,6 +57,11 @@ def sidecar_path(engine: Path) -> Path:
 def write(path: Path, data: bytes, sidecar: Sidecar) -> None:
     """Writes the engine and its sidecar; stopped in between, the two do not fit and are refused by `read`."""
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    write_sidecar(path, sidecar)
+
+
+def write_sidecar(path: Path, sidecar: Sidecar) -> None:
+    """Writes what is beside the engine `path`, and leaves the engine as it is."""
     write_atomically(sidecar_path(path), lambda temporary: temporary.write_text(sidecar.to_json(), encoding="utf-8"))
 
 

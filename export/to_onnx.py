@@ -23,6 +23,12 @@ OPSET = 18
 OPSETS = range(18, 24)
 
 
+def check(opset: int) -> None:
+    """Raises what `to_onnx` would: an InputError for an opset that is not one of OPSETS."""
+    if opset not in OPSETS:
+        raise InputError(f"opset {opset}: choose from {OPSETS[0]} to {OPSETS[-1]}")
+
+
 def to_onnx(graph: InferenceGraph, contract: Contract, path: Path, opset: int = OPSET) -> None:
     """Writes the complete graph: uint8 images [N, H, W, 3] in, unit vectors float32 [N, D] out, any N.
 
@@ -31,8 +37,7 @@ def to_onnx(graph: InferenceGraph, contract: Contract, path: Path, opset: int = 
     """
     import onnx
 
-    if opset not in OPSETS:
-        raise InputError(f"opset {opset}: choose from {OPSETS[0]} to {OPSETS[-1]}")
+    check(opset)
     example = torch.zeros(2, contract.height, contract.width, 3, dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(

@@ -46,11 +46,9 @@ def to_engine(source: Path, path: Path, *, batch: tuple[int, int, int] = BATCH, 
         InputError: `source` is no model of ours; no such batch or GPU.
         RunError: no package that can build it, or one that refuses, in its own words; `path` cannot be written.
     """
-    if not 1 <= batch[0] <= batch[1] <= batch[2]:
-        raise InputError(f"batch {':'.join(map(str, batch))}: choose min:opt:max with 1 <= min <= opt <= max")
+    package, chosen = check(batch, archs)
     contract = read_contract(source)
     data = source.read_bytes()
-    package, chosen = choose(archs)
     trt, logger = engines.load(package)
     wanted = Sidecar(
         contract=contract,
@@ -90,6 +88,22 @@ def _cached(path: Path, wanted: Sidecar) -> tuple[bytes, Sidecar] | None:
     except InputError:  # not there, or not as it was written
         return None
     return (data, sidecar) if replace(sidecar, sha256="") == wanted else None
+
+
+def check(batch: tuple[int, int, int], archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """What `choose` says, where such an engine can be built here.
+
+    Raises:
+        InputError: no such batch or GPU.
+        RunError: no package that can build it.
+    """
+    if not 1 <= batch[0] <= batch[1] <= batch[2]:
+        raise InputError(f"batch {':'.join(map(str, batch))}: choose min:opt:max with 1 <= min <= opt <= max")
+    package, chosen = choose(archs)
+    trt, _ = engines.load(package)
+    if package == "tensorrt-rtx":
+        _capabilities(trt, chosen)
+    return package, chosen
 
 
 def choose(archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -134,7 +148,9 @@ def _build(trt: Any, logger: Any, model: bytes, wanted: Sidecar) -> bytes:
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # FP32 is FP32; who wants speed takes FP16
     if wanted.package == "tensorrt-rtx":
-        _target(trt, config, wanted.archs)
+        config.num_compute_capabilities = len(wanted.archs)
+        for index, capability in enumerate(_capabilities(trt, wanted.archs)):
+            config.set_compute_capability(capability, index)
     height, width = wanted.contract.size
     profile = builder.create_optimization_profile()
     profile.set_shape(INPUT_NAME, *((size, height, width, 3) for size in wanted.profile))
@@ -145,13 +161,13 @@ def _build(trt: Any, logger: Any, model: bytes, wanted: Sidecar) -> bytes:
     return bytes(built)
 
 
-def _target(trt: Any, config: Any, archs: tuple[str, ...]) -> None:
+def _capabilities(trt: Any, archs: tuple[str, ...]) -> list[Any]:
+    """What tensorrt-rtx calls `archs`."""
     known = {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
-    config.num_compute_capabilities = len(archs)
-    for index, arch in enumerate(archs):
+    for arch in archs:
         if arch not in known:
             raise InputError(
                 f"tensorrt-rtx {trt.__version__} does not build for {arch}, but for {', '.join(known)}; "
                 "for others pip install 'bot-deploy[tensorrt]' on the machine that has the GPU"
             )
-        config.set_compute_capability(known[arch], index)
+    return [known[arch] for arch in archs]

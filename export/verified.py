@@ -12,7 +12,7 @@ from bot_deploy import checkpoint
 from bot_deploy.backends.torch import runner
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.engines import sidecar_path
-from bot_deploy.errors import BotError, RunError
+from bot_deploy.errors import BotError, ParityError, RunError
 from bot_deploy.evaluation import evaluate_dataset
 from bot_deploy.model import InferenceGraph
 from bot_deploy.progress import say
@@ -21,7 +21,7 @@ from .fp16 import to_fp16
 from .graph import inference_graph
 from .int8 import to_int8
 from .parity import TOLERANCES, Parity, compare, sample, with_scores
-from .to_onnx import OPSET, to_onnx
+from .to_onnx import OPSET, check, to_onnx
 from .to_tensorrt import BATCH, to_engine
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 NAMES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 ENGINE = "model.engine"
+SHARED = ("fp32", "fp16")  # precisions whose graph is the same in ONNX Runtime and TensorRT
 CALIBRATION = 512  # crops
 
 
@@ -99,8 +100,10 @@ def prepare(
         scored: also score on the query and gallery of `dataset`, where it has them.
 
     Raises:
-        InputError: `source` is no checkpoint of ours, or `dataset` has fewer than two usable crops.
+        InputError: `source` is no checkpoint of ours, `dataset` has fewer than two usable crops, no such opset.
+        RunError: the folder cannot be written.
     """
+    check(opset)
     saved = checkpoint.load(source)
     contract = replace(saved.contract, feature=feature or saved.contract.feature, flip=flip)
     run = runner(InferenceGraph(saved.build(), contract), "cpu")
@@ -108,65 +111,93 @@ def prepare(
     benchmark = dataset if scored and dataset.query and dataset.gallery else None
     # Not the crops that are scored, where there are others.
     train = replace(dataset, query=(), gallery=()) if dataset.train else dataset
+    crops, calibration = sample(dataset, contract.size), sample(train, contract.size, CALIBRATION)
+    with _unverified(out / "probe") as path:  # whether it can be written, before the long part
+        path.touch()
     return Job(
         out=out,
         opset=opset,
         contract=contract,
         graph=inference_graph(saved, contract),
         reference=reference,
-        crops=sample(dataset, contract.size),
-        calibration=sample(train, contract.size, CALIBRATION),
+        crops=crops,
+        calibration=calibration,
         benchmark=benchmark,
         expected=evaluate_dataset(reference, benchmark) if benchmark else None,
     )
 
 
-def export_onnx(job: Job, precision: str = "fp32") -> Artifact:
+def export_onnx(job: Job, precision: str = "fp32", done: Sequence[Artifact] = ()) -> Artifact:
     """Writes model.onnx, model.fp16.onnx or model.int8.onnx and compares it with PyTorch.
+
+    Args:
+        job: what is exported.
+        precision: "fp32", "fp16" or "int8".
+        done: artifacts of `job`, whose graphs are not made again.
 
     Raises:
         RunError: the folder cannot be written.
     """
     final = job.out / NAMES[precision]
     with _unverified(final) as path:
-        kept = _write(job, precision, path)
+        kept = _write(job, precision, path, done)
         parity = _compared(job, path, precision)
-        return Artifact(_named(path, final, parity), precision, parity, float32=tuple(kept))
+        return Artifact(_named(path, final, parity), precision, parity, float32=kept)
 
 
-def export_engine(job: Job, precision: str, batch: tuple[int, int, int] = BATCH, archs: Sequence[str] = ()) -> Artifact:
-    """Writes model.engine and compares it where its GPU is; see `to_engine` for the arguments.
+def export_engine(
+    job: Job,
+    precision: str,
+    batch: tuple[int, int, int] = BATCH,
+    archs: Sequence[str] = (),
+    done: Sequence[Artifact] = (),
+) -> Artifact:
+    """Writes model.engine and compares it where its GPU is; see `to_engine` and `export_onnx` for the arguments.
 
     Raises:
+        ParityError: the ONNX model in `done` that it would be built of was rejected.
         RunError: the folder cannot be written, TensorRT is not installed or refuses.
     """
-    final = job.out / ENGINE
-    with _unverified(job.out / "engine.onnx") as source, _unverified(final) as path:
-        kept = _write(job, precision, source, tensorrt=True)
+    final, refused = job.out / ENGINE, _rejected(job.out / NAMES[precision])
+    if precision in SHARED and refused in [artifact.path for artifact in done]:
+        raise ParityError(f"no {ENGINE}, which would be built of {refused}")
+    with _source(job, precision, done) as (source, kept), _unverified(final) as path:
         to_engine(source, path, batch=batch, archs=archs)
         parity, not_run = None, ""
         try:
             parity = _compared(job, path, precision)
         except BotError as error:  # no GPU, or not the one that it is for
             not_run = str(error)
-        return Artifact(_named(path, final, parity), precision, parity, not_run, tuple(kept))
+        return Artifact(_named(path, final, parity), precision, parity, not_run, kept)
 
 
-def _write(job: Job, precision: str, path: Path, *, tensorrt: bool = False) -> list[str]:
+@contextlib.contextmanager
+def _source(job: Job, precision: str, done: Sequence[Artifact]) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """What an engine or an INT8 graph is made of, and its layers left in float32: one of `done`, or gone afterwards."""
+    for artifact in done:
+        if precision in SHARED and artifact.path == job.out / NAMES[precision]:
+            yield artifact.path, artifact.float32
+            return
+    with _unverified(job.out / f"source.{NAMES[precision]}") as path:
+        yield path, _write(job, precision, path, done, tensorrt=True)
+
+
+def _write(
+    job: Job, precision: str, path: Path, done: Sequence[Artifact], *, tensorrt: bool = False
+) -> tuple[str, ...]:
     """The ONNX model in `precision`; returns the layers left in float32."""
     contract = replace(job.contract, precision=precision)
     say(f"writing {precision.upper()}")
     if precision == "fp32":
         to_onnx(job.graph, contract, path, job.opset)
-        return []
+        return ()
     if precision == "fp16":
         graph = copy.deepcopy(job.graph)
         kept = to_fp16(graph, job.calibration[:64])
         to_onnx(graph, contract, path, job.opset)
-        return kept
-    with _unverified(path.with_suffix(".fp32.onnx")) as source:
-        to_onnx(job.graph, job.contract, source, job.opset)
-        return to_int8(source, path, job.graph, contract, job.calibration, tensorrt=tensorrt)
+        return tuple(kept)
+    with _source(job, "fp32", done) as (source, _):
+        return tuple(to_int8(source, path, job.graph, contract, job.calibration, tensorrt=tensorrt))
 
 
 def _compared(job: Job, path: Path, precision: str) -> Parity:
@@ -192,9 +223,13 @@ def _unverified(final: Path) -> Iterator[Path]:
             sidecar_path(path).unlink(missing_ok=True)
 
 
+def _rejected(final: Path) -> Path:
+    return final.with_name(f"{final.name}.rejected")
+
+
 def _named(path: Path, final: Path, parity: Parity | None) -> Path:
     """Gives the artifact, and its sidecar, one of its two names; what had the other must not pass for it."""
-    rejected = final.with_name(f"{final.name}.rejected")
+    rejected = _rejected(final)
     passed = parity is None or parity.passed
     name, stale = (final, rejected) if passed else (rejected, final)
     for file in (stale, sidecar_path(stale)):

@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     from bot_deploy.export.verified import Artifact
 
+BATCH = "1:8:64"
+
 
 @click.command()
 @click.argument("source", metavar="[RUN|CKPT]", required=False, type=click.Path(path_type=Path))
@@ -19,9 +21,7 @@ if TYPE_CHECKING:
 @click.option("--int8", is_flag=True, help="Also model.int8.onnx, calibrated on the crops of --data.")
 @click.option("--trt", is_flag=True, help="Also model.engine by TensorRT: FP16, or what --fp32 or --int8 says.")
 @click.option("--fp32", is_flag=True, help="The engine in float32.")
-@click.option(
-    "--batch", default="1:8:64", show_default=True, metavar="MIN:OPT:MAX", help="Batches that the engine takes."
-)
+@click.option("--batch", default=BATCH, show_default=True, metavar="MIN:OPT:MAX", help="Batches that the engine takes.")
 @click.option("--gpu-arch", metavar="sm89,sm120", default="", help="GPUs of the engine; the one here by default.")
 @click.option("--flip", is_flag=True, help="Average a crop with its mirror image, inside the graph: twice the work.")
 @click.option("--feature", type=click.Choice(["fi", "ft"]), help="After or before BNNeck; as trained by default.")
@@ -49,15 +49,14 @@ def export(
     Each artifact's embeddings are compared with PyTorch's. The exit code is 3 when one differs by more than its
     precision explains; it is then kept as *.rejected.
     """
+    engine = _engine(batch, gpu_arch, trt=trt, fp32=fp32, int8=int8)  # what cannot be built is refused before work
+
     from bot_deploy import checkpoint, runs
     from bot_deploy.datasets import JOINT, SYNTHETIC, open_merged
     from bot_deploy.errors import ParityError
     from bot_deploy.export.verified import export_engine, export_onnx, prepare
     from bot_deploy.progress import say
 
-    profile = _profile(batch)
-    if fp32 and int8:
-        raise click.UsageError("--fp32 and --int8 both name the engine's precision")
     if source is None:
         source = runs.newest("model.pt", "`bot train` makes a run")
         say(f"exporting {source}")
@@ -73,13 +72,14 @@ def export(
     job = prepare(source, out or source.parent, dataset, feature=feature, flip=flip, opset=opset, scored=scored)
     done: list[Artifact] = []
     for precision in ("fp32", *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])):
-        done.append(export_onnx(job, precision))
+        done.append(export_onnx(job, precision, done))
         _tell(done[-1], data)
-    if trt:
-        precision = "int8" if int8 else "fp32" if fp32 else "fp16"
-        archs = [arch for arch in gpu_arch.split(",") if arch]
-        done.append(export_engine(job, precision, profile, archs))
-        _tell(done[-1], data)
+    if engine:
+        try:
+            done.append(export_engine(job, *engine, done))
+            _tell(done[-1], data)
+        except ParityError as error:
+            say(str(error))
     if as_json:
         parity = done[0].to_dict()["parity"]
         artifacts = [artifact.to_dict() for artifact in done]
@@ -87,6 +87,23 @@ def export(
     rejected = [str(artifact.path) for artifact in done if artifact.rejected]
     if rejected:
         raise ParityError(f"embeddings differ from PyTorch's; kept as {', '.join(rejected)}, and not to be used")
+
+
+def _engine(
+    batch: str, gpu_arch: str, *, trt: bool, fp32: bool, int8: bool
+) -> tuple[str, tuple[int, int, int], tuple[str, ...]] | None:
+    """Precision, batches and GPUs of the engine, where one is wanted."""
+    from bot_deploy.export.to_tensorrt import check
+
+    if fp32 and int8:
+        raise click.UsageError("--fp32 and --int8 both name the engine's precision")
+    if not trt:
+        if fp32 or gpu_arch or batch != BATCH:
+            raise click.UsageError("--fp32, --batch and --gpu-arch are about the engine; add --trt")
+        return None
+    profile = _profile(batch)
+    _, archs = check(profile, [arch.strip() for arch in gpu_arch.split(",") if arch.strip()])
+    return "int8" if int8 else "fp32" if fp32 else "fp16", profile, archs
 
 
 def _profile(text: str) -> tuple[int, int, int]:
