@@ -6,6 +6,7 @@ false-accept rate of a threshold is the share of impostor pairs that reach it (a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from bot_deploy import engines, onnx_file
 from bot_deploy.contract import Calibration
 from bot_deploy.datasets import JUNK
 from bot_deploy.errors import InputError
+from bot_deploy.files import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,19 +80,7 @@ def calibrate(pairs: Pairs, data: str, target: float = TARGET) -> Calibration:
     Raises:
         InputError: too few pairs to tell such a rate.
     """
-    if not 0 < target < 1:
-        raise InputError(f"a false-accept rate is between 0 and 1, not {target}")
-    genuine, impostor = int(pairs.genuine.sum()), int(pairs.impostor.sum())
-    if genuine < LEAST_PAIRS:
-        raise InputError(
-            f"{data}: {genuine} pairs of one person before two cameras, but a threshold takes {LEAST_PAIRS}; "
-            "give more identities that several cameras saw"
-        )
-    if impostor * target < LEAST_PAIRS:
-        raise InputError(
-            f"{data}: {impostor} pairs of different people cannot show a false-accept rate of {target:g}; "
-            f"ask for {LEAST_PAIRS / max(1, impostor):.1g} or more, or give more identities"
-        )
+    genuine, impostor = check_pairs(pairs, data, target)
     accepted, missed = pairs.rates()
     cosines = edges()
     threshold = float(cosines[np.argmax(accepted <= target)])  # the rates fall with the cosine
@@ -105,6 +95,35 @@ def calibrate(pairs: Pairs, data: str, target: float = TARGET) -> Calibration:
         missed=round(float(missed[np.argmax(accepted <= target)]), 6),
         curve=_curve(accepted, cosines, impostor),
     )
+
+
+def check_pairs(pairs: Pairs, data: str, target: float = TARGET) -> tuple[int, int]:
+    """How many of `pairs` are genuine and how many impostor, whatever their cosines.
+
+    Raises:
+        InputError: too few to tell a false-accept rate of `target`.
+    """
+    if not 0 < target < 1:
+        raise InputError(f"a false-accept rate is between 0 and 1, not {target}")
+    genuine, impostor = int(pairs.genuine.sum()), int(pairs.impostor.sum())
+    if genuine < LEAST_PAIRS:
+        raise InputError(
+            f"{data}: {genuine} pairs of one person before two cameras, but a threshold takes {LEAST_PAIRS}; "
+            "give more identities that several cameras saw"
+        )
+    if impostor * target < LEAST_PAIRS:
+        least = _rounded_up(LEAST_PAIRS / max(1, impostor))
+        raise InputError(
+            f"{data}: {impostor} pairs of different people cannot show a false-accept rate of {target:g}; "
+            + (f"ask for {least:g} or more, or give more identities" if least < 1 else "give more identities")
+        )
+    return genuine, impostor
+
+
+def _rounded_up(rate: float) -> float:
+    """To one digit."""
+    step = 10.0 ** math.floor(math.log10(rate))
+    return float(f"{math.ceil(rate / step) * step:.1g}")
 
 
 def _curve(
@@ -148,17 +167,30 @@ def draw(pairs: Pairs, calibration: Calibration, path: Path) -> None:
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
 
 
+def check(model: Path) -> None:
+    """Refuses early what `store` would not write to: a checkpoint, a file or folder that is write-protected.
+
+    Raises:
+        InputError: a checkpoint: thresholds belong to what runs.
+        RunError: it cannot be written.
+    """
+    if model.suffix == ".pt":
+        raise InputError(f"{model}: calibrate what will run; `bot export` first")
+    if model.is_file():  # what is none is refused when it is opened
+        check_writable(engines.sidecar_path(model) if model.suffix == ".engine" else model)
+
+
 def store(model: Path, calibration: Calibration) -> None:
     """Writes `calibration` into the contract of the artifact `model`, in place of an older one.
 
     Raises:
-        InputError: a checkpoint: thresholds belong to what runs.
+        InputError: not a model of ours; a checkpoint: thresholds belong to what runs.
+        RunError: it cannot be written.
     """
-    if model.suffix == ".onnx":
-        onnx_file.store_contract(model, replace(onnx_file.read_contract(model), calibration=calibration))
-    elif model.suffix == ".engine":
-        data, sidecar = engines.read(model)
+    check(model)
+    if model.suffix == ".engine":
+        _, sidecar = engines.read(model)
         calibrated = replace(sidecar, contract=replace(sidecar.contract, calibration=calibration))
-        engines.write(model, data, calibrated)
+        engines.write_sidecar(model, calibrated)
     else:
-        raise InputError(f"{model}: calibrate what will run; `bot export` first")
+        onnx_file.store_contract(model, replace(onnx_file.read_contract(model), calibration=calibration))

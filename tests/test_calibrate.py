@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,16 +13,17 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from bot_deploy import calibrate, open_embedder
+from bot_deploy import calibrate, engines, open_embedder
 from bot_deploy.commands import calibrate as command
 from bot_deploy.contract import METADATA_KEY, Calibration, Contract, from_json
-from bot_deploy.errors import InputError
+from bot_deploy.errors import InputError, RunError
 from bot_deploy.verdict import false_accept_rate, in_gallery, judge
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bot_deploy.embedder import Vectors
+    from bot_deploy.errors import BotError
 
 CONTRACT = Contract(arch="a", height=8, width=4, dim=3, fingerprint="0" * 16)
 CALIBRATION = Calibration(
@@ -110,7 +113,7 @@ def test_too_few_pairs_are_refused_with_the_remedy() -> None:
     with pytest.raises(InputError, match=r"90 pairs of one person before two cameras, but a threshold takes 100"):
         calibrate.calibrate(pairs, "few", 0.1)
     more = calibrate.count_pairs(*crowd(20, 2, 4, 0.5))
-    with pytest.raises(InputError, match=r"cannot show a false-accept rate of 1e-05; ask for 0\.008"):
+    with pytest.raises(InputError, match=r"cannot show a false-accept rate of 1e-05; ask for 0\.009 or more, or"):
         calibrate.calibrate(more, "few", 1e-5)
     for target in (0.0, 1.0, -1, float("nan")):
         with pytest.raises(InputError, match="between 0 and 1"):
@@ -210,6 +213,83 @@ def test_stored_in_onnx_and_nothing_else_changes(onnx_file: Path, tmp_path: Path
 def test_checkpoints_are_not_calibrated(checkpoint_file: Path) -> None:
     with pytest.raises(InputError, match="calibrate what will run"):
         calibrate.store(checkpoint_file, CALIBRATION)
+
+
+def test_of_an_engine_only_what_is_beside_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "model.engine"
+    sidecar = engines.Sidecar(
+        contract=CONTRACT, sha256=hashlib.sha256(b"an engine").hexdigest(), onnx_sha256="1" * 64, package="tensorrt",
+        version="10.13.2", archs=("sm89",), profile=(1, 2, 4), precision="fp16",
+    )  # fmt: skip
+    engines.write(path, b"an engine", sidecar)
+    path.chmod(0o400)
+    before = path.stat()
+    calibrate.store(path, CALIBRATION)
+    assert engines.read(path) == (b"an engine", replace(sidecar, contract=replace(CONTRACT, calibration=CALIBRATION)))
+    assert path.stat() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["{dir}/model.pt"], InputError, "model.pt: calibrate what will run; `bot export` first"),
+        (["{model}", "--plot", "{dir}/x.svg"], InputError, "x.svg: a picture ends in .png"),
+        (["{model}", "--plot", "{model}/x.png"], RunError, "x.png: cannot be written (File exists)"),
+        (["{model}", "--plot", "{dir}/folder.png"], RunError, "folder.png: cannot be written (it is a folder)"),
+        (
+            ["{model}", "--far", "1e-9"],
+            InputError,
+            "pairs of different people cannot show a false-accept rate of 1e-09",
+        ),
+    ],
+)
+def test_refused_before_anything_is_embedded(
+    words: list[str],
+    error: type[BotError],
+    message: str,
+    onnx_file: Path,
+    people: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def forbidden(*arguments: object) -> None:
+        raise AssertionError("embedded")
+
+    monkeypatch.setattr("bot_deploy.evaluation.embed_crops", forbidden)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_file.read_bytes())
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "model.pt").touch()
+    words = [word.format(dir=tmp_path, model=path) for word in words]
+    done = CliRunner().invoke(command.calibrate, [*words, "--data", str(people)])
+    assert type(done.exception) is error
+    assert message in str(done.exception)
+    assert path.read_bytes() == onnx_file.read_bytes()
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["folder.png", "model.onnx", "model.pt"]
+
+
+def test_a_model_that_cannot_be_written_is_refused_early(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: path != onnx_file)  # root may write to any
+    done = CliRunner().invoke(command.calibrate, [str(onnx_file), "--data", "none"])
+    assert str(done.exception) == f"{onnx_file}: cannot be written (it is write-protected)"
+
+
+def test_without_matplotlib_it_calibrates_all_the_same(
+    onnx_file: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_file.read_bytes())
+    words = [str(path), "--data", str(people), "--far", "0.05", "--json"]
+    done = CliRunner().invoke(command.calibrate, [*words, "--plot", str(tmp_path / "x.png")])
+    assert isinstance(done.exception, ModuleNotFoundError)
+    done = CliRunner().invoke(command.calibrate, words)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["plot"] is None
+    assert "nothing will be drawn" in done.stderr
+    assert open_embedder(path).contract.calibration is not None
+    assert [found.name for found in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_command(onnx_file: Path, people: Path, tmp_path: Path) -> None:

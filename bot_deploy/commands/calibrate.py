@@ -13,7 +13,13 @@ from bot_deploy.commands.options import runtime
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", required=True, help="Crops of identities that several cameras saw: a folder, .zip or .csv.")
-@click.option("--far", default=1e-3, show_default=True, help="Share of pairs of different people to accept by mistake.")
+@click.option(
+    "--far",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=1e-3,
+    show_default=True,
+    help="Share of pairs of different people to accept by mistake.",
+)
 @click.option("--plot", type=click.Path(path_type=Path), metavar="F.png", help="Beside the model by default.")
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -22,20 +28,30 @@ def calibrate(
 ) -> None:
     """Find the cosine from which MODEL's matches count as the same person, and store it in MODEL.
 
-    Identities that the model was not trained on tell the truth; on its own training set it looks better than it is.
+    MODEL is what will run: an .onnx or .engine file. Identities that it was not trained on tell the truth; on its own
+    training set it looks better than it is.
     """
+    import numpy as np
+
     from bot_deploy import calibrate as calibration
     from bot_deploy.datasets import open_dataset
     from bot_deploy.embedder import open_embedder
     from bot_deploy.evaluation import embed_crops
+    from bot_deploy.files import check_output
     from bot_deploy.progress import say
 
+    calibration.check(model)
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
+    plot = _picture(model, plot)
+    if plot:
+        check_output(plot, "a picture", {".png"})
     dataset = open_dataset(data)
     crops = [*dataset.query, *dataset.gallery] or list(dataset.train)
-    vectors = embed_crops(embedder, crops, "crops")
-    pairs = calibration.count_pairs(vectors, [crop.identity for crop in crops], [crop.camera for crop in crops])
+    labels = [crop.identity for crop in crops], [crop.camera for crop in crops]
+    nothing = np.zeros((len(crops), 1), np.float32)  # how many pairs there are does not take embeddings
+    calibration.check_pairs(calibration.count_pairs(nothing, *labels), dataset.name, far)
+    pairs = calibration.count_pairs(embed_crops(embedder, crops, "crops"), *labels)
     found = calibration.calibrate(pairs, dataset.name, far)
     calibration.store(model, found)
     say(
@@ -43,8 +59,23 @@ def calibrate(
         f"match from {found.threshold:.4f}: false accepts {found.target:g}, misses {100 * found.missed:.1f} %\n"
         f"no match below {found.reject:.4f}: misses {100 * calibration.MISSED:.0f} % at most"
     )
-    plot = plot or model.with_name(f"{model.name}.calibration.png")
-    calibration.draw(pairs, found, plot)
-    say(f"stored in {model}; drawn in {plot}")
+    say(f"stored in {model}")
+    if plot:
+        calibration.draw(pairs, found, plot)
+        say(f"drawn in {plot}")
     if as_json:
-        click.echo(jsonlib.dumps({"model": str(model), "plot": str(plot), **vars(found)}))
+        click.echo(jsonlib.dumps({"model": str(model), "plot": str(plot) if plot else None, **vars(found)}))
+
+
+def _picture(model: Path, plot: Path | None) -> Path | None:
+    """Where to draw; nowhere when that was not asked for and matplotlib is not installed."""
+    from bot_deploy.progress import say
+
+    try:
+        import matplotlib.figure  # noqa: F401 - it is heavy, but used
+    except ModuleNotFoundError:
+        if plot:
+            raise
+        say("nothing will be drawn, as matplotlib is not installed; pip install matplotlib")
+        return None
+    return plot or model.with_name(f"{model.name}.calibration.png")
