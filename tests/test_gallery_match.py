@@ -15,8 +15,9 @@ from bot_deploy import images, report
 from bot_deploy.contract import Contract
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import ImageError, InputError, RunError
-from bot_deploy.gallery import Row, Store
+from bot_deploy.gallery import Row, Store, parse
 from bot_deploy.match import Match, Ranking, match
+from bot_deploy.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -300,8 +301,9 @@ def frame(sheet: npt.NDArray[np.uint8], row: int, column: int) -> set[tuple[int,
     return {tuple(map(int, pixel)) for pixel in sheet[top : top + 192, left : left + 96][~inside]}
 
 
-def ranked(query: Path, *paths: Path) -> Ranking:
-    return Ranking(query, tuple(Match(path, 1 - rank / 10, rank) for rank, path in enumerate(paths, 1)), "")
+def ranked(query: Path, *paths: Path, shots: tuple[Path, ...] = ()) -> Ranking:
+    matches = tuple(Match(path, 1 - rank / 10, rank, *parse(path.name)) for rank, path in enumerate(paths, 1))
+    return Ranking(query, matches, Verdict("", ""), parse(query.name), shots)
 
 
 @pytest.fixture
@@ -312,19 +314,30 @@ def crop(tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
-def test_montage_frames(tmp_path: Path, crop: Callable[[str], Path]) -> None:
+def test_montage_frames(tmp_path: Path, crop: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "folder" / "ranks.png"
-    known = ranked(crop("0007_c1s1.png"), crop("0007_c2s1.png"), crop("0008_c2s1.png"), crop("somebody.png"))
-    unknown = ranked(crop("someone.png"), crop("0001_c1s1.png"), crop("other.png"))
-    report.montage([known, unknown], out)
+    others = crop("0007_c2s1.png"), crop("0008_c2s1.png"), crop("somebody.png")
+    known = ranked(crop("0007_c1s1.png"), *others)
+    unknown = ranked(crop("someone.png"), crop("0001_c1s1.png"), tmp_path / "elsewhere.png")
+    person = ranked(tmp_path, crop("-1_c1s1.png"), shots=(crop("first.png"), crop("second.png")))
+    report.montage([known, unknown, person], out)
     with Image.open(out) as image:
         assert image.format == "PNG"
         sheet = np.asarray(image.convert("RGB"))
-    assert [frame(sheet, 0, column) for column in range(4)] == [{BLUE}, {GREEN}, {RED}, {RED}]
+    assert [frame(sheet, 0, column) for column in range(4)] == [{BLUE}, {GREEN}, {RED}, {GREY}]
     assert [frame(sheet, 1, column) for column in range(4)] == [{BLUE}, {GREY}, {GREY}, {WHITE}]
-    for row, column in [(0, 0), (0, 3), (1, 2)]:
+    assert [frame(sheet, 2, column) for column in range(4)] == [{BLUE}, {GREY}, {WHITE}, {WHITE}]
+    for row, column in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 1), (2, 0)]:
         left, top = tile(row, column)
         assert (sheet[top + 4 : top + 188, left + 4 : left + 92] == (10, 20, 30)).all()
+    # Of a file that is not there, the frame and words on paper.
+    left, top = tile(1, 2)
+    inside = sheet[top + 4 : top + 188, left + 4 : left + 92]
+    assert (inside[0] == 255).all()
+    assert (inside < 128).any()
+    assert (
+        capsys.readouterr().err == f"not drawn: {tmp_path}/elsewhere.png: cannot be read (No such file or directory)\n"
+    )
     # Words stand below every tile that is there, and nothing below one that is not.
     left, top = tile(1, 2)
     assert (sheet[top + 192 : top + 214, left : left + 96] < 128).any()
@@ -336,6 +349,18 @@ def test_montage_frames(tmp_path: Path, crop: Callable[[str], Path]) -> None:
     assert (sheet[-10:] == 255).all()
 
 
+def test_montage_draws_the_first_of_very_many(
+    tmp_path: Path, crop: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "MOST", 2)
+    monkeypatch.setattr(report, "MOST_QUERIES", 3)
+    name = crop("0007_c1s1.png")
+    report.montage([ranked(name, name, name, name)] * 5, tmp_path / "ranks.png")
+    with Image.open(tmp_path / "ranks.png") as image:
+        assert image.size == (3 * 106 + 20, 3 * 224 + 10)
+    assert capsys.readouterr().err == f"{tmp_path}/ranks.png: shows the first 3 of 5 queries\n"
+
+
 def test_montage_that_cannot_be_written(tmp_path: Path, crop: Callable[[str], Path]) -> None:
     ranking = ranked(crop("a.png"), crop("b.png"))
     (tmp_path / "file").touch()
@@ -344,7 +369,7 @@ def test_montage_that_cannot_be_written(tmp_path: Path, crop: Callable[[str], Pa
         with pytest.raises(InputError, match=rf"{name}: a picture ends in .*\.png"):
             report.montage([ranking], tmp_path / name)
     for name in ("file/ranks.png", "folder.png"):
-        with pytest.raises(RunError, match=r"the picture cannot be written \(.*\)") as caught:
+        with pytest.raises(RunError, match=r": cannot be written \(.*\)") as caught:
             report.montage([ranking], tmp_path / name)
         assert str(caught.value).startswith(f"{tmp_path / name}: ")
         assert caught.value.exit_code == 1

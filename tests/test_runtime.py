@@ -50,6 +50,14 @@ def test_match_needs_no_torch(onnx_file: Path, people: Path, gallery: Path) -> N
     assert "uncalibrated" in document["verdict"]
 
 
+def test_no_kind_of_output_needs_torch(onnx_file: Path, people: Path, gallery: Path, tmp_path: Path) -> None:
+    outputs = [tmp_path / f"ranks.{kind}" for kind in ("csv", "html", "png")]
+    options = [word for pair in zip(("--csv", "--html", "--montage"), outputs, strict=True) for word in pair]
+    done = bot("match", people / "query", gallery, "--model", onnx_file, "--rerank", "--top", "3", *options)
+    assert done.returncode == 0, done.stderr
+    assert all(path.stat().st_size for path in outputs)
+
+
 def test_broken_files_change_nothing_but_are_named_and_counted(onnx_file: Path, people: Path, gallery: Path) -> None:
     query = sorted((people / "query").iterdir())[0]
     before = json.loads(bot("match", query, gallery, "--model", onnx_file, "--json").stdout)

@@ -35,7 +35,7 @@ MIN_HEIGHT = 40  # pixels; a smaller crop says little about who it is
     "--detector", type=click.Path(path_type=Path), metavar="F.onnx", help="YOLOX-style; OpenCV's HOG without."
 )
 @click.option("--auto-enrol", is_flag=True, help="Enrol people whom nobody knows, as person-1, person-2, ...")
-@click.option("--min-score", type=click.FloatRange(-1, 1), help="Cosine of a match; as `bot calibrate` found, or 0.5.")
+@click.option("--min-score", type=click.FloatRange(-1, 1), help="Cosine of a match; as `bot calibrate` found, or 0.6.")
 @click.option("--every", type=click.IntRange(min=1), default=5, show_default=True, help="Embed a track every N frames.")
 @click.option("--detector-score", type=click.FloatRange(0, 1), help="Leave out boxes with a lower score.")
 @click.option(

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json as jsonlib
 import time
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bot_deploy.commands.options import runtime
+
+if TYPE_CHECKING:
+    from bot_deploy.gallery import Store
 
 
 @click.command()
@@ -28,7 +33,10 @@ from bot_deploy.commands.options import runtime
     help="Columns path (below GALLERY) and any of identity, camera, time; goes before what names say.",
 )
 @click.option(
-    "--ann", type=click.Choice(["hnsw"]), help="Search approximately, from some 100,000 crops on; with FAISS."
+    "--ann",
+    type=click.Choice(["hnsw", "none"]),
+    help="Search approximately, from some 100,000 crops on; with FAISS. OUT remembers it: the graph is built again "
+    "whenever OUT has changed, until `--ann none`.",
 )
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -53,6 +61,8 @@ def index(
     started = time.perf_counter()
     if ann and galleries.is_milvus(out):
         raise InputError("--ann is for galleries in a folder of their own; Milvus has its own indexes")
+    if ann == "hnsw":
+        import faiss  # noqa: F401 - that it is not installed is said before a long gallery is embedded
     table = galleries.read_table(metadata) if metadata else None
     galleries.check_folder(folder)
     if model is None:
@@ -73,11 +83,25 @@ def index(
         }
         for row in gallery.broken():
             say(f"left out: {folder / row.path}: {row.error}")
-        if ann and isinstance(gallery, galleries.Store):
-            say("building the graph")
-            document["recall10"] = gallery.build_hnsw()
+        if isinstance(gallery, galleries.Store):
+            if ann == "none":
+                gallery.drop_hnsw()
+            elif ann or gallery.remembers_hnsw:
+                document |= _graph(gallery, asked=ann is not None)
     document["seconds"] = round(time.perf_counter() - started, 3)
     click.echo(jsonlib.dumps(document) if as_json else _summary(document))
+
+
+def _graph(gallery: Store, *, asked: bool) -> dict[str, float]:
+    """Brings the graph up to date; its recall, where it was built."""
+    from bot_deploy.progress import say
+
+    if not asked and not find_spec("faiss"):
+        say("the graph of approximate search is as before: FAISS is not installed (pip install 'bot-deploy[scale]')")
+    elif asked or not gallery.hnsw_is_current():
+        say("building the graph")
+        return {"recall10": gallery.build_hnsw()}
+    return {}
 
 
 def _summary(document: dict[str, object]) -> str:

@@ -11,30 +11,45 @@ import click
 from bot_deploy.commands.options import runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bot_deploy.embedder import Embedder
+    from bot_deploy.errors import ImageError
     from bot_deploy.gallery import Gallery
-    from bot_deploy.match import Ranking
+    from bot_deploy.match import Query
 
 
 @click.command()
 @click.argument("query", type=click.Path(path_type=Path))
 @click.argument("gallery")
 @click.option("--model", type=click.Path(path_type=Path), help="Exported model; the newest under runs/ by default.")
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many matches.")
+@click.option("--same-person", is_flag=True, help="QUERY is a folder of shots of one person: their vectors' mean.")
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many matches of a query.")
 @click.option("--min-score", type=click.FloatRange(-1, 1), default=-1, help="Leave out matches with a lower score.")
+@click.option(
+    "--rerank",
+    is_flag=True,
+    help="Put the best 1000 of a query in the order of k-reciprocal re-ranking (Zhong et al., 2017). Scores remain "
+    "cosines, which then need not fall; the verdict is about the first.",
+)
 @click.option("--camera", "cameras", type=int, multiple=True, help="Only what this camera saw; may be repeated.")
 @click.option("--exclude-camera", "excluded", type=int, multiple=True, help="Nothing that this camera saw.")
 @click.option("--exclude-same-camera", "other_cameras", is_flag=True, help="Nothing that the query's camera saw.")
 @click.option("--since", metavar="TIME", help="Nothing before, such as 2026-01-31T12:00 (UTC where no zone is given).")
 @click.option("--until", metavar="TIME", help="Nothing after.")
 @runtime
-@click.option("--montage", type=click.Path(path_type=Path), metavar="F.png", help="Also draw the rank list.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="F.html", help="Also write a page to send around.")
+@click.option("--montage", type=click.Path(path_type=Path), metavar="F.png", help="Also draw the rank lists.")
+@click.option("--csv", type=click.Path(path_type=Path), metavar="F.csv", help="Also write a row for each match.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def match(
     query: Path,
     gallery: str,
     model: Path | None,
+    same_person: bool,
     top: int,
     min_score: float,
+    rerank: bool,
     cameras: tuple[int, ...],
     excluded: tuple[int, ...],
     other_cameras: bool,
@@ -43,66 +58,85 @@ def match(
     device: str,
     threads: int,
     batch: int,
+    html: Path | None,
     montage: Path | None,
+    csv: Path | None,
     as_json: bool,
 ) -> None:
-    """Find the person on the picture QUERY in GALLERY: a folder of crops, what `bot index` made, or a Milvus address.
+    """Find the person on the picture QUERY, or each one in the folder QUERY, in GALLERY.
 
-    The index of a folder is kept in your cache: the next time, only what changed in it is embedded.
+    GALLERY is a folder of crops, what `bot index` made, or a Milvus address. The index of a folder is kept in your
+    cache: the next time, only what changed in it is embedded.
     """
     from bot_deploy import gallery as galleries
-    from bot_deploy import images, report, runs
     from bot_deploy import match as matching
+    from bot_deploy import page, report, results, runs
     from bot_deploy.embedder import open_embedder
+    from bot_deploy.errors import InputError
     from bot_deploy.progress import say
 
+    # What is wrong with the options or the query is said before a long gallery is embedded.
+    _check_outputs(html, montage, csv)
+    if same_person and query.is_file():
+        raise InputError(f"--same-person {query}: one picture; name a folder of several of that person")
+    filters: galleries.Filters = {
+        "cameras": cameras or None,
+        "exclude_cameras": excluded or None,
+        "since": _time("--since", since),
+        "until": _time("--until", until),
+    }
     if model is None:
         model = runs.newest("model.onnx", "`bot export` writes one, or name it with --model")
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
-    # What is wrong with the query or the options is said before a long gallery is embedded.
-    images.load(query)
-    if montage:
-        report.check_picture(montage)
-    filters: galleries.Filters = {
-        "cameras": cameras or None,
-        "exclude_cameras": (*excluded, *([_camera(query)] if other_cameras else [])) or None,
-        "since": _time("--since", since),
-        "until": _time("--until", until),
-    }
-    people: Gallery
-    if galleries.is_gallery(gallery):
-        people = galleries.open_gallery(gallery, embedder.contract)
-    else:
-        people, _ = galleries.of_folder(Path(gallery), embedder)
-    broken = sorted((people.root / row.path, row.error) for row in people.broken())
-    for path, error in broken:
-        say(f"left out: {path}: {error}")
-    ranking = matching.match(query, people, embedder, top, min_score, **filters)
-    document = {
-        **_document(ranking),
-        "model": str(model),
-        "gallery": {
-            "images": len(people),
-            "broken": len(broken),
-            "broken_files": [{"path": str(path), "error": f"{path}: {error}"} for path, error in broken],
-        },
-    }
+    queries, broken = _queries(query, embedder, same_person=same_person, other_cameras=other_cameras)
+    people = _opened(gallery, embedder)
+    missing = {people.root / row.path: f"{people.root / row.path}: {row.error}" for row in people.broken()}
+    for text in missing.values():
+        say(f"left out: {text}")
+    calibration = embedder.contract.calibration
+    rankings = matching.rank(
+        queries, people, calibration, top, min_score, rerank=rerank, other_cameras=other_cameras, **filters
+    )
+    size = len(people)
     people.close()
-    click.echo(jsonlib.dumps(document) if as_json else _table(ranking))
+    documents = [results.document(ranking) for ranking in rankings]
+    document = {
+        **({"queries": documents} if query.is_dir() and not same_person else documents[0]),
+        "model": str(model),
+        "gallery": {"images": size, "broken": len(missing), "broken_files": _files(missing)},
+        **({"broken_queries": _files(broken)} if query.is_dir() else {}),
+    }
+    click.echo(jsonlib.dumps(document) if as_json else results.table(rankings))
+    if csv:
+        results.write_csv(rankings, csv)
     if montage:
-        report.montage([ranking], montage)
-        say(f"drew {montage}")
+        report.montage(rankings, montage)
+    if html:
+        facts = {
+            "Queries": page.counted(rankings, len(broken)),
+            "Gallery": f"{gallery}: {size} images" + (f", {len(missing)} more are broken" if missing else ""),
+            "Model": f"{model} ({embedder.contract.arch}, {embedder.contract.space})",
+            "Threshold": page.threshold(calibration),
+            "Order": "k-reciprocal re-ranking; scores are cosines" if rerank else "by cosine similarity",
+            "Left out": page.left_out(filters, min_score, other_cameras=other_cameras),
+        }
+        page.write(rankings, facts, people.root, html)
+    for path in filter(None, (csv, montage, html)):
+        say(f"wrote {path}")
 
 
-def _camera(query: Path) -> int:
-    from bot_deploy.errors import InputError
-    from bot_deploy.gallery import parse
+def _check_outputs(html: Path | None, montage: Path | None, csv: Path | None) -> None:
+    from bot_deploy import images, page
+    from bot_deploy.files import check_output
 
-    camera = parse(query.name).camera
-    if camera is None:
-        raise InputError(f"{query}: its name does not say which camera saw it; give that with --exclude-camera")
-    return camera
+    for path, kind, suffixes in (
+        (html, "a page", page.SUFFIXES),
+        (montage, "a picture", images.SUFFIXES),
+        (csv, "a table", {".csv"}),
+    ):
+        if path:
+            check_output(path, kind, suffixes)
 
 
 def _time(option: str, text: str | None) -> float | None:
@@ -115,27 +149,29 @@ def _time(option: str, text: str | None) -> float | None:
         raise InputError(f"{option} {text}: write a time such as 2026-01-31T12:00, or a number") from None
 
 
-def _document(ranking: Ranking) -> dict[str, object]:
-    return {
-        "query": str(ranking.query),
-        "matches": [
-            {
-                "path": str(match.path),
-                "score": match.score,
-                "rank": match.rank,
-                "identity": match.identity,
-                "camera": match.camera,
-                "time": match.time,
-            }
-            for match in ranking.matches
-        ],
-        "verdict": ranking.verdict.words,
-        "decision": ranking.verdict.decision,
-        "false_accept_rate": ranking.verdict.false_accept_rate,
-        "gallery_false_accept_rate": ranking.verdict.gallery_false_accept_rate,
-    }
+def _queries(
+    source: Path, embedder: Embedder, *, same_person: bool, other_cameras: bool
+) -> tuple[list[Query], dict[Path, ImageError]]:
+    from bot_deploy import match as matching
+    from bot_deploy.progress import say
+
+    queries, broken = matching.read_queries(source, embedder)
+    for error in broken.values():
+        say(f"left out: {error}")
+    if other_cameras:  # each shot must have one
+        for query in queries:
+            matching.cameras_of(query)
+    return [matching.one_person(source, queries)] if same_person else queries, broken
 
 
-def _table(ranking: Ranking) -> str:
-    lines = ["rank  score   path", *(f"{m.rank:4d}  {m.score:.4f}  {m.path}" for m in ranking.matches)]
-    return "\n".join([*lines, ranking.verdict.words])
+def _opened(gallery: str, embedder: Embedder) -> Gallery:
+    from bot_deploy import gallery as galleries
+
+    if galleries.is_gallery(gallery):
+        return galleries.open_gallery(gallery, embedder.contract)
+    people, _ = galleries.of_folder(Path(gallery), embedder)
+    return people
+
+
+def _files(broken: Mapping[Path, object]) -> list[dict[str, str]]:
+    return [{"path": str(path), "error": str(error)} for path, error in sorted(broken.items())]

@@ -18,7 +18,7 @@ from bot_deploy.errors import BotError, InputError
 from bot_deploy.files import cache_folder
 from bot_deploy.progress import say
 
-from .folder import Update, check_folder, update
+from .folder import Update, check_folder, digest, update
 from .milvus import Milvus, is_milvus
 from .names import instant, parse, read_table
 from .rows import Filters, Found, Gallery, Row
@@ -38,6 +38,7 @@ __all__ = [
     "Update",
     "check_folder",
     "create_gallery",
+    "digest",
     "instant",
     "is_gallery",
     "is_milvus",

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, unquote_to_bytes
 
+import numpy as np
+
 from bot_deploy.errors import InputError, RunError
 
-from .rows import Found, Row, ranked
+from .rows import Found, Row, changed, normalised, ranked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -152,6 +154,24 @@ class Milvus:
                 self._name, [query.tolist()], limit=wanted, filter=_where(filters), output_fields=FIELDS
             )
         return ranked([Found(_row(one["entity"]), float(one["distance"])) for one in found], top)
+
+    def vectors(self, paths: Sequence[str]) -> Vectors:
+        vectors = np.empty((len(paths), self.dim), np.float32)
+        with self._explained():
+            for start in range(0, len(paths), BATCH):
+                keys = [_key(path) for path in paths[start : start + BATCH]]
+                found = self._client.query(self._name, ids=keys, output_fields=["vector", "error"])
+                known = {one["path"]: one["vector"] for one in found if not one["error"]}
+                for row, key in enumerate(keys, start):
+                    if key not in known:
+                        raise changed(self.address, paths[row])
+                    vectors[row] = known[key]
+        return normalised(vectors)
+
+    def knows(self, identity: str) -> bool:
+        condition = f'error == "" and identity == {json.dumps(identity, ensure_ascii=False)}'
+        with self._explained():
+            return bool(self._client.query(self._name, filter=condition, output_fields=["camera"], limit=1))
 
     def move(self, root: Path) -> None:
         if root != self.root:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -70,11 +71,14 @@ def instant(text: str) -> float:
         ValueError: neither.
     """
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         time = datetime.fromisoformat(text)
         # Not the zone of this machine: names, tables and filters must mean the same everywhere.
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    if not math.isfinite(number):  # which JSON does not know
+        raise ValueError(text)
+    return number
 
 
 def read_table(path: Path) -> dict[str, Seen]:

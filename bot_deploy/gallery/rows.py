@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
+
+import numpy as np
+
+from bot_deploy.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
     from typing import Unpack
+
+    import numpy.typing as npt
 
     from bot_deploy.embedder import Vectors
 
@@ -72,10 +78,31 @@ class Gallery(Protocol):
     def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[Found]:
         """The `top` rows most similar to `query` [D], best first; equal ones in order of path."""
 
+    def vectors(self, paths: Sequence[str]) -> Vectors:
+        """Unit vectors float32 [N, D] of the rows with these paths, in their order.
+
+        Raises:
+            RunError: one has no row, or no vector, any more.
+        """
+
+    def knows(self, identity: str) -> bool:
+        """Whether some row is of this identity."""
+
     def move(self, root: Path) -> None:
         """From now on the files lie below `root`."""
 
     def close(self) -> None: ...
+
+
+def normalised(vectors: npt.NDArray[np.floating[Any]]) -> Vectors:
+    """`vectors` [N, D] as stored, where they are not quite of unit length, as float32 of unit length."""
+    floats = vectors.astype(np.float32)
+    return np.asarray(floats / np.linalg.norm(floats, axis=1, keepdims=True), np.float32)
+
+
+def changed(address: str, path: str) -> RunError:
+    """A row was found, and then it was gone."""
+    return RunError(f"{address}: {path} was removed while it was searched; try again when `bot index` is done")
 
 
 def ranked(rows: list[Found], top: int) -> list[Found]:

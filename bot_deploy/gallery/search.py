@@ -136,6 +136,7 @@ class Hnsw:
         self._mapped = mapped
         self._storage = faiss_index(mapped.bytes, *mapped.vectors.shape)
         self._index.storage, self._index.own_fields = self._storage, False
+        self.size: int = self._index.ntotal  # vectors that the graph knows
 
     def candidates(self, query: Vectors, top: int) -> Slots:
         """Slots that are likely among the `top` most similar."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from bot_deploy.errors import BotError, InputError, RunError
 
-from .rows import Found, Row, ranked
+from .rows import Found, Row, changed, normalised, ranked
 from .search import HEADER, Hnsw, Mapped, build_hnsw
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 DATABASE = "gallery.sqlite"
 FORMAT = 1
+HNSW = 1  # in SQLite's user_version: searches are to go by a graph
 MAGIC = b"bot-deploy gallery: float16 vectors from byte 4096\n"
 WAIT = 60  # seconds for another writer; each holds the store for one batch only
 COLUMNS = "path, size, mtime, digest, identity, camera, time, error"
@@ -163,6 +164,22 @@ class Store:
                 allowed[np.fromiter((slot for (slot,) in chosen), np.int64)] = True
             return ranked(self._found(mapped, mapped.candidates(query, top, allowed), query), top)
 
+    def vectors(self, paths: Sequence[str]) -> Vectors:
+        find = "SELECT slot FROM rows WHERE path = ? AND slot >= 0"
+        with self._reading() as (_, mapped):
+            slots = []
+            for path in paths:
+                found = self._database.execute(find, (os.fsencode(path),)).fetchone()
+                if found is None:
+                    raise changed(self.address, path)
+                slots.append(found[0])
+            return normalised(mapped.vectors[np.asarray(slots, np.int64)])
+
+    def knows(self, identity: str) -> bool:
+        with self._explained():
+            find = "SELECT 1 FROM rows WHERE identity = ? AND slot >= 0 LIMIT 1"
+            return self._database.execute(find, (identity,)).fetchone() is not None
+
     def move(self, root: Path) -> None:
         if root != self.root:
             with self._writing():
@@ -192,8 +209,32 @@ class Store:
                 with contextlib.suppress(OSError):
                     old_file.unlink()
 
+    @property
+    def remembers_hnsw(self) -> bool:
+        """Whether a graph was built and not dropped since; it may be out of date, or gone with a compaction."""
+        with self._explained():
+            return bool(self._database.execute("PRAGMA user_version").fetchone()[0] & HNSW)
+
+    def hnsw_is_current(self) -> bool:
+        """Whether the graph holds exactly the vectors that have a row; searches are right, but slower, when not."""
+        with self._reading() as (state, mapped):
+            graph = self._graph(state, mapped)
+            return graph is not None and graph.size == state.length == state.alive
+
+    def drop_hnsw(self) -> None:
+        """From now on every search is exact, also after the next update."""
+        with self._writing():
+            self._database.execute("PRAGMA user_version = 0")
+        self._hnsw = None
+        with self._explained():
+            for graph in self._folder.glob("hnsw-*.faiss"):
+                graph.unlink()
+
     def build_hnsw(self) -> float:
-        """Builds the graph that approximate searches take from now on; returns its recall@10, see `recall`."""
+        """Builds the graph that approximate searches take from now on; returns its recall@10, see `recall`.
+
+        The store remembers that it has one, see `remembers_hnsw`; what is added after is compared one by one.
+        """
         with self._reading() as (state, _):
             holes = state.alive < state.length
         if holes:
@@ -211,7 +252,10 @@ class Store:
             self._hnsw = None
             graph = self._graph(state, mapped)
             assert graph is not None
-            return recall(graph, mapped)
+            found = recall(graph, mapped)
+        with self._writing():
+            self._database.execute(f"PRAGMA user_version = {HNSW}")
+        return found
 
     def close(self) -> None:
         self._mapped = self._hnsw = None
@@ -243,8 +287,14 @@ class Store:
         if not path.exists() or not find_spec("faiss"):
             return None
         if self._hnsw is None or self._hnsw[0] != state.vectors:
-            self._hnsw = state.vectors, Hnsw(path, mapped)
-        return self._hnsw[1]
+            try:
+                graph = Hnsw(path, mapped)
+            except RuntimeError as error:  # FAISS's
+                reason = str(error).rpartition("Error: ")[2]
+                raise InputError(f"{path}: not a readable graph ({reason}); delete it and index again") from None
+            self._hnsw = state.vectors, graph
+        # One of more vectors than this transaction sees was put there meanwhile; it would point outside of them.
+        return self._hnsw[1] if self._hnsw[1].size <= state.length else None
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[tuple[State, Mapped]]:

@@ -10,7 +10,7 @@ import pytest
 from fakes import BLUE, DETECTOR, GREEN, ORANGE, RED, Box, embed, embedder, film, scene
 
 from bot_deploy.demos.detectors import Boxes, Detector
-from bot_deploy.demos.live import HALF_SETTLED, SETTLED, Live, Sighting, cut, is_clear
+from bot_deploy.demos.live import HALF_SETTLED, LONG, SETTLED, Live, Sighting, cut, is_clear
 from bot_deploy.demos.people import People, open_people
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
@@ -109,6 +109,17 @@ def test_only_who_was_seen_long_enough_is_enrolled_by_itself(people: People) -> 
     assert len(people) == 1
 
 
+def test_who_resembles_somebody_a_little_is_enrolled_only_after_long(people: People) -> None:
+    know(people, Ann=(200, 0, 0))
+    alike = (100, 160, 0)  # a cosine of 0.53 with Ann: uncertain
+    assert people.decision(float(detect_vector(RED) @ detect_vector(alike))) == "uncertain"
+    live = Live(DETECTOR, embedder(), people, 10, every=1, auto_enrol=True)
+    watch(live, [scene((alike, walker(10)))] * LONG)
+    assert len(people) == 1
+    watch(live, [scene((alike, walker(10)))] * 2, LONG)
+    assert len(people) == 2
+
+
 def test_half_a_person_takes_longer(people: People) -> None:
     live = Live(DETECTOR, embedder(), people, 10, every=1, auto_enrol=True)
     desk = walker(100, y=100, tall=140)  # down to the frame's edge
@@ -116,6 +127,16 @@ def test_half_a_person_takes_longer(people: People) -> None:
     assert len(people) == 0
     watch(live, [scene((RED, desk))] * 2, HALF_SETTLED)
     assert len(people) == 1
+
+
+def test_a_part_of_a_person_is_named_only_after_long(people: People) -> None:
+    know(people, Ann=RED)
+    live = Live(DETECTOR, embedder(), people, 10, every=1)
+    desk = walker(100, y=100, tall=140)  # down to the frame's edge
+    seen = watch(live, [scene((RED, desk))] * (HALF_SETTLED + 1))
+    assert [one.decision for sightings in seen[1:] for one in sightings] == ["uncertain"] * (HALF_SETTLED - 1) + [
+        "match"
+    ]
 
 
 def test_a_passer_by_does_not_take_the_name_away(people: People) -> None:

@@ -155,6 +155,8 @@ def test_a_folder_of_frames_in_order_broken_ones_named(tmp_path: Path, capsys: p
         Image.fromarray(scene((colour, (0, 0, 320, 240)))).save(tmp_path / name)
     (tmp_path / "c.png").write_bytes(b"no picture")
     (tmp_path / "notes.txt").write_text("no frame")
+    (tmp_path / "query").mkdir()
+    Image.fromarray(scene()).save(tmp_path / "query" / "crop.png")  # which is beside the frames, but none
     with open_source(str(tmp_path)) as source:
         frames = list(source)
         assert list(source) == []
@@ -167,6 +169,10 @@ def test_a_folder_of_frames_in_order_broken_ones_named(tmp_path: Path, capsys: p
     assert "c.png" in capsys.readouterr().err
     with open_source(str(tmp_path / "a.png")) as source:
         assert [frame.name for frame in source] == ["a.png"]
+    (tmp_path / "all" / "monday").mkdir(parents=True)
+    Image.fromarray(scene()).save(tmp_path / "all" / "monday" / "e.png")
+    with open_source(str(tmp_path / "all")) as source:
+        assert [frame.name for frame in source] == ["e.png"]
 
 
 def film_at(path: Path, count: int) -> Path:

@@ -1,0 +1,39 @@
+"""What names of files and folders say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bot_deploy.gallery.names import Seen, instant, parse
+
+
+@pytest.mark.parametrize(
+    ("path", "seen"),
+    [
+        ("0002_c1s1_000451_03.jpg", ("0002", 1, 451)),
+        ("bounding_box_test/-1_c6s3_000001_01.jpg", ("-1", 6, 1)),
+        ("0005_c2_f0046302.jpg", ("0005", 2, None)),
+        ("alice/cam3_7.jpg", ("alice", 3, None)),
+        ("alice/c3/7.jpg", ("alice", 3, None)),
+        ("camera_4/7.jpg", (None, 4, None)),
+        ("gallery/x.jpg", (None, None, None)),
+        ("2026-01-31/x.jpg", (None, None, None)),
+        ("door/2026-01-31_12-30-05.jpg", ("door", None, 1769862605)),
+        ("20260131T123005_c2.png", (None, 2, 1769862605)),
+        ("20269931T993005.png", (None, None, None)),
+        ("x.jpg", (None, None, None)),
+        ("b\udcff/x.jpg", ("b�", None, None)),
+    ],
+)
+def test_names(path: str, seen: tuple[Any, ...]) -> None:
+    assert parse(path) == Seen(*seen)
+
+
+def test_instants() -> None:
+    assert instant("451") == 451
+    assert instant("1970-01-01T00:01") == instant("1970-01-01T01:01+01:00") == 60
+    for text in ("noon", "nan", "1e999"):
+        with pytest.raises(ValueError, match=text):
+            instant(text)

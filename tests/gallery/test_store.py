@@ -1,0 +1,256 @@
+"""One suite for the embedded store and Milvus, against plain loops; holes, damage and a full disk."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sqlite3
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from crowds import DIM, SPACE, check_like_naive, contract, crowd, held, opened, unit
+
+from bot_deploy import gallery as galleries
+from bot_deploy.errors import InputError, RunError
+from bot_deploy.gallery import Row, search, store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# ---- one suite for both stores ----
+
+
+def test_search_and_filters_like_the_loop(address: str) -> None:
+    rows, vectors = crowd(400)
+    with opened(address) as gallery:
+        for start in range(0, 400, 150):
+            gallery.add(rows[start : start + 150], vectors[start : start + 150])
+        assert len(gallery) == sum(not row.error for row in rows)
+        for query in unit(np.random.default_rng(1), 3):
+            for top in (1, 10, 400, 1000):
+                check_like_naive(gallery, rows, vectors, query, top)
+            for filters in (
+                {"cameras": [1]},
+                {"cameras": [0, 2], "since": 20},
+                {"cameras": [9]},
+                {"exclude_cameras": [1, 3]},
+                {"cameras": None, "exclude_cameras": None, "since": None, "until": None},
+                {"since": 30, "until": 40},
+                {"until": 50.5},
+                {"since": 200},
+                {"cameras": [1], "exclude_cameras": [1]},
+            ):
+                check_like_naive(gallery, rows, vectors, query, 25, **filters)
+        assert gallery.search(query, 0) == []
+
+
+def test_equal_vectors_go_by_path_even_at_the_end_of_the_list(address: str) -> None:
+    rng = np.random.default_rng(0)
+    vector = unit(rng, 1)
+    paths = [f"{letter}/{number}.jpg" for letter in "ab-" for number in range(8)]
+    with opened(address) as gallery:
+        gallery.add([Row(path) for path in paths], np.repeat(vector, len(paths), axis=0))
+        gallery.add([Row(f"z/{number}.jpg") for number in range(30)], unit(rng, 30))
+        found = gallery.search(unit(rng, 1)[0] * 0.2 + vector[0], 5)
+    assert [one.row.path for one in found] == sorted(paths, key=lambda path: path.split("/"))[:5]
+
+
+def test_add_replace_amend_remove_and_open_again(address: str, kind: str) -> None:
+    rows, vectors = crowd(60)
+    odd = Row('ü/it\'s "odd" ☃.jpg', 1, 2, b"\0\1\2\3\4\5\6\xff", "O'Neill", 7, 1.5)
+    with opened(address) as gallery:
+        gallery.add([*rows, odd], np.concatenate([vectors, vectors[:1]]))
+        assert sorted(gallery.rows()) == sorted([*rows, odd])
+        assert gallery.broken() == sorted(row for row in rows if row.error)
+        # Replaced: another vector, and a broken one that is whole now, and the other way round.
+        other = unit(np.random.default_rng(5), 60)
+        rows[1], rows[3] = rows[1]._replace(error="now broken"), rows[3]._replace(error="")
+        gallery.add(rows[:10], other[:10])
+        vectors[:10] = other[:10]
+        # Amended: what is known changes, the vector stays.
+        rows[20] = rows[20]._replace(camera=99, identity="somebody", time=None, mtime=5)
+        gallery.amend([rows[20]])
+        gallery.remove([rows[30].path, "no such row", odd.path])
+        del rows[30]
+        vectors = np.delete(vectors, 30, axis=0)
+        assert len(gallery) == sum(not row.error for row in rows)
+        gallery.move(Path("/elsewhere"))
+    with opened(address) as gallery:  # from what is kept
+        assert (gallery.space, gallery.dim, gallery.root) == (SPACE, DIM, Path("/elsewhere"))
+        assert sorted(gallery.rows()) == sorted(rows)
+        assert len(gallery) == sum(not row.error for row in rows)
+        for query in unit(np.random.default_rng(2), 3):
+            check_like_naive(gallery, rows, vectors, query, 60)
+            check_like_naive(gallery, rows, vectors, query, 5, cameras=[99])
+
+
+def test_vectors_by_path_and_whom_it_knows(address: str) -> None:
+    rows, vectors = crowd(60)
+    rows[3] = rows[3]._replace(identity="only on a broken one")
+    rows[4] = rows[4]._replace(identity='O\'Neill "☃" \\ %')
+    with opened(address) as gallery:
+        gallery.add(rows, vectors)
+        places = [7, 59, 7, *range(20, 25)]
+        expected = [vector / np.sqrt((vector**2).sum()) for vector in held(gallery, vectors).astype(np.float64)[places]]
+        found = gallery.vectors([rows[place].path for place in places])
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=1e-7)
+        for path in (rows[3].path, "no such row"):
+            with pytest.raises(RunError, match=f"{path} was removed while it was searched"):
+                gallery.vectors([rows[7].path, path])
+        assert all(gallery.knows(name) for name in ("person 4", rows[4].identity))
+        assert not any(gallery.knows(name) for name in ("person", "person 9", rows[3].identity, '" or path != "'))
+        gallery.remove([rows[4].path])
+        assert not gallery.knows(rows[4].identity)
+
+
+def test_empty_gallery_and_wrong_query(address: str) -> None:
+    with opened(address) as gallery:
+        assert len(gallery) == 0
+        assert list(gallery.rows()) == gallery.broken() == []
+        assert gallery.search(np.ones(DIM, np.float32), 3) == []
+        gallery.remove(["nobody.jpg"])
+        with pytest.raises(InputError, match=r"\(5,\): the vectors of .* have 12 numbers"):
+            gallery.search(np.ones(5, np.float32), 3)
+
+
+def test_another_model_is_refused_with_the_remedy(address: str) -> None:
+    galleries.create_gallery(address, contract(), Path("/people")).close()
+    for same in (contract(), contract(precision="int8"), contract(flip=True)):
+        galleries.open_gallery(address, same).close()
+    for other in (contract(fingerprint="f" * 16), contract(feature="ft"), contract(dim=13)):
+        for refused in (
+            lambda other=other: galleries.open_gallery(address, other),
+            lambda other=other: galleries.create_gallery(address, other, Path("/people")),
+        ):
+            with pytest.raises(
+                InputError, match=rf"another model \({SPACE}, 12 numbers.*--model.*bot index /people -o"
+            ):
+                refused()
+
+
+def test_no_gallery_there(address: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no gallery there; `bot index` makes one"):
+        galleries.open_gallery(address, contract())
+    assert not os.path.lexists(address)
+
+
+# ---- the embedded store's own ----
+
+
+def test_holes_and_compaction(place: Path, kind: str) -> None:
+    if kind == "milvus":
+        pytest.skip("Milvus has no holes")
+    rows, vectors = crowd(200)
+    rows = [row._replace(error="") for row in rows]
+    with opened(str(place)) as gallery, opened(str(place)) as reader:
+        gallery.add(rows, vectors)
+        query = unit(np.random.default_rng(6), 1)[0]
+        check_like_naive(reader, rows, vectors, query, 200)
+        gone = {row.path for row in rows[::2]} - {rows[0].path}
+        with reader._reading() as (_, mapped):
+            gallery.remove(sorted(gone))
+            assert (place / "vectors-1.f16").stat().st_size == search.HEADER + 200 * DIM * 2
+            left = [(row, vector) for row, vector in zip(rows, vectors, strict=True) if row.path not in gone]
+            check_like_naive(gallery, [row for row, _ in left], np.stack([v for _, v in left]), query, 200)
+            gallery.remove([row.path for row, _ in left[:5]])
+            left = left[5:]
+            # Over half are holes: moved, and whoever still reads the old file keeps it.
+            assert [path.name for path in place.glob("vectors-*")] == ["vectors-2.f16"]
+            assert (place / "vectors-2.f16").stat().st_size == search.HEADER + 96 * DIM * 2
+            np.testing.assert_array_equal(mapped.vectors, vectors.astype(np.float16))
+        for one in (gallery, reader):
+            check_like_naive(one, [row for row, _ in left], np.stack([v for _, v in left]), query, 200)
+        gallery.add(rows[:1], vectors[:1])
+        left = [(rows[0], vectors[0]), *left]
+        for one in (gallery, reader):
+            check_like_naive(one, [row for row, _ in left], np.stack([v for _, v in left]), query, 200)
+        gallery.remove([row.path for row in rows])
+        assert len(reader) == 0
+        assert reader.search(query, 5) == []
+        gallery.add(rows[:3], vectors[:3])
+        check_like_naive(reader, rows[:3], vectors[:3], query, 5)
+
+
+def test_damage_is_named(place: Path) -> None:
+    rows, vectors = crowd(50)
+    with opened(str(place)) as gallery:
+        gallery.add(rows, vectors)
+    whole = (place / "vectors-1.f16").read_bytes()
+    (place / "vectors-1.f16").write_bytes(whole[:-1])
+    with opened(str(place)) as gallery, pytest.raises(InputError, match=r"vectors-1\.f16: shorter than its rows say"):
+        gallery.search(vectors[0], 1)
+    (place / "vectors-1.f16").unlink()
+    with opened(str(place)) as gallery, pytest.raises(RunError, match=r"people\.gallery: No such file"):
+        gallery.search(vectors[0], 1)
+    database = (place / store.DATABASE).read_bytes()
+    (place / store.DATABASE).write_bytes(b"x" * len(database))
+    with pytest.raises(InputError, match=r"damaged .*delete it and index again"):
+        opened(str(place))
+    (place / store.DATABASE).write_bytes(database)
+    with sqlite3.connect(place / store.DATABASE) as changed:
+        changed.execute("UPDATE gallery SET format = 2")
+    changed.close()
+    with pytest.raises(InputError, match="format 2, but this bot_deploy reads 1"):
+        opened(str(place))
+
+
+def test_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").touch()
+    for name in ("file", "folder"):
+        with pytest.raises(InputError, match=rf"{name}: holds something else"):
+            galleries.create_gallery(str(tmp_path / name), contract(), tmp_path)
+
+
+@pytest.fixture
+def little_room() -> Iterator[Callable[[int], None]]:
+    """A disk on which a file cannot grow beyond some bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def allow(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+
+    yield allow
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_loses_nothing(place: Path, little_room: Callable[[int], None]) -> None:
+    rows, vectors = crowd(600)
+    query = unit(np.random.default_rng(8), 1)[0]
+    with opened(str(place)) as gallery:
+        gallery.add(rows[:300], vectors[:300])
+        failed = 0
+        for size in range(0, 400_000, 8000):
+            little_room(size)
+            try:
+                gallery.add(rows[300:], vectors[300:])
+            except RunError as error:
+                assert str(error).startswith(f"{place}: ")  # noqa: PT017
+                failed += 1
+            little_room(resource.RLIM_INFINITY)
+            with opened(str(place)) as other:
+                added = len(list(other.rows())) > 300
+                check_like_naive(other, rows if added else rows[:300], vectors if added else vectors[:300], query, 400)
+            if added:
+                break
+        assert failed > 3
+        assert added
+
+
+def test_a_second_writer_waits_and_then_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, vectors = crowd(10)
+    monkeypatch.setattr(store, "WAIT", 0.3)
+    with opened(str(place)) as one, opened(str(place)) as two:
+        with one._writing():
+            started = time.monotonic()
+            with pytest.raises(RunError, match="another process has been writing to it"):
+                two.add(rows, vectors)
+            assert time.monotonic() - started > 0.25
+            assert len(two) == 0  # reading goes on
+        two.add(rows, vectors)
+        assert len(one) == sum(not row.error for row in rows)
