@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 EVERY = 5  # frames between two embeddings of a track
 SETTLED = 5  # embeddings of whole people before a track is enrolled by itself
 HALF_SETTLED = 20  # and of people who never show more than a half, as before a desk
+LONG = 20  # embeddings after which somebody who resembles nobody well enough is a stranger
 HIDDEN = 0.3  # share of a box behind a nearer one, from which its crop shows two people
 EDGE = 2  # pixels: a box that close to the frame's edge is cut by it
 LOYAL = 0.05  # cosine by which somebody else must look more like the person before the name changes
@@ -66,10 +67,16 @@ class Followed:
     told: str | None = None  # the name that was last reported
     enrolled: bool = False  # under a name that was not reported yet
     due: int = 0  # the frame from which it is embedded again
+    looks: int = 0  # how often it was embedded
     seen: float = 0.0  # when
     crop: Pixels | None = None  # the last that its average took in,
     vector: Vectors | None = None  # and its embedding
     views: list[Vectors] = field(default_factory=list)  # enrolled from this track
+
+    @property
+    def shown(self) -> bool:
+        """Enough to be named: a whole person, or a part for long. Heads that enter the picture look all alike."""
+        return self.average.clear or self.average.count >= HALF_SETTLED
 
 
 class Live:
@@ -146,6 +153,7 @@ class Live:
         vectors = self._embedder.embed([crop for _, crop, _ in due])
         for (number, crop, clear), vector in zip(due, vectors, strict=True):
             followed = self._followed[number]
+            followed.looks += 1
             average, before = followed.average, followed.average.count
             if average.add(vector, clear=clear):  # the tracker has jumped to somebody else
                 self._followed[number] = followed = Followed(average, seen=frame.time)
@@ -171,6 +179,8 @@ class Live:
             decision = self._people.decision(candidate.score)
             if decision == UNCERTAIN and self._holds(number, candidate):
                 decision = MATCH  # a name that was given stays until the person is clearly somebody else
+            elif decision == MATCH and not followed.shown:
+                decision = UNCERTAIN
             followed.who, followed.decision = candidate, decision
             if decision == MATCH:
                 taken.add(candidate.name)
@@ -185,8 +195,11 @@ class Live:
         for number in {one.number for one in tracked}.intersection(renewed):
             followed = self._followed[number]
             average = followed.average
-            settled = average.count >= (SETTLED if average.clear else HALF_SETTLED)
-            if settled and followed.decision == NO_MATCH:
+            settled = followed.shown and average.count >= SETTLED
+            # Somebody who may be known gets the time to turn round.
+            if settled and (
+                followed.decision == NO_MATCH or (followed.decision == UNCERTAIN and followed.looks >= LONG)
+            ):
                 self.enrol(number)
             elif settled and followed.views and followed.decision == MATCH and followed.who:
                 self._add_view(followed, followed.who.name)

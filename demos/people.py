@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bot_deploy.images import Pixels
 
 DEFAULT = "people.gallery"  # in the current folder, where none is named
-SAME, MARGIN = 0.5, 0.1  # cosines for a model that nobody calibrated: a match, and how far below is uncertain
+SAME, MARGIN = 0.6, 0.15  # cosines for a model that nobody calibrated: a match, and how far below is uncertain
 PICTURES = 24  # of the gallery that a look-up compares; several are of one person
 AUTOMATIC = "person-{}"
 

@@ -63,7 +63,9 @@ def _files(spec: str, capture: Callable[[str], Capture] | None) -> Source:
     path = Path(spec)
     try:
         if spec and path.is_dir():
-            return Folder(spec, images.find(path))
+            files = images.find(path)
+            # Those below are seldom frames too, unless all are.
+            return Folder(spec, [file for file in files if file.parent == path] or files)
         if not path.is_file():
             raise InputError(f"{spec or 'an empty name'}: no such file or folder; a source is {KINDS}")
         with path.open("rb") as file:
