@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 EVERY = 5  # frames between two embeddings of a track
 SETTLED = 5  # embeddings of whole people before a track is enrolled by itself
 HALF_SETTLED = 20  # and of people who never show more than a half, as before a desk
-LONG = 20  # embeddings after which somebody who resembles nobody well enough is a stranger
+LONG = 4.0  # seconds after which somebody who resembles nobody well enough is a stranger
 HIDDEN = 0.3  # share of a box behind a nearer one, from which its crop shows two people
 EDGE = 2  # pixels: a box that close to the frame's edge is cut by it
+WIDEST = 0.7  # of its height; a box that is wider shows somebody who is bent, or cut
 LOYAL = 0.05  # cosine by which somebody else must look more like the person before the name changes
 VIEWS, NEW_VIEW = 5, 0.7  # pictures kept of an enrolled person, each with a cosine below this to the others
 FORGOTTEN = 10.0  # seconds after which a lost track is dropped
@@ -67,7 +68,7 @@ class Followed:
     told: str | None = None  # the name that was last reported
     enrolled: bool = False  # under a name that was not reported yet
     due: int = 0  # the frame from which it is embedded again
-    looks: int = 0  # how often it was embedded
+    began: float = 0.0  # when
     seen: float = 0.0  # when
     crop: Pixels | None = None  # the last that its average took in,
     vector: Vectors | None = None  # and its embedding
@@ -109,7 +110,8 @@ class Live:
         with self._stage("track"):
             tracked = self._tracks.update(boxes, frame.time if self._timed else None)
         for one in tracked:
-            followed = self._followed.setdefault(one.number, Followed(Average(self._people.outlier)))
+            new = Followed(Average(self._people.outlier), began=frame.time)
+            followed = self._followed.setdefault(one.number, new)
             followed.seen = frame.time
         with self._stage("embed"):
             renewed = self._embed(frame, tracked)
@@ -153,10 +155,9 @@ class Live:
         vectors = self._embedder.embed([crop for _, crop, _ in due])
         for (number, crop, clear), vector in zip(due, vectors, strict=True):
             followed = self._followed[number]
-            followed.looks += 1
             average, before = followed.average, followed.average.count
             if average.add(vector, clear=clear):  # the tracker has jumped to somebody else
-                self._followed[number] = followed = Followed(average, seen=frame.time)
+                self._followed[number] = followed = Followed(average, began=frame.time, seen=frame.time)
             if average.count != before or followed.crop is None:
                 followed.crop, followed.vector = crop, vector
             # The first few come quickly: a name is wanted at once.
@@ -192,16 +193,14 @@ class Live:
         return followed.decision == MATCH and followed.who is not None and followed.who.name == candidate.name
 
     def _enrol_strangers(self, tracked: list[Tracked], renewed: list[int]) -> None:
-        for number in {one.number for one in tracked}.intersection(renewed):
+        for number in [one.number for one in tracked]:
             followed = self._followed[number]
-            average = followed.average
-            settled = followed.shown and average.count >= SETTLED
             # Somebody who may be known gets the time to turn round.
-            if settled and (
-                followed.decision == NO_MATCH or (followed.decision == UNCERTAIN and followed.looks >= LONG)
-            ):
+            long = followed.seen - followed.began >= LONG
+            settled = followed.shown and (followed.average.count >= SETTLED or long)
+            if settled and (followed.decision == NO_MATCH or (followed.decision == UNCERTAIN and long)):
                 self.enrol(number)
-            elif settled and followed.views and followed.decision == MATCH and followed.who:
+            elif settled and number in renewed and followed.views and followed.decision == MATCH and followed.who:
                 self._add_view(followed, followed.who.name)
 
     def _add_view(self, followed: Followed, name: str) -> None:
@@ -248,6 +247,8 @@ def is_clear(corners: Corners, others: list[Corners], pixels: Pixels) -> bool:
     left, top, right, bottom = corners
     height, width = pixels.shape[:2]
     if left < EDGE or top < EDGE or right > width - EDGE or bottom > height - EDGE:
+        return False
+    if right - left > WIDEST * (bottom - top):
         return False
     area = (right - left) * (bottom - top)
     for other in others:

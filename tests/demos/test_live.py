@@ -114,9 +114,10 @@ def test_who_resembles_somebody_a_little_is_enrolled_only_after_long(people: Peo
     alike = (100, 160, 0)  # a cosine of 0.53 with Ann: uncertain
     assert people.decision(float(detect_vector(RED) @ detect_vector(alike))) == "uncertain"
     live = Live(DETECTOR, embedder(), people, 10, every=1, auto_enrol=True)
-    watch(live, [scene((alike, walker(10)))] * LONG)
+    long = round(10 * LONG)
+    watch(live, [scene((alike, walker(10)))] * long)
     assert len(people) == 1
-    watch(live, [scene((alike, walker(10)))] * 2, LONG)
+    watch(live, [scene((alike, walker(10)))] * 4, long)
     assert len(people) == 2
 
 
@@ -226,6 +227,7 @@ def test_clear_is_not_cut_and_not_behind() -> None:
     assert not is_clear(walker(100), [nearer], pixels)
     assert is_clear(walker(100), [farther], pixels)
     assert is_clear(walker(100), [walker(140, y=70)], pixels)  # a fifth of it
+    assert not is_clear((100, 60, 210, 210), [], pixels)  # too wide for a whole person
 
 
 def test_cutting_stays_inside_the_frame() -> None:
