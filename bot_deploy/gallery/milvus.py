@@ -57,8 +57,8 @@ class Milvus:
         with self._explained():
             self._client = MilvusClient(f"http://{server[1]}" if server else address, timeout=10)
         self._name = server[2] if server else LITE
-        if not server:  # it warns at every listing that Lite has no clock of its own
-            logging.getLogger("pymilvus").setLevel(logging.ERROR)
+        # At every listing it warns that Lite, and servers before 2.5, have no clock of their own.
+        logging.getLogger("pymilvus").setLevel(logging.ERROR)
         try:
             with self._explained():
                 self._load(space, dim, root)

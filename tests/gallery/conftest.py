@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,13 @@ from crowds import Counting, contract, draw, needs_faiss, needs_milvus
 from bot_deploy.embedder import Embedder
 from bot_deploy.gallery import search
 
+SERVER = os.environ.get("BOT_MILVUS", "")  # host:port of a Milvus server to test against too
+needs_server = pytest.mark.skipif(not SERVER, reason="needs a Milvus server; name it as BOT_MILVUS=host:port")
 STORES = [
     "numpy",
     pytest.param("faiss", marks=needs_faiss),
-    pytest.param("milvus", marks=needs_milvus),
+    pytest.param("milvus", marks=needs_milvus),  # in a file
+    pytest.param("server", marks=[needs_milvus, needs_server]),
 ]
 
 
@@ -25,8 +31,17 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.fixture
-def address(kind: str, tmp_path: Path) -> str:
-    return str(tmp_path / ("people.db" if kind == "milvus" else "people.gallery"))
+def address(kind: str, tmp_path: Path) -> Iterator[str]:
+    if kind != "server":
+        yield str(tmp_path / ("people.db" if kind == "milvus" else "people.gallery"))
+        return
+    from pymilvus import MilvusClient
+
+    name = f"test_{uuid.uuid4().hex}"
+    yield f"milvus://{SERVER}/{name}"
+    client = MilvusClient(f"http://{SERVER}")
+    client.drop_collection(name)
+    client.close()
 
 
 @pytest.fixture
