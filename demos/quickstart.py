@@ -60,7 +60,8 @@ synthetic people: {crops} crops to train on, {scores["queries"]} queries, {score
   trained, exported  {scores["rank1"]:6.1f}  {scores["mAP"]:6.1f}
 
 parity of the export with PyTorch on {parity["crops"]} crops, in batches of {", ".join(map(str, parity["batches"]))}
-  min cosine {parity["min_cosine"]:.7f} (at least {parity["tolerance"]["min_cosine"]}), mean cosine {parity["mean_cosine"]:.7f}
+  min cosine {parity["min_cosine"]:.7f} (at least {parity["tolerance"]["min_cosine"]}), \
+mean cosine {parity["mean_cosine"]:.7f}
   max abs error {parity["max_abs_error"]:.1e}, max norm error {parity["max_norm_error"]:.1e}
   nearest neighbour the same for {100 * parity["top1_agreement"]:.1f} %, of the ten nearest \
 {100 * parity["top10_agreement"]:.1f} %
