@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from bot_deploy.errors import InputError
+from bot_deploy.errors import BotError, InputError
+from bot_deploy.progress import say
 from bot_deploy.verdict import MATCH, NO_MATCH, UNCERTAIN
 
 from .averages import Average
@@ -99,12 +100,14 @@ class Live:
         self._tracks = Tracks(fps)
         self._timed, self._every, self._auto_enrol = timed, every, auto_enrol
         self._followed: dict[int, Followed] = {}
+        self._looked = 0  # frames
         self.events: list[Event] = []  # of the last frame, and since
         self.seconds: dict[str, float] = defaultdict(float)  # spent in each stage
 
     def look(self, frame: Frame) -> list[Sighting]:
         """Who is on `frame`; what is new about them is in `events`."""
         self.events = []
+        self._looked += 1
         with self._stage("detect"):
             boxes = self._detector.detect(frame.pixels)
         with self._stage("track"):
@@ -139,6 +142,7 @@ class Live:
         name = name or self._people.next_name()
         followed.who = self._people.enrol(name, followed.crop, followed.average.vector)
         followed.decision, followed.views, followed.enrolled = MATCH, [followed.average.vector], True
+        followed.told = None
         for other in self._followed.values():  # who was unknown may be the one who was just enrolled
             if other.average.count:
                 other.candidates = self._people.candidates(other.average.vector)
@@ -150,7 +154,7 @@ class Live:
         for one in tracked:
             followed = self._followed[one.number]
             clear = is_clear(one.corners, [other.corners for other in tracked if other is not one], frame.pixels)
-            if frame.number >= followed.due and (clear or not followed.average.clear):
+            if self._looked >= followed.due and (clear or not followed.average.clear):
                 due.append((one.number, cut(frame.pixels, one.corners), clear))
         vectors = self._embedder.embed([crop for _, crop, _ in due])
         for (number, crop, clear), vector in zip(due, vectors, strict=True):
@@ -161,7 +165,7 @@ class Live:
             if average.count != before or followed.crop is None:
                 followed.crop, followed.vector = crop, vector
             # The first few come quickly: a name is wanted at once.
-            followed.due = frame.number + (self._every if average.count >= SETTLED else 1)
+            followed.due = self._looked + (self._every if average.count >= SETTLED else 1)
         return [number for number, _, _ in due]
 
     def _name(self, numbers: list[int]) -> None:
@@ -180,7 +184,7 @@ class Live:
             decision = self._people.decision(candidate.score)
             if decision == UNCERTAIN and self._holds(number, candidate):
                 decision = MATCH  # a name that was given stays until the person is clearly somebody else
-            elif decision == MATCH and not followed.shown:
+            elif decision == MATCH and not followed.shown and not self._holds(number, candidate):
                 decision = UNCERTAIN
             followed.who, followed.decision = candidate, decision
             if decision == MATCH:
@@ -198,10 +202,19 @@ class Live:
             # Somebody who may be known gets the time to turn round.
             long = followed.seen - followed.began >= LONG
             settled = followed.shown and (followed.average.count >= SETTLED or long)
-            if settled and (followed.decision == NO_MATCH or (followed.decision == UNCERTAIN and long)):
-                self.enrol(number)
+            # A match that is somebody else's here, or that a large gallery makes doubtful, is nobody new.
+            alike = bool(followed.candidates) and self._people.resembles(followed.candidates[0].score)
+            if settled and not alike and (followed.decision == NO_MATCH or (followed.decision == UNCERTAIN and long)):
+                self._enrol_stranger(number)
             elif settled and number in renewed and followed.views and followed.decision == MATCH and followed.who:
                 self._add_view(followed, followed.who.name)
+
+    def _enrol_stranger(self, number: int) -> None:
+        try:
+            self.enrol(number)
+        except BotError as error:  # after hours, perhaps: those who are known are still recognised
+            say(f"nobody is enrolled from here on: {error}")
+            self._auto_enrol = False
 
     def _add_view(self, followed: Followed, name: str) -> None:
         """A person who was enrolled a moment ago has turned round: that view is kept too."""

@@ -13,6 +13,8 @@ from bot_deploy import gallery as galleries
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import unused
 from bot_deploy.gallery import Row
+from bot_deploy.match import NOBODY
+from bot_deploy.progress import say
 from bot_deploy.verdict import MATCH, NO_MATCH, UNCERTAIN, judge
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 
 DEFAULT = "people.gallery"  # in the current folder, where none is named
 SAME, MARGIN = 0.6, 0.15  # cosines for a model that nobody calibrated: a match, and how far below is uncertain
-PICTURES = 24  # of the gallery that a look-up compares; several are of one person
+PICTURES, MOST_PICTURES = 24, 12288  # that a look-up compares: more while several are of one person
+PEOPLE = 4  # that it should find
+LONGEST = 200  # bytes of a name
 AUTOMATIC = "person-{}"
 
 
@@ -43,7 +47,8 @@ class People:
         self.gallery = gallery
         self._calibration = calibration if min_score is None else None
         self._same = SAME if min_score is None else min_score
-        self._names = {name_of(row) for row in gallery.rows() if not row.error}
+        self._names = {name for row in gallery.rows() if not row.error and (name := name_of(row)) is not None}
+        self._size = len(gallery)
 
     @property
     def outlier(self) -> float:
@@ -62,23 +67,34 @@ class People:
 
     def candidates(self, vector: Vectors) -> list[Candidate]:
         """People that look like the unit `vector` [D], the most similar first."""
-        best: dict[str, Candidate] = {}
-        for found in self.gallery.search(vector, PICTURES):
-            name = name_of(found.row)
-            best.setdefault(name, Candidate(name, found.score, self.gallery.root / found.row.path))
-        return list(best.values())
+        top, self._size = PICTURES, len(self.gallery)
+        while True:
+            found = self.gallery.search(vector, top)
+            best: dict[str, Candidate] = {}
+            for one in found:
+                name = name_of(one.row)
+                if name is not None:
+                    best.setdefault(name, Candidate(name, one.score, self.gallery.root / one.row.path))
+            if len(best) >= PEOPLE or len(found) < top or top >= MOST_PICTURES:
+                return list(best.values())
+            top *= 8
 
     def decision(self, score: float) -> str:
         """One of `verdict.MATCH`, `UNCERTAIN` and `NO_MATCH` for a candidate's `score`."""
         if self._calibration:
-            return judge(self._calibration, score, len(self.gallery)).decision
+            return judge(self._calibration, score, self._size).decision
         return MATCH if score >= self._same else UNCERTAIN if score >= self._same - MARGIN else NO_MATCH
+
+    def resembles(self, score: float) -> bool:
+        """Whether a candidate's `score` is a match but for the size of the gallery, and for who else is there."""
+        return score >= (self._calibration.threshold if self._calibration else self._same)
 
     def next_name(self) -> str:
         """An automatic name that nobody has."""
         taken = {name.casefold() for name in self._names}
         number = 1
-        while AUTOMATIC.format(number) in taken:
+        # Another program may enrol into the same gallery.
+        while AUTOMATIC.format(number) in taken or self.gallery.knows(AUTOMATIC.format(number)):
             number += 1
         return AUTOMATIC.format(number)
 
@@ -86,6 +102,8 @@ class People:
         """Raises InputError when `name` cannot be that of a folder from which `gallery.parse` reads it again."""
         if not name or re.search(r'[\\/:*?"<>|\x00-\x1f]', name) or name != name.strip(" ."):
             raise InputError(f"{name!r}: a name is also one of a folder; leave out special characters")
+        if len(name.encode(errors="replace")) > LONGEST:
+            raise InputError(f"{name[:20]}...: too long for the name of a folder")
         if galleries.parse(f"{name}/picture.png").identity != name:
             raise InputError(f"{name}: reads like a camera, a day or a part of a data set; choose another name")
 
@@ -130,9 +148,13 @@ def open_people(address: str | None, embedder: Embedder, min_score: float | None
     else:
         root = Path("people") if galleries.is_milvus(address) else path / "crops"
         gallery = galleries.create_gallery(address, embedder.contract, root)
+        if not gallery.root.is_dir() and root.is_dir():  # the gallery was moved, its pictures with it
+            gallery.root = root.absolute()
+    for row in gallery.broken():
+        say(f"left out: {gallery.root / row.path}: {row.error}")
     return People(gallery, embedder.contract.calibration, min_score)
 
 
-def name_of(row: Row) -> str:
-    """The identity, or the file's name where none is known."""
-    return row.identity or Path(row.path).stem
+def name_of(row: Row) -> str | None:
+    """The identity, or the file's name where none is known; None for Market-1501's junk and distractors."""
+    return None if row.identity in NOBODY else row.identity or Path(row.path).stem

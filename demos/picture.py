@@ -84,7 +84,7 @@ def _box(pen: ImageDraw.ImageDraw, sighting: Sighting, width: int, thickness: in
     left, top, right, bottom = sighting.corners
     colour = colour_of(sighting.name) if sighting.name is not None else STRANGER
     pen.rectangle((left, top, right, bottom), outline=colour, width=thickness)
-    text = f"{sighting.track}  {label(sighting)}"
+    text = " ".join(f"{sighting.track}  {label(sighting)}".split("\n"))
     wide = pen.textlength(text, _font(15)) + 10
     x = max(0, min(left, width - wide))
     y = max(0, top - 22)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # What every OpenCV from PyPI can write; none of them has an H.264 encoder, and VP9 takes seven times as long as VP8.
 # MPEG-4 is quick and plays everywhere but in browsers; VP8 plays in those too and takes ten times as long.
 CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG", ".webm": "VP80"}
+STILL = 10.0  # seconds for which a picture stays at most
 SPARE = 32_000_000  # bytes that are left free on the disk, so that the recording can be finished
 DECIMALS = 2  # of the frames per second: MPEG-4 counts time in at most 65535ths of a second
 
@@ -48,6 +49,8 @@ class Recorder:
         self._part = _begun(output) if output else Path()
         self._fps = round(fps, DECIMALS) or fps
         self._shape = (0, 0)  # height and width of the first picture
+        self._began: float | None = None  # its time
+        self._written = 0  # pictures
         self._writer: Any = None  # cv2.VideoWriter
         self._stdout = events == Path("-")
         self._events_name = str(events)
@@ -59,8 +62,10 @@ class Recorder:
             except OSError as error:
                 raise RunError(f"{events}: cannot be written ({error.strerror or error})") from None
 
-    def write(self, picture: Pixels) -> None:
+    def write(self, picture: Pixels, time: float | None = None) -> None:
         """Adds the `picture`, uint8 RGB [H, W, 3]; one of another size than the first is fitted into that.
+
+        The film follows the clock: a picture stays until the `time` in seconds of the next one, where that is given.
 
         Raises:
             RunError: the disk is full, or a picture of this size cannot be written.
@@ -73,8 +78,22 @@ class Recorder:
         if self._writer is None:
             self._shape = (picture.shape[0], picture.shape[1])
             self._writer = self._opened()
-        shown = _even(_letterboxed(picture, self._shape))
-        self._writer.write(cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))
+        shown = cv2.cvtColor(_even(_letterboxed(picture, self._shape)), cv2.COLOR_RGB2BGR)
+        for _ in range(self._missing(time)):
+            self._writer.write(shown)
+            self._written += 1
+
+    def _missing(self, time: float | None) -> int:
+        """How many pictures the film is behind `time`; none for one of two that are closer together than its own."""
+        if time is None:
+            return 1
+        if self._began is None:
+            self._began = time
+        behind = 1 + round((time - self._began) * self._fps) - self._written
+        longest = round(STILL * self._fps)
+        if behind > longest:  # paused, say
+            self._began += (behind - longest) / self._fps
+        return max(0, min(behind, longest))
 
     def event(self, event: dict[str, object]) -> None:
         """Adds a line, which is there for a reader at once.

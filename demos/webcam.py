@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bot_deploy.errors import InputError
+from bot_deploy.errors import BotError, InputError
 from bot_deploy.progress import say
 
 from .picture import draw
@@ -107,7 +107,7 @@ class _Loop:
         started = time.perf_counter()
         picture = self._draw(frame)
         drawn = time.perf_counter()
-        self.recorder.write(picture)
+        self.recorder.write(picture, frame.time)
         self.live.seconds["draw"] += drawn - started
         self.live.seconds["record"] += time.perf_counter() - drawn
         passed = time.perf_counter() - self.last
@@ -139,7 +139,7 @@ class _Loop:
                     return False
                 self.paused = self.paused != (wish.kind == "pause")
                 if wish.kind == "snapshot":
-                    self.message = f"saved {snapshot(picture, self.snapshots, frame.time)}"
+                    self._snapshot(picture, frame.time)
                 elif wish.kind == "enrol":
                     self._enrol(wish.text)
             if not self._held and time.perf_counter() >= until:
@@ -161,9 +161,15 @@ class _Loop:
             self.chosen = self.sightings[0].track
         try:
             if self.chosen is None:
-                raise InputError("click the box of the person first")  # noqa: TRY301
+                raise InputError("click the box of the person first")
             self.message = f"enrolled {self.live.enrol(self.chosen, name or None)}"
-        except InputError as error:
+        except BotError as error:
+            self.message = str(error)
+
+    def _snapshot(self, picture: Pixels, time: float) -> None:
+        try:
+            self.message = f"saved {snapshot(picture, self.snapshots, time)}"
+        except BotError as error:
             self.message = str(error)
 
     def _happened(self, frame: Frame, event: Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
 import signal
 from pathlib import Path
@@ -101,7 +102,10 @@ def demo(
 
     if as_json and events == Path("-"):
         raise InputError("--json and --events - both want stdout; give the events a file")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `systemctl stop` is as clean an end as Ctrl-C
+    for name in ("SIGTERM", "SIGHUP"):  # `systemctl stop` and a closed terminal are as clean an end as Ctrl-C
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
     if model is None:
         model = runs.newest("model.onnx", "`bot export` writes one, or name it with --model")
     embedder = open_embedder(model, device, threads=threads, batch=batch)
@@ -118,17 +122,14 @@ def demo(
         try:
             say(f"{frames.name}: people by {finder.name}, {model} on {embedder.backend}")
             say(f"gallery {people.gallery.address}: {len(people)} people; {people.rule}")
-            rate = fps or frames.fps
-            live = Live(finder, embedder, people, rate, timed=frames.live, every=every, auto_enrol=auto_enrol)
-            with Recorder(output, events, rate) as recorder:
-                window = None if headless else Window("bot demo")
-                try:
-                    summary = webcam.run(
-                        frames, live, recorder, window, max_frames=max_frames or 0, snapshots=snapshots
-                    )
-                finally:
-                    if window:
-                        window.close()
+            frames.fps = fps or frames.fps
+            live = Live(finder, embedder, people, frames.fps, timed=frames.live, every=every, auto_enrol=auto_enrol)
+            # The window first: where there can be none, no file of an earlier run is replaced.
+            with (
+                contextlib.nullcontext() if headless else Window("bot demo") as window,
+                Recorder(output, events, frames.fps) as recorder,
+            ):
+                summary = webcam.run(frames, live, recorder, window, max_frames=max_frames or 0, snapshots=snapshots)
         finally:
             people.gallery.close()
     click.echo(jsonlib.dumps(_document(summary)) if as_json else _table(summary), err=events == Path("-"))

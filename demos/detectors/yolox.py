@@ -43,7 +43,10 @@ def open_yolox(path: Path, threads: int = 0, min_score: float | None = None) -> 
         batch = np.ascontiguousarray(canvas[None, :, :, ::-1].transpose(0, 3, 1, 2), np.float32)
         return np.asarray(session.run(None, {source: batch})[0][0], np.float32)
 
-    empty = run(np.full((*size, 3), GREY, np.uint8))
+    try:
+        empty = run(np.full((*size, 3), GREY, np.uint8))
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's, or an output of another shape
+        raise InputError(f"{path}: cannot run on one picture ({str(error).splitlines()[0][:200]})") from None
     cells, strides = _cells(path, size, empty)
     decoded = (
         float(empty[:, :2].max()) > strides.max()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from bot_deploy import images
@@ -32,7 +33,7 @@ class Folder(Source):
         super().__init__(name, FOLDER_FPS)
         if not files:
             raise InputError(f"{name}: no pictures in this folder ({', '.join(sorted(images.SUFFIXES))})")
-        self._frames = self._load(files)
+        self._frames = self._load(sorted(files, key=_natural))
         self._first = next(self._frames, None)
         if self._first is None:
             raise InputError(f"{name}: not one picture in it can be read")
@@ -51,6 +52,11 @@ class Folder(Source):
 
     def close(self) -> None:
         self._first, self._frames = None, iter(())
+
+
+def _natural(file: Path) -> list[tuple[int, str]]:
+    """Sorts frame2 before frame10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", str(file))]
 
 
 class Video(Source):

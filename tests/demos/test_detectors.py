@@ -21,7 +21,11 @@ SIZE = (64, 96)  # of the small network
 
 
 def network(
-    path: Path, output: np.ndarray, size: tuple[int | str, int | str] = SIZE, kind: int = TensorProto.FLOAT
+    path: Path,
+    output: np.ndarray,
+    size: tuple[int | str, int | str] = SIZE,
+    kind: int = TensorProto.FLOAT,
+    count: int = 1,
 ) -> Path:
     """A network that gives `output` plus the mean of its picture divided by 1e9, so that its input is used."""
     nodes = [
@@ -34,7 +38,7 @@ def network(
         numpy_helper.from_array(np.asarray(output, np.float32), "constant"),
         numpy_helper.from_array(np.float32(1e-9), "tiny"),
     ]
-    inputs = [helper.make_tensor_value_info("images", kind, [1, 3, *size])]
+    inputs = [helper.make_tensor_value_info("images", kind, [count, 3, *size])]
     outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)]
     graph = helper.make_graph(nodes, "g", inputs, outputs, constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
@@ -171,6 +175,8 @@ def test_what_is_no_detector_is_one_line(tmp_path: Path) -> None:
         (network(tmp_path / "cells.onnx", good[:, :-1]), "no YOLOX output"),
         (network(tmp_path / "free.onnx", good, ("h", "w")), "no fixed size"),
         (network(tmp_path / "bytes.onnx", good, kind=TensorProto.UINT8), "not float32 pictures"),
+        (network(tmp_path / "batch.onnx", good, count=4), "cannot run on one picture"),
+        (network(tmp_path / "one.onnx", np.float32(1)), "no YOLOX output|cannot run"),
     ):
         with pytest.raises(InputError, match=said) as caught:
             open_detector(path)

@@ -13,7 +13,7 @@ from bot_deploy.demos.detectors import Boxes, Detector
 from bot_deploy.demos.live import HALF_SETTLED, LONG, SETTLED, Live, Sighting, cut, is_clear
 from bot_deploy.demos.people import People, open_people
 from bot_deploy.embedder import Embedder
-from bot_deploy.errors import InputError
+from bot_deploy.errors import InputError, RunError
 
 
 def walker(x: float, y: float = 60, tall: float = 150) -> Box:
@@ -119,6 +119,40 @@ def test_who_resembles_somebody_a_little_is_enrolled_only_after_long(people: Peo
     assert len(people) == 1
     watch(live, [scene((alike, walker(10)))] * 4, long)
     assert len(people) == 2
+
+
+def test_who_matches_somebody_who_is_there_already_is_not_enrolled(people: People) -> None:
+    """Two boxes on Ann."""
+    know(people, Ann=RED)
+    live = Live(DETECTOR, embedder(), people, 10, every=1, auto_enrol=True)
+    watch(live, [scene((RED, walker(200)), ((200, 60, 60), walker(20)))] * 60)
+    assert len(people) == 1
+
+
+def test_nobody_is_enrolled_any_more_once_that_fails(
+    people: People, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    know(people, Ann=RED)
+
+    def full(*_: object) -> None:
+        raise RunError("the disk is full")
+
+    monkeypatch.setattr(people, "enrol", full)
+    live = Live(DETECTOR, embedder(), people, 10, auto_enrol=True)
+    seen = watch(live, [scene((BLUE, walker(20)), (RED, walker(200)))] * 20)
+    assert names(seen[-1]) == {"Ann", None}
+    assert capsys.readouterr().err.count("the disk is full") == 1
+
+
+def test_a_name_given_by_hand_holds_for_half_a_person(people: People) -> None:
+    live = Live(DETECTOR, embedder(), people, 10, every=1)
+    desk = walker(100, y=100, tall=140)  # down to the frame's edge
+    watch(live, [scene((RED, desk))] * 4)
+    live.enrol(1, "Gus")
+    for first in (4, 5):
+        (sighting,) = watch(live, [scene((RED, desk))], first)[0]
+        assert sighting.name == "Gus"
+        assert [event.kind for event in live.events] == (["enrolled"] if first == 4 else [])
 
 
 def test_half_a_person_takes_longer(people: People) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bot_deploy import gallery as galleries
 from bot_deploy.contract import Calibration
-from bot_deploy.demos.people import MARGIN, SAME, open_people
+from bot_deploy.demos.people import MARGIN, PICTURES, SAME, open_people
 from bot_deploy.errors import InputError, RunError
 
 WHOLE = (0, 0, 320, 240)
@@ -86,6 +86,46 @@ def test_several_pictures_of_one_person_are_one_candidate_with_the_best_score(tm
     people.gallery.close()
 
 
+def test_junk_and_distractors_are_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "crops"
+    folder.mkdir()
+    for name, colour in (("0007_c1s1_000001_00", RED), ("-1_c1s1_000001_01", BLUE), ("0000_c1s1_000001_02", GREEN)):
+        Image.fromarray(picture(colour)).save(folder / f"{name}.png")
+    people = open_people(str(folder), embedder())
+    assert len(people) == 1
+    assert [one.name for one in people.candidates(vector(BLUE))] == ["0007"]
+    people.gallery.close()
+
+
+def test_many_pictures_of_one_person_hide_nobody(tmp_path: Path) -> None:
+    people = open_people(str(tmp_path / "g"), embedder())
+    for shade in range(PICTURES + 6):
+        people.enrol("Ann", picture((200, shade, 0)), vector((200, shade, 0)))
+    people.enrol("Bob", picture(BLUE), vector(BLUE))
+    assert [one.name for one in people.candidates(vector(RED))] == ["Ann", "Bob"]
+    people.gallery.close()
+
+
+def test_two_programs_do_not_give_one_name_twice(tmp_path: Path) -> None:
+    one, other = (open_people(str(tmp_path / "g"), embedder()) for _ in range(2))
+    one.enrol(one.next_name(), picture(RED), vector(RED))
+    other.enrol(other.next_name(), picture(BLUE), vector(BLUE))
+    assert {found.name for found in one.candidates(vector(RED))} == {"person-1", "person-2"}
+    one.gallery.close()
+    other.gallery.close()
+
+
+def test_a_gallery_that_was_moved_keeps_its_pictures(tmp_path: Path) -> None:
+    people = open_people(str(tmp_path / "old"), embedder())
+    people.enrol("Ann", picture(RED), vector(RED))
+    people.gallery.close()
+    (tmp_path / "old").rename(tmp_path / "new")
+    people = open_people(str(tmp_path / "new"), embedder())
+    assert people.candidates(vector(RED))[0].picture.is_file()
+    people.gallery.close()
+
+
 def test_automatic_names_are_free_ones(tmp_path: Path) -> None:
     people = open_people(str(tmp_path / "g"), embedder())
     assert people.next_name() == "person-1"
@@ -123,7 +163,7 @@ def test_decisions_are_those_of_the_calibration_unless_a_score_is_given(tmp_path
     lax.gallery.close()
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", " ", ".", "cam1", "2026-01-31", "query", 'a"b', "a\nb"])
+@pytest.mark.parametrize("name", ["../x", "a/b", "", " ", ".", "cam1", "2026-01-31", "query", 'a"b', "a\nb", 300 * "x"])
 def test_names_that_cannot_be_a_folders_are_refused(name: str, tmp_path: Path) -> None:
     people = open_people(str(tmp_path / "g"), embedder())
     with pytest.raises(InputError):

@@ -23,6 +23,10 @@ def ann(tmp_path: Path) -> Candidate:
     return Candidate("Ann", 0.8123, path)
 
 
+def test_a_name_of_two_lines_is_drawn_on_one(ann: Candidate) -> None:
+    draw(scene(), [Sighting(1, BOX, "match", ann._replace(name="Ann\nB."))], [])
+
+
 def test_labels(ann: Candidate) -> None:
     assert label(Sighting(7, BOX, "match", ann)) == "Ann  0.81"
     assert label(Sighting(7, BOX, "uncertain", ann)) == "Ann?  0.81"

@@ -103,6 +103,16 @@ def test_odd_sizes_and_changing_ones_are_fitted(tmp_path: Path, size: tuple[int,
     assert third[[0, 12, 52, 63]].mean() == pytest.approx(0, abs=8)
 
 
+def test_the_film_follows_the_clock(tmp_path: Path) -> None:
+    """Ten frames a second, of a camera that is slower, then faster, then away for an hour."""
+    path = tmp_path / "out.avi"
+    with Recorder(path, None, 10) as one:
+        for grey, time in ((0, 7.0), (50, 7.3), (100, 7.31), (150, 7.4), (200, 3607.4), (250, 3607.5)):
+            one.write(picture(grey), time)
+    greys = [int(round(float(frame.mean()) / 50) * 50) for frame in frames(path)]
+    assert greys == [0, 50, 50, 50, 150, *[200] * round(10 * recorder.STILL), 250]
+
+
 def test_an_odd_first_picture_is_rounded_up(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     with Recorder(path, None, 10) as one:

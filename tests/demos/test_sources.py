@@ -175,6 +175,18 @@ def test_a_folder_of_frames_in_order_broken_ones_named(tmp_path: Path, capsys: p
         assert [frame.name for frame in source] == ["e.png"]
 
 
+def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in (10, 2, 1):
+        Image.fromarray(scene()).save(tmp_path / f"frame{number}.png")
+    with open_source(str(tmp_path)) as source:
+        source.fps = 10.0
+        assert [(frame.name, frame.time) for frame in source] == [
+            ("frame1.png", 0.0),
+            ("frame2.png", 0.1),
+            ("frame10.png", 0.2),
+        ]
+
+
 def film_at(path: Path, count: int) -> Path:
     """Frames whose grey is their number, times ten."""
     with Recorder(path, None, 10) as recorder:
