@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .rows import Gallery
 
-BATCH = 512  # files embedded between two commits: what a kill can lose
+BATCH = 1024  # files embedded between two commits: what a kill can lose
 
 
 @dataclass(frozen=True)
