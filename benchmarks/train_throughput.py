@@ -54,6 +54,8 @@ def plain(recipe: Recipe, crops: TrainingSet, num_ids: int) -> Callable[[np.ndar
     for module in model.modules():
         if type(module).__name__ == "_StridedDepthwise":
             module.forward = torch.nn.Conv2d.forward.__get__(module)  # torchvision's own convolution
+        elif type(module).__name__ == "_ReLU6":
+            module.forward = torch.nn.ReLU6.forward.__get__(module)
     triplet, center = TripletLoss(recipe.margin), CenterLoss(num_ids, model.dim)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)

@@ -100,6 +100,29 @@ class _EverySecond(torch.autograd.Function):
         return whole
 
 
+class _ReLU6(nn.ReLU6):
+    """ReLU6 in place that remembers its output: torch's own remembers a copy of its input for the same gradient."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+            return super().forward(features)
+        return cast("Tensor", _ClampTo6.apply(features))
+
+
+class _ClampTo6(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        ctx.mark_dirty(features)
+        ctx.save_for_backward(features.clamp_(0, 6))
+        return features
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (clamped,) = ctx.saved_tensors
+        passed: Tensor = torch.ops.aten.hardtanh_backward(grads[0], clamped, 0.0, 6.0)
+        return passed
+
+
 def _mobilenet_v2(last_stride: int) -> tuple[nn.Module, int]:
     from torchvision import models
 
@@ -110,6 +133,10 @@ def _mobilenet_v2(last_stride: int) -> tuple[nn.Module, int]:
     for block in net.features[2:-1]:
         if block.conv[1][0].stride == (2, 2):
             block.conv[1][0] = _StridedDepthwise(block.conv[1][0])
+    for module in list(net.features.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU6):
+                setattr(module, name, _ReLU6(inplace=True))
     return nn.Sequential(OrderedDict(features=net.features)), net.last_channel
 
 
@@ -162,7 +189,8 @@ class ReID(nn.Module):
             nn.init.normal_(self.classifier.weight, std=0.001)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        f_t = self.backbone(images).float().mean(dim=(2, 3))  # in float32 under autocast, too
+        # In float32 under autocast, too; as rows, so that the gradient stays in channels_last memory.
+        f_t = self.backbone(images).float().permute(0, 2, 3, 1).flatten(1, 2).mean(1)
         if not self.training and self.feature == "ft":
             return cast("Tensor", f_t)
         f_i = self.neck(f_t)

@@ -14,7 +14,7 @@ from torchvision import models
 
 from bot_deploy.contract import Contract
 from bot_deploy.errors import InputError
-from bot_deploy.model import _IBN, ARCHS, L2_LENGTH, STEMS, InferenceGraph, ReID, _StridedDepthwise, contract_of
+from bot_deploy.model import _IBN, ARCHS, L2_LENGTH, STEMS, InferenceGraph, ReID, _ReLU6, _StridedDepthwise, contract_of
 
 SMALL = "mobilenet_v2"
 
@@ -295,6 +295,51 @@ def test_mobilenet_uses_it_wherever_a_block_halves_the_map(last_stride: int, cou
     with torch.device("meta"):
         model = ReID(SMALL, 5, last_stride=last_stride)
     assert sum(isinstance(module, _StridedDepthwise) for module in model.modules()) == count
+
+
+def test_the_leaner_relu6_is_the_same_function() -> None:
+    edges = torch.tensor([-torch.inf, -1, -0.0, 0, 1e-6, 3, 6 - 1e-6, 6, 6 + 1e-6, torch.inf, torch.nan])
+    results = []
+    for layer in (nn.ReLU6(inplace=True), _ReLU6(inplace=True)):
+        given = edges.clone().requires_grad_()
+        output = layer(given * 1)
+        (output * torch.arange(1, len(edges) + 1)).sum().backward()
+        results.append((output.detach(), given.grad))
+    torch.testing.assert_close(results[1], results[0], atol=0, rtol=0, equal_nan=True)
+
+
+def test_the_leaner_relu6_keeps_no_copy_of_its_input() -> None:
+    before = torch.randn(8, requires_grad=True) * 1
+    memory, kept = before.data_ptr(), []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        after = _ReLU6(inplace=True)(before)
+    assert after.data_ptr() == memory
+    assert kept == [memory]
+
+
+def test_all_of_mobilenets_relu6_are_the_leaner_one() -> None:
+    with torch.device("meta"):
+        kinds = {type(module) for module in ReID(SMALL, 5).modules() if isinstance(module, nn.ReLU6)}
+    assert kinds == {_ReLU6}
+
+
+@pytest.mark.parametrize("arch", ["resnet18", SMALL])
+def test_poolings_gradient_is_in_channels_last_memory(arch: str) -> None:
+    model = ReID(arch, 5).train().to(memory_format=torch.channels_last)
+    orders: list[bool] = []
+
+    def note(_module: nn.Module, _inputs: Any, grads: Any) -> None:
+        orders.append(grads[0].is_contiguous(memory_format=torch.channels_last))
+
+    model.backbone.register_full_backward_hook(note)
+    images = torch.randn(2, 3, 64, 32, requires_grad=True)
+    model(images.to(memory_format=torch.channels_last))[0].sum().backward()
+    assert orders == [True]
 
 
 @pytest.mark.parametrize("training", [True, False])
