@@ -7,6 +7,7 @@ false-accept rate of a threshold is the share of impostor pairs that reach it (a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -74,13 +75,26 @@ def count_pairs(vectors: Vectors, identities: Sequence[int], cameras: Sequence[i
     return Pairs(genuine, impostor)
 
 
+def how_many(identities: Sequence[int], cameras: Sequence[int]) -> tuple[int, int]:
+    """The numbers of genuine and impostor pairs that `count_pairs` will find, which takes no embeddings."""
+    crops = Counter(pair for pair in zip(identities, cameras, strict=True) if pair[0] != JUNK)
+    people: Counter[int] = Counter()
+    for (identity, _), count in crops.items():
+        people[identity] += count
+    impostor = math.comb(people.total(), 2) - sum(math.comb(count, 2) for count in people.values())
+    together = sum(math.comb(count, 2) for identity, count in people.items() if identity != DISTRACTOR)
+    before_one_camera = sum(math.comb(count, 2) for (identity, _), count in crops.items() if identity != DISTRACTOR)
+    return together - before_one_camera, impostor
+
+
 def calibrate(pairs: Pairs, data: str, target: float = TARGET) -> Calibration:
     """The thresholds for a false-accept rate of `target`.
 
     Raises:
         InputError: too few pairs to tell such a rate.
     """
-    genuine, impostor = check_pairs(pairs, data, target)
+    genuine, impostor = int(pairs.genuine.sum()), int(pairs.impostor.sum())
+    check_pairs(genuine, impostor, data, target)
     accepted, missed = pairs.rates()
     cosines = edges()
     threshold = float(cosines[np.argmax(accepted <= target)])  # the rates fall with the cosine
@@ -97,15 +111,14 @@ def calibrate(pairs: Pairs, data: str, target: float = TARGET) -> Calibration:
     )
 
 
-def check_pairs(pairs: Pairs, data: str, target: float = TARGET) -> tuple[int, int]:
-    """How many of `pairs` are genuine and how many impostor, whatever their cosines.
+def check_pairs(genuine: int, impostor: int, data: str, target: float = TARGET) -> None:
+    """Refuses too few pairs to tell a false-accept rate of `target`.
 
     Raises:
-        InputError: too few to tell a false-accept rate of `target`.
+        InputError: what is missing.
     """
     if not 0 < target < 1:
         raise InputError(f"a false-accept rate is between 0 and 1, not {target}")
-    genuine, impostor = int(pairs.genuine.sum()), int(pairs.impostor.sum())
     if genuine < LEAST_PAIRS:
         raise InputError(
             f"{data}: {genuine} pairs of one person before two cameras, but a threshold takes {LEAST_PAIRS}; "
@@ -117,7 +130,6 @@ def check_pairs(pairs: Pairs, data: str, target: float = TARGET) -> tuple[int, i
             f"{data}: {impostor} pairs of different people cannot show a false-accept rate of {target:g}; "
             + (f"ask for {least:g} or more, or give more identities" if least < 1 else "give more identities")
         )
-    return genuine, impostor
 
 
 def _rounded_up(rate: float) -> float:

@@ -63,6 +63,7 @@ def test_pairs_against_a_naive_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = calibrate.count_pairs(vectors, ids, cams)
     assert pairs.genuine.sum() == genuine.sum()
     assert pairs.impostor.sum() == impostor.sum()
+    assert calibrate.how_many(ids, cams) == (genuine.sum(), impostor.sum())
     # A cosine on the edge of a bin may fall to either side.
     assert np.abs(np.cumsum(pairs.genuine) - np.cumsum(genuine)).max() <= 1
     assert np.abs(np.cumsum(pairs.impostor) - np.cumsum(impostor)).max() <= 1

@@ -31,8 +31,6 @@ def calibrate(
     MODEL is what will run: an .onnx or .engine file. Identities that it was not trained on tell the truth; on its own
     training set it looks better than it is.
     """
-    import numpy as np
-
     from bot_deploy import calibrate as calibration
     from bot_deploy.datasets import open_dataset
     from bot_deploy.embedder import open_embedder
@@ -49,8 +47,7 @@ def calibrate(
     dataset = open_dataset(data)
     crops = [*dataset.query, *dataset.gallery] or list(dataset.train)
     labels = [crop.identity for crop in crops], [crop.camera for crop in crops]
-    nothing = np.zeros((len(crops), 1), np.float32)  # how many pairs there are does not take embeddings
-    calibration.check_pairs(calibration.count_pairs(nothing, *labels), dataset.name, far)
+    calibration.check_pairs(*calibration.how_many(*labels), dataset.name, far)
     pairs = calibration.count_pairs(embed_crops(embedder, crops, "crops"), *labels)
     found = calibration.calibrate(pairs, dataset.name, far)
     calibration.store(model, found)

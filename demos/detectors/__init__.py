@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bot_deploy.errors import InputError
+
 from .boxes import Boxes, Detector, kept
 from .hog import open_hog
 from .yolox import open_yolox
@@ -37,8 +39,10 @@ def open_detector(
         max_height: of a person, in pixels; None for any.
 
     Raises:
-        InputError: `path` is no such network.
+        InputError: `path` is no such network, or no height is between these.
     """
+    if max_height is not None and max_height < min_height:
+        raise InputError(f"people of at least {min_height} and at most {max_height} pixels cannot be; swap the heights")
     found = open_yolox(path, threads, min_score) if path else open_hog(min_score)
 
     def detect(pixels: Pixels) -> Boxes:

@@ -98,6 +98,11 @@ def test_a_network_that_decodes_by_itself(tmp_path: Path) -> None:
     np.testing.assert_allclose(boxes.corners, [[25, 5, 35, 35]], rtol=1e-4)
 
 
+def test_heights_that_nobody_has_are_refused() -> None:
+    with pytest.raises(InputError, match="at least 80 and at most 60 pixels"):
+        open_detector(min_height=80, max_height=60)
+
+
 def test_the_picture_reaches_the_network_as_it_was_trained(tmp_path: Path) -> None:
     """The network gives back what it is fed: BGR, 0-255, at the upper left, grey 114 around."""
     nodes = [
