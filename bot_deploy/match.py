@@ -66,7 +66,7 @@ class Query:
 
     path: Path  # a picture, or the folder of `shots`
     vector: Vectors  # [D], unit length
-    seen: Seen = UNSEEN  # as the file's name says
+    seen: Seen = UNSEEN  # as the file's name says; its identity is one only if the gallery has that
     folder: str | None = None  # its folder's name: an identity if the gallery has one of that name
     cameras: tuple[int, ...] = ()  # that saw it
     shots: tuple[Path, ...] = ()
@@ -92,9 +92,9 @@ def read_queries(source: Path, embedder: Embedder) -> tuple[list[Query], dict[Pa
 
 
 def _query(path: Path, vector: Vectors) -> Query:
-    # A file's name says for itself who it shows (Market-1501); a folder may be called anything.
+    # A folder may be called anything; where a name says who it shows (Market-1501), `parse` prefers that.
     whole, name = parse(path.absolute().as_posix()), parse(path.name)
-    folder = None if name.identity else whole.identity
+    folder = whole.identity if whole.identity != name.identity else None
     return Query(path, vector, whole._replace(identity=name.identity), folder, _known(whole.camera))
 
 
@@ -162,20 +162,24 @@ def rank(
         other_cameras: leave out what a query's own cameras saw.
         filters: see `gallery.Filters`.
 
+    A query's identity is its folder's name or what its own says, whichever of them the gallery knows.
+
     Raises:
         InputError: `top` is not positive; with `other_cameras`, a query of which no camera is known.
     """
     if top < 1:
         raise InputError(f"--top {top}: ask for at least one match")
-    folders = {query.folder for query in queries if query.folder}
-    identities = set(filter(gallery.knows, folders))
+    names = {name for query in queries for name in (query.folder, query.seen.identity) if name}
+    identities = set(filter(gallery.knows, names))
     excluded = tuple(filters.get("exclude_cameras") or ())
-    size = len(gallery)
+    sizes: dict[tuple[int, ...], int] = {}  # of what is searched, by the cameras that are left out for the query's sake
     rankings = []
     # A query's own bar, of one search, would only flicker.
     for query in track(queries, "matching" if len(queries) > 1 else None, len(queries)):
         own = cameras_of(query) if other_cameras else ()
         filters["exclude_cameras"] = (*excluded, *own) or None
+        if own not in sizes:
+            sizes[own] = gallery.count(**filters) if any(one is not None for one in filters.values()) else len(gallery)
         found = gallery.search(query.vector, max(top, RERANKED) if rerank else top, **filters)
         if rerank and found:
             found = _reranked(query, found, gallery)
@@ -185,8 +189,9 @@ def rank(
             for number, one in enumerate(good, start=1)
             for row in [one.row]
         )
-        verdict = judge(calibration, matches[0].score if matches else None, size)
-        seen = query.seen._replace(identity=query.folder) if query.folder in identities else query.seen
+        verdict = judge(calibration, matches[0].score if matches else None, sizes[own])
+        identity = next((name for name in (query.folder, query.seen.identity) if name in identities), None)
+        seen = query.seen._replace(identity=identity)
         rankings.append(Ranking(query.path, matches, verdict, seen, query.shots))
     return rankings
 

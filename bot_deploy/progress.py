@@ -1,4 +1,4 @@
-"""Progress on stderr for whatever takes longer than two seconds; silent when stderr is not a terminal."""
+"""Progress on stderr for whatever may take long; silent when stderr is not a terminal."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Verdict:
 
 
 def judge(calibration: Calibration | None, score: float | None, gallery: int) -> Verdict:
-    """What the best `score` (None: nothing was found) in a gallery of so many images says."""
+    """What the best `score` (None: nothing was found) among so many images of the `gallery` says."""
     if calibration is None:
         return Verdict(
             UNCALIBRATED,
@@ -33,7 +33,12 @@ def judge(calibration: Calibration | None, score: float | None, gallery: int) ->
             "(`bot calibrate` tells)",
         )
     if score is None:
-        return Verdict(NO_MATCH, f"{NO_MATCH}: nothing in the gallery is left to compare with")
+        none = (
+            f"none of {gallery} images scores as high as was asked for"
+            if gallery
+            else "there is nothing to compare with"
+        )
+        return Verdict(NO_MATCH, f"{NO_MATCH}: {none}")
     rate = false_accept_rate(calibration, score)
     chance = in_gallery(rate, gallery)
     figures = (

@@ -104,7 +104,7 @@ class People:
             raise InputError(f"{name!r}: a name is also one of a folder; leave out special characters")
         if len(name.encode(errors="replace")) > LONGEST:
             raise InputError(f"{name[:20]}...: too long for the name of a folder")
-        if galleries.parse(f"{name}/picture.png").identity != name:
+        if name in NOBODY or galleries.parse(f"{name}/picture.png").identity != name:
             raise InputError(f"{name}: reads like a camera, a day or a part of a data set; choose another name")
 
     def enrol(self, name: str, crop: Pixels, vector: Vectors) -> Candidate:
@@ -143,7 +143,7 @@ def open_people(address: str | None, embedder: Embedder, min_score: float | None
     address = address or DEFAULT
     path = Path(address)
     gallery: Gallery
-    if not galleries.is_gallery(address) and path.is_dir() and any(path.iterdir()):
+    if not galleries.is_gallery(address) and path.is_dir() and not galleries.is_empty(path):
         gallery, _ = galleries.of_folder(path, embedder)
     else:
         root = Path("people") if galleries.is_milvus(address) else path / "crops"

@@ -33,9 +33,9 @@ DECIMALS = 2  # of the frames per second: MPEG-4 counts time in at most 65535ths
 class Recorder:
     """Writes the video `output` and the file `events`, a JSON document a line; either may be None. A context manager.
 
-    What is there under these names is replaced: events at once; the video when this is closed, be it by an exception
-    or Ctrl-C. Until then it is NAME.part.SUFFIX beside it; if the process is killed that is what remains, playable
-    save for .mp4, and an older recording is untouched. `events` "-" is stdout.
+    Events are added to what is in the file: a service that is started again loses none. An older video of the name is
+    replaced when this is closed, be it by an exception or Ctrl-C. Until then the new one is NAME.part.SUFFIX beside it;
+    if the process is killed that is what remains, playable save for .mp4. `events` "-" is stdout.
     """
 
     def __init__(self, output: Path | None, events: Path | None, fps: float) -> None:
@@ -58,7 +58,7 @@ class Recorder:
         if events and not self._stdout:
             try:
                 events.parent.mkdir(parents=True, exist_ok=True)
-                self._events = events.open("w", encoding="utf-8", errors="backslashreplace")
+                self._events = events.open("a", encoding="utf-8", errors="backslashreplace")
             except OSError as error:
                 raise RunError(f"{events}: cannot be written ({error.strerror or error})") from None
 
@@ -171,9 +171,9 @@ def _begun(output: Path) -> Path:
     """The file that is written until `output` is complete."""
     if output.suffix.lower() not in CODECS:
         raise InputError(f"{output}: a video's name ends in {', '.join(CODECS)}")
-    part = output.with_name(f"{output.stem}.part{output.suffix}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        part = unused(output.with_name(f"{output.stem}.part{output.suffix}"))  # of a run that was killed, say
         part.open("wb").close()
         part.unlink()
     except OSError as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bot_deploy.errors import BotError, InputError
+from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.progress import say
 
 from .picture import draw
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .sources import Frame, Source
     from .window import Window
 
+REMEMBERED = 64  # people, of whom the strip beside the picture shows the last few
 SMOOTH = 0.9  # of the frame rate shown: how much of it is what it was
 
 
@@ -37,7 +39,7 @@ class Summary:
     frames: int = 0
     seconds: float = 0.0
     dropped: int = 0
-    recognised: list[str] = field(default_factory=list)  # names, as often as a track got one
+    recognised: Counter[str] = field(default_factory=Counter)  # how often a track got a name
     enrolled: list[str] = field(default_factory=list)  # names
     stages: dict[str, float] = field(default_factory=dict)  # seconds spent in each
 
@@ -95,19 +97,16 @@ class _Loop:
 
     def step(self, frame: Frame) -> bool:
         """Whether to go on after `frame`."""
-        if frame.trouble:
-            if not self.trouble:
-                say(frame.trouble)
-        else:
-            self.sightings = self.live.look(frame)
-            self.summary.frames += 1
-            for event in self.live.events:
-                self._happened(frame, event)
-        self.trouble = frame.trouble
+        if not frame.trouble:
+            frame = replace(frame, trouble=self._look(frame))
+        if frame.trouble and not self.trouble:
+            say(frame.trouble)
         started = time.perf_counter()
         picture = self._draw(frame)
         drawn = time.perf_counter()
-        self.recorder.write(picture, frame.time)
+        if not (frame.trouble and self.trouble):  # hours without a picture are not recorded
+            self.recorder.write(picture, frame.time)
+        self.trouble = frame.trouble
         self.live.seconds["draw"] += drawn - started
         self.live.seconds["record"] += time.perf_counter() - drawn
         passed = time.perf_counter() - self.last
@@ -117,6 +116,20 @@ class _Loop:
         going = self.window is None or self._serve(self.window, frame, picture, due)
         self.last = time.perf_counter() if self.window is None or self.source.live else self.last + passed + due
         return going
+
+    def _look(self, frame: Frame) -> str:
+        """Finds who is on `frame`; what has gone wrong where there will be other frames, in words."""
+        self.summary.frames += 1
+        try:
+            self.sightings = self.live.look(frame)
+        except RunError as error:  # the gallery's server starts anew, say
+            if not self.source.live:
+                raise
+            self.sightings = []
+            return str(error)
+        for event in self.live.events:
+            self._happened(frame, event)
+        return ""
 
     @property
     def _held(self) -> bool:
@@ -129,6 +142,8 @@ class _Loop:
         while True:
             window.show(picture)
             key = window.key(0.05 if self._held else max(0.0, until - time.perf_counter()))
+            if window.closed:
+                return False
             if window.clicked is not None:
                 self._choose(*window.clicked)
                 window.clicked = None
@@ -175,10 +190,15 @@ class _Loop:
     def _happened(self, frame: Frame, event: Event) -> None:
         sighting = event.sighting
         assert sighting.who is not None
-        (self.summary.enrolled if event.kind == "enrolled" else self.summary.recognised).append(sighting.who.name)
+        if event.kind == "enrolled":
+            self.summary.enrolled.append(sighting.who.name)
+        else:
+            self.summary.recognised[sighting.who.name] += 1
         say(f"{frame.time:8.1f} s  track {sighting.track}  {event.kind}  {sighting.who.name}  {sighting.who.score:.3f}")
         self.known.pop(sighting.who.name, None)
         self.known[sighting.who.name] = sighting.who
+        if len(self.known) > REMEMBERED:
+            del self.known[next(iter(self.known))]
         self.recorder.event(
             {
                 "time": round(frame.time, 3),
@@ -195,7 +215,7 @@ class _Loop:
 
     def _draw(self, frame: Frame) -> Pixels:
         for sighting in self.sightings:
-            if sighting.name is not None and sighting.who is not None:
+            if sighting.name in self.known and sighting.who is not None:
                 self.known[sighting.name] = sighting.who
         status = f"{self.fps:.0f} frames/s   {frame.name}"
         if self.keyboard.typed is not None:

@@ -80,6 +80,7 @@ class Window:
             )
         self._cv2 = cv2
         self._title = title
+        self.closed = False  # by the person
         self.clicked: tuple[int, int] | None = None  # the last place, in pixels of the picture; the owner clears it
         self._sized = False
         cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
@@ -94,11 +95,11 @@ class Window:
         self._cv2.imshow(self._title, np.ascontiguousarray(picture[:, :, ::-1]))
 
     def key(self, seconds: float = 0.0) -> int | None:
-        """The code of a key that is pressed within `seconds`; "q" when the window is closed."""
+        """The code of a key that is pressed within `seconds`; None, and `closed`, when the window is closed."""
         code = self._cv2.waitKeyEx(max(1, round(1000 * seconds)))
         if self._cv2.getWindowProperty(self._title, self._cv2.WND_PROP_VISIBLE) < 1:
-            return ord("q")
-        if code < 0:
+            self.closed = True
+        if code < 0 or self.closed:
             return None
         symbol = code & 0xFFFF  # above it are Shift and its like, as states
         return symbol if symbol < KEYSYMS else CONTROLS.get(symbol)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot_deploy import images
-from bot_deploy.datasets import Crop, Dataset, identity_in, open_dataset
+from bot_deploy.datasets import Crop, Dataset, identity_in, open_dataset, open_merged
 from bot_deploy.errors import InputError
 
 MARKET = [
@@ -187,6 +187,11 @@ def test_not_a_zip(tmp_path: Path, content: bytes | None) -> None:
     file.write_bytes(pack(tmp_path / "whole.zip", MARKET).read_bytes()[:-60] if content is None else content)
     with pytest.raises(InputError, match=r"data\.zip: neither a folder nor a readable \.zip; expected one of"):
         open_dataset(file)
+
+
+def test_a_path_that_reads_like_two(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="rename this one"):
+        open_merged([str(tmp_path / "a + b")])
 
 
 def test_missing(tmp_path: Path) -> None:

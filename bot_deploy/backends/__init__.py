@@ -9,7 +9,7 @@ BACKENDS = {
         "openvino-bf16": "openvino",
         "tensorrt": "onnxruntime",
     },
-    ".engine": {"cuda": "tensorrt"},
+    ".engine": {"cuda": "tensorrt", "tensorrt": "tensorrt"},
     ".pt": {"cuda": "torch", "cpu": "torch"},
 }
 DEVICES = ("auto", *dict.fromkeys(device for devices in BACKENDS.values() for device in devices))

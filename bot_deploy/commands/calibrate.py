@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bot_deploy.commands.options import runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bot_deploy.datasets import Crop
 
 
 @click.command()
@@ -32,7 +38,7 @@ def calibrate(
     training set it looks better than it is.
     """
     from bot_deploy import calibrate as calibration
-    from bot_deploy.datasets import open_dataset
+    from bot_deploy.datasets import UNKNOWN_CAMERAS, open_dataset
     from bot_deploy.embedder import open_embedder
     from bot_deploy.evaluation import embed_crops
     from bot_deploy.files import check_output
@@ -46,6 +52,14 @@ def calibrate(
         check_output(plot, "a picture", {".png"})
     dataset = open_dataset(data)
     crops = [*dataset.query, *dataset.gallery] or list(dataset.train)
+    rest = f"; {_of(dataset.train)} are for training" if dataset.query and dataset.train else ""
+    say(f"{dataset.name}: {_of(crops)}{rest}")
+    unknown = sum(crop.camera >= UNKNOWN_CAMERAS for crop in crops)
+    if unknown:
+        say(
+            f"{unknown} of them do not say which camera saw them, and count as seen by one each: if they are "
+            "neighbouring frames, a person will score lower before another camera than is estimated here"
+        )
     labels = [crop.identity for crop in crops], [crop.camera for crop in crops]
     calibration.check_pairs(*calibration.how_many(*labels), dataset.name, far)
     pairs = calibration.count_pairs(embed_crops(embedder, crops, "crops"), *labels)
@@ -62,6 +76,10 @@ def calibrate(
         say(f"drawn in {plot}")
     if as_json:
         click.echo(jsonlib.dumps({"model": str(model), "plot": str(plot) if plot else None, **vars(found)}))
+
+
+def _of(crops: Sequence[Crop]) -> str:
+    return f"{len(crops)} crops of {len({crop.identity for crop in crops})} identities"
 
 
 def _picture(model: Path, plot: Path | None) -> Path | None:

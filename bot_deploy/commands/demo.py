@@ -50,11 +50,18 @@ MIN_HEIGHT = 40  # pixels; a smaller crop says little about who it is
     "--min-height", type=click.IntRange(min=1), default=MIN_HEIGHT, show_default=True, help="Of a person, in pixels."
 )
 @click.option("--max-height", type=click.IntRange(min=1), help="Of a person, in pixels.")
-@click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Of a folder of frames; from 5 on, tracked.")
+@click.option(
+    "--fps",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Of the frames: 1 for a folder of them, or what the camera or video says. Tracked from 5 on.",
+)
 @click.option("--headless", is_flag=True, help="No window; for machines without a screen.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="F.mp4", help="Record what would be shown.")
 @click.option(
-    "--events", type=click.Path(path_type=Path), metavar="F.jsonl", help="A line per recognition; - for stdout."
+    "--events",
+    type=click.Path(path_type=Path),
+    metavar="F.jsonl",
+    help="Add a line for each recognition; - for stdout.",
 )
 @click.option("--snapshots", type=click.Path(path_type=Path), default=".", help="Folder for those that key s takes.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many.")
@@ -141,7 +148,7 @@ def _document(summary: Summary) -> dict[str, object]:
         "dropped": summary.dropped,
         "seconds": round(summary.seconds, 3),
         "fps": round(summary.fps, 2),
-        "recognised": summary.recognised,
+        "recognised": list(summary.recognised.elements()),
         "enrolled": summary.enrolled,
         "stages": {stage: round(seconds, 3) for stage, seconds in summary.stages.items()},
     }
@@ -152,6 +159,6 @@ def _table(summary: Summary) -> str:
     shares = ", ".join(f"{stage} {100 * seconds / whole:.0f} %" for stage, seconds in summary.stages.items())
     return (
         f"{summary.frames} frames in {summary.seconds:.1f} s, {summary.fps:.1f} a second ({shares})\n"
-        f"recognised {len(summary.recognised)} times ({len(set(summary.recognised))} people), "
+        f"recognised {summary.recognised.total()} times ({len(summary.recognised)} people), "
         f"enrolled {len(summary.enrolled)}"
     )

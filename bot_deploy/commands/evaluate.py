@@ -13,7 +13,10 @@ from bot_deploy.commands.options import runtime
 @click.command("eval")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "--data", default="synthetic", show_default=True, help="Folder or .zip with query and gallery, or `synthetic`."
+    "--data",
+    default="synthetic",
+    show_default=True,
+    help="Folder, .zip or .csv with query and gallery, or `synthetic`.",
 )
 @runtime
 @click.option("--rerank", is_flag=True, help="Rank by k-reciprocal neighbours (Zhong et al., 2017).")

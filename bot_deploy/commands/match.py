@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
     from bot_deploy.embedder import Embedder
     from bot_deploy.errors import ImageError
-    from bot_deploy.gallery import Gallery
+    from bot_deploy.gallery import Filters, Gallery
     from bot_deploy.match import Query
+
+
+CAMERA = click.IntRange(0, 99_999)  # as many digits as a name may have
 
 
 @click.command()
@@ -32,8 +35,8 @@ if TYPE_CHECKING:
     help="Put the best 1000 of a query in the order of k-reciprocal re-ranking (Zhong et al., 2017). Scores remain "
     "cosines, which then need not fall; the verdict is about the first.",
 )
-@click.option("--camera", "cameras", type=int, multiple=True, help="Only what this camera saw; may be repeated.")
-@click.option("--exclude-camera", "excluded", type=int, multiple=True, help="Nothing that this camera saw.")
+@click.option("--camera", "cameras", type=CAMERA, multiple=True, help="Only what this camera saw; may be repeated.")
+@click.option("--exclude-camera", "excluded", type=CAMERA, multiple=True, help="Nothing that this camera saw.")
 @click.option("--exclude-same-camera", "other_cameras", is_flag=True, help="Nothing that the query's camera saw.")
 @click.option("--since", metavar="TIME", help="Nothing before, such as 2026-01-31T12:00 (UTC where no zone is given).")
 @click.option("--until", metavar="TIME", help="Nothing after.")
@@ -99,6 +102,8 @@ def match(
         queries, people, calibration, top, min_score, rerank=rerank, other_cameras=other_cameras, **filters
     )
     size = len(people)
+    if size and not any(ranking.matches for ranking in rankings):
+        _explain(filters, people)
     people.close()
     documents = [results.document(ranking) for ranking in rankings]
     document = {
@@ -171,6 +176,22 @@ def _opened(gallery: str, embedder: Embedder) -> Gallery:
         return galleries.open_gallery(gallery, embedder.contract)
     people, _ = galleries.of_folder(Path(gallery), embedder)
     return people
+
+
+def _explain(filters: Filters, people: Gallery) -> None:
+    """Says why a filter left nothing, where no file could have passed it."""
+    from bot_deploy.progress import say
+
+    seen = [(row.camera, row.time) for row in people.rows() if not row.error]
+    for what, names, known in (
+        ("camera", ("cameras",), any(camera is not None for camera, _ in seen)),
+        ("time", ("since", "until"), any(time is not None for _, time in seen)),
+    ):
+        if not known and any(filters.get(name) is not None for name in names):
+            say(
+                f"no {what} of any file is known: names such as c2_2026-01-31_12-00-00.jpg or `bot index --metadata` "
+                "tell it"
+            )
 
 
 def _files(broken: Mapping[Path, object]) -> list[dict[str, str]]:

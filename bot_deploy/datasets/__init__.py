@@ -13,7 +13,7 @@ from bot_deploy import images, synthetic
 from bot_deploy.errors import InputError
 
 from . import folders, market, msmt17, table, viper
-from .crops import DISTRACTOR, EXPECTED, JOINT, JUNK, Crop, Dataset, File, fingerprint, merge
+from .crops import DISTRACTOR, EXPECTED, JOINT, JUNK, UNKNOWN_CAMERAS, Crop, Dataset, File, fingerprint, merge
 from .market import identity_in
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ __all__ = [
     "JOINT",
     "JUNK",
     "SYNTHETIC",
+    "UNKNOWN_CAMERAS",
     "Crop",
     "Dataset",
     "fingerprint",
@@ -60,7 +61,14 @@ def open_dataset(source: str | Path) -> Dataset:
 
 
 def open_merged(sources: Sequence[str]) -> Dataset:
-    """All of `sources` as one, with identities and cameras kept apart."""
+    """All of `sources` as one, with identities and cameras kept apart.
+
+    Raises:
+        InputError: as `open_dataset` does; or " + " in a path, which is how runs name several.
+    """
+    for source in sources:
+        if JOINT in source:
+            raise InputError(f"{source}: a run of merged sets names them with{JOINT}between; rename this one")
     return merge([open_dataset(source) for source in sources])
 
 

@@ -30,7 +30,7 @@ EXPECTED = """expected one of
     list_gallery.txt beside train/ and test/         path,identity,camera,split
   VIPeR:                                             shop/0001.jpg,alice,1,train
     cam_a/000_45.bmp, cam_b/000_0.bmp
-in a folder or a .zip, or the word `synthetic`"""
+a folder or a .zip of it, or the table itself; or the word `synthetic`"""
 
 
 @dataclass(frozen=True)

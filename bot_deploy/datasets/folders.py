@@ -8,8 +8,8 @@ from bot_deploy.errors import InputError
 
 from .crops import PARTS, UNKNOWN_CAMERAS, Crop, Dataset, File, dataset, numbered
 
-CAMERA = re.compile(r"(?:^|[_-])c(?:am(?:era)?)?_?(\d+)", re.IGNORECASE)
-ONLY_CAMERA = re.compile(r"c(?:am(?:era)?)?_?\d+", re.IGNORECASE)
+CAMERA = re.compile(r"(?:^|[_-])c(?:am(?:era)?)?_?(\d{1,5})(?!\d)", re.IGNORECASE)
+ONLY_CAMERA = re.compile(r"c(?:am(?:era)?)?_?\d{1,5}", re.IGNORECASE)
 HELD_OUT = 5  # every fifth identity is for evaluation where no folder says which
 
 

@@ -9,7 +9,7 @@ from bot_deploy.errors import InputError
 from .crops import PARTS, Crop, Dataset, File, dataset
 
 FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
-NAME = re.compile(r"(-?\d+)_c(\d+)")
+NAME = re.compile(r"(-1|\d{1,9})_c(\d{1,5})(?!\d)")  # longer numbers are dates and times
 
 
 def read(name: str, files: list[File]) -> Dataset | None:

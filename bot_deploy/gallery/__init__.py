@@ -40,6 +40,7 @@ __all__ = [
     "create_gallery",
     "digest",
     "instant",
+    "is_empty",
     "is_gallery",
     "is_milvus",
     "of_folder",
@@ -74,7 +75,7 @@ def create_gallery(address: str, contract: Contract, root: Path) -> Store | Milv
     made = (contract.space, contract.dim, root.absolute())
     if is_milvus(address):
         return _checked(Milvus(address, *made), contract)
-    if not is_store(path) and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+    if not is_store(path) and (path.is_file() or (path.is_dir() and not is_empty(path))):
         raise InputError(f"{address}: holds something else; name a folder that does not exist yet, such as x.gallery")
     return _checked(Store(path, *made), contract)
 
@@ -87,6 +88,11 @@ def _checked(gallery: Store | Milvus, contract: Contract) -> Store | Milvus:
         f"{gallery.address}: made by another model ({gallery.space}, {gallery.dim} numbers; yours is {contract.space}, "
         f"{contract.dim}); name that one with --model, or index again: bot index {gallery.root} -o ANOTHER"
     )
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether nothing is in `folder` but what file managers hide there."""
+    return all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def of_folder(folder: Path, embedder: Embedder) -> tuple[Store, Update]:

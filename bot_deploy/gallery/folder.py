@@ -44,12 +44,13 @@ def update(gallery: Gallery, folder: Path, embedder: Embedder, metadata: Mapping
     Raises:
         InputError: no such folder, not one usable image in it, or `metadata` about none of its files.
     """
+    # Rows first: one whose file comes after must not look as if that had vanished.
+    known = {row.path: row for row in gallery.rows()}
     found = scan(folder)
     if not found:  # an empty mount, say: no reason to forget everybody
         raise _unusable(folder, 0)
     metadata = metadata or {}
     _check_metadata(metadata, found, folder)
-    known = {row.path: row for row in gallery.rows()}
     vanished = [path for path in known if path not in found]
     embed: list[Row] = []
     amended: list[Row] = []

@@ -102,8 +102,11 @@ class Milvus:
         self._client.upsert(self._name, [_entity(Row(ABOUT, error=about), [0.0] * dim)])
 
     def __len__(self) -> int:
+        return self.count()
+
+    def count(self, **filters: Unpack[Filters]) -> int:
         with self._explained():
-            found = self._client.query(self._name, filter='error == ""', output_fields=["count(*)"])
+            found = self._client.query(self._name, filter=_where(filters), output_fields=["count(*)"])
         return int(found[0]["count(*)"])
 
     def rows(self) -> Iterator[Row]:

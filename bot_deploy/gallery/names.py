@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FRAME = re.compile(r"-?\d+_c\d+s\d+_(\d+)")  # the rest of a Market-1501 name: sequence and frame
+DUKE = re.compile(r"\d+_c\d+_f\d+")  # DukeMTMC-reID's: camera and frame
 DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)-?([01]\d)-?([0-3]\d)[T_ -]?([0-2]\d)[-:h]?([0-5]\d)[-:m]?([0-5]\d)(?!\d)")
 DAY = re.compile(r"(?:19|20)\d\d-?[01]\d-?[0-3]\d")
 NO_IDENTITY = {*PARTS, *FOLDERS}
@@ -35,21 +36,23 @@ def parse(path: str) -> Seen:
     """What `path`, its parts joined by "/", says.
 
     `0002_c1s1_000451_03.jpg` is Market-1501's: identity, camera, sequence, frame. Elsewhere the folder of a file is
-    its identity, unless that is named like a camera, a day or a part of a data set; `c1` or `cam1` in a name is the
-    camera, and 2026-01-31_12-00-00, with or without what separates the numbers, the time.
+    its identity, unless that is named like a camera, a day or a part of a data set; then a name such as `0002_c1.jpg`
+    tells it. `c1` or `cam1` in a name is the camera, and 2026-01-31_12-00-00, with or without what separates the
+    numbers, the time.
     """
     *folders, name = path.split("/")
     date = DATE.search(name)
     time = _of_date(date) if date else None
-    market = MARKET.match(name)
-    if market:
-        frame = FRAME.match(name)
-        return Seen(market[1], int(market[2]), float(frame[1]) if frame and time is None else time)
+    market, frame = MARKET.match(name), FRAME.match(name)
+    if frame and time is None:
+        time = float(frame[1])
     camera = CAMERA.search(name)
     if folders and ONLY_CAMERA.fullmatch(folders[-1]):
         camera = camera or CAMERA.search(folders[-1])
         folders = folders[:-1]
     identity = folders[-1] if folders and folders[-1] not in NO_IDENTITY and not DAY.match(folders[-1]) else None
+    if market and not DAY.fullmatch(market[1]) and (frame or DUKE.match(name) or identity is None):
+        return Seen(market[1], int(market[2]), time)
     return Seen(identity and _text(identity), int(camera[1]) if camera else None, time)
 
 
@@ -81,6 +84,13 @@ def instant(text: str) -> float:
     return number
 
 
+def camera_number(text: str) -> int:
+    """Raises ValueError when `text` is no number of up to five digits; longer ones are dates and times."""
+    if not re.fullmatch(r"\d{1,5}", text):
+        raise ValueError(text)
+    return int(text)
+
+
 def read_table(path: Path) -> dict[str, Seen]:
     """The .csv at `path`: path (below the gallery) and any of identity, camera (a number) and time.
 
@@ -100,7 +110,7 @@ def read_table(path: Path) -> dict[str, Seen]:
         try:
             if not row["path"]:
                 raise ValueError  # noqa: TRY301
-            seen = Seen(identity or None, int(camera) if camera else None, instant(time) if time else None)
+            seen = Seen(identity or None, camera_number(camera) if camera else None, instant(time) if time else None)
         except ValueError:
             raise InputError(
                 f"{path}, line {line}: give path, identity, a camera number and a time as a number or "

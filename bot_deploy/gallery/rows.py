@@ -60,6 +60,9 @@ class Gallery(Protocol):
     def __len__(self) -> int:
         """How many rows have a vector."""
 
+    def count(self, **filters: Unpack[Filters]) -> int:
+        """How many rows with a vector `filters` leave."""
+
     def rows(self) -> Iterator[Row]:
         """All of them, in no order."""
 

@@ -107,6 +107,12 @@ class Store:
         with self._explained():
             return self._state().alive
 
+    def count(self, **filters: Unpack[Filters]) -> int:
+        where, values = _where(filters)
+        with self._explained():
+            find = f"SELECT count(*) FROM rows WHERE slot >= 0 {where}"  # noqa: S608 - our own names
+            return int(self._database.execute(find, values).fetchone()[0])
+
     def rows(self) -> Iterator[Row]:
         with self._explained(), _transaction(self._database):
             found = self._database.execute(f"SELECT {COLUMNS} FROM rows").fetchall()  # noqa: S608 - our own names
@@ -402,9 +408,11 @@ def recall(graph: Hnsw, mapped: Mapped, queries: int = 200) -> float:
 
 
 def _connect(path: Path, *, create: bool) -> sqlite3.Connection:
-    # A folder that may only be read has no place for a reader's lock; nobody writes to it here.
-    frozen = path.exists() and not os.access(path.parent, os.W_OK)
-    mode = "mode=ro&immutable=1" if frozen else "mode=rwc" if create else "mode=rw"
+    mode = "mode=rwc" if create else "mode=rw"
+    if path.exists() and not os.access(path.parent, os.W_OK):
+        # A folder that may only be read has no place for a reader's lock, which none needs that nobody writes to.
+        written = path.with_name(f"{path.name}-wal")
+        mode = "mode=ro" if written.exists() and written.stat().st_size else "mode=ro&immutable=1"
     return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=WAIT, isolation_level=None)
 
 

@@ -163,7 +163,9 @@ def test_decisions_are_those_of_the_calibration_unless_a_score_is_given(tmp_path
     lax.gallery.close()
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", " ", ".", "cam1", "2026-01-31", "query", 'a"b', "a\nb", 300 * "x"])
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "", " ", ".", "cam1", "0000", "-1", "2026-01-31", "query", 'a"b', "a\nb", 300 * "x"]
+)
 def test_names_that_cannot_be_a_folders_are_refused(name: str, tmp_path: Path) -> None:
     people = open_people(str(tmp_path / "g"), embedder())
     with pytest.raises(InputError):

@@ -87,6 +87,12 @@ def test_after_a_kill_the_part_and_the_events_are_there(tmp_path: Path) -> None:
     assert not path.exists()
     assert len(frames(tmp_path / "out.part.mkv")) > 0
     assert [json.loads(line)["frame"] for line in events.read_text().splitlines()] == list(range(60))
+    with Recorder(path, events, 10) as again:
+        again.write(picture(50))
+        again.event({"frame": 60})
+    assert len(frames(tmp_path / "out.part.mkv")) > 1  # of the run that was killed
+    assert len(frames(path)) == 1
+    assert [json.loads(line)["frame"] for line in events.read_text().splitlines()] == list(range(61))
 
 
 @pytest.mark.parametrize("size", [(63, 95), (64, 96), (1, 1)])

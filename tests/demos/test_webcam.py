@@ -22,6 +22,7 @@ from bot_deploy.demos.picture import STRIP
 from bot_deploy.demos.recorder import Recorder
 from bot_deploy.demos.sources import Frame, open_source
 from bot_deploy.demos.webcam import Summary
+from bot_deploy.errors import RunError
 
 RED_BOX, BLUE_BOX = (40, 60, 90, 200), (200, 60, 250, 200)
 BOTH = scene((RED, RED_BOX), (BLUE, BLUE_BOX))
@@ -55,6 +56,7 @@ class Hand:
     def __init__(self, *actions: str | tuple[int, int] | None) -> None:
         self.actions = list(actions)
         self.clicked: tuple[int, int] | None = None
+        self.closed = False
         self.shown: list[np.ndarray] = []
 
     def show(self, picture: np.ndarray) -> None:
@@ -63,6 +65,9 @@ class Hand:
     def key(self, seconds: float) -> int | None:
         assert seconds >= 0
         action = self.actions.pop(0) if self.actions else None
+        if action == "closes":
+            self.closed = True
+            return None
         if isinstance(action, tuple):
             self.clicked = action
             return None
@@ -102,7 +107,7 @@ def test_events_say_when_who_where(known: People, tmp_path: Path) -> None:
         "score": 0,
         "box": list(RED_BOX),
     }
-    assert (summary.frames, summary.recognised, summary.enrolled, summary.dropped) == (8, ["Ann"], [], 3)
+    assert (summary.frames, summary.recognised, summary.enrolled, summary.dropped) == (8, {"Ann": 1}, [], 3)
     assert set(summary.stages) == {"read", "detect", "track", "embed", "search", "draw", "record"}
     assert 0 < sum(summary.stages.values()) <= summary.seconds
 
@@ -156,6 +161,33 @@ def test_one_person_alone_needs_no_click(known: People, tmp_path: Path) -> None:
 def test_space_holds_the_picture_and_q_ends(known: People, tmp_path: Path) -> None:
     hand = Hand(None, " ", None, None, " ", None, "q")
     assert run(known, list(film([BOTH] * 8)), tmp_path / "events", hand).frames == 4
+
+
+def test_a_window_that_is_closed_while_a_name_is_typed_ends_it(known: People, tmp_path: Path) -> None:
+    hand = Hand(None, (225, 100), "e", "B", "closes", "o", "b", "\r")
+    summary = run(known, list(film([BOTH] * 8)), tmp_path / "events", hand)
+    assert (summary.frames, summary.enrolled) == (3, [])
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+def test_a_gallery_that_is_away_for_a_moment(
+    is_live: bool, known: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Film, "live", is_live)
+    found, calls = known.candidates, iter(range(99))
+
+    def candidates(vector: np.ndarray) -> object:
+        if next(calls) == 2:
+            raise RunError("the server is away")
+        return found(vector)
+
+    monkeypatch.setattr(known, "candidates", candidates)
+    if not is_live:  # a film does not come again
+        with pytest.raises(RunError, match="the server is away"):
+            run(known, list(film([BOTH] * 8)), tmp_path / "events")
+        return
+    assert run(known, list(film([BOTH] * 8)), tmp_path / "events").frames == 8
+    assert capsys.readouterr().err.count("the server is away") == 1
 
 
 def test_a_snapshot_is_the_picture(known: People, tmp_path: Path) -> None:

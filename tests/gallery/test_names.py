@@ -24,6 +24,14 @@ from bot_deploy.gallery.names import Seen, instant, parse
         ("20260131T123005_c2.png", (None, 2, 1769862605)),
         ("20269931T993005.png", (None, None, None)),
         ("x.jpg", (None, None, None)),
+        ("alice/001_c1.jpg", ("alice", 1, None)),  # a number of the picture, not of a person
+        ("alice/0002_c1s1_000451_03.jpg", ("0002", 1, 451)),
+        ("alice/0005_c2_f0046302.jpg", ("0005", 2, None)),
+        ("query/0002_c1.jpg", ("0002", 1, None)),
+        ("0002_c1.jpg", ("0002", 1, None)),
+        ("20260131_c2_0007.jpg", (None, 2, None)),  # a day
+        ("cam_20260131120000123456.jpg", (None, None, None)),
+        ("alice/c123456_1.jpg", ("alice", None, None)),
         ("b\udcff/x.jpg", ("b�", None, None)),
     ],
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from crowds import DIM, SPACE, check_like_naive, contract, crowd, held, opened, unit
+from crowds import DIM, SPACE, check_like_naive, contract, crowd, held, opened, passing, unit
 
 from bot_deploy import gallery as galleries
 from bot_deploy.errors import InputError, RunError
@@ -44,6 +44,8 @@ def test_search_and_filters_like_the_loop(address: str) -> None:
                 {"cameras": [1], "exclude_cameras": [1]},
             ):
                 check_like_naive(gallery, rows, vectors, query, 25, **filters)
+                keep = passing(**filters)
+                assert gallery.count(**filters) == sum(not row.error and keep(row) for row in rows)
         assert gallery.search(query, 0) == []
 
 
@@ -240,6 +242,20 @@ def test_a_full_disk_loses_nothing(place: Path, little_room: Callable[[int], Non
                 break
         assert failed > 3
         assert added
+
+
+def test_who_may_only_read_sees_what_a_writer_has_just_added(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, vectors = crowd(10)
+    good = sum(not row.error for row in rows)
+    with opened(str(place)) as writer:
+        writer.add(rows, vectors)
+        assert (place / "gallery.sqlite-wal").stat().st_size
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        with galleries.open_gallery(str(place), contract()) as reader:
+            assert len(reader) == good
+    assert not (place / "gallery.sqlite-wal").exists()
+    with galleries.open_gallery(str(place), contract()) as reader:
+        assert len(reader) == good
 
 
 def test_a_second_writer_waits_and_then_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
