@@ -79,10 +79,11 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
         PickledCodeError: it holds more than tensors.
         InputError: no such file, or damaged.
     """
+    tensors = Path(path).suffix == ".safetensors"
+    if tensors:
+        from safetensors.torch import load_file
     try:
-        if Path(path).suffix == ".safetensors":
-            from safetensors.torch import load_file
-
+        if tensors:
             return dict(load_file(str(path)))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -111,6 +111,6 @@ def explained(error: BaseException) -> tuple[str, int]:
             return f"{package} is not installed; pip install 'bot-deploy[{EXTRAS[package]}]'", 1
         if package == "bot_deploy" or isinstance(error, ModuleNotFoundError):
             raise error
-        # OpenCV without the system's libGL, for one.
-        return f"{error}; install that library, or a build without it (opencv-python-headless)", 1
+        build = ", or a build without it (opencv-python-headless)" if "cv2" in f"{error.name} {error.path}" else ""
+        return f"{error}; install that library{build}", 1  # OpenCV without the system's libGL, for one
     return str(error), 1  # a full disk, a folder that may not be read

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from bot_deploy import images
 from bot_deploy.backends import AUTO, BACKENDS
 from bot_deploy.errors import ImageError, InputError, RunError
+from bot_deploy.machine import cores
 from bot_deploy.progress import track
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Embedder:
             rows.clear()
             batch.clear()
 
-        loaded: Iterable[images.Pixels | ImageError] = images.load_many(paths, self.contract.size)
+        loaded: Iterable[images.Pixels | ImageError] = images.load_many(paths, self.contract.size, max(4, cores()))
         for row, picture in enumerate(track(loaded, label, len(paths))):
             if isinstance(picture, ImageError):
                 errors[row] = picture
@@ -116,8 +116,3 @@ def open_embedder(path: str | Path, device: str = "auto", *, threads: int = 0, b
         except RunError as error:
             failures.append(error)
     raise failures[0]
-
-
-def cores() -> int:
-    """The CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -28,7 +28,7 @@ NECKS = ("bnneck", "l2norm", "none")
 L2_LENGTH = 16.0  # of the features after an l2norm neck; at length 1 the classifier could hardly be sure of anything
 
 
-class _IBN(nn.Module):
+class IBN(nn.Module):
     """IBN-a (Pan et al., ECCV 2018): instance normalisation for half of the channels, batch-norm for the others."""
 
     def __init__(self, channels: int) -> None:
@@ -48,7 +48,7 @@ def _resnet(arch: str, last_stride: int, stem: str) -> tuple[nn.Module, int]:
     block: Any
     if arch.endswith(IBN_A):
         for block in (*net.layer1, *net.layer2, *net.layer3):
-            block.bn1 = _IBN(block.bn1.num_features)
+            block.bn1 = IBN(block.bn1.num_features)
     if stem == "no-relu":
         net.relu = nn.Identity()
     elif stem == "unpadded-pool":

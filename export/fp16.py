@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from bot_deploy.model import IBN
+
 from .layers import errors
 
 if TYPE_CHECKING:
@@ -30,6 +32,18 @@ class _InItsOwnType(nn.Module):
         return output
 
 
+class _InFloat32(nn.Module):
+    """Instance and batch normalisation side by side: ONNX has the former in one type only, its weights' too."""
+
+    def __init__(self, ibn: nn.Module) -> None:
+        super().__init__()
+        self.ibn = ibn
+
+    def forward(self, features: Tensor) -> Tensor:
+        output: Tensor = self.ibn(features.float())
+        return output
+
+
 def to_fp16(graph: InferenceGraph, crops: Pixels) -> list[str]:
     """Rounds the convolutions of `graph` to FP16 in place; returns the names of those that were left in float32.
 
@@ -43,6 +57,10 @@ def to_fp16(graph: InferenceGraph, crops: Pixels) -> list[str]:
         conv = graph.backbone.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
         setattr(graph.backbone.get_submodule(parent), attribute, _InItsOwnType(conv if name in kept else conv.half()))
+    for module in list(graph.backbone.modules()):
+        for attribute, child in module.named_children():
+            if isinstance(child, IBN):
+                setattr(module, attribute, _InFloat32(child))
     return kept
 
 

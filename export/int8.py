@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 import tempfile
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,12 +107,14 @@ def _quantise(
             batch = next(self.batches, None)
             return None if batch is None else {INPUT_NAME: batch}
 
+    # Written by the first call, read by the others; releases before 1.27 take the ranges anew each time.
+    known = "calibration_cache_path" in signature(quantize_static).parameters
     with _quiet():
         quantize_static(
             str(source),
             str(out),
             Crops(),
-            calibration_cache_path=ranges,  # written by the first call, read by the others
+            **({"calibration_cache_path": ranges} if known else {}),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*TYPES, *(["Add"] if residuals else [])],
             per_channel=True,
@@ -135,7 +138,8 @@ def _centre(source: Path, out: Path, crops: Pixels) -> None:
     from onnx import numpy_helper
 
     model = onnx.load(str(out))
-    neck = next((node for node in model.graph.node if node.op_type == "BatchNormalization"), None)
+    norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    neck = next((node for node in norms if node.input[2].startswith("neck.")), None)  # IBN has others
     if neck is None:  # the feature before it
         return
     error = _values(out, neck.output[0], crops).mean(0) - _values(source, neck.output[0], crops).mean(0)

@@ -8,11 +8,11 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bot_deploy import checkpoint
+from bot_deploy import checkpoint, engines
 from bot_deploy.backends.torch import runner
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.engines import sidecar_path
-from bot_deploy.errors import BotError, ParityError, RunError
+from bot_deploy.errors import ParityError, RunError
 from bot_deploy.evaluation import evaluate_dataset
 from bot_deploy.model import InferenceGraph
 from bot_deploy.progress import say
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from bot_deploy.contract import Contract
     from bot_deploy.datasets import Dataset
+    from bot_deploy.engines import Sidecar
     from bot_deploy.evaluation import Scores
     from bot_deploy.images import Pixels
 
@@ -156,19 +157,24 @@ def export_engine(
 
     Raises:
         ParityError: the ONNX model in `done` that it would be built of was rejected.
-        RunError: the folder cannot be written, TensorRT is not installed or refuses.
+        RunError: the folder cannot be written, TensorRT is not installed or refuses, or its engine fails on its GPU.
     """
     final, refused = job.out / ENGINE, _rejected(job.out / NAMES[precision])
     if precision in SHARED and refused in [artifact.path for artifact in done]:
         raise ParityError(f"no {ENGINE}, which would be built of {refused}")
     with _source(job, precision, done) as (source, kept), _unverified(final) as path:
-        to_engine(source, path, batch=batch, archs=archs)
-        parity, not_run = None, ""
-        try:
-            parity = _compared(job, path, precision)
-        except BotError as error:  # no GPU, or not the one that it is for
-            not_run = str(error)
+        not_run = _why_not(to_engine(source, path, batch=batch, archs=archs).sidecar)
+        parity = None if not_run else _compared(job, path, precision)
         return Artifact(_named(path, final, parity), precision, parity, not_run, kept)
+
+
+def _why_not(sidecar: Sidecar) -> str:
+    """Why an engine cannot run here; empty where it can, so that there every failure is one."""
+    try:
+        arch = engines.gpu_arch()
+    except RunError as error:
+        return str(error)
+    return "" if arch in sidecar.archs else f"it is for {', '.join(sidecar.archs)}, but the GPU is {arch}"
 
 
 @contextlib.contextmanager

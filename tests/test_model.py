@@ -14,7 +14,7 @@ from torchvision import models
 
 from bot_deploy.contract import Contract
 from bot_deploy.errors import InputError
-from bot_deploy.model import _IBN, ARCHS, L2_LENGTH, STEMS, InferenceGraph, ReID, _ReLU6, _StridedDepthwise, contract_of
+from bot_deploy.model import ARCHS, IBN, L2_LENGTH, STEMS, InferenceGraph, ReID, _ReLU6, _StridedDepthwise, contract_of
 
 SMALL = "mobilenet_v2"
 
@@ -104,7 +104,7 @@ def test_ibn_a_replaces_the_first_norm_of_every_block_but_the_last_stages(depth:
 
 def test_ibn_against_a_naive_loop() -> None:
     torch.manual_seed(0)
-    ibn = _IBN(6).double().eval()
+    ibn = IBN(6).double().eval()
     with torch.no_grad():
         for tensor in (*ibn.parameters(), ibn.BN.running_mean, ibn.BN.running_var):
             tensor.uniform_(0.5, 2)  # type: ignore[union-attr]

@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bot_deploy import open_embedder
 from bot_deploy.contract import METADATA_KEY, Contract
+from bot_deploy.errors import RunError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+@pytest.fixture
+def blind(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """An ONNX Runtime that was built with CUDA, on a machine without; the options of its sessions."""
+    import onnxruntime as ort
+
+    session, asked = ort.InferenceSession, []
+
+    def open_(path: str, options: Any, *, providers: list[Any], enable_fallback: int, **rest: Any) -> Any:
+        asked.append((providers, enable_fallback))
+        if providers[0][0] != "CPUExecutionProvider":
+            raise RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
+        return session(path, options, providers=providers, enable_fallback=enable_fallback, **rest)
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "preload_dlls", lambda **_: None, raising=False)
+    monkeypatch.setattr(ort, "InferenceSession", open_)
+    return asked
+
+
+def test_a_gpu_that_is_not_there_leaves_the_cpu_and_stdout_alone(
+    onnx_file: Path, blind: list[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert open_embedder(onnx_file).backend.endswith("CPU")
+    assert capfd.readouterr().out == ""
+    (first, *_), (second, *_) = (providers for providers, _ in blind)
+    assert first == ("CUDAExecutionProvider", {"use_tf32": "0"})  # float32 is float32
+    assert second == ("CPUExecutionProvider", {})
+    assert [fallback for _, fallback in blind] == [0, 0]
+    with pytest.raises(RunError, match=r"cannot use cuda \(CUDA failure 100.*use --device cpu"):
+        open_embedder(onnx_file, "cuda")
+
+
+def test_what_fails_while_it_runs_is_one_line(onnx_file: Path) -> None:
+    embedder = open_embedder(onnx_file, "cpu")
+    with pytest.raises(RunError, match=r"failed on 2 images .*smaller --batch"):
+        embedder.run(np.zeros((2, 3, 3, 3), np.uint8))
 
 
 def test_int8_products_do_not_overflow(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import os
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,8 @@ def run(recipe: Recipe, table: Sequence[Rung], seeds: int, dataset: Dataset, tes
     Rows that differ only in how they are scored share a training; finished trainings and scores are kept,
     so that a stopped ablation goes on where it was.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("an ablation runs in one process; start others with other --steps and the same --out")
     rows: list[Row] = []
     for rung in table:
         figures = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from bot_deploy import images
 from bot_deploy.errors import ImageError, InputError
+from bot_deploy.machine import cores
 from bot_deploy.progress import track
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def open_training_set(crops: Sequence[Crop], size: tuple[int, int], device: str 
 def _decoded(crops: Sequence[Crop], size: tuple[int, int], label: str | None = None) -> images.Pixels:
     pixels = np.empty((len(crops), *size, 3), np.uint8)
     broken = []
-    loaded = images.load_many([crop.path for crop in crops], size, workers=os.cpu_count() or 1)
+    loaded = images.load_many([crop.path for crop in crops], size, workers=cores())
     for row, picture in enumerate(track(loaded, label, len(crops))):
         if isinstance(picture, ImageError):
             broken.append(str(picture))
@@ -82,12 +84,14 @@ def _decoded(crops: Sequence[Crop], size: tuple[int, int], label: str | None = N
 
 
 def _memory() -> int:
-    """Bytes of the machine or container; 0 where the system does not say, so that nothing is cached on a guess."""
+    """This process's share of the machine's or container's bytes.
+
+    0 where the system does not say, so that nothing is cached on a guess.
+    """
     try:
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 0
-    try:
-        return min(machine, int(CONTAINER_LIMIT.read_text(encoding="ascii")))
-    except (OSError, ValueError):  # no container, or "max"
-        return machine
+    with contextlib.suppress(OSError, ValueError):  # no container, or "max"
+        machine = min(machine, int(CONTAINER_LIMIT.read_text(encoding="ascii")))
+    return machine // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes keep a copy each

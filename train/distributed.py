@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
 from torch import distributed
 
+from bot_deploy.errors import InputError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
+PATIENCE = timedelta(hours=2)  # of the others while the first one scores
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
@@ -39,16 +43,22 @@ class World:
 
 
 def join() -> World:
-    """The world that `torchrun` describes in the environment; alone without it."""
+    """The world that `torchrun` describes in the environment; alone without it.
+
+    Raises:
+        InputError: more processes than GPUs.
+    """
     gpu = torch.cuda.is_available()
     if not all(name in os.environ for name in TORCHRUN):
         return World(0, 1, "cuda" if gpu else "cpu")
     rank, size, local = (int(os.environ[name]) for name in TORCHRUN)
     device = f"cuda:{local}" if gpu else "cpu"
     if gpu:
+        if local >= torch.cuda.device_count():
+            raise InputError(f"{torch.cuda.device_count()} GPUs here, but this is process {local + 1}; start fewer")
         torch.cuda.set_device(local)
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if gpu else "gloo")
+        distributed.init_process_group("nccl" if gpu else "gloo", timeout=PATIENCE)
     return World(rank, size, device)
 
 

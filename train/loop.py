@@ -64,15 +64,22 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
 
     Raises:
         InputError: no or too few crops, or `out` already holds another run.
-        RunError: a loss that is not finite, a folder that cannot be written or a disk too small.
+        RunError: a loss that is not finite, a folder that cannot be written, a disk or a GPU's memory too small.
     """
     dataset.need("train")
-    keep_freed_memory()
     world = join()
+    if world.device == "cpu":
+        keep_freed_memory()
+    torch.backends.cudnn.allow_tf32 = False  # precision=fp32 is float32
     try:
-        return _train(resolved(recipe, world.device), dataset, out, world, resume=resume)
-    finally:
-        leave()
+        path = _train(resolved(recipe, world.device), dataset, out, world, resume=resume)
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"the GPU's memory is too small ({str(error).partition('.')[0]}); take a smaller batch (--set p=8), "
+            "smaller crops, or more GPUs by torchrun"
+        ) from None
+    leave()  # not after an error: the others wait for this process, and so would it for them
+    return path
 
 
 def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume: bool) -> Path:
@@ -86,11 +93,13 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume:
         _need_disk(state, out)
     if going_on:
         _restore(state, out / report.STATE)
+    if world.first and state.rows:
+        report.write(out, state.rows)  # the run may have been killed before it wrote its last epoch's row
+    if state.epoch >= recipe.epochs:  # finished; rows of an ablation share such runs
+        return out / report.MODEL
     crops = open_training_set(dataset.train, (recipe.height, recipe.width), world.device)
     if world.first:
-        if state.rows:
-            report.write(out, state.rows)  # the run may have been killed before it wrote its last epoch's row
-        elif recipe.eval_at_start:
+        if recipe.eval_at_start and not state.rows:
             state.rows.append(_scored(report.Row(epoch=0), state.model, recipe, dataset, world))
             say(str(state.rows[0]))
         where = world.device if world.size == 1 else f"{world.size} x {world.device}"

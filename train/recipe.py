@@ -154,7 +154,8 @@ def _typed(key: str, value: object) -> Any:
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not type(default):
-        raise InputError(f"recipe: {key} is a {type(default).__name__} such as {default!r}, not {value!r}")
+        kind = "list of whole numbers" if isinstance(default, tuple) else type(default).__name__
+        raise InputError(f"recipe: {key} is a {kind} such as {toml_value(default)}, not {value!r}")
     return value
 
 

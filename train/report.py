@@ -65,7 +65,7 @@ def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> No
     """Makes the folder `out` and writes its config.toml, so that what cannot be written fails before training.
 
     Raises:
-        InputError: `out` holds a run and `resume` is off, or a run by another recipe or on other data.
+        InputError: `out` holds a run and `resume` is off, one by another recipe or on other data, or only results.
         RunError: it cannot be written.
     """
     config = out / CONFIG
@@ -73,6 +73,8 @@ def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> No
     begun = (out / STATE).exists()  # a run that failed before its first epoch ended is begun anew
     if (begun or (out / MODEL).exists()) and not resume:
         raise InputError(f"{out} already holds a run; continue it with --resume, or choose another --out")
+    if resume and not begun and (out / METRICS).exists():  # written only after the first state.pt
+        raise InputError(f"{out}: its {STATE} is gone, so it cannot go on; choose another --out")
     if begun and config.exists() and _decisive(config.read_text(encoding="utf-8")) != _decisive(text):
         raise InputError(f"{out} was started with another recipe or other data ({config}); choose another --out")
     try:

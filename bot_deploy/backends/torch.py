@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 def open_model(path: Path, device: str, threads: int) -> Embedder:
     """See `bot_deploy.embedder.open_embedder`."""
-    saved = checkpoint.load(path)
     if device == "cuda" and not torch.cuda.is_available():
         raise RunError("PyTorch finds no CUDA device; use --device cpu")
+    saved = checkpoint.load(path)
     # Of the whole process, so never more than it was told to use.
     torch.set_num_threads(min(threads, torch.get_num_threads()))
     run = runner(InferenceGraph(saved.build(), saved.contract), device)
@@ -32,11 +32,17 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
 
 def runner(graph: InferenceGraph, device: str) -> Callable[[Pixels], Vectors]:
     """`graph` in evaluation mode on `device`, as a function from uint8 [N, H, W, 3] to float32 [N, D]."""
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, as in ONNX Runtime and in engines
     graph = graph.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(batch: Pixels) -> Vectors:
         with torch.inference_mode():
-            embeddings: Vectors = graph(torch.from_numpy(batch).to(device)).cpu().numpy()
+            try:
+                embeddings: Vectors = graph(torch.from_numpy(batch).to(device)).cpu().numpy()
+            except torch.OutOfMemoryError:
+                raise RunError(
+                    f"the GPU's memory is too small for {len(batch)} images; try a smaller --batch"
+                ) from None
         return embeddings
 
     return run

@@ -55,7 +55,7 @@ def bench(
     import tempfile
 
     from bot_deploy import bench as benchmark
-    from bot_deploy.embedder import cores
+    from bot_deploy.machine import cores
     from bot_deploy.progress import say
 
     sizes = _sizes(batches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -27,6 +28,7 @@ def train(
     """Train a model; writes model.pt, metrics.csv and curves.png."""
     from bot_deploy import runs
     from bot_deploy.datasets import SYNTHETIC, open_merged
+    from bot_deploy.errors import InputError
     from bot_deploy.progress import say
     from bot_deploy.train import loop, recipe, report
 
@@ -38,6 +40,9 @@ def train(
         data = data or (SYNTHETIC,)
         name = name or ("synthetic" if data == (SYNTHETIC,) else "quick")
         chosen = recipe.load(name, overrides, weights)
+        if out is None and "WORLD_SIZE" in os.environ:
+            raise InputError("name the folder of the run with --out, so that all processes of torchrun mean the same")
         out = out or runs.new_folder(name)
     path = loop.train(chosen, open_merged(data), out, resume=resume)
-    say(f"wrote {path}; next: bot export {out}")
+    if os.environ.get("RANK", "0") == "0":
+        say(f"wrote {path}; next: bot export {out}")

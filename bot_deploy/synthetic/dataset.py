@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import re
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bot_deploy.errors import InputError
+from bot_deploy.machine import cores
 
 from .cameras import CAMERAS, encode
 from .crops import render_crop, sample_track
@@ -112,12 +112,6 @@ def plan(train_identities: int, test_identities: int, images_per_camera: int, se
     return shots
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # fewer than the machine has, in a container
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _start_worker() -> None:
     import cv2
 
@@ -161,7 +155,7 @@ def write_set(
     if seed < 0 or (workers is not None and workers < 1):
         raise InputError(f"seed is {seed} and workers is {workers}; choose a seed from 0 and at least one worker")
     shots = plan(train_identities, test_identities, images_per_camera, seed)
-    workers = workers or _cores()
+    workers = workers or cores()
     with whole_folder(out) as half:
         for folder in (TRAIN, QUERY, GALLERY):
             (half / folder).mkdir()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bot_deploy import images, onnx_file
-from bot_deploy.embedder import cores
+from bot_deploy.backends.onnxruntime import open_session
 from bot_deploy.errors import InputError, RunError
+from bot_deploy.machine import cores
 
 from .boxes import Boxes, Detector
 
@@ -25,7 +26,6 @@ PERSON = 0  # the class of people in COCO
 BOX = 5  # numbers before the classes': x, y, width, height, objectness
 STRIDES = ((8, 16, 32), (8, 16, 32, 64))
 GREY = 114  # around the picture, as in training
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 def open_yolox(path: Path, threads: int = 0, min_score: float | None = None) -> Detector:
@@ -108,17 +108,9 @@ def _session(path: Path, threads: int) -> tuple[Any, tuple[int, int]]:
         raise InputError(f"{path}: no such detector file; leave out --detector for OpenCV's own")
     onnx_file.metadata(path)
     try:
-        import onnxruntime as ort
-    except ImportError:
-        raise RunError("a detector in an .onnx file needs ONNX Runtime; `pip install 'bot-deploy[cpu]'`") from None
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    providers = [name for name in PROVIDERS if name in ort.get_available_providers()]
-    try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # noqa: BLE001 - its error classes have no common base but Exception
-        raise InputError(f"{path}: ONNX Runtime cannot open it ({str(error).splitlines()[0][:200]})") from None
+        session = open_session(path, "cuda", threads)
+    except RunError:
+        session = open_session(path, "cpu", threads)
     inputs = session.get_inputs()
     shape = inputs[0].shape
     if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(shape) != 4 or shape[1] != 3:  # noqa: PLR2004

@@ -26,7 +26,7 @@ from bot_deploy.export import fp16, int8, layers, parity, verified
 from bot_deploy.export.graph import inference_graph
 from bot_deploy.export.to_onnx import to_onnx
 from bot_deploy.export.verified import Artifact, Job, export_engine, export_onnx, prepare
-from bot_deploy.model import ARCHS, InferenceGraph, ReID, contract_of
+from bot_deploy.model import ARCHS, IBN, InferenceGraph, ReID, contract_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +89,7 @@ def test_folding_changes_nothing_but_the_nodes(arch: str) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(folded(images), plain(images), atol=1e-5, rtol=0)
     left = [module for module in folded.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert len(left) == (0 if "ibn" not in arch else len([m for m in model.modules() if "_IBN" in str(type(m))]))
+    assert len(left) == (0 if "ibn" not in arch else sum(isinstance(module, IBN) for module in model.modules()))
 
 
 def test_flip_averages_before_the_length_is_taken(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
@@ -270,6 +270,42 @@ def test_int8_for_tensorrt_is_symmetric_and_builds(job: Job, tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "fp32.onnx", "int8.onnx", "model.engine", "model.engine.json"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_ibn_in_less_precision(precision: str, people: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ReID("resnet18_ibn_a", 3).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
+            module.momentum = None  # statistics as of all crops, so that an image gets through
+    crops = parity.sample(open_dataset(people), (64, 32), 32)
+    normed = (torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - 0.45) / 0.225
+    with torch.no_grad():
+        model(normed)
+    saved = Checkpoint(contract_of(model, 64, 32), model.state_dict(), 3, 1, "bnneck", "none")
+    checkpoint.save(tmp_path / "model.pt", saved)
+    done = export_onnx(prepare(tmp_path / "model.pt", tmp_path, open_dataset(people)), precision)
+    assert done.parity is not None
+    assert done.parity.min_cosine > {"fp16": 0.999, "int8": 0.95}[precision]
+
+
+def test_an_engine_that_fails_on_its_own_gpu_is_no_artifact(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx to build an engine")
+
+    def broken(path: Path) -> None:
+        raise RunError(f"{path.name} cannot run a batch of 2")
+
+    monkeypatch.setattr(engines, "gpu_arch", lambda: "sm89")
+    monkeypatch.setattr(verified, "open_embedder", broken)
+    with pytest.raises(RunError, match="cannot run a batch of 2"):
+        export_engine(replace(job, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(engines, "gpu_arch", lambda: "sm120")
+    done = export_engine(replace(job, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
+    assert (done.parity, done.not_run) == (None, "it is for sm89, but the GPU is sm120")
 
 
 # ---- the commands ----

@@ -105,6 +105,13 @@ def test_a_ladder_is_written_and_taken_up_again(people: Path, tmp_path: Path, mo
     assert other[0].figures != rows[0].figures
 
 
+def test_an_ablation_under_torchrun_is_refused(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    data = open_dataset(people)
+    with pytest.raises(InputError, match="one process"):
+        ablation.run(recipe.load("quick"), [], 1, data, data, tmp_path)
+
+
 def test_feature_and_metric_decide_the_score_of_one_network(people: Path, tmp_path: Path) -> None:
     dataset = open_dataset(people)
     path = ablation.loop.train(TINY, dataset, tmp_path / "run")

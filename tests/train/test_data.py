@@ -23,6 +23,12 @@ def test_a_containers_limit_counts(
     assert data._memory() == memory
 
 
+def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = data._memory()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert data._memory() == whole // 4
+
+
 def test_a_system_that_does_not_say_gets_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(name: str) -> int:
         raise ValueError(name)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from bot_deploy.train import loop
+from bot_deploy.errors import InputError
+from bot_deploy.train import distributed, loop
 from bot_deploy.train.distributed import World
 from bot_deploy.train.recipe import Recipe
 
@@ -58,6 +59,15 @@ def test_a_whole_run_under_torchrun(tmp_path: Path, people: Path) -> None:
     assert done.stderr.count("epoch   1") == 1  # one process talks
     assert (out / "model.pt").is_file()
     assert len((out / "metrics.csv").read_text().splitlines()) == 2
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in (("RANK", "2"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="2 GPUs here, but this is process 3"):
+        distributed.join()
 
 
 def test_identities_that_cannot_be_split_are_refused() -> None:

@@ -8,6 +8,7 @@ import hashlib
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -372,6 +373,18 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path, data: Dataset) 
     before = (finished / "model.pt").read_bytes(), table(finished)
     assert loop.train(RECIPE, data, finished, resume=True) == finished / "model.pt"
     assert before == ((finished / "model.pt").read_bytes(), table(finished))
+
+
+def test_a_run_without_its_state_is_not_begun_anew_over_its_results(
+    finished: Path, data: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "state.pt").unlink()
+    before = (out / "model.pt").read_bytes()
+    with pytest.raises(InputError, match=r"its state\.pt is gone, so it cannot go on"):
+        loop.train(RECIPE, data, out, resume=True)
+    assert (out / "model.pt").read_bytes() == before
 
 
 def test_resume_with_nothing_there_starts(data: Dataset, tmp_path: Path) -> None:
