@@ -19,7 +19,7 @@ import torch
 from bot_deploy.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
 from bot_deploy.progress import say
 
-from .layers import errors
+from .layers import losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 
 BATCH = 32
 PROBE = 64  # crops that the result is judged on here; parity then judges others
-GOAL = 0.985  # the least cosine on them
+WORST, MEAN = 0.985, 0.996  # cosines on them; a mean of 0.992 has cost 0.7 points of mAP, one of 0.996 0.3
+RANKED = 32  # crops that the layers are ranked by
 CENTRE = 256  # crops that the mean error is taken on
 TYPES = ("Conv", "Relu", "Clip", "MaxPool")
 # What is tried in turn: whether sums of residuals are INT8 too, and how many sensitive layers stay in float32.
-ATTEMPTS = ((True, 0), (False, 0), (False, 2), (False, 4), (False, 8), (False, 16))
+ATTEMPTS = ((True, 0), (False, 0), *((False, count) for count in (2, 4, 6, 8, 12, 16)))
 
 
 def to_int8(
@@ -66,17 +67,18 @@ def to_int8(
         ranges = Path(folder) / "ranges.json"
         for residuals, count in ATTEMPTS:
             if count and not sensitive:
-                found = errors(graph, probe, _in_int8)
+                found = losses(graph, probe[:: max(1, len(probe) // RANKED)], _in_int8)
                 sensitive = sorted(convs, key=lambda name: -found[name])
             kept = sensitive[:count]
             _quantise(
                 source, out, crops, ranges, [convs[name] for name in kept], residuals=residuals, tensorrt=tensorrt
             )
             _centre(source, out, crops[:: max(1, len(crops) // CENTRE)])
-            cosine = float((_embed(out, probe) * expected).sum(1).min())
+            cosines = (_embed(out, probe) * expected).sum(1)
+            worst, mean = float(cosines.min()), float(cosines.mean())
             which = "residuals in float32" if not residuals else "residuals too"
-            say(f"INT8, {which}, {len(kept)} layers in float32: min cosine {cosine:.4f}")
-            if cosine >= GOAL:
+            say(f"INT8, {which}, {len(kept)} layers in float32: cosine {worst:.4f} at worst, {mean:.4f} in the mean")
+            if worst >= WORST and mean >= MEAN:
                 break
     quantised = onnx.load(str(out))
     onnx.helper.set_model_props(quantised, {METADATA_KEY: contract.to_json()})

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def errors(graph: InferenceGraph, crops: Pixels, imitate: Imitation) -> dict[str, float]:
-    """Each convolution's error on `crops` uint8 [N, H, W, 3] as `imitate` computes it, its input as in float32.
+    """Each convolution's own error on `crops` uint8 [N, H, W, 3] as `imitate` computes it, its input as in float32.
 
     Relative to how the output varies within its channels, in the Euclidean norm; infinite or NaN for an overflow.
     """
@@ -32,7 +32,7 @@ def errors(graph: InferenceGraph, crops: Pixels, imitate: Imitation) -> dict[str
 
         return module.register_forward_hook(measure)
 
-    handles = [watch(name, module) for name, module in graph.backbone.named_modules() if isinstance(module, nn.Conv2d)]
+    handles = [watch(name, conv) for name, conv in _convs(graph).items()]
     try:
         with torch.inference_mode():
             graph(torch.from_numpy(crops))
@@ -40,3 +40,25 @@ def errors(graph: InferenceGraph, crops: Pixels, imitate: Imitation) -> dict[str
         for handle in handles:
             handle.remove()
     return found
+
+
+def losses(graph: InferenceGraph, crops: Pixels, imitate: Imitation) -> dict[str, float]:
+    """What each convolution alone costs the embeddings of `crops` uint8 [N, H, W, 3] as `imitate` computes it.
+
+    One minus the mean cosine with the embeddings in float32. A pass over `crops` for each convolution.
+    """
+    images = torch.from_numpy(crops)
+    found: dict[str, float] = {}
+    with torch.inference_mode():
+        expected = graph(images)
+        for name, conv in _convs(graph).items():
+            handle = conv.register_forward_hook(lambda module, inputs, _: imitate(module, inputs[0]))
+            try:
+                found[name] = 1 - float((graph(images) * expected).sum(1).mean())
+            finally:
+                handle.remove()
+    return found
+
+
+def _convs(graph: InferenceGraph) -> dict[str, nn.Conv2d]:
+    return {name: module for name, module in graph.backbone.named_modules() if isinstance(module, nn.Conv2d)}

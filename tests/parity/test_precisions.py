@@ -157,6 +157,27 @@ def test_layer_errors_against_a_naive_loop(crops: Pixels) -> None:
     assert found["conv1"] == pytest.approx(0.5 * float((stem**2).sum()) ** 0.5 / varies, rel=1e-4)
 
 
+def test_what_a_layer_costs_the_embeddings_against_a_changed_copy(crops: Pixels) -> None:
+    torch.manual_seed(0)
+    model = ReID("resnet18", 3).eval()
+    saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", "none")
+    graph = inference_graph(saved, saved.contract)
+    found = layers.losses(graph, crops[:3], lambda conv, x: -2 * conv._conv_forward(x, conv.weight, conv.bias))
+    assert len(found) == 20
+    for name in ("conv1", "layer2.0.conv2", "layer4.0.downsample.0"):
+        changed = copy.deepcopy(graph)
+        conv = changed.backbone.get_submodule(name)
+        with torch.inference_mode():
+            for values in conv.parameters():
+                values.mul_(-2)
+            pairs = zip(graph(torch.from_numpy(crops[:3])), changed(torch.from_numpy(crops[:3])), strict=True)
+            cosine = np.mean([float(functional.cosine_similarity(a, b, dim=0)) for a, b in pairs])
+        assert cosine < 0.999
+        assert found[name] == pytest.approx(1 - cosine, abs=1e-5)
+    again = layers.losses(graph, crops[:3], lambda conv, x: conv._conv_forward(x, conv.weight, conv.bias))
+    assert max(map(abs, again.values())) < 1e-6  # no layer stays changed
+
+
 # ---- FP16 ----
 
 
