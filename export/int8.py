@@ -54,13 +54,18 @@ def to_int8(
     """
     import onnx
 
+    nodes = onnx.load(str(source)).graph.node
     convs = {
         node.input[1].removeprefix("backbone.").removesuffix(".weight"): node.name
-        for node in onnx.load(str(source)).graph.node
+        for node in nodes
         if node.op_type == "Conv"
     }
+    norms = [node for node in nodes if node.op_type == "BatchNormalization"]  # IBN has some too
+    neck = next((node for node in norms if node.input[2].startswith("neck.")), None)  # None: ft is exported
     probe = crops[np.linspace(0, len(crops) - 1, min(PROBE, len(crops))).astype(int)]
     expected = _embed(source, probe)
+    spread = crops[:: max(1, len(crops) // CENTRE)]
+    centre = _values(source, neck.output[0], spread).mean(0) if neck else None
     sensitive: list[str] = []
     kept: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +77,8 @@ def to_int8(
             _quantise(
                 source, out, crops, ranges, [convs[name] for name in kept], residuals=residuals, tensorrt=tensorrt
             )
-            _centre(source, out, crops[:: max(1, len(crops) // CENTRE)])
+            if neck:
+                _shift(out, neck.input[2], centre - _values(out, neck.output[0], spread).mean(0))
             cosines = (_embed(out, probe) * expected).sum(1)
             worst, mean = float(cosines.min()), float(cosines.mean())
             which = "residuals in float32" if not residuals else "residuals too"
@@ -144,20 +150,15 @@ def _quantise(
         )
 
 
-def _centre(source: Path, out: Path, crops: Pixels) -> None:
-    """Takes from BNNeck's output in `out` what quantisation adds to every crop alike, compared with `source`."""
+def _shift(path: Path, name: str, by: Vectors) -> None:
+    """Adds `by` [D] to BNNeck's shift `name`: what quantisation adds to every crop alike is taken back there."""
     import onnx
     from onnx import numpy_helper
 
-    model = onnx.load(str(out))
-    norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
-    neck = next((node for node in norms if node.input[2].startswith("neck.")), None)  # IBN has others
-    if neck is None:  # the feature before it
-        return
-    error = _values(out, neck.output[0], crops).mean(0) - _values(source, neck.output[0], crops).mean(0)
-    shift = next(tensor for tensor in model.graph.initializer if tensor.name == neck.input[2])
-    shift.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(shift) - error, shift.name))
-    onnx.save(model, str(out))
+    model = onnx.load(str(path))
+    shift = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    shift.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(shift) + by, name))
+    onnx.save(model, str(path))
 
 
 def _values(path: Path, name: str, crops: Pixels) -> Vectors:
