@@ -14,7 +14,7 @@ from torchvision import models
 
 from bot_deploy.contract import Contract
 from bot_deploy.errors import InputError
-from bot_deploy.model import ARCHS, IBN, L2_LENGTH, STEMS, InferenceGraph, ReID, _ReLU6, _StridedDepthwise, contract_of
+from bot_deploy.model import ARCHS, IBN, L2_LENGTH, STEMS, InferenceGraph, ReID, contract_of
 
 SMALL = "mobilenet_v2"
 
@@ -233,99 +233,6 @@ def test_in_training_both_features_are_the_same_network() -> None:
 def test_unknown_names_list_the_choices(arch: str, neck: str, words: str) -> None:
     with pytest.raises(InputError, match=rf"unknown .*choose from .*{words}"):
         ReID(arch, 5, neck=neck)
-
-
-def depthwise(channels: int, dtype: torch.dtype) -> tuple[nn.Conv2d, _StridedDepthwise]:
-    torch.manual_seed(0)
-    conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels, bias=False, dtype=dtype)
-    return conv, _StridedDepthwise(conv)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
-@pytest.mark.parametrize("size", [(8, 6), (7, 5), (1, 1), (2, 3)])
-def test_the_faster_depthwise_convolution_is_the_same_function(
-    size: tuple[int, int], dtype: torch.dtype, tolerance: float
-) -> None:
-    conv, faster = depthwise(5, dtype)
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(3, 5, *size, dtype=dtype, generator=generator).to(memory_format=torch.channels_last)
-    results = []
-    for layer in (lambda x: nn.functional.conv2d(x, conv.weight, stride=2, padding=1, groups=5), faster.train()):
-        conv.zero_grad()
-        given = images.clone().requires_grad_()
-        output = layer(given)
-        # A loss whose gradient differs at every output.
-        (output * torch.arange(1, output.numel() + 1, dtype=dtype).view(output.shape)).sum().backward()
-        assert given.grad is not None
-        assert conv.weight.grad is not None
-        results.append((output.detach(), given.grad, conv.weight.grad.clone()))
-    for expected, actual in zip(*results, strict=True):
-        scale = float(expected.abs().max())
-        torch.testing.assert_close(actual, expected, atol=tolerance * max(scale, 1), rtol=tolerance)
-
-
-def test_the_faster_depthwise_convolution_shares_weight_and_key() -> None:
-    conv, faster = depthwise(4, torch.float32)
-    assert faster.weight is conv.weight
-    assert list(faster.state_dict()) == list(conv.state_dict()) == ["weight"]
-
-
-def test_in_evaluation_it_is_the_plain_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, faster = depthwise(4, torch.float32)
-    strides: list[Any] = []
-    plain = nn.functional.conv2d
-
-    def spy(images: Any, weight: Any, bias: Any = None, stride: Any = 1, *rest: Any, **named: Any) -> torch.Tensor:
-        strides.append(named.get("stride", stride))
-        result: torch.Tensor = plain(images, weight, bias, stride, *rest, **named)
-        return result
-
-    monkeypatch.setattr(nn.functional, "conv2d", spy)
-    images = torch.randn(2, 4, 9, 6)
-    evaluated = faster.eval()(images)
-    trained = faster.train()(images)
-    assert strides == [(2, 2), 1]
-    expected = plain(images, faster.weight, stride=2, padding=1, groups=4)
-    assert torch.equal(evaluated, expected)
-    torch.testing.assert_close(trained, expected)
-
-
-@pytest.mark.parametrize(("last_stride", "count"), [(1, 3), (2, 4)])
-def test_mobilenet_uses_it_wherever_a_block_halves_the_map(last_stride: int, count: int) -> None:
-    with torch.device("meta"):
-        model = ReID(SMALL, 5, last_stride=last_stride)
-    assert sum(isinstance(module, _StridedDepthwise) for module in model.modules()) == count
-
-
-def test_the_leaner_relu6_is_the_same_function() -> None:
-    edges = torch.tensor([-torch.inf, -1, -0.0, 0, 1e-6, 3, 6 - 1e-6, 6, 6 + 1e-6, torch.inf, torch.nan])
-    results = []
-    for layer in (nn.ReLU6(inplace=True), _ReLU6(inplace=True)):
-        given = edges.clone().requires_grad_()
-        output = layer(given * 1)
-        (output * torch.arange(1, len(edges) + 1)).sum().backward()
-        results.append((output.detach(), given.grad))
-    torch.testing.assert_close(results[1], results[0], atol=0, rtol=0, equal_nan=True)
-
-
-def test_the_leaner_relu6_keeps_no_copy_of_its_input() -> None:
-    before = torch.randn(8, requires_grad=True) * 1
-    memory, kept = before.data_ptr(), []
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept.append(tensor.data_ptr())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        after = _ReLU6(inplace=True)(before)
-    assert after.data_ptr() == memory
-    assert kept == [memory]
-
-
-def test_all_of_mobilenets_relu6_are_the_leaner_one() -> None:
-    with torch.device("meta"):
-        kinds = {type(module) for module in ReID(SMALL, 5).modules() if isinstance(module, nn.ReLU6)}
-    assert kinds == {_ReLU6}
 
 
 @pytest.mark.parametrize("arch", ["resnet18", SMALL])

@@ -1,142 +1,33 @@
-"""The loop on a handful of noise crops: what a run leaves behind, that it repeats, and that it survives a kill."""
+"""The loop on a handful of noise crops: what a run leaves behind, that it repeats, and what it refuses."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import math
-import os
-import random
-import shutil
-import signal
-import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import CAMERAS, IDENTITIES, IMAGES, RECIPE, SIZE, assert_same_run, measured, same_weights, table
 
 import bot_deploy
 from bot_deploy import checkpoint, open_embedder
-from bot_deploy.datasets import Dataset, open_dataset
+from bot_deploy.datasets import Dataset
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.evaluation import evaluate_dataset
-from bot_deploy.train import loop, report
+from bot_deploy.train import loop
 from bot_deploy.train.data import TrainingSet
 from bot_deploy.train.distributed import World
-from bot_deploy.train.recipe import Recipe, from_values, load
+from bot_deploy.train.recipe import Recipe, from_values
 from bot_deploy.train.schedule import learning_rate
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-IDENTITIES, CAMERAS, IMAGES = 6, 2, 3
-SIZE = (32, 16)
-RECIPE = Recipe(
-    arch="mobilenet_v2",  # small files, and the convolution of its own
-    weights="none",
-    height=SIZE[0],
-    width=SIZE[1],
-    epochs=2,
-    precision="fp32",
-    p=3,
-    k=2,
-    warmup_epochs=2,
-    milestones=(),
-    pad=2,
-)
-
-
-@pytest.fixture(autouse=True)
-def one_thread_and_no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Noise in Market-1501's layout: six identities to train on, three to find again."""
-    root, rng = tmp_path_factory.mktemp("crops"), np.random.default_rng(0)
-    folders = {
-        "bounding_box_train": range(1, IDENTITIES + 1),
-        "query": range(11, 14),
-        "bounding_box_test": range(11, 14),
-    }
-    for folder, identities in folders.items():
-        (root / folder).mkdir()
-        for identity in identities:
-            for camera in range(1, CAMERAS + 1):
-                for number in range(1 if folder == "query" else IMAGES):
-                    pixels = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-                    Image.fromarray(pixels).save(root / folder / f"{identity:04d}_c{camera}s1_{number:06d}_00.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def data(crops: Path) -> Dataset:
-    return open_dataset(crops)
-
-
-@pytest.fixture(scope="module")
-def finished(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run of two epochs by RECIPE."""
-    out = tmp_path_factory.mktemp("finished") / "deep" / "run"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: False)
-        assert loop.train(RECIPE, data, out) == out / "model.pt"
-    torch.set_num_threads(threads)
-    return out
-
-
-def table(out: Path) -> list[dict[str, str]]:
-    with (out / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def measured(out: Path) -> list[dict[str, str]]:
-    """metrics.csv without what the clock says."""
-    clock = {"seconds", "images_per_second"}
-    return [{key: value for key, value in row.items() if key not in clock} for row in table(out)]
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Every leaf of nested dictionaries and lists."""
-    if isinstance(value, dict):
-        return {key: leaf for k, v in value.items() for key, leaf in flat(v, f"{name}/{k}").items()}
-    if isinstance(value, list | tuple):
-        return {key: leaf for k, v in enumerate(value) for key, leaf in flat(v, f"{name}/{k}").items()}
-    return {name: value}
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    states = [checkpoint.load(run / "model.pt").state for run in (one, other)]
-    return states[0].keys() == states[1].keys() and all(
-        torch.equal(states[0][key], states[1][key]) for key in states[0]
-    )
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    """Weights, optimisers, centers and metrics are equal to the last bit."""
-    assert same_weights(one, other)
-    states = [flat(torch.load(run / "state.pt", weights_only=True)) for run in (one, other)]
-    assert states[0].keys() == states[1].keys()
-    for key, value in states[0].items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, states[1][key]), key
-        elif not key.endswith(("seconds", "images_per_second")):
-            assert value == states[1][key], key
-    assert measured(one) == measured(other)
+pytestmark = pytest.mark.usefixtures("one_thread_and_no_gpu")
 
 
 def test_what_a_run_leaves_behind(finished: Path) -> None:
@@ -316,155 +207,6 @@ def test_every_epoch_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         loop.train_epoch(state, crops, recipe, ALONE)
     assert not torch.equal(batches[0], batches[1])
     assert not torch.equal(pixels[2], pixels[3])
-
-
-class CrashError(Exception):
-    pass
-
-
-def crash_in(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Lets `epoch` raise after three of its steps."""
-    original, steps = loop._step, [0]
-
-    def step(state: loop.State, loss: torch.Tensor, recipe: Recipe) -> None:
-        original(state, loss, recipe)
-        steps[0] += state.epoch + 1 == epoch
-        if steps[0] == 3:
-            raise CrashError
-
-    monkeypatch.setattr(loop, "_step", step)
-
-
-def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
-    finished: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        crash_in(patch, epoch=2)
-        with pytest.raises(CrashError):
-            loop.train(RECIPE, data, out)
-    assert [row["epoch"] for row in table(out)] == ["1"]
-    assert not same_weights(finished, out)
-    loop.train(RECIPE, data, out, resume=True)
-    assert_same_run(finished, out)
-
-
-def test_a_run_killed_between_its_last_state_and_its_metrics_is_completed(
-    finished: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        write = report.write
-
-        def crash(folder: Path, rows: list[report.Row]) -> None:
-            if len(rows) == RECIPE.epochs:
-                raise CrashError
-            write(folder, rows)
-
-        patch.setattr(report, "write", crash)
-        with pytest.raises(CrashError):
-            loop.train(RECIPE, data, out)
-    assert len(table(out)) == 1
-    loop.train(RECIPE, data, out, resume=True)
-    assert_same_run(finished, out)
-
-
-def test_resuming_a_finished_run_changes_nothing(finished: Path, data: Dataset) -> None:
-    before = (finished / "model.pt").read_bytes(), table(finished)
-    assert loop.train(RECIPE, data, finished, resume=True) == finished / "model.pt"
-    assert before == ((finished / "model.pt").read_bytes(), table(finished))
-
-
-def test_a_run_without_its_state_is_not_begun_anew_over_its_results(
-    finished: Path, data: Dataset, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(finished, out)
-    (out / "state.pt").unlink()
-    before = (out / "model.pt").read_bytes()
-    with pytest.raises(InputError, match=r"its state\.pt is gone, so it cannot go on"):
-        loop.train(RECIPE, data, out, resume=True)
-    assert (out / "model.pt").read_bytes() == before
-
-
-def test_resume_with_nothing_there_starts(data: Dataset, tmp_path: Path) -> None:
-    loop.train(dataclasses.replace(RECIPE, epochs=1), data, tmp_path / "run", resume=True)
-    assert [row["epoch"] for row in table(tmp_path / "run")] == ["1"]
-
-
-def bot_train(data: Dataset, recipe: Recipe, out: Path, *more: str) -> list[str]:
-    quick = load("quick")
-    changed = {key: value for key, value in vars(recipe).items() if value != getattr(quick, key)}
-    settings = [f"{key}={list(value) if isinstance(value, tuple) else value}" for key, value in changed.items()]
-    options = [option for setting in settings for option in ("--set", setting)]
-    command = [sys.executable, "-m", "bot_deploy", "train", "--data", data.name, "--recipe", "quick"]
-    return [*command, "--out", str(out), *options, *more]
-
-
-def test_kill_9_and_resume_is_the_uninterrupted_run_to_the_last_bit(data: Dataset, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, epochs=5)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    whole, done = tmp_path / "whole", recipe.epochs
-    for attempt in range(6):  # a fast machine may be done before it is killed
-        killed, delay = tmp_path / f"killed-{attempt}", random.random() / 2**attempt
-        with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen(bot_train(data, recipe, killed), stderr=log, env=environment)
-        try:
-            started = time.monotonic()
-            while not (killed / "state.pt").exists():
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() - started < 120
-                time.sleep(0.01)
-            time.sleep(delay)
-        finally:
-            process.kill()
-            process.wait()
-        done = torch.load(killed / "state.pt", weights_only=True)["epoch"]
-        if done < recipe.epochs:
-            break
-    assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
-    assert 1 <= done < recipe.epochs, f"killed {delay} s after the first epoch"
-
-    command = bot_train(data, recipe, killed, "--resume")
-    resumed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"epoch {done:3d} " not in resumed.stderr
-    assert f"epoch {done + 1:3d} " in resumed.stderr
-    loop.train(recipe, data, whole)
-    assert_same_run(whole, killed)
-    assert [row["epoch"] for row in table(killed)] == ["1", "2", "3", "4", "5"]
-
-
-def test_an_existing_run_is_not_overwritten(finished: Path, data: Dataset) -> None:
-    before = (finished / "model.pt").read_bytes()
-    with pytest.raises(InputError, match=r"already holds a run; continue it with --resume, or choose another --out"):
-        loop.train(RECIPE, data, finished)
-    assert (finished / "model.pt").read_bytes() == before
-
-
-@pytest.mark.parametrize("change", [{"lr": 1e-3}, {"epochs": 3}, {"seed": 5}])
-def test_resume_with_another_recipe_is_refused(change: dict[str, Any], finished: Path, data: Dataset) -> None:
-    before = (finished / "config.toml").read_bytes()
-    with pytest.raises(InputError, match="another recipe or other data"):
-        loop.train(dataclasses.replace(RECIPE, **change), data, finished, resume=True)
-    assert (finished / "config.toml").read_bytes() == before
-
-
-def test_resume_with_other_data_is_refused(finished: Path, data: Dataset) -> None:
-    with pytest.raises(InputError, match="another recipe or other data"):
-        loop.train(RECIPE, dataclasses.replace(data, train=data.train[:-1]), finished, resume=True)
-
-
-def test_a_run_that_failed_before_its_first_epoch_ended_is_begun_anew(data: Dataset, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    with pytest.raises(InputError, match=r"6 training identities, but a batch takes p=16; use --set p=6 or less"):
-        loop.train(dataclasses.replace(RECIPE, p=16), data, out)
-    with pytest.raises(InputError, match="unknown backbone 'resnet'"):
-        loop.train(dataclasses.replace(RECIPE, arch="resnet"), data, out)
-    recipe = dataclasses.replace(RECIPE, epochs=1)
-    loop.train(recipe, data, out)
-    config = tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
-    assert (config["p"], config["arch"]) == (3, RECIPE.arch)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(data: Dataset, tmp_path: Path) -> None:

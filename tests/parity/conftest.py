@@ -1,0 +1,26 @@
+"""What the tests of exported graphs share: crops, and a checkpoint on its way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bot_deploy.datasets import open_dataset
+from bot_deploy.export import parity
+from bot_deploy.export.verified import Job, prepare
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bot_deploy.images import Pixels
+
+
+@pytest.fixture(scope="module")
+def crops(people: Path) -> Pixels:
+    return parity.sample(open_dataset(people), (128, 64), 24)
+
+
+@pytest.fixture(scope="module")
+def job(checkpoint_file: Path, people: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return prepare(checkpoint_file, tmp_path_factory.mktemp("artifacts"), open_dataset(people))

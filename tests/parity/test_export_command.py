@@ -1,0 +1,180 @@
+"""`bot export` and `bot verify`: what is written, said and refused."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from bot_deploy import checkpoint, cli, engines
+from bot_deploy.commands.export import export
+from bot_deploy.commands.verify import verify
+from bot_deploy.errors import InputError, ParityError, RunError
+from bot_deploy.export import parity, verified
+from bot_deploy.export.to_onnx import to_onnx
+from bot_deploy.export.verified import Artifact, Job, export_engine
+from bot_deploy.model import contract_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_an_engine_that_fails_on_its_own_gpu_is_no_artifact(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx to build an engine")
+
+    def broken(path: Path) -> None:
+        raise RunError(f"{path.name} cannot run a batch of 2")
+
+    monkeypatch.setattr(engines, "gpu_arch", lambda: "sm89")
+    monkeypatch.setattr(verified, "open_embedder", broken)
+    with pytest.raises(RunError, match="cannot run a batch of 2"):
+        export_engine(replace(job, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(engines, "gpu_arch", lambda: "sm120")
+    done = export_engine(replace(job, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
+    assert (done.parity, done.not_run) == (None, "it is for sm89, but the GPU is sm120")
+
+
+def test_export_writes_all_and_says_what_it_could_not_run(
+    checkpoint_file: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx to build an engine")
+
+    def none() -> str:
+        raise RunError("no NVIDIA GPU")
+
+    monkeypatch.setattr(engines, "gpu_arch", none)
+    written = []
+    monkeypatch.setattr(verified, "to_onnx", lambda *job: (written.append(job[1].precision), to_onnx(*job)))
+    words = [str(checkpoint_file), "--fp16", "--trt", "--gpu-arch", "sm89", "--batch", "1:2:4"]
+    done = CliRunner().invoke(export, [*words, "--data", str(people), "--out", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["model"] == str(tmp_path / "model.onnx")
+    names = {artifact["path"].rpartition("/")[2]: artifact for artifact in document["artifacts"]}
+    assert list(names) == ["model.onnx", "model.fp16.onnx", "model.engine"]
+    for name in ("model.onnx", "model.fp16.onnx"):
+        assert names[name]["parity"]["passed"] is True
+        assert abs(names[name]["parity"]["map_change"]) < 1  # --data was given, so that is scored
+    assert names["model.engine"]["precision"] == "fp16"
+    assert names["model.engine"]["parity"] is None
+    assert "no NVIDIA GPU" in names["model.engine"]["not_run"]
+    assert "NOT verified, because it cannot run here: no NVIDIA GPU" in done.stderr
+    # Each graph is made once, and the engine is of the one that was verified.
+    assert written == ["fp32", "fp16"]
+    _, sidecar = engines.read(tmp_path / "model.engine")
+    assert sidecar.onnx_sha256 == hashlib.sha256((tmp_path / "model.fp16.onnx").read_bytes()).hexdigest()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "model.engine.json"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--batch", "1:2:4"], 2, "--fp32, --batch and --gpu-arch are about the engine; add --trt"),
+        (["--gpu-arch", "sm89"], 2, "add --trt"),
+        (["--fp32"], 2, "add --trt"),
+        (["--trt", "--batch", "4"], 2, "'4' is not MIN:OPT:MAX"),
+        (["--trt", "--batch", "1:x:2"], 2, "'1:x:2' is not MIN:OPT:MAX"),
+        (["--trt", "--batch", "8:4:16", "--gpu-arch", "sm89"], 2, "batch 8:4:16: choose min:opt:max"),
+        (["--trt", "--batch", "0:4:16", "--gpu-arch", "sm89"], 2, "batch 0:4:16: choose min:opt:max"),
+        (["--trt", "--fp32", "--int8"], 2, "both name the engine's precision"),
+        (["--trt", "--gpu-arch", "8.9"], 2, "write sm89 for compute capability 8.9"),
+        (["--trt", "--gpu-arch", "sm89, sm50"], 2, "does not build for sm50, but for sm"),
+        (["--opset", "99"], 2, "opset 99: choose from 18 to 23"),
+        (["--out", "{file}/out"], 1, "out: cannot be written (Not a directory)"),
+    ],
+)
+def test_wrong_usage_is_said_before_work_begins(
+    words: list[str],
+    code: int,
+    message: str,
+    checkpoint_file: Path,
+    people: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if "sm50" in " ".join(words):
+        pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx, which knows the GPUs that it builds for")
+
+    def forbidden(*arguments: object) -> None:
+        raise AssertionError("work began")
+
+    monkeypatch.setattr(verified, "evaluate_dataset", forbidden)
+    monkeypatch.setattr(verified, "to_onnx", forbidden)
+    (tmp_path / "file").touch()
+    words = [word.format(file=tmp_path / "file") for word in words]
+    with pytest.raises(SystemExit) as done:
+        cli.main(["export", str(checkpoint_file), "--data", str(people), "--out", str(tmp_path / "out"), *words])
+    assert done.value.code == code
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_engine_without_tensorrt_is_refused_before_work_begins(
+    checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "installed", lambda package: False)
+    done = CliRunner().invoke(export, [str(checkpoint_file), "--trt", "--out", str(tmp_path / "out")])
+    assert isinstance(done.exception, RunError)
+    assert "pip install 'bot-deploy[tensorrt-rtx]'" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_engine_is_built_of_what_was_rejected(job: Job, tmp_path: Path) -> None:
+    job = replace(job, out=tmp_path)
+    rejected = Artifact(tmp_path / "model.fp16.onnx.rejected", "fp16", None)
+    with pytest.raises(ParityError, match=r"no model\.engine, which would be built of .*model\.fp16\.onnx\.rejected"):
+        export_engine(job, "fp16", done=[rejected])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_passes_what_is_the_same(onnx_file: Path, checkpoint_file: Path, people: Path) -> None:
+    done = CliRunner().invoke(verify, [str(checkpoint_file), str(onnx_file), "--data", str(people), "--json"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["parity"]["passed"] is True
+    assert document["parity"]["tolerance"] == {"min_cosine": 0.99999, "map_change": None}
+    assert document["parity"]["rank1_change"] == pytest.approx(0, abs=0.01)
+
+
+def test_verify_fails_other_weights_with_exit_code_3(
+    onnx_file: Path, checkpoint_file: Path, people: Path, tmp_path: Path
+) -> None:
+    saved = checkpoint.load(checkpoint_file)
+    state = copy.deepcopy(saved.state)
+    state["backbone.layer4.1.conv2.weight"] += 0.05
+    model = replace(saved, state=state).build()
+    checkpoint.save(tmp_path / "other.pt", replace(saved, state=state, contract=contract_of(model, 128, 64)))
+    done = CliRunner().invoke(verify, [str(onnx_file), str(tmp_path / "other.pt"), "--data", str(people)])
+    assert isinstance(done.exception, ParityError)
+    assert done.exception.exit_code == 3
+    assert "they hold different weights" in str(done.exception)
+    assert "FAILED" in done.stderr
+
+
+def test_verify_refuses_models_of_different_sizes(onnx_file: Path, checkpoint_file: Path, tmp_path: Path) -> None:
+    saved = checkpoint.load(checkpoint_file)
+    small = replace(saved, contract=replace(saved.contract, height=64, width=32))
+    checkpoint.save(tmp_path / "small.pt", small)
+    done = CliRunner().invoke(verify, [str(onnx_file), str(tmp_path / "small.pt")])
+    assert isinstance(done.exception, InputError)
+    assert "crops of 128x64 cannot be compared with 512 from 64x32" in str(done.exception)
+
+
+def test_change_of_map_beyond_the_tolerance_fails() -> None:
+    figures = parity.Parity(9, (1,), 0.1, 0.98, 0.99, 0.0, 1.0, 1.0, parity.TOLERANCES["int8"], 0.0, None)
+    assert figures.passed
+    assert replace(figures, map_change=-0.5).passed
+    assert not replace(figures, map_change=-0.51).passed
+    assert not replace(figures, map_change=0.51).passed
+    assert not replace(figures, map_change=float("nan")).passed
+    assert not replace(figures, min_cosine=0.9699).passed
+    assert replace(figures, tolerance=parity.TOLERANCES["fp16"], min_cosine=0.9991, map_change=-3.0).passed

@@ -1,0 +1,175 @@
+"""Runs that are stopped, by a crash or a real kill -9, and go on: to the last bit what they would have been."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import RECIPE, assert_same_run, same_weights, table
+
+from bot_deploy.datasets import Dataset
+from bot_deploy.errors import InputError
+from bot_deploy.train import loop, report
+from bot_deploy.train.recipe import Recipe, load
+
+pytestmark = pytest.mark.usefixtures("one_thread_and_no_gpu")
+
+
+class CrashError(Exception):
+    pass
+
+
+def crash_in(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Lets `epoch` raise after three of its steps."""
+    original, steps = loop._step, [0]
+
+    def step(state: loop.State, loss: torch.Tensor, recipe: Recipe) -> None:
+        original(state, loss, recipe)
+        steps[0] += state.epoch + 1 == epoch
+        if steps[0] == 3:
+            raise CrashError
+
+    monkeypatch.setattr(loop, "_step", step)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
+    finished: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        crash_in(patch, epoch=2)
+        with pytest.raises(CrashError):
+            loop.train(RECIPE, data, out)
+    assert [row["epoch"] for row in table(out)] == ["1"]
+    assert not same_weights(finished, out)
+    loop.train(RECIPE, data, out, resume=True)
+    assert_same_run(finished, out)
+
+
+def test_a_run_killed_between_its_last_state_and_its_metrics_is_completed(
+    finished: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        write = report.write
+
+        def crash(folder: Path, rows: list[report.Row]) -> None:
+            if len(rows) == RECIPE.epochs:
+                raise CrashError
+            write(folder, rows)
+
+        patch.setattr(report, "write", crash)
+        with pytest.raises(CrashError):
+            loop.train(RECIPE, data, out)
+    assert len(table(out)) == 1
+    loop.train(RECIPE, data, out, resume=True)
+    assert_same_run(finished, out)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: Path, data: Dataset) -> None:
+    before = (finished / "model.pt").read_bytes(), table(finished)
+    assert loop.train(RECIPE, data, finished, resume=True) == finished / "model.pt"
+    assert before == ((finished / "model.pt").read_bytes(), table(finished))
+
+
+def test_a_run_without_its_state_is_not_begun_anew_over_its_results(
+    finished: Path, data: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "state.pt").unlink()
+    before = (out / "model.pt").read_bytes()
+    with pytest.raises(InputError, match=r"its state\.pt is gone, so it cannot go on"):
+        loop.train(RECIPE, data, out, resume=True)
+    assert (out / "model.pt").read_bytes() == before
+
+
+def test_resume_with_nothing_there_starts(data: Dataset, tmp_path: Path) -> None:
+    loop.train(dataclasses.replace(RECIPE, epochs=1), data, tmp_path / "run", resume=True)
+    assert [row["epoch"] for row in table(tmp_path / "run")] == ["1"]
+
+
+def bot_train(data: Dataset, recipe: Recipe, out: Path, *more: str) -> list[str]:
+    quick = load("quick")
+    changed = {key: value for key, value in vars(recipe).items() if value != getattr(quick, key)}
+    settings = [f"{key}={list(value) if isinstance(value, tuple) else value}" for key, value in changed.items()]
+    options = [option for setting in settings for option in ("--set", setting)]
+    command = [sys.executable, "-m", "bot_deploy", "train", "--data", data.name, "--recipe", "quick"]
+    return [*command, "--out", str(out), *options, *more]
+
+
+def test_kill_9_and_resume_is_the_uninterrupted_run_to_the_last_bit(data: Dataset, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=5)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    whole, done = tmp_path / "whole", recipe.epochs
+    for attempt in range(6):  # a fast machine may be done before it is killed
+        killed, delay = tmp_path / f"killed-{attempt}", random.random() / 2**attempt
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(bot_train(data, recipe, killed), stderr=log, env=environment)
+        try:
+            started = time.monotonic()
+            while not (killed / "state.pt").exists():
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() - started < 120
+                time.sleep(0.01)
+            time.sleep(delay)
+        finally:
+            process.kill()
+            process.wait()
+        done = torch.load(killed / "state.pt", weights_only=True)["epoch"]
+        if done < recipe.epochs:
+            break
+    assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    assert 1 <= done < recipe.epochs, f"killed {delay} s after the first epoch"
+
+    command = bot_train(data, recipe, killed, "--resume")
+    resumed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"epoch {done:3d} " not in resumed.stderr
+    assert f"epoch {done + 1:3d} " in resumed.stderr
+    loop.train(recipe, data, whole)
+    assert_same_run(whole, killed)
+    assert [row["epoch"] for row in table(killed)] == ["1", "2", "3", "4", "5"]
+
+
+def test_an_existing_run_is_not_overwritten(finished: Path, data: Dataset) -> None:
+    before = (finished / "model.pt").read_bytes()
+    with pytest.raises(InputError, match=r"already holds a run; continue it with --resume, or choose another --out"):
+        loop.train(RECIPE, data, finished)
+    assert (finished / "model.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [{"lr": 1e-3}, {"epochs": 3}, {"seed": 5}])
+def test_resume_with_another_recipe_is_refused(change: dict[str, Any], finished: Path, data: Dataset) -> None:
+    before = (finished / "config.toml").read_bytes()
+    with pytest.raises(InputError, match="another recipe or other data"):
+        loop.train(dataclasses.replace(RECIPE, **change), data, finished, resume=True)
+    assert (finished / "config.toml").read_bytes() == before
+
+
+def test_resume_with_other_data_is_refused(finished: Path, data: Dataset) -> None:
+    with pytest.raises(InputError, match="another recipe or other data"):
+        loop.train(RECIPE, dataclasses.replace(data, train=data.train[:-1]), finished, resume=True)
+
+
+def test_a_run_that_failed_before_its_first_epoch_ended_is_begun_anew(data: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match=r"6 training identities, but a batch takes p=16; use --set p=6 or less"):
+        loop.train(dataclasses.replace(RECIPE, p=16), data, out)
+    with pytest.raises(InputError, match="unknown backbone 'resnet'"):
+        loop.train(dataclasses.replace(RECIPE, arch="resnet"), data, out)
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    loop.train(recipe, data, out)
+    config = tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
+    assert (config["p"], config["arch"]) == (3, RECIPE.arch)
