@@ -14,16 +14,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sqlite3
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from bot_deploy.errors import BotError, InputError, RunError
+from bot_deploy.errors import BotError, InputError
 
+from .database import COLUMNS, DATABASE, FORMAT, SCHEMA, connect, explained, fields_of, row_of, transaction, where
 from .rows import Found, Row, changed, normalised, ranked
 from .search import HEADER, Hnsw, Mapped, build_hnsw
 
@@ -36,17 +36,8 @@ if TYPE_CHECKING:
     from .rows import Filters
     from .search import Slots
 
-DATABASE = "gallery.sqlite"
-FORMAT = 1
 HNSW = 1  # in SQLite's user_version: searches are to go by a graph
 MAGIC = b"bot-deploy gallery: float16 vectors from byte 4096\n"
-WAIT = 60  # seconds for another writer; each holds the store for one batch only
-COLUMNS = "path, size, mtime, digest, identity, camera, time, error"
-SCHEMA = (
-    "CREATE TABLE gallery (format, space, dim, root, generation, length, alive)",
-    # The slot is the vector's; those of files that are no image are negative.
-    f"CREATE TABLE rows (slot INTEGER PRIMARY KEY, {COLUMNS.replace('path', 'path UNIQUE', 1)})",
-)
 
 
 @dataclass(frozen=True)
@@ -77,12 +68,12 @@ class Store:
         self._folder = folder
         self._mapped: tuple[tuple[int, int], Mapped] | None = None
         self._hnsw: tuple[tuple[int, int], Hnsw] | None = None
-        with self._explained():
+        with explained(self.address):
             if root is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-            self._database = _connect(folder / DATABASE, create=root is not None)
+            self._database = connect(folder / DATABASE, create=root is not None)
         try:
-            with self._explained():
+            with explained(self.address):
                 self._load(space, dim, root)
         except BotError:
             self._database.close()
@@ -92,7 +83,7 @@ class Store:
         known = "SELECT 1 FROM sqlite_master WHERE name = 'gallery'"
         if root is not None and not self._database.execute(known).fetchone():
             self._database.execute("PRAGMA journal_mode = WAL")
-            with _transaction(self._database, "IMMEDIATE"):
+            with transaction(self._database, "IMMEDIATE"):
                 if not self._database.execute(known).fetchone():  # nobody was faster
                     for statement in SCHEMA:
                         self._database.execute(statement)
@@ -104,24 +95,24 @@ class Store:
         self.space, self.dim, self.root = str(row[1]), int(row[2]), Path(os.fsdecode(row[3]))
 
     def __len__(self) -> int:
-        with self._explained():
+        with explained(self.address):
             return self._state().alive
 
     def count(self, **filters: Unpack[Filters]) -> int:
-        where, values = _where(filters)
-        with self._explained():
-            find = f"SELECT count(*) FROM rows WHERE slot >= 0 {where}"  # noqa: S608 - our own names
+        condition, values = where(filters)
+        with explained(self.address):
+            find = f"SELECT count(*) FROM rows WHERE slot >= 0 {condition}"  # noqa: S608 - our own names
             return int(self._database.execute(find, values).fetchone()[0])
 
     def rows(self) -> Iterator[Row]:
-        with self._explained(), _transaction(self._database):
+        with explained(self.address), transaction(self._database):
             found = self._database.execute(f"SELECT {COLUMNS} FROM rows").fetchall()  # noqa: S608 - our own names
-        return map(_row, found)
+        return map(row_of, found)
 
     def broken(self) -> list[Row]:
-        with self._explained():
+        with explained(self.address):
             found = self._database.execute(f"SELECT {COLUMNS} FROM rows WHERE slot < 0 ORDER BY path")  # noqa: S608
-            return [_row(fields) for fields in found]
+            return [row_of(fields) for fields in found]
 
     def add(self, rows: Sequence[Row], vectors: Vectors) -> None:
         good = [number for number, row in enumerate(rows) if not row.error]
@@ -133,7 +124,7 @@ class Store:
             broken = iter(range(least - 1, least - 1 - len(rows), -1))
             self._database.executemany(
                 f"INSERT INTO rows (slot, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-                [(next(broken) if row.error else next(slots), *_fields(row)) for row in rows],
+                [(next(broken) if row.error else next(slots), *fields_of(row)) for row in rows],
             )
             self._resize(state.length + len(good), state.alive + len(good) - removed)
         self._compact_if_sparse()
@@ -143,7 +134,7 @@ class Store:
             self._database.executemany(
                 "UPDATE rows SET size = ?, mtime = ?, digest = ?, identity = ?, camera = ?, time = ?, error = ? "
                 "WHERE path = ?",
-                [(*_fields(row)[1:], os.fsencode(row.path)) for row in rows],
+                [(*fields_of(row)[1:], os.fsencode(row.path)) for row in rows],
             )
 
     def remove(self, paths: Sequence[str]) -> None:
@@ -154,19 +145,19 @@ class Store:
     def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[Found]:
         if query.shape != (self.dim,):
             raise InputError(f"query {query.shape}: the vectors of {self.address} have {self.dim} numbers")
-        where, values = _where(filters)
+        condition, values = where(filters)
         with self._reading() as (state, mapped):
             if not state.alive or top < 1:
                 return []
-            graph = None if where else self._graph(state, mapped)
+            graph = None if condition else self._graph(state, mapped)
             if graph:
                 found = self._found(mapped, graph.candidates(query, top), query)
                 if len(found) >= min(top, state.alive):  # otherwise it met too many holes
                     return ranked(found, top)
             allowed = None
-            if where or state.alive < state.length:
+            if condition or state.alive < state.length:
                 allowed = np.zeros(state.length, bool)
-                chosen = self._database.execute(f"SELECT slot FROM rows WHERE slot >= 0 {where}", values)  # noqa: S608
+                chosen = self._database.execute(f"SELECT slot FROM rows WHERE slot >= 0 {condition}", values)  # noqa: S608
                 allowed[np.fromiter((slot for (slot,) in chosen), np.int64)] = True
             return ranked(self._found(mapped, mapped.candidates(query, top, allowed), query), top)
 
@@ -182,7 +173,7 @@ class Store:
             return normalised(mapped.vectors[np.asarray(slots, np.int64)])
 
     def knows(self, identity: str) -> bool:
-        with self._explained():
+        with explained(self.address):
             find = "SELECT 1 FROM rows WHERE identity = ? AND slot >= 0 LIMIT 1"
             return self._database.execute(find, (identity,)).fetchone() is not None
 
@@ -218,7 +209,7 @@ class Store:
     @property
     def remembers_hnsw(self) -> bool:
         """Whether a graph was built and not dropped since; it may be out of date, or gone with a compaction."""
-        with self._explained():
+        with explained(self.address):
             return bool(self._database.execute("PRAGMA user_version").fetchone()[0] & HNSW)
 
     def hnsw_is_current(self) -> bool:
@@ -232,7 +223,7 @@ class Store:
         with self._writing():
             self._database.execute("PRAGMA user_version = 0")
         self._hnsw = None
-        with self._explained():
+        with explained(self.address):
             for graph in self._folder.glob("hnsw-*.faiss"):
                 graph.unlink()
 
@@ -250,7 +241,7 @@ class Store:
                 raise InputError(f"{self.address}: empty, there is nothing to build a graph of")
             path, temporary = self._graph_path(state), self._folder / f".hnsw.{os.getpid()}.tmp"
             try:
-                with self._explained():
+                with explained(self.address):
                     build_hnsw(mapped.vectors, temporary)
                     temporary.replace(path)
             finally:
@@ -305,9 +296,9 @@ class Store:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[tuple[State, Mapped]]:
         """A transaction, and the vectors that it sees."""
-        with self._explained():
+        with explained(self.address):
             for attempt in range(10):
-                with _transaction(self._database):
+                with transaction(self._database):
                     state = self._state()
                     try:
                         mapped = self._map(state)
@@ -331,7 +322,7 @@ class Store:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[State]:
         """A transaction that no other writer interrupts: whatever it does is done at its end, or never."""
-        with self._explained(), _transaction(self._database, "IMMEDIATE"):
+        with explained(self.address), transaction(self._database, "IMMEDIATE"):
             yield self._state()
 
     def _append(self, state: State, vectors: Vectors) -> None:
@@ -357,7 +348,7 @@ class Store:
         self._database.execute("UPDATE gallery SET length = ?, alive = ?", (length, alive))
 
     def _compact_if_sparse(self) -> None:
-        with self._explained():
+        with explained(self.address):
             state = self._state()
         if state.alive < state.length / 2:
             self.compact()
@@ -369,23 +360,7 @@ class Store:
             f"SELECT slot, {COLUMNS} FROM rows WHERE slot IN (SELECT value FROM json_each(?))",  # noqa: S608
             (json.dumps(list(scores)),),
         )
-        return [Found(_row(row), scores[slot]) for slot, *row in rows]
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            reason = str(error)
-            if "locked" in reason:
-                reason = f"another process has been writing to it for {WAIT} s; wait for it and try again"
-            elif "no such table" in reason or "unable to open" in reason:
-                raise InputError(f"{self.address}: no gallery there; `bot index` makes one") from None
-            raise RunError(f"{self.address}: {reason}") from None
-        except sqlite3.DatabaseError as error:
-            raise InputError(f"{self.address}: damaged ({error}); delete it and index again") from None
-        except OSError as error:
-            raise RunError(f"{self.address}: {error.strerror or error}") from None
+        return [Found(row_of(row), scores[slot]) for slot, *row in rows]
 
 
 def is_store(path: Path) -> bool:
@@ -407,51 +382,5 @@ def recall(graph: Hnsw, mapped: Mapped, queries: int = 200) -> float:
     return hits / wanted if wanted else 1.0
 
 
-def _connect(path: Path, *, create: bool) -> sqlite3.Connection:
-    mode = "mode=rwc" if create else "mode=rw"
-    if path.exists() and not os.access(path.parent, os.W_OK):
-        # A folder that may only be read has no place for a reader's lock, which none needs that nobody writes to.
-        written = path.with_name(f"{path.name}-wal")
-        mode = "mode=ro" if written.exists() and written.stat().st_size else "mode=ro&immutable=1"
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=WAIT, isolation_level=None)
-
-
-@contextlib.contextmanager
-def _transaction(database: sqlite3.Connection, kind: str = "DEFERRED") -> Iterator[None]:
-    database.execute(f"BEGIN {kind}")
-    try:
-        yield
-        database.execute("COMMIT")
-    finally:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-
-
 def _sync(file: int) -> None:
     getattr(os, "fdatasync", os.fsync)(file)
-
-
-def _row(fields: Sequence[Any]) -> Row:
-    return Row(os.fsdecode(fields[0]), *fields[1:])
-
-
-def _fields(row: Row) -> tuple[Any, ...]:
-    return os.fsencode(row.path), *row[1:]  # as bytes: the name of a file need not be text
-
-
-def _where(filters: Filters) -> tuple[str, list[float]]:
-    """A condition for SQL, empty without filters, and its values."""
-    condition = ""
-    values: list[float] = []
-    for form, cameras in (
-        ("camera IN ({})", filters.get("cameras")),
-        ("(camera IS NULL OR camera NOT IN ({}))", filters.get("exclude_cameras")),
-    ):
-        if cameras is not None:
-            condition += f" AND {form.format(', '.join('?' * len(cameras)))}"
-            values += cameras
-    for form, time in (("time >= ?", filters.get("since")), ("time <= ?", filters.get("until"))):
-        if time is not None:
-            condition += f" AND {form}"
-            values.append(time)
-    return condition, values
