@@ -11,10 +11,10 @@ from pathlib import Path
 
 import click
 
-from bot_deploy import calibrate
 from bot_deploy.datasets import Crop, open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
-from bot_deploy.evaluation import embed_crops
+from bot_deploy.evaluation.protocol import embed_crops
+from bot_deploy.matching import calibrate
 
 
 @click.command()

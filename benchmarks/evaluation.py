@@ -14,7 +14,7 @@ import click
 import numpy as np
 from features import features, options
 
-from bot_deploy.metrics import evaluate_embeddings
+from bot_deploy.evaluation.metrics import evaluate_embeddings
 
 
 def usual(query, gallery, query_ids, gallery_ids, query_cams, gallery_cams):  # noqa: ANN001, ANN201

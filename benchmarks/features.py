@@ -10,7 +10,7 @@ import numpy as np
 
 from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import open_embedder
-from bot_deploy.embeddings import embed_or_reuse
+from bot_deploy.evaluation.embeddings import embed_or_reuse
 
 OPTIONS = (
     click.option("--model", type=click.Path(path_type=Path), help="Without it, made-up people."),

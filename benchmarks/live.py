@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bot_deploy.demos import webcam
-from bot_deploy.demos.detectors import Detector, open_detector
-from bot_deploy.demos.live import Live, Sighting
-from bot_deploy.demos.people import open_people
+from bot_deploy.demos import app
+from bot_deploy.demos.enrolment import open_people
+from bot_deploy.demos.recognition import Live, Sighting
 from bot_deploy.demos.recorder import Recorder
-from bot_deploy.demos.sources import Frame, open_source
 from bot_deploy.embedder import Embedder, open_embedder
+from bot_deploy.video.detectors import Detector, open_detector
+from bot_deploy.video.sources import Frame, open_source
 
 if TYPE_CHECKING:
-    from bot_deploy.demos.tracks import Corners
+    from bot_deploy.video.tracks import Corners
 
 # The first and the last frame of each person in the video, counted by eye; nobody comes twice.
 PEOPLE = ((57, 199), (232, 449), (504, 699), (747, 862), (927, 1201), (1236, 1354))
@@ -83,7 +83,7 @@ def walk(video: Path, detector: Detector, embedder: Embedder, least: float | Non
         people = open_people(f"{folder}/people.gallery", embedder, least)
         live = Watched(detector, embedder, people, source.fps, auto_enrol=True)
         with Recorder(Path(folder) / "out.mp4", Path(folder) / "events.jsonl", source.fps) as recorder:
-            summary = webcam.run(source, live, recorder)
+            summary = app.run(source, live, recorder)
         print(f"{video.name}, {detector.name}; {people.rule}; gallery of {len(people.gallery)} pictures at the end")
         people.gallery.close()
     print(f"| frames/s | {' | '.join(STAGES)} |")
@@ -121,7 +121,7 @@ def search(folder: Path, detector: Detector, embedder: Embedder, least: float | 
         people = open_people(place, embedder, least)
         live = Watched(detector, embedder, people, source.fps)
         with Recorder(None, None, source.fps) as recorder:
-            webcam.run(source, live, recorder)
+            app.run(source, live, recorder)
         print(f"{SOUGHT} on the frames of {folder.name}; {people.rule}")
         people.gallery.close()
     print("| frame | people found | best score | that box is hers (IoU) | named | others named |")

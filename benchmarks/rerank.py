@@ -20,8 +20,8 @@ import click
 import numpy as np
 from features import features, options
 
-from bot_deploy.metrics import evaluate
-from bot_deploy.rerank import k_reciprocal
+from bot_deploy.evaluation.metrics import evaluate
+from bot_deploy.evaluation.rerank import k_reciprocal
 
 
 def released(query, gallery, k1=20, k2=6, lambda_value=0.3):  # noqa: ANN001, ANN201

@@ -19,9 +19,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from bot_deploy import images, metrics
+from bot_deploy import images
 from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
+from bot_deploy.evaluation import metrics
 
 QUERIES, DISTRACTORS = 400, 2000
 ENLARGED = 2.5

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bot_deploy.commands import console
 from bot_deploy.errors import BotError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name need not be text
+    console.show_library_output()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if "" in words:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import zipfile
     from collections.abc import Callable, Iterable, Sequence
 
-    from bot_deploy.contract import Contract
+    from bot_deploy.artifacts.contract import Contract
 
 Vectors = npt.NDArray[np.float32]
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from bot_deploy.contract import Contract, fingerprint
+from bot_deploy.artifacts.contract import Contract, fingerprint
+from bot_deploy.choices import NECKS, STEMS
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 IBN_A = "_ibn_a"
 ARCHS = (*RESNETS, *(arch + IBN_A for arch in RESNETS), "mobilenet_v2")
-# What a ResNet does between its first convolution and its first stage; the others are those of imported checkpoints.
-STEMS = ("torchvision", "no-relu", "unpadded-pool")
-NECKS = ("bnneck", "l2norm", "none")
 L2_LENGTH = 16.0  # of the features after an l2norm neck; at length 1 the classifier could hardly be sure of anything
 
 

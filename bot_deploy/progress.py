@@ -1,4 +1,4 @@
-"""Progress on stderr for whatever may take long; silent when stderr is not a terminal."""
+"""Progress bars on stderr for work that may take long; off until `show_bars`, which the command line calls."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_bars_shown = False  # a library writes nothing to the terminal of its user
+
+
+def show_bars() -> None:
+    """Shows progress bars from now on, where stderr is a terminal."""
+    global _bars_shown  # noqa: PLW0603 - one terminal, one switch
+    _bars_shown = True
+
 
 def track(items: Iterable[T], label: str | None, total: int | None = None) -> Iterator[T]:
-    """`items`, one by one, with a bar that shows `label`, the count and the time left; none without a label."""
-    hidden = label is None or not sys.stderr.isatty()
+    """Yields `items` one by one and shows a bar with `label`, the count and the time left; no bar without a label."""
+    hidden = label is None or not _bars_possible()
     with click.progressbar(items, length=total, label=label, show_pos=True, file=sys.stderr, hidden=hidden) as bar:
         yield from bar
 
 
-def say(message: str) -> None:
-    """A line for the person at the terminal; stdout is kept for results."""
-    click.echo(message, err=True)
-
-
 @contextmanager
 def count(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work that reports by itself: yields a function of (done, total)."""
-    with click.progressbar(
-        length=1, label=label, show_pos=True, file=sys.stderr, hidden=not sys.stderr.isatty()
-    ) as bar:
+    """Shows a bar for work that reports its own progress: yields a function of (done, total)."""
+    with click.progressbar(length=1, label=label, show_pos=True, file=sys.stderr, hidden=not _bars_possible()) as bar:
 
         def update(done: int, total: int) -> None:
             bar.length = total
             bar.update(done - bar.pos)
 
         yield update
+
+
+def _bars_possible() -> bool:
+    return _bars_shown and sys.stderr.isatty()

@@ -15,10 +15,14 @@ from typing import Any
 
 import click
 
-from bot_deploy import gallery, match, report, runs, synthetic
-from bot_deploy.datasets import SYNTHETIC, open_dataset
+from bot_deploy import gallery, runs, synthetic
+from bot_deploy.choices import SYNTHETIC
+from bot_deploy.commands import console
+from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import open_embedder
 from bot_deploy.errors import BotError, RunError
+from bot_deploy.matching import match
+from bot_deploy.reports import montage
 
 SHOWN_QUERIES = 5
 SHOWN_MATCHES = 8
@@ -85,7 +89,7 @@ def rank_lists(model: Path, folder: Path, picture: Path) -> Path:
         path = Path(str(query.path))
         rankings.append(match.match(path, people, embedder, SHOWN_MATCHES, exclude_cameras=[query.camera]))
     people.close()
-    report.montage(rankings, picture)
+    montage.write_montage(rankings, picture)
     return picture
 
 
@@ -94,6 +98,7 @@ def rank_lists(model: Path, folder: Path, picture: Path) -> Path:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
 def main(out: Path | None, overrides: tuple[str, ...]) -> None:
     """Synthetic people, a trained model, a verified export and a first match."""
+    console.show_library_output()
     try:
         click.echo(quickstart(out or runs.new_folder("quickstart"), overrides))
     except BotError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,12 +16,12 @@ from PIL import Image
 from bot_deploy import images
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import unused
-from bot_deploy.progress import say
-
-from .sources.base import quiet
+from bot_deploy.video.sources.base import quiet
 
 if TYPE_CHECKING:
     from bot_deploy.images import Pixels
+
+logger = logging.getLogger(__name__)
 
 # What every OpenCV from PyPI can write; none of them has an H.264 encoder, and VP9 takes seven times as long as VP8.
 # MPEG-4 is quick and plays everywhere but in browsers; VP8 plays in those too and takes ten times as long.
@@ -126,7 +127,7 @@ class Recorder:
             self._part.replace(self._output)
         except OSError as error:
             raise RunError(f"{self._output}: cannot be written ({error.strerror or error}); see {self._part}") from None
-        say(f"wrote {self._output}")
+        logger.info(f"wrote {self._output}")
 
     def __enter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bot_deploy.model import IBN
 
-from .layers import errors
+from .sensitivity import errors
 
 if TYPE_CHECKING:
     from bot_deploy.images import Pixels

@@ -10,8 +10,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from bot_deploy.model import InferenceGraph
 
 if TYPE_CHECKING:
-    from bot_deploy.checkpoint import Checkpoint
-    from bot_deploy.contract import Contract
+    from bot_deploy.artifacts.checkpoint import Checkpoint
+    from bot_deploy.artifacts.contract import Contract
 
 
 def inference_graph(checkpoint: Checkpoint, contract: Contract) -> InferenceGraph:

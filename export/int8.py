@@ -1,5 +1,7 @@
 """The backbone in INT8 by post-training quantisation, calibrated on real crops; what suffers stays in float32.
 
+logger = logging.getLogger(__name__)
+
 ONNX Runtime's quantiser writes the QDQ graph; what it may touch is decided here.
 """
 
@@ -16,20 +18,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bot_deploy.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
-from bot_deploy.progress import say
+from bot_deploy.artifacts.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
 
-from .layers import losses
+from .sensitivity import losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
-    from bot_deploy.contract import Contract
+    from bot_deploy.artifacts.contract import Contract
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
     from bot_deploy.model import InferenceGraph
+
+logger = logging.getLogger(__name__)
 
 BATCH = 32
 PROBE = 64  # crops that the result is judged on here; parity then judges others
@@ -82,7 +85,9 @@ def to_int8(
             cosines = (_embed(out, probe) * expected).sum(1)
             worst, mean = float(cosines.min()), float(cosines.mean())
             which = "residuals in float32" if not residuals else "residuals too"
-            say(f"INT8, {which}, {len(kept)} layers in float32: cosine {worst:.4f} at worst, {mean:.4f} in the mean")
+            logger.info(
+                f"INT8, {which}, {len(kept)} layers in float32: cosine {worst:.4f} at worst, {mean:.4f} in the mean"
+            )
             if worst >= WORST and mean >= MEAN:
                 break
     quantised = onnx.load(str(out))

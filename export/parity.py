@@ -15,7 +15,7 @@ from bot_deploy.progress import track
 if TYPE_CHECKING:
     from bot_deploy.datasets import Dataset
     from bot_deploy.embedder import Embedder, Vectors
-    from bot_deploy.evaluation import Scores
+    from bot_deploy.evaluation.protocol import Scores
 
 BATCHES = (1, 2, 7, 64)  # a batch that only works at the size it was traced with is a common defect
 CROPS = 256

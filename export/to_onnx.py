@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bot_deploy.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
+from bot_deploy.artifacts.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
+from bot_deploy.choices import OPSET
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bot_deploy.contract import Contract
+    from bot_deploy.artifacts.contract import Contract
     from bot_deploy.model import InferenceGraph
 
-OPSET = 18
 OPSETS = range(18, 24)
 
 

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bot_deploy import engines, files
-from bot_deploy.contract import INPUT_NAME
-from bot_deploy.engines import Sidecar, one_line
+from bot_deploy import files
+from bot_deploy.artifacts import engine_file
+from bot_deploy.artifacts.contract import INPUT_NAME
+from bot_deploy.artifacts.engine_file import Sidecar
+from bot_deploy.artifacts.onnx_file import read_contract
+from bot_deploy.backends import nvidia
+from bot_deploy.backends.nvidia import one_line
+from bot_deploy.choices import ENGINE_BATCH_SIZES
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.onnx_file import read_contract
-from bot_deploy.progress import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 
 # What TensorRT-RTX builds for by itself: the PC GPUs since Ampere.
 ARCHS = ("sm80", "sm86", "sm89", "sm120")
-BATCH = (1, 8, 64)
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,9 @@ class Engine:
     cached: bool  # by an earlier build
 
 
-def to_engine(source: Path, path: Path, *, batch: tuple[int, int, int] = BATCH, archs: Sequence[str] = ()) -> Engine:
+def to_engine(
+    source: Path, path: Path, *, batch: tuple[int, int, int] = ENGINE_BATCH_SIZES, archs: Sequence[str] = ()
+) -> Engine:
     """Writes the ONNX model `source`, in the types that are in it (fp32, fp16 or int8), as the engine `path`.
 
     Args:
@@ -49,7 +56,7 @@ def to_engine(source: Path, path: Path, *, batch: tuple[int, int, int] = BATCH, 
     package, chosen = check(batch, archs)
     contract = read_contract(source)
     data = source.read_bytes()
-    trt, logger = engines.load(package)
+    trt, logger = nvidia.load(package)
     wanted = Sidecar(
         contract=contract,
         sha256="",
@@ -65,15 +72,15 @@ def to_engine(source: Path, path: Path, *, batch: tuple[int, int, int] = BATCH, 
     if cached:
         built, sidecar = cached
     else:
-        say(f"building with {package} {wanted.version} for {', '.join(chosen)}")
+        logger.info(f"building with {package} {wanted.version} for {', '.join(chosen)}")
         built = _build(trt, logger, data, wanted)
         sidecar = replace(wanted, sha256=hashlib.sha256(built).hexdigest())
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            engines.write(kept, built, sidecar)
+            engine_file.write(kept, built, sidecar)
         except (OSError, RunError) as error:
-            say(f"not kept for the next time: {error}")
-    engines.write(path, built, sidecar)
+            logger.warning(f"not kept for the next time: {error}")
+    engine_file.write(path, built, sidecar)
     return Engine(path, sidecar, cached is not None)
 
 
@@ -84,7 +91,7 @@ def cache_folder() -> Path:
 
 def _cached(path: Path, wanted: Sidecar) -> tuple[bytes, Sidecar] | None:
     try:
-        data, sidecar = engines.read(path)
+        data, sidecar = engine_file.read(path)
     except InputError:  # not there, or not as it was written
         return None
     return (data, sidecar) if replace(sidecar, sha256="") == wanted else None
@@ -100,7 +107,7 @@ def check(batch: tuple[int, int, int], archs: Sequence[str]) -> tuple[str, tuple
     if not 1 <= batch[0] <= batch[1] <= batch[2]:
         raise InputError(f"batch {':'.join(map(str, batch))}: choose min:opt:max with 1 <= min <= opt <= max")
     package, chosen = choose(archs)
-    trt, _ = engines.load(package)
+    trt, _ = nvidia.load(package)
     if package == "tensorrt-rtx":
         _capabilities(trt, chosen)
     return package, chosen
@@ -113,24 +120,24 @@ def choose(archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
         raise InputError(f"GPU architecture {unknown[0]!r}: write sm89 for compute capability 8.9")
     wanted = tuple(sorted(set(archs), key=lambda arch: int(arch[2:])))
     try:
-        here, reason = engines.gpu_arch(), ""
+        here, reason = nvidia.gpu_arch(), ""
     except RunError as error:
         here, reason = "", str(error)
     if here and set(wanted) <= {here}:
-        for package in engines.MODULES:
-            if engines.installed(package):
+        for package in engine_file.MODULES:
+            if nvidia.installed(package):
                 return package, (here,)
         raise RunError(
             "engines take TensorRT; pip install 'bot-deploy[tensorrt]', or 'bot-deploy[tensorrt-rtx]' for an RTX GPU"
         )
-    if not engines.installed("tensorrt-rtx"):
+    if not nvidia.installed("tensorrt-rtx"):
         why = f"for {', '.join(wanted)}" if here else f"with no GPU ({reason})"
         raise RunError(
             f"to build an engine {why}, pip install 'bot-deploy[tensorrt-rtx]'; 'bot-deploy[tensorrt]' builds "
             "on the machine that has the GPU"
         )
     if not wanted:
-        say(f"no GPU here, so for {', '.join(ARCHS)} (--gpu-arch names others)")
+        logger.info(f"no GPU here, so for {', '.join(ARCHS)} (--gpu-arch names others)")
     return "tensorrt-rtx", wanted or ARCHS
 
 

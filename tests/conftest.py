@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+TESTS = Path(__file__).resolve().parent
+SHARED = TESTS.parents[1] / "shared"
+# Every process that a test starts runs this checkout, whatever is installed, and finds tests/helpers.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)])
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +37,7 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory, people: Path) -> P
     """An untrained ResNet-18 checkpoint for 128x64 crops."""
     import torch
 
-    from bot_deploy import checkpoint
+    from bot_deploy.artifacts import checkpoint
     from bot_deploy.model import ReID, contract_of
 
     torch.manual_seed(0)
@@ -47,8 +52,13 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory, people: Path) -> P
 def onnx_file(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Path, people: Path) -> Path:
     """`checkpoint_file`, exported and verified."""
     from bot_deploy.datasets import open_dataset
-    from bot_deploy.export.verified import export_onnx, prepare
+    from bot_deploy.export.pipeline import export_onnx, prepare
 
     done = export_onnx(prepare(checkpoint_file, tmp_path_factory.mktemp("export"), open_dataset(people)))
     assert not done.rejected
     return done.path
+
+
+@pytest.fixture(autouse=True)
+def _capture_the_librarys_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="bot_deploy")

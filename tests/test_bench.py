@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bot_deploy import bench, images
-from bot_deploy.contract import Contract
+from bot_deploy.artifacts.contract import Contract
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
 
@@ -266,7 +266,7 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
 def test_a_yardstick_of_another_size_is_refused(onnx_file: Path, tmp_path: Path) -> None:
     import torch
 
-    from bot_deploy import checkpoint
+    from bot_deploy.artifacts import checkpoint
     from bot_deploy.model import ReID, contract_of
 
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import HEIGHT, NOISE, SMOOTH, WAYS, WIDTH, bmp, encode, exif, png, whole_or_refused, written
+from helpers.pictures import HEIGHT, NOISE, SMOOTH, WAYS, WIDTH, bmp, encode, exif, png, whole_or_refused, written
 from PIL import Image
 
 from bot_deploy import images

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from pictures import COLUMNS, HEIGHT, NOISE, ROWS, SMOOTH, U8, WIDTH, bmp, chunk, encode, exif, png, written
+from helpers.pictures import COLUMNS, HEIGHT, NOISE, ROWS, SMOOTH, U8, WIDTH, bmp, chunk, encode, exif, png, written
 from PIL import Image
 
 from bot_deploy import images

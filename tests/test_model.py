@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from bot_deploy.contract import Contract
+from bot_deploy.artifacts.contract import Contract
 from bot_deploy.errors import InputError
 from bot_deploy.model import ARCHS, IBN, L2_LENGTH, STEMS, InferenceGraph, ReID, contract_of
 

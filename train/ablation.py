@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -13,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bot_deploy import checkpoint
+from bot_deploy.artifacts import checkpoint
 from bot_deploy.datasets import JOINT, fingerprint
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
-from bot_deploy.evaluation import COSINE, evaluate_dataset
+from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
 from bot_deploy.files import write_atomically
 from bot_deploy.model import InferenceGraph
-from bot_deploy.progress import say
+from bot_deploy.train import loop
 
-from . import loop, report
+from . import run_files
 from .distributed import join
 from .recipe import to_toml
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from bot_deploy.datasets import Dataset
 
     from .recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 Figures = tuple[float, float]  # rank-1 and mAP, percent
 
@@ -146,10 +149,10 @@ def run(recipe: Recipe, table: Sequence[Rung], seeds: int, dataset: Dataset, tes
         figures = []
         for seed in range(recipe.seed, recipe.seed + seeds):
             chosen = dataclasses.replace(recipe, **rung.changes, seed=seed)
-            say(f"{rung.name}, seed {seed}")
+            logger.info(f"{rung.name}, seed {seed}")
             figures.append(_figures(chosen, dataset, test, out))
         rows.append(Row(rung, tuple(figures)))
-        say(str(rows[-1]))
+        logger.info(str(rows[-1]))
         write(rows, recipe, dataset.name, test.name, out)
     return rows
 
@@ -165,8 +168,8 @@ def _figures(recipe: Recipe, dataset: Dataset, test: Dataset, out: Path) -> Figu
         return rank1, mean_ap
     # Scored below, not by the loop.
     loop.train(trained, dataclasses.replace(dataset, query=(), gallery=()), folder, resume=True)
-    rank1, mean_ap = score(folder / report.MODEL, recipe.feature, recipe.metric, test)
-    report.write_text(known, f"{rank1} {mean_ap}\n")
+    rank1, mean_ap = score(folder / run_files.MODEL, recipe.feature, recipe.metric, test)
+    run_files.write_text(known, f"{rank1} {mean_ap}\n")
     return rank1, mean_ap
 
 
@@ -224,8 +227,8 @@ def write(rows: Sequence[Row], recipe: Recipe, data: str, test: str, out: Path) 
         spread = np.std(row.figures, axis=0)
         table.writerow([row.rung.name, *(f"{value:.4f}" for value in (*ours, *spread)), *paper])
         before = row
-    report.write_text(out / "table.md", "\n".join(lines) + "\n")
-    report.write_text(out / "table.csv", text.getvalue())
+    run_files.write_text(out / "table.md", "\n".join(lines) + "\n")
+    run_files.write_text(out / "table.csv", text.getvalue())
     write_atomically(out / "table.png", lambda path: _plot(rows, path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -12,15 +13,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from bot_deploy import checkpoint
+from bot_deploy.artifacts import checkpoint
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import BotError, InputError, RunError
-from bot_deploy.evaluation import COSINE, evaluate_dataset
+from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
 from bot_deploy.files import write_atomically
 from bot_deploy.model import InferenceGraph, ReID, contract_of
-from bot_deploy.progress import say, track
+from bot_deploy.progress import track
 
-from . import report, transforms, weights
+from . import run_files, transforms, weights
 from .allocator import keep_freed_memory
 from .data import TrainingSet, open_training_set
 from .distributed import World, gather, join, leave, mean
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
     from .recipe import Recipe
 
+logger = logging.getLogger(__name__)
+
 STATEFUL = ("center", "optimizer", "center_optimizer", "scaler")
 DISK_SLACK = 64 * 2**20  # bytes, for tables and curves
 
@@ -53,7 +56,7 @@ class State:
     center_optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     epoch: int = 0  # finished
-    rows: list[report.Row] = field(default_factory=list)
+    rows: list[run_files.Row] = field(default_factory=list)
 
 
 def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) -> Path:
@@ -85,25 +88,25 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
 def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume: bool) -> Path:
     num_ids = len({crop.identity for crop in dataset.train})
     _check(recipe, num_ids, world, dataset.name)
-    going_on = resume and (out / report.STATE).exists()
+    going_on = resume and (out / run_files.STATE).exists()
     # A run that goes on has its weights already; the file it started from may be gone.
     state = _start(dataclasses.replace(recipe, weights="none") if going_on else recipe, num_ids, world.device)
     if world.first:
-        report.open_run(out, recipe, dataset, resume=resume)
+        run_files.open_run(out, recipe, dataset, resume=resume)
         _need_disk(state, out)
     if going_on:
-        _restore(state, out / report.STATE)
+        _restore(state, out / run_files.STATE)
     if world.first and state.rows:
-        report.write(out, state.rows)  # the run may have been killed before it wrote its last epoch's row
+        run_files.write(out, state.rows)  # the run may have been killed before it wrote its last epoch's row
     if state.epoch >= recipe.epochs:  # finished; rows of an ablation share such runs
-        return out / report.MODEL
+        return out / run_files.MODEL
     crops = open_training_set(dataset.train, (recipe.height, recipe.width), world.device)
     if world.first:
         if recipe.eval_at_start and not state.rows:
-            state.rows.append(_scored(report.Row(epoch=0), state.model, recipe, dataset, world))
-            say(str(state.rows[0]))
+            state.rows.append(_scored(run_files.Row(epoch=0), state.model, recipe, dataset, world))
+            logger.info(str(state.rows[0]))
         where = world.device if world.size == 1 else f"{world.size} x {world.device}"
-        say(
+        logger.info(
             f"training {recipe.arch} {recipe.height}x{recipe.width} on {len(crops.crops)} crops of {num_ids} "
             f"identities, {recipe.epochs} epochs in {recipe.precision} on {where}, into {out}"
         )
@@ -115,16 +118,16 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume:
         if _due(row.epoch, recipe):
             row = _scored(row, state.model, recipe, dataset, world)
         state.rows.append(row)
-        say(str(row))
+        logger.info(str(row))
         _save(state, out, recipe, num_ids, dataset.name)
-        report.write(out, state.rows)
-        report.log(out, row)
-    return out / report.MODEL
+        run_files.write(out, state.rows)
+        run_files.log(out, row)
+    return out / run_files.MODEL
 
 
 def train_epoch(
     state: State, crops: TrainingSet, recipe: Recipe, world: World, network: nn.Module | None = None
-) -> report.Row:
+) -> run_files.Row:
     """One pass over the P x K batches of the next epoch; what it draws depends only on the seed and the epoch.
 
     `network` is what wraps `state.model` for speed or for several processes, if anything does.
@@ -150,7 +153,7 @@ def train_epoch(
     _stop_unless_finite(before, epoch, crops)
     means = (mean(sums, world) / max(steps, 1)).tolist()
     state.epoch, seconds = epoch, time.perf_counter() - started
-    return report.Row(
+    return run_files.Row(
         epoch=epoch,
         lr=lr,
         id_loss=means[0],
@@ -264,7 +267,7 @@ def _due(epoch: int, recipe: Recipe) -> bool:
     return epoch == recipe.epochs or bool(recipe.eval_every and epoch % recipe.eval_every == 0)
 
 
-def _scored(row: report.Row, model: ReID, recipe: Recipe, dataset: Dataset, world: World) -> report.Row:
+def _scored(row: run_files.Row, model: ReID, recipe: Recipe, dataset: Dataset, world: World) -> run_files.Row:
     """`row` with rank-1 and mAP; a data set that cannot be scored costs no trained epoch."""
     from bot_deploy.backends.torch import runner
 
@@ -275,7 +278,7 @@ def _scored(row: report.Row, model: ReID, recipe: Recipe, dataset: Dataset, worl
     try:
         scores = evaluate_dataset(Embedder(contract, "PyTorch", runner(graph, world.device)), dataset, recipe.metric)
     except BotError as error:
-        say(f"not scored: {error}")
+        logger.warning(f"not scored: {error}")
         return row
     return dataclasses.replace(row, rank1=scores.rank1, mAP=scores.mAP)
 
@@ -286,8 +289,8 @@ def _save(state: State, out: Path, recipe: Recipe, num_ids: int, data: str) -> N
     done = checkpoint.Checkpoint(contract, weights_now, num_ids, recipe.last_stride, recipe.neck, data)
     running: dict[str, Any] = {name: getattr(state, name).state_dict() for name in STATEFUL}
     running |= {"model": weights_now, "epoch": state.epoch, "rows": [vars(row) for row in state.rows]}
-    checkpoint.save(out / report.MODEL, done)
-    write_atomically(out / report.STATE, lambda path: torch.save(running, path))
+    checkpoint.save(out / run_files.MODEL, done)
+    write_atomically(out / run_files.STATE, lambda path: torch.save(running, path))
 
 
 def _restore(state: State, path: Path) -> None:
@@ -296,6 +299,6 @@ def _restore(state: State, path: Path) -> None:
         for name in ("model", *STATEFUL):
             getattr(state, name).load_state_dict(running[name])
         state.epoch = running["epoch"]
-        state.rows = [report.Row(**row) for row in running["rows"]]
+        state.rows = [run_files.Row(**row) for row in running["rows"]]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not the state of this run ({error}); start anew with another --out") from None

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from bot_deploy.choices import FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, METRICS, NECKS, PROTOCOLS, TRAINING_PRECISIONS
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-PROTOCOLS = ("authors", "paper")
-PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 # key -> what its value must be
 RANGES = {
     **dict.fromkeys(("height", "width", "epochs", "p", "k", "lr", "last_stride"), "above 0"),
@@ -29,10 +28,10 @@ RANGES = {
 
 CHOICES = {
     "protocol": PROTOCOLS,
-    "precision": PRECISIONS,
-    "feature": ("fi", "ft"),
-    "metric": ("cosine", "euclidean"),
-    "neck": ("bnneck", "l2norm", "none"),
+    "precision": TRAINING_PRECISIONS,
+    "feature": FEATURES,
+    "metric": METRICS,
+    "neck": NECKS,
 }
 
 
@@ -42,8 +41,8 @@ class Recipe:
 
     arch: str = "resnet50"
     weights: str = "imagenet"  # "imagenet", a file, or "none"
-    height: int = 256
-    width: int = 128
+    height: int = IMAGE_HEIGHT
+    width: int = IMAGE_WIDTH
     epochs: int = 120
     seed: int = 0
     protocol: str = "authors"  # whose version, where the paper and its released code differ

@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bot_deploy.train.recipe import Recipe
+    from .recipe import Recipe
 
 WARMUP_FACTOR = 0.01  # of the authors' released code
 

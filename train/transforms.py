@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bot_deploy.contract import MEAN, STD
+from bot_deploy.artifacts.contract import MEAN, STD
 
 if TYPE_CHECKING:
-    from bot_deploy.train.recipe import Recipe
+    from .recipe import Recipe
 
 AREA = (0.02, 0.4)  # of the image, erased
 RATIO = (0.3, 3.33)  # height to width of what is erased

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from bot_deploy import checkpoint
+from bot_deploy.artifacts import checkpoint
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.model import IBN_A, prefixed
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bot_deploy.contract import INPUT_NAME, OUTPUT_NAME
+from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
+from bot_deploy.artifacts.onnx_file import read_contract
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.onnx_file import read_contract
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bot_deploy import engines
-from bot_deploy.contract import INPUT_NAME, OUTPUT_NAME
+from bot_deploy.artifacts import engine_file
+from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
+from bot_deploy.artifacts.engine_file import AGAIN
+from bot_deploy.backends import nvidia
+from bot_deploy.backends.nvidia import called, one_line
 from bot_deploy.embedder import Embedder
-from bot_deploy.engines import AGAIN, called, one_line
 from bot_deploy.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -21,9 +23,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from bot_deploy.contract import Contract
+    from bot_deploy.artifacts.contract import Contract
+    from bot_deploy.artifacts.engine_file import Sidecar
     from bot_deploy.embedder import Vectors
-    from bot_deploy.engines import Sidecar
     from bot_deploy.images import Pixels
 
 
@@ -35,14 +37,14 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
         RunError: there is no GPU, or the engine's package is not installed.
     """
     del device, threads  # always the GPU
-    data, sidecar = engines.read(path)
-    trt, logger = engines.load(sidecar.package)
+    data, sidecar = engine_file.read(path)
+    trt, logger = nvidia.load(sidecar.package)
     if trt.__version__ != sidecar.version:
         raise InputError(
             f"{path}: built with {sidecar.package} {sidecar.version}, but {trt.__version__} is installed; {AGAIN} "
             f"here, or pip install {sidecar.package}=={sidecar.version}"
         )
-    arch = engines.gpu_arch()
+    arch = nvidia.gpu_arch()
     if arch not in sidecar.archs:
         raise InputError(
             f"{path}: built for {', '.join(sidecar.archs)}, but the GPU is {arch}; {AGAIN} on this machine, "
@@ -50,7 +52,7 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
         )
     engine = _deserialized(trt, logger, data, path)
     _check_shapes(engine, sidecar.contract, path)
-    runner = Runner(trt, engines.load_cuda(), engine, sidecar)
+    runner = Runner(trt, nvidia.load_cuda(), engine, sidecar)
     name = f"{sidecar.package} {sidecar.version} {arch} {sidecar.precision}"
     return Embedder(sidecar.contract, name, runner.run, sidecar.profile[2])
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bot_deploy import checkpoint
+from bot_deploy.artifacts import checkpoint
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import RunError
 from bot_deploy.model import InferenceGraph

@@ -11,8 +11,8 @@ import click
 from bot_deploy.backends import BACKENDS, DEVICES
 
 if TYPE_CHECKING:
+    from bot_deploy.artifacts.contract import Contract
     from bot_deploy.bench import Contender, Result
-    from bot_deploy.contract import Contract
 
 GPU = ("cuda", "tensorrt")
 
@@ -56,7 +56,8 @@ def bench(
 
     from bot_deploy import bench as benchmark
     from bot_deploy.machine import cores
-    from bot_deploy.progress import say
+
+    from .console import say
 
     sizes = _sizes(batches)
     threads = threads or cores()
@@ -121,7 +122,8 @@ def _entries(
     from bot_deploy.bench import Contender
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import RunError
-    from bot_deploy.progress import say
+
+    from .console import say
 
     entries: list[Entry] = []
     left_out: list[dict[str, str]] = []
@@ -146,7 +148,8 @@ def _entries(
 def _yardsticks(entries: list[Entry], given: Path | None, threads: int) -> list[Contender | None]:
     """For each entry the yardstick that it is compared with, one for all of the same network and place."""
     from bot_deploy.errors import BotError
-    from bot_deploy.progress import say
+
+    from .console import say
 
     made: dict[object, Contender | None] = {}
     found: list[Contender | None] = []
@@ -172,7 +175,7 @@ def _yardstick(model: Path, contract: Contract, given: Path | None, threads: int
     """Eager PyTorch in float32 doing what `contract` says, with the weights that are at hand."""
     import torch
 
-    from bot_deploy import checkpoint
+    from bot_deploy.artifacts import checkpoint
     from bot_deploy.backends.torch import runner
     from bot_deploy.bench import Contender
     from bot_deploy.embedder import Embedder

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bot_deploy.commands.options import runtime
+from bot_deploy.choices import TARGET_FALSE_ACCEPT_RATE
+
+from .options import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--far",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=1e-3,
+    default=TARGET_FALSE_ACCEPT_RATE,
     show_default=True,
     help="Share of pairs of different people to accept by mistake.",
 )
@@ -37,12 +39,13 @@ def calibrate(
     MODEL is what will run: an .onnx or .engine file. Identities that it was not trained on tell the truth; on its own
     training set it looks better than it is.
     """
-    from bot_deploy import calibrate as calibration
     from bot_deploy.datasets import UNKNOWN_CAMERAS, open_dataset
     from bot_deploy.embedder import open_embedder
-    from bot_deploy.evaluation import embed_crops
+    from bot_deploy.evaluation.protocol import embed_crops
     from bot_deploy.files import check_output
-    from bot_deploy.progress import say
+    from bot_deploy.matching import calibrate as calibration
+
+    from .console import say
 
     calibration.check(model)
     embedder = open_embedder(model, device, threads=threads, batch=batch)
@@ -84,7 +87,7 @@ def _of(crops: Sequence[Crop]) -> str:
 
 def _picture(model: Path, plot: Path | None) -> Path | None:
     """Where to draw; nowhere when that was not asked for and matplotlib is not installed."""
-    from bot_deploy.progress import say
+    from .console import say
 
     try:
         import matplotlib.figure  # noqa: F401 - it is heavy, but used

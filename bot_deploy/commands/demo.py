@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bot_deploy.commands.options import runtime
+from bot_deploy.choices import EMBED_EVERY_FRAMES, MAX_BOX_OVERLAP, MIN_PERSON_HEIGHT
+
+from .options import runtime
 
 if TYPE_CHECKING:
-    from bot_deploy.demos.webcam import Summary
-
-MAX_OVERLAP = 0.45  # IoU
-MIN_HEIGHT = 40  # pixels; a smaller crop says little about who it is
+    from bot_deploy.demos.app import Summary
 
 
 @click.command()
@@ -37,17 +36,27 @@ MIN_HEIGHT = 40  # pixels; a smaller crop says little about who it is
 )
 @click.option("--auto-enrol", is_flag=True, help="Enrol people whom nobody knows, as person-1, person-2, ...")
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Cosine of a match; as `bot calibrate` found, or 0.6.")
-@click.option("--every", type=click.IntRange(min=1), default=5, show_default=True, help="Embed a track every N frames.")
+@click.option(
+    "--every",
+    type=click.IntRange(min=1),
+    default=EMBED_EVERY_FRAMES,
+    show_default=True,
+    help="Embed a track every N frames.",
+)
 @click.option("--detector-score", type=click.FloatRange(0, 1), help="Leave out boxes with a lower score.")
 @click.option(
     "--max-overlap",
     type=click.FloatRange(0, 1),
-    default=MAX_OVERLAP,
+    default=MAX_BOX_OVERLAP,
     show_default=True,
     help="Of two boxes (IoU) before the worse is dropped.",
 )
 @click.option(
-    "--min-height", type=click.IntRange(min=1), default=MIN_HEIGHT, show_default=True, help="Of a person, in pixels."
+    "--min-height",
+    type=click.IntRange(min=1),
+    default=MIN_PERSON_HEIGHT,
+    show_default=True,
+    help="Of a person, in pixels.",
 )
 @click.option("--max-height", type=click.IntRange(min=1), help="Of a person, in pixels.")
 @click.option(
@@ -96,16 +105,17 @@ def demo(
     snapshot, q ends.
     """
     from bot_deploy import runs
-    from bot_deploy.demos import webcam
-    from bot_deploy.demos.detectors import open_detector
-    from bot_deploy.demos.live import Live
-    from bot_deploy.demos.people import open_people
+    from bot_deploy.demos import app
+    from bot_deploy.demos.enrolment import open_people
+    from bot_deploy.demos.recognition import Live
     from bot_deploy.demos.recorder import Recorder
-    from bot_deploy.demos.sources import open_source
     from bot_deploy.demos.window import Window
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
-    from bot_deploy.progress import say
+    from bot_deploy.video.detectors import open_detector
+    from bot_deploy.video.sources import open_source
+
+    from .console import say
 
     if as_json and events == Path("-"):
         raise InputError("--json and --events - both want stdout; give the events a file")
@@ -136,7 +146,7 @@ def demo(
                 contextlib.nullcontext() if headless else Window("bot demo") as window,
                 Recorder(output, events, frames.fps) as recorder,
             ):
-                summary = webcam.run(frames, live, recorder, window, max_frames=max_frames or 0, snapshots=snapshots)
+                summary = app.run(frames, live, recorder, window, max_frames=max_frames or 0, snapshots=snapshots)
         finally:
             people.gallery.close()
     click.echo(jsonlib.dumps(_document(summary)) if as_json else _table(summary), err=events == Path("-"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bot_deploy.commands.options import runtime
+from .options import runtime
 
 
 @click.command()
@@ -33,7 +33,8 @@ def doctor(model: Path, folder: Path, count: int, device: str, threads: int, bat
     """
     from bot_deploy.doctor import diagnose
     from bot_deploy.embedder import open_embedder
-    from bot_deploy.progress import say
+
+    from .console import say
 
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")

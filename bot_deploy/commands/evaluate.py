@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bot_deploy.commands.options import runtime
+from .options import runtime
 
 
 @click.command("eval")
@@ -46,9 +46,10 @@ def evaluate(
 
     from bot_deploy.datasets import open_dataset
     from bot_deploy.embedder import open_embedder
-    from bot_deploy.embeddings import embed_or_reuse
-    from bot_deploy.evaluation import evaluate_dataset
-    from bot_deploy.progress import say
+    from bot_deploy.evaluation.embeddings import embed_or_reuse
+    from bot_deploy.evaluation.protocol import evaluate_dataset
+
+    from .console import say
 
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"{model} on {embedder.backend}")

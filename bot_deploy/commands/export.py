@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from bot_deploy.export.verified import Artifact
+from bot_deploy.choices import ENGINE_BATCH_SIZES, FEATURES, OPSET
 
-BATCH = "1:8:64"
+if TYPE_CHECKING:
+    from bot_deploy.export.pipeline import Artifact
+
+BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
 
 
 @click.command()
@@ -24,8 +26,8 @@ BATCH = "1:8:64"
 @click.option("--batch", default=BATCH, show_default=True, metavar="MIN:OPT:MAX", help="Batches that the engine takes.")
 @click.option("--gpu-arch", metavar="sm89,sm120", default="", help="GPUs of the engine; the one here by default.")
 @click.option("--flip", is_flag=True, help="Average a crop with its mirror image, inside the graph: twice the work.")
-@click.option("--feature", type=click.Choice(["fi", "ft"]), help="After or before BNNeck; as trained by default.")
-@click.option("--opset", type=int, default=18, show_default=True, help="Of the ONNX files.")
+@click.option("--feature", type=click.Choice(FEATURES), help="After or before BNNeck; as trained by default.")
+@click.option("--opset", type=int, default=OPSET, show_default=True, help="Of the ONNX files.")
 @click.option("--data", help="Crops to verify on, and to score where they have query and gallery.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to; the run's own by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -51,11 +53,14 @@ def export(
     """
     engine = _engine(batch, gpu_arch, trt=trt, fp32=fp32, int8=int8)  # what cannot be built is refused before work
 
-    from bot_deploy import checkpoint, runs
-    from bot_deploy.datasets import JOINT, SYNTHETIC, open_merged
+    from bot_deploy import runs
+    from bot_deploy.artifacts import checkpoint
+    from bot_deploy.choices import SYNTHETIC
+    from bot_deploy.datasets import JOINT, open_merged
     from bot_deploy.errors import ParityError
-    from bot_deploy.export.verified import export_engine, export_onnx, prepare
-    from bot_deploy.progress import say
+    from bot_deploy.export.pipeline import export_engine, export_onnx, prepare
+
+    from .console import say
 
     if source is None:
         source = runs.newest("model.pt", "`bot train` makes a run")
@@ -108,13 +113,13 @@ def _engine(
 
 def _profile(text: str) -> tuple[int, int, int]:
     if not re.fullmatch(r"\d+:\d+:\d+", text):
-        raise click.BadParameter(f"{text!r} is not MIN:OPT:MAX, such as 1:8:64", param_hint="--batch")
+        raise click.BadParameter(f"{text!r} is not MIN:OPT:MAX, such as {BATCH}", param_hint="--batch")
     least, best, most = map(int, text.split(":"))
     return least, best, most
 
 
 def _tell(artifact: Artifact, data: str) -> None:
-    from bot_deploy.progress import say
+    from .console import say
 
     if artifact.float32:
         say(f"left in float32: {', '.join(artifact.float32)}")

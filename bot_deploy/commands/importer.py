@@ -6,22 +6,29 @@ from pathlib import Path
 
 import click
 
-# As in export/layouts.py and model.py, which must not be imported for --help.
-KINDS = ("auto", "reid-strong-baseline", "fast-reid", "torchreid")
-STEMS = ("torchvision", "no-relu", "unpadded-pool")
+from bot_deploy.choices import FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, STEMS, TOOLKITS
 
 
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--from", "kind", type=click.Choice(KINDS), default="auto", show_default=True, help="The toolkit it comes from."
+    "--from",
+    "kind",
+    type=click.Choice(("auto", *TOOLKITS)),
+    default="auto",
+    show_default=True,
+    help="The toolkit it comes from.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The checkpoint to write, a .pt file.")
-@click.option("--height", type=click.IntRange(min=1), default=256, show_default=True, help="Of the images it takes.")
-@click.option("--width", type=click.IntRange(min=1), default=128, show_default=True, help="Of the images it takes.")
+@click.option(
+    "--height", type=click.IntRange(min=1), default=IMAGE_HEIGHT, show_default=True, help="Of the images it takes."
+)
+@click.option(
+    "--width", type=click.IntRange(min=1), default=IMAGE_WIDTH, show_default=True, help="Of the images it takes."
+)
 @click.option("--last-stride", type=click.IntRange(1, 2), help="Of the backbone; the toolkit's default if not given.")
 @click.option("--stem", type=click.Choice(STEMS), help="Before a ResNet's stages; the toolkit's own if not given.")
-@click.option("--feature", type=click.Choice(["fi", "ft"]), help="After or before the neck; after by default.")
+@click.option("--feature", type=click.Choice(FEATURES), help="After or before the neck; after by default.")
 @click.option("--bgr", is_flag=True, help="It was trained on BGR images, as OpenCV loads them.")
 def import_(
     file: Path,
@@ -35,10 +42,11 @@ def import_(
     bgr: bool,
 ) -> None:
     """Turn the state dict in FILE, of another toolkit, into a checkpoint for `bot export` and `bot eval`."""
-    from bot_deploy import checkpoint
+    from bot_deploy.artifacts import checkpoint
     from bot_deploy.errors import InputError
-    from bot_deploy.export.foreign import import_checkpoint
-    from bot_deploy.progress import say
+    from bot_deploy.export.importers.checkpoint import import_checkpoint
+
+    from .console import say
 
     if out.suffix != ".pt":
         raise InputError(f"{out}: checkpoints end in .pt")

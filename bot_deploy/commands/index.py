@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bot_deploy.commands.options import runtime
+from .options import runtime
 
 if TYPE_CHECKING:
     from bot_deploy.gallery import Store
@@ -56,7 +56,8 @@ def index(
     from bot_deploy import runs
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
-    from bot_deploy.progress import say
+
+    from .console import say
 
     started = time.perf_counter()
     if ann and galleries.is_milvus(out):
@@ -94,7 +95,7 @@ def index(
 
 def _graph(gallery: Store, *, asked: bool) -> dict[str, float]:
     """Brings the graph up to date; its recall, where it was built."""
-    from bot_deploy.progress import say
+    from .console import say
 
     if not asked and not find_spec("faiss"):
         say("the graph of approximate search is as before: FAISS is not installed (pip install 'bot-deploy[scale]')")

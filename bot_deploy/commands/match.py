@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bot_deploy.commands.options import runtime
+from bot_deploy.choices import TOP_MATCHES
+
+from .options import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Embedder
     from bot_deploy.errors import ImageError
     from bot_deploy.gallery import Filters, Gallery
-    from bot_deploy.match import Query
+    from bot_deploy.matching.match import Query
 
 
 CAMERA = click.IntRange(0, 99_999)  # as many digits as a name may have
@@ -27,7 +29,9 @@ CAMERA = click.IntRange(0, 99_999)  # as many digits as a name may have
 @click.argument("gallery")
 @click.option("--model", type=click.Path(path_type=Path), help="Exported model; the newest under runs/ by default.")
 @click.option("--same-person", is_flag=True, help="QUERY is a folder of shots of one person: their vectors' mean.")
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many matches of a query.")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=TOP_MATCHES, show_default=True, help="How many matches of a query."
+)
 @click.option("--min-score", type=click.FloatRange(-1, 1), default=-1, help="Leave out matches with a lower score.")
 @click.option(
     "--rerank",
@@ -72,11 +76,14 @@ def match(
     cache: the next time, only what changed in it is embedded.
     """
     from bot_deploy import gallery as galleries
-    from bot_deploy import match as matching
-    from bot_deploy import page, report, results, runs
+    from bot_deploy import runs
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
-    from bot_deploy.progress import say
+    from bot_deploy.matching import match as matching
+    from bot_deploy.reports import page, tables
+    from bot_deploy.reports.montage import write_montage
+
+    from .console import say
 
     # What is wrong with the options or the query is said before a long gallery is embedded.
     _check_outputs(html, montage, csv)
@@ -105,18 +112,18 @@ def match(
     if size and not any(ranking.matches for ranking in rankings):
         _explain(filters, people)
     people.close()
-    documents = [results.document(ranking) for ranking in rankings]
+    documents = [tables.document(ranking) for ranking in rankings]
     document = {
         **({"queries": documents} if query.is_dir() and not same_person else documents[0]),
         "model": str(model),
         "gallery": {"images": size, "broken": len(missing), "broken_files": _files(missing)},
         **({"broken_queries": _files(broken)} if query.is_dir() else {}),
     }
-    click.echo(jsonlib.dumps(document) if as_json else results.table(rankings))
+    click.echo(jsonlib.dumps(document) if as_json else tables.table(rankings))
     if csv:
-        results.write_csv(rankings, csv)
+        tables.write_csv(rankings, csv)
     if montage:
-        report.montage(rankings, montage)
+        write_montage(rankings, montage)
     if html:
         facts = {
             "Queries": page.counted(rankings, len(broken)),
@@ -132,8 +139,9 @@ def match(
 
 
 def _check_outputs(html: Path | None, montage: Path | None, csv: Path | None) -> None:
-    from bot_deploy import images, page
+    from bot_deploy import images
     from bot_deploy.files import check_output
+    from bot_deploy.reports import page
 
     for path, kind, suffixes in (
         (html, "a page", page.SUFFIXES),
@@ -157,8 +165,9 @@ def _time(option: str, text: str | None) -> float | None:
 def _queries(
     source: Path, embedder: Embedder, *, same_person: bool, other_cameras: bool
 ) -> tuple[list[Query], dict[Path, ImageError]]:
-    from bot_deploy import match as matching
-    from bot_deploy.progress import say
+    from bot_deploy.matching import match as matching
+
+    from .console import say
 
     queries, broken = matching.read_queries(source, embedder)
     for error in broken.values():
@@ -180,7 +189,7 @@ def _opened(gallery: str, embedder: Embedder) -> Gallery:
 
 def _explain(filters: Filters, people: Gallery) -> None:
     """Says why a filter left nothing, where no file could have passed it."""
-    from bot_deploy.progress import say
+    from .console import say
 
     seen = [(row.camera, row.time) for row in people.rows() if not row.error]
     for what, names, known in (

@@ -27,15 +27,17 @@ def train(
 ) -> None:
     """Train a model; writes model.pt, metrics.csv and curves.png."""
     from bot_deploy import runs
-    from bot_deploy.datasets import SYNTHETIC, open_merged
+    from bot_deploy.choices import SYNTHETIC
+    from bot_deploy.datasets import open_merged
     from bot_deploy.errors import InputError
-    from bot_deploy.progress import say
-    from bot_deploy.train import loop, recipe, report
+    from bot_deploy.train import loop, recipe, run_files
+
+    from .console import say
 
     if resume and out is None:
-        out = runs.newest(report.CONFIG, "nothing to resume").parent
+        out = runs.newest(run_files.CONFIG, "nothing to resume").parent
     if out and resume and not (data or name or overrides or weights):
-        chosen, data = report.read_config(out)
+        chosen, data = run_files.read_config(out)
     else:
         data = data or (SYNTHETIC,)
         name = name or ("synthetic" if data == (SYNTHETIC,) else "quick")

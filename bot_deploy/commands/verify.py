@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bot_deploy.commands.options import runtime
+from .options import runtime
 
 
 @click.command()
@@ -21,12 +21,14 @@ def verify(reference: Path, candidate: Path, data: str, device: str, threads: in
 
     The tolerance is that of the CANDIDATE's precision. The exit code is 3 when it differs by more.
     """
-    from bot_deploy.datasets import SYNTHETIC, open_dataset
+    from bot_deploy.choices import SYNTHETIC
+    from bot_deploy.datasets import open_dataset
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError, ParityError
-    from bot_deploy.evaluation import evaluate_dataset
+    from bot_deploy.evaluation.protocol import evaluate_dataset
     from bot_deploy.export.parity import TOLERANCES, compare, sample, with_scores
-    from bot_deploy.progress import say
+
+    from .console import say
 
     first, second = (open_embedder(path, device, threads=threads, batch=batch) for path in (reference, candidate))
     a, b = first.contract, second.contract

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_deploy import images, synthetic
+from bot_deploy.choices import SYNTHETIC
 from bot_deploy.errors import InputError
 
 from . import folders, market, msmt17, table, viper
-from .crops import DISTRACTOR, EXPECTED, JOINT, JUNK, UNKNOWN_CAMERAS, Crop, Dataset, File, fingerprint, merge
+from .dataset import DISTRACTOR, EXPECTED, JOINT, JUNK, UNKNOWN_CAMERAS, Crop, Dataset, File, fingerprint, merge
 from .market import identity_in
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ __all__ = [
     "EXPECTED",
     "JOINT",
     "JUNK",
-    "SYNTHETIC",
     "UNKNOWN_CAMERAS",
     "Crop",
     "Dataset",
@@ -35,7 +35,6 @@ __all__ = [
     "open_merged",
 ]
 
-SYNTHETIC = "synthetic"
 LAYOUTS = (market, msmt17, viper, folders)  # the last fits nearly everything
 
 

@@ -6,7 +6,7 @@ import re
 
 from bot_deploy.errors import InputError
 
-from .crops import PARTS, UNKNOWN_CAMERAS, Crop, Dataset, File, dataset, numbered
+from .dataset import PARTS, UNKNOWN_CAMERAS, Crop, Dataset, File, dataset, numbered
 
 CAMERA = re.compile(r"(?:^|[_-])c(?:am(?:era)?)?_?(\d{1,5})(?!\d)", re.IGNORECASE)
 ONLY_CAMERA = re.compile(r"c(?:am(?:era)?)?_?\d{1,5}", re.IGNORECASE)

@@ -6,7 +6,7 @@ import re
 
 from bot_deploy.errors import InputError
 
-from .crops import PARTS, Crop, Dataset, File, dataset
+from .dataset import PARTS, Crop, Dataset, File, dataset
 
 FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
 NAME = re.compile(r"(-1|\d{1,9})_c(\d{1,5})(?!\d)")  # longer numbers are dates and times

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bot_deploy.errors import InputError
 
-from .crops import PARTS, Crop, Dataset, File, dataset
+from .dataset import PARTS, Crop, Dataset, File, dataset
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bot_deploy.errors import InputError
 
-from .crops import PARTS, UNKNOWN_CAMERAS, Crop, Dataset, dataset, numbered
+from .dataset import PARTS, UNKNOWN_CAMERAS, Crop, Dataset, dataset, numbered
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .crops import PARTS, Crop, Dataset, File, dataset, numbered
+from .dataset import PARTS, Crop, Dataset, File, dataset, numbered
 
 CAMERAS = {"cam_a": 1, "cam_b": 2}
 SPLIT = 0  # seed of the one random half that is for training; published figures average ten such halves

@@ -13,18 +13,18 @@ from bot_deploy import images
 from bot_deploy.errors import ImageError, InputError
 from bot_deploy.progress import track
 
-from .signs import EXAMPLES, Finding, crop_warnings, look, share_of
-from .what_ifs import BGR, WHAT_IFS, WhatIf, rightly
+from .corruptions import BGR, WHAT_IFS, WhatIf, rightly
+from .crop_checks import EXAMPLES, Finding, crop_warnings, look, share_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from bot_deploy.contract import Contract
+    from bot_deploy.artifacts.contract import Contract
     from bot_deploy.embedder import Embedder, Vectors
     from bot_deploy.images import Pixels
 
-    from .signs import Look
+    from .crop_checks import Look
 
 COUNT = 200
 SINGLES = 8  # crops that are embedded once more, alone

@@ -1,5 +1,7 @@
 """The gallery: everyone a query can be matched with, as unit vectors beside their files, kept between runs.
 
+logger = logging.getLogger(__name__)
+
 An embedded store in a folder of its own (store.py) or a collection in Milvus (milvus.py), with the same calls: rows.py.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -16,16 +19,15 @@ from typing import TYPE_CHECKING
 
 from bot_deploy.errors import BotError, InputError
 from bot_deploy.files import cache_folder
-from bot_deploy.progress import say
 
-from .folder import Update, check_folder, digest, update
+from .indexing import Update, check_folder, digest, update
+from .interface import Filters, Found, Gallery, Row
 from .milvus import Milvus, is_milvus
 from .names import instant, parse, read_table
-from .rows import Filters, Found, Gallery, Row
 from .store import Store, is_store
 
 if TYPE_CHECKING:
-    from bot_deploy.contract import Contract
+    from bot_deploy.artifacts.contract import Contract
     from bot_deploy.embedder import Embedder
 
 __all__ = [
@@ -49,6 +51,8 @@ __all__ = [
     "read_table",
     "update",
 ]
+
+logger = logging.getLogger(__name__)
 
 CACHE = "galleries-1"  # the number grows when a store written before would not be read
 UNUSED = 90 * 24 * 3600  # seconds after which a kept index is dropped
@@ -111,7 +115,7 @@ def of_folder(folder: Path, embedder: Embedder) -> tuple[Store, Update]:
         store = Store(cache / key, contract.space, contract.dim, folder.absolute())
         os.utime(cache / key)
     except (BotError, OSError) as error:
-        say(f"the index is not kept for the next time: {error}")
+        logger.warning(f"the index is not kept for the next time: {error}")
         temporary = Path(tempfile.mkdtemp(prefix="bot-gallery-"))
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         store = Store(temporary, contract.space, contract.dim, folder.absolute())

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from bot_deploy.errors import InputError, RunError
 
-from .rows import Row
+from .interface import Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from .rows import Filters
+    from .interface import Filters
 
 DATABASE = "gallery.sqlite"
 FORMAT = 1

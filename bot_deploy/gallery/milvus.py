@@ -15,7 +15,7 @@ import numpy as np
 
 from bot_deploy.errors import InputError, RunError
 
-from .rows import Found, Row, changed, normalised, ranked
+from .interface import Found, Row, changed, normalised, ranked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bot_deploy.embedder import Vectors
 
-    from .rows import Filters
+    from .interface import Filters
 
 ADDRESS = re.compile(r"milvus://([^/]+)/(\w+)/?")
 LITE = "gallery"  # the collection in a .db file

@@ -8,7 +8,7 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from bot_deploy.datasets.crops import PARTS
+from bot_deploy.datasets.dataset import PARTS
 from bot_deploy.datasets.folders import CAMERA, ONLY_CAMERA
 from bot_deploy.datasets.market import FOLDERS
 from bot_deploy.datasets.market import NAME as MARKET

@@ -24,7 +24,7 @@ import numpy as np
 from bot_deploy.errors import BotError, InputError
 
 from .database import COLUMNS, DATABASE, FORMAT, SCHEMA, connect, explained, fields_of, row_of, transaction, where
-from .rows import Found, Row, changed, normalised, ranked
+from .interface import Found, Row, changed, normalised, ranked
 from .search import HEADER, Hnsw, Mapped, build_hnsw
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from bot_deploy.embedder import Vectors
 
-    from .rows import Filters
+    from .interface import Filters
     from .search import Slots
 
 HNSW = 1  # in SQLite's user_version: searches are to go by a graph

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import BLUE, RED
+from helpers.fake_camera import BLUE, RED
 from PIL import Image, ImageGrab
 
-from bot_deploy.demos.picture import STRANGER, STRIP, colour_of
+from bot_deploy.demos.overlay import STRANGER, STRIP, colour_of
 from bot_deploy.demos.window import Keyboard, Window, Wish
 from bot_deploy.errors import RunError
 
-RED_BOX, BLUE_BOX = (40, 60, 90, 200), (200, 60, 250, 200)  # as windowed.py draws them
+RED_BOX, BLUE_BOX = (40, 60, 90, 200), (200, 60, 250, 200)  # as helpers/windowed_demo.py draws them
 WIDTH, HEIGHT = 320 + STRIP, 240
 
 
@@ -108,9 +108,11 @@ def test_the_real_window(display: str, tmp_path: Path) -> None:
         return all((np.abs(side.astype(int) - colour).max(1) <= 2).mean() > 0.9 for side in sides)
 
     log = (tmp_path / "log").open("w")
-    script = Path(__file__).with_name("windowed.py")
     demo = subprocess.Popen(
-        [sys.executable, script, tmp_path], env={**os.environ, "DISPLAY": display}, stdout=log, stderr=log
+        [sys.executable, "-m", "helpers.windowed_demo", tmp_path],
+        env={**os.environ, "DISPLAY": display},
+        stdout=log,
+        stderr=log,
     )
     try:
         until(lambda: demo.poll() is not None or hand("search", "--name", "^bot demo$"))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from crowds import Counting, contract, draw, needs_faiss, needs_milvus
+from helpers.crowds import Counting, contract, draw, needs_faiss, needs_milvus
 
 from bot_deploy.embedder import Embedder
 from bot_deploy.gallery import search

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crowds import draw, needs_faiss, needs_milvus
+from helpers.crowds import draw, needs_faiss, needs_milvus
 
 from bot_deploy import cli, images
 from bot_deploy.commands import index as command

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crowds import DIM, HEIGHT, SPACE, WIDTH, Vectors, check_like_naive, opened, project, unit
+from helpers.crowds import DIM, HEIGHT, SPACE, WIDTH, Vectors, check_like_naive, opened, project, unit
 
 from bot_deploy import gallery as galleries
 from bot_deploy import images
@@ -80,11 +80,11 @@ INDEXER = """
     from pathlib import Path
     import numpy as np
     from bot_deploy import gallery
-    from bot_deploy.contract import Contract
+    from bot_deploy.artifacts.contract import Contract
     from bot_deploy.embedder import Embedder
-    from bot_deploy.gallery import folder
+    from bot_deploy.gallery import indexing
 
-    folder.BATCH = 16
+    indexing.BATCH = 16
     matrix = np.random.default_rng(0).normal(size=({height} * {width} * 3, {dim}))
 
     def run(batch):

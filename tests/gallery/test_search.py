@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crowds import SPACE, Vectors, check_like_naive, crowd, naive, needs_faiss, opened, unit
+from helpers.crowds import SPACE, Vectors, check_like_naive, crowd, naive, needs_faiss, opened, unit
 
 from bot_deploy.errors import InputError
 from bot_deploy.gallery import Row, Store, search, store

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from crowds import DIM, SPACE, check_like_naive, contract, crowd, held, opened, passing, unit
+from helpers.crowds import DIM, SPACE, check_like_naive, contract, crowd, held, opened, passing, unit
 
 from bot_deploy import gallery as galleries
 from bot_deploy.errors import InputError, RunError

@@ -8,7 +8,7 @@ import pytest
 
 from bot_deploy.datasets import open_dataset
 from bot_deploy.export import parity
-from bot_deploy.export.verified import Job, prepare
+from bot_deploy.export.pipeline import Job, prepare
 
 if TYPE_CHECKING:
     from pathlib import Path

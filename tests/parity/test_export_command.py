@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from bot_deploy import checkpoint, cli, engines
+from bot_deploy import cli
+from bot_deploy.artifacts import checkpoint, engine_file
+from bot_deploy.backends import nvidia
 from bot_deploy.commands.export import export
 from bot_deploy.commands.verify import verify
 from bot_deploy.errors import InputError, ParityError, RunError
-from bot_deploy.export import parity, verified
+from bot_deploy.export import parity, pipeline
+from bot_deploy.export.pipeline import Artifact, Job, export_engine
 from bot_deploy.export.to_onnx import to_onnx
-from bot_deploy.export.verified import Artifact, Job, export_engine
 from bot_deploy.model import contract_of
 
 if TYPE_CHECKING:
@@ -32,12 +34,12 @@ def test_an_engine_that_fails_on_its_own_gpu_is_no_artifact(
     def broken(path: Path) -> None:
         raise RunError(f"{path.name} cannot run a batch of 2")
 
-    monkeypatch.setattr(engines, "gpu_arch", lambda: "sm89")
-    monkeypatch.setattr(verified, "open_embedder", broken)
+    monkeypatch.setattr(nvidia, "gpu_arch", lambda: "sm89")
+    monkeypatch.setattr(pipeline, "open_embedder", broken)
     with pytest.raises(RunError, match="cannot run a batch of 2"):
         export_engine(replace(job, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(engines, "gpu_arch", lambda: "sm120")
+    monkeypatch.setattr(nvidia, "gpu_arch", lambda: "sm120")
     done = export_engine(replace(job, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
     assert (done.parity, done.not_run) == (None, "it is for sm89, but the GPU is sm120")
 
@@ -50,9 +52,9 @@ def test_export_writes_all_and_says_what_it_could_not_run(
     def none() -> str:
         raise RunError("no NVIDIA GPU")
 
-    monkeypatch.setattr(engines, "gpu_arch", none)
+    monkeypatch.setattr(nvidia, "gpu_arch", none)
     written = []
-    monkeypatch.setattr(verified, "to_onnx", lambda *job: (written.append(job[1].precision), to_onnx(*job)))
+    monkeypatch.setattr(pipeline, "to_onnx", lambda *job: (written.append(job[1].precision), to_onnx(*job)))
     words = [str(checkpoint_file), "--fp16", "--trt", "--gpu-arch", "sm89", "--batch", "1:2:4"]
     done = CliRunner().invoke(export, [*words, "--data", str(people), "--out", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
@@ -69,7 +71,7 @@ def test_export_writes_all_and_says_what_it_could_not_run(
     assert "NOT verified, because it cannot run here: no NVIDIA GPU" in done.stderr
     # Each graph is made once, and the engine is of the one that was verified.
     assert written == ["fp32", "fp16"]
-    _, sidecar = engines.read(tmp_path / "model.engine")
+    _, sidecar = engine_file.read(tmp_path / "model.engine")
     assert sidecar.onnx_sha256 == hashlib.sha256((tmp_path / "model.fp16.onnx").read_bytes()).hexdigest()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "model.engine.json"])
 
@@ -107,8 +109,8 @@ def test_wrong_usage_is_said_before_work_begins(
     def forbidden(*arguments: object) -> None:
         raise AssertionError("work began")
 
-    monkeypatch.setattr(verified, "evaluate_dataset", forbidden)
-    monkeypatch.setattr(verified, "to_onnx", forbidden)
+    monkeypatch.setattr(pipeline, "evaluate_dataset", forbidden)
+    monkeypatch.setattr(pipeline, "to_onnx", forbidden)
     (tmp_path / "file").touch()
     words = [word.format(file=tmp_path / "file") for word in words]
     with pytest.raises(SystemExit) as done:
@@ -121,7 +123,7 @@ def test_wrong_usage_is_said_before_work_begins(
 def test_an_engine_without_tensorrt_is_refused_before_work_begins(
     checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "installed", lambda package: False)
+    monkeypatch.setattr(nvidia, "installed", lambda package: False)
     done = CliRunner().invoke(export, [str(checkpoint_file), "--trt", "--out", str(tmp_path / "out")])
     assert isinstance(done.exception, RunError)
     assert "pip install 'bot-deploy[tensorrt-rtx]'" in str(done.exception)

@@ -13,14 +13,15 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch.nn import functional
 
-from bot_deploy import checkpoint, open_embedder
-from bot_deploy.checkpoint import Checkpoint
+from bot_deploy import open_embedder
+from bot_deploy.artifacts import checkpoint
+from bot_deploy.artifacts.checkpoint import Checkpoint
 from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import InputError
-from bot_deploy.export import fp16, int8, layers, parity
+from bot_deploy.export import fp16, int8, parity, sensitivity
 from bot_deploy.export.graph import inference_graph
+from bot_deploy.export.pipeline import Job, export_engine, export_onnx, prepare
 from bot_deploy.export.to_onnx import to_onnx
-from bot_deploy.export.verified import Job, export_engine, export_onnx, prepare
 from bot_deploy.model import ARCHS, IBN, InferenceGraph, ReID, contract_of
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def test_layer_errors_against_a_naive_loop(crops: Pixels) -> None:
     model = ReID("resnet18", 3).eval()
     saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", "none")
     graph = inference_graph(saved, saved.contract)
-    found = layers.errors(graph, crops[:2], lambda conv, x: 1.5 * conv._conv_forward(x, conv.weight, conv.bias))
+    found = sensitivity.errors(graph, crops[:2], lambda conv, x: 1.5 * conv._conv_forward(x, conv.weight, conv.bias))
     assert len(found) == 20
     with torch.inference_mode():
         pixels = torch.from_numpy(crops[:2]).float().permute(0, 3, 1, 2) * graph.scale + graph.shift
@@ -147,7 +148,7 @@ def test_what_a_layer_costs_the_embeddings_against_a_changed_copy(crops: Pixels)
     model = ReID("resnet18", 3).eval()
     saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", "none")
     graph = inference_graph(saved, saved.contract)
-    found = layers.losses(graph, crops[:3], lambda conv, x: -2 * conv._conv_forward(x, conv.weight, conv.bias))
+    found = sensitivity.losses(graph, crops[:3], lambda conv, x: -2 * conv._conv_forward(x, conv.weight, conv.bias))
     assert len(found) == 20
     for name in ("conv1", "layer2.0.conv2", "layer4.0.downsample.0"):
         changed = copy.deepcopy(graph)
@@ -159,7 +160,7 @@ def test_what_a_layer_costs_the_embeddings_against_a_changed_copy(crops: Pixels)
             cosine = np.mean([float(functional.cosine_similarity(a, b, dim=0)) for a, b in pairs])
         assert cosine < 0.999
         assert found[name] == pytest.approx(1 - cosine, abs=1e-5)
-    again = layers.losses(graph, crops[:3], lambda conv, x: conv._conv_forward(x, conv.weight, conv.bias))
+    again = sensitivity.losses(graph, crops[:3], lambda conv, x: conv._conv_forward(x, conv.weight, conv.bias))
     assert max(map(abs, again.values())) < 1e-6  # no layer stays changed
 
 
@@ -208,7 +209,7 @@ def test_layers_that_overflow_in_fp16_stay_in_float32(
     # Without the way out, the gate stands.
     monkeypatch.setattr(fp16, "to_fp16", fp16.to_fp16)
     monkeypatch.setattr(
-        fp16, "errors", lambda *_: dict.fromkeys(layers.errors(job.graph, crops[:1], fp16._in_fp16), 0.0)
+        fp16, "errors", lambda *_: dict.fromkeys(sensitivity.errors(job.graph, crops[:1], fp16._in_fp16), 0.0)
     )
     rejected = export_onnx(job, "fp16")
     assert rejected.rejected

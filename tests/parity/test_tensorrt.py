@@ -14,8 +14,10 @@ import onnx
 import pytest
 import torch
 
-from bot_deploy import checkpoint, engines, open_embedder
-from bot_deploy.contract import METADATA_KEY, Contract
+from bot_deploy import open_embedder
+from bot_deploy.artifacts import checkpoint, engine_file
+from bot_deploy.artifacts.contract import METADATA_KEY, Contract
+from bot_deploy.backends import nvidia
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.export import to_tensorrt
 from bot_deploy.export.graph import inference_graph
@@ -28,7 +30,7 @@ rtx = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip instal
 
 def _gpu() -> str:
     try:
-        return engines.gpu_arch()
+        return nvidia.gpu_arch()
     except RunError:
         return ""
 
@@ -107,7 +109,7 @@ def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_real_backbones_build_without_a_gpu(backbone: tuple[ReID, Contract, Path], tmp_path: Path) -> None:
     model, contract, path = backbone
     built = to_engine(path, tmp_path / "model.engine", batch=(1, 4, 16), archs=("sm89", "sm120"))
-    data, sidecar = engines.read(tmp_path / "model.engine")
+    data, sidecar = engine_file.read(tmp_path / "model.engine")
     assert sidecar == built.sidecar
     assert sidecar.contract == contract
     assert sidecar.sha256 == hashlib.sha256(data).hexdigest()
@@ -137,7 +139,7 @@ def test_second_build_is_none(tiny: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert again.cached
     assert again.sidecar == first.sidecar
     assert (tmp_path / "b.engine").read_bytes() == (tmp_path / "a.engine").read_bytes()
-    assert engines.read(tmp_path / "b.engine")[1] == first.sidecar
+    assert engine_file.read(tmp_path / "b.engine")[1] == first.sidecar
     for other in ({"batch": (1, 8, 32)}, {"archs": ("sm89",)}):
         with pytest.raises(AssertionError, match="built once more"):
             to_engine(tiny, tmp_path / "c.engine", **{"archs": ("sm89", "sm120"), **other})
@@ -158,13 +160,15 @@ def test_other_weights_are_another_engine(tiny: Path, tmp_path: Path) -> None:
 def test_cached_file_that_changed_is_built_again(tiny: Path, tmp_path: Path, spoil: str) -> None:
     first = to_engine(tiny, tmp_path / "a.engine", archs=("sm89",))
     (kept,) = to_tensorrt.cache_folder().glob("*.engine")
-    companion = engines.sidecar_path(kept)
+    companion = engine_file.sidecar_path(kept)
     if spoil == "engine":
         kept.write_bytes(b"\0" + kept.read_bytes()[1:])
     elif spoil == "hash":
         companion.write_text(companion.read_text().replace(first.sidecar.sha256, "0" * 64))
     else:  # of an engine built from other weights, hash and all
-        engines.write(kept, b"evil", replace(first.sidecar, sha256=hashlib.sha256(b"evil").hexdigest(), version="0"))
+        engine_file.write(
+            kept, b"evil", replace(first.sidecar, sha256=hashlib.sha256(b"evil").hexdigest(), version="0")
+        )
     again = to_engine(tiny, tmp_path / "b.engine", archs=("sm89",))
     assert not again.cached
     assert (tmp_path / "b.engine").stat().st_size == (tmp_path / "a.engine").stat().st_size
@@ -172,13 +176,13 @@ def test_cached_file_that_changed_is_built_again(tiny: Path, tmp_path: Path, spo
 
 
 def test_cache_that_cannot_be_written_is_said_and_costs_nothing(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     to_engine(tiny, tmp_path / "a.engine", archs=("sm89",))
-    assert engines.read(tmp_path / "a.engine")
-    assert "not kept for the next time" in capsys.readouterr().err
+    assert engine_file.read(tmp_path / "a.engine")
+    assert "not kept for the next time" in caplog.text
 
 
 # ---- what does not build ----
@@ -260,8 +264,8 @@ def test_package_follows_from_gpu_and_archs(
             raise RunError("none")
         return gpu
 
-    monkeypatch.setattr(engines, "gpu_arch", arch)
-    monkeypatch.setattr(engines, "installed", packages.__contains__)
+    monkeypatch.setattr(nvidia, "gpu_arch", arch)
+    monkeypatch.setattr(nvidia, "installed", packages.__contains__)
     if isinstance(chosen, str):
         with pytest.raises(RunError, match=chosen):
             to_tensorrt.choose(archs)
@@ -269,11 +273,11 @@ def test_package_follows_from_gpu_and_archs(
         assert to_tensorrt.choose(archs) == chosen
 
 
-def test_default_list_is_said_and_builds(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_default_list_is_said_and_builds(tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     if _gpu():
         pytest.skip("there is a GPU here to build for")
     assert to_engine(tiny, tmp_path / "model.engine").sidecar.archs == to_tensorrt.ARCHS
-    assert "no GPU here, so for sm80, sm86, sm89, sm120" in capsys.readouterr().err
+    assert "no GPU here, so for sm80, sm86, sm89, sm120" in caplog.text
 
 
 # ---- real engines that are refused ----
@@ -285,7 +289,7 @@ def _bot_eval(model: Path) -> subprocess.CompletedProcess[str]:
 
 
 def _edit(engine: Engine, **fields: object) -> None:
-    companion = engines.sidecar_path(engine.path)
+    companion = engine_file.sidecar_path(engine.path)
     companion.write_text(json.dumps({**json.loads(companion.read_text()), **fields}))
 
 
@@ -297,13 +301,13 @@ def test_flipped_byte_is_refused(engine: Engine) -> None:
 
 
 def test_missing_sidecar_is_refused(engine: Engine) -> None:
-    engines.sidecar_path(engine.path).unlink()
+    engine_file.sidecar_path(engine.path).unlink()
     _refused(engine.path, "model.engine.json is not beside it")
 
 
 def test_sidecar_of_another_model_is_refused(engine: Engine, tmp_path: Path) -> None:
     other = to_engine(_tiny(tmp_path / "model.onnx", "fp16"), tmp_path / "other.engine", archs=("sm89",))
-    engines.sidecar_path(other.path).replace(engines.sidecar_path(engine.path))
+    engine_file.sidecar_path(other.path).replace(engine_file.sidecar_path(engine.path))
     _refused(engine.path, "it is not run")
 
 
@@ -322,7 +326,7 @@ def _refused(path: Path, words: str) -> None:
 
 
 def test_other_gpu_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "gpu_arch", lambda: "sm86")
+    monkeypatch.setattr(nvidia, "gpu_arch", lambda: "sm86")
     with pytest.raises(InputError, match="built for sm89, but the GPU is sm86") as e:
         open_embedder(engine.path)
     assert e.value.exit_code == 2

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from helpers.training_run import CAMERAS, IDENTITIES, IMAGES, RECIPE, SIZE
 from PIL import Image
-from runs import CAMERAS, IDENTITIES, IMAGES, RECIPE, SIZE
 
 from bot_deploy.datasets import Dataset, open_dataset
 from bot_deploy.train import loop

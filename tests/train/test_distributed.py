@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.torchrun_rank import one_step
 
 from bot_deploy.errors import InputError
 from bot_deploy.train import distributed, loop
 from bot_deploy.train.distributed import World
 from bot_deploy.train.recipe import Recipe
 
-WORKER = Path(__file__).with_name("rank.py")
 RECIPE = {"arch": "resnet18", "weights": "none", "height": 32, "width": 16, "precision": "fp32", "p": 16, "k": 4}
 
 
@@ -29,12 +29,11 @@ def torchrun(processes: int, *arguments: object) -> list[str]:
 def test_two_ranks_of_32_are_one_of_64(tmp_path: Path, center_weight: float) -> None:
     settings = {**RECIPE, "center_weight": center_weight}
     (tmp_path / "recipe.json").write_text(json.dumps(settings))
-    done = subprocess.run(torchrun(2, WORKER, tmp_path), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        torchrun(2, "-m", "helpers.torchrun_rank", tmp_path), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
-    sys.path.insert(0, str(WORKER.parent))
-    from rank import one_step  # the same step, in this process alone
-
     alone = one_step(Recipe(**settings), World(0, 1, "cpu"))
     # Triplet and center are the whole batch's on every rank; the ID loss is each rank's own half.
     for rank in ranks:

@@ -13,14 +13,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.training_run import (
+    CAMERAS,
+    IDENTITIES,
+    IMAGES,
+    RECIPE,
+    SIZE,
+    assert_same_run,
+    measured,
+    same_weights,
+    table,
+)
 from PIL import Image
-from runs import CAMERAS, IDENTITIES, IMAGES, RECIPE, SIZE, assert_same_run, measured, same_weights, table
 
 import bot_deploy
-from bot_deploy import checkpoint, open_embedder
+from bot_deploy import open_embedder
+from bot_deploy.artifacts import checkpoint
 from bot_deploy.datasets import Dataset
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.evaluation import evaluate_dataset
+from bot_deploy.evaluation.protocol import evaluate_dataset
 from bot_deploy.train import loop
 from bot_deploy.train.data import TrainingSet
 from bot_deploy.train.distributed import World
@@ -309,13 +320,13 @@ def test_fp16_without_a_gpu_is_refused(data: Dataset, tmp_path: Path) -> None:
 
 
 def test_a_dataset_that_cannot_be_scored_costs_no_epoch(
-    data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     strangers = dataclasses.replace(
         data, gallery=tuple(dataclasses.replace(crop, identity=999) for crop in data.gallery)
     )
     loop.train(RECIPE, strangers, tmp_path / "run")
-    assert "not scored: no query has a true match" in capsys.readouterr().err
+    assert "not scored: no query has a true match" in caplog.text
     assert (tmp_path / "run" / "model.pt").is_file()
     assert [row["rank1"] for row in table(tmp_path / "run")] == ["", ""]
 

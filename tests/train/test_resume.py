@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 import torch
-from runs import RECIPE, assert_same_run, same_weights, table
+from helpers.training_run import RECIPE, assert_same_run, same_weights, table
 
 from bot_deploy.datasets import Dataset
 from bot_deploy.errors import InputError
-from bot_deploy.train import loop, report
+from bot_deploy.train import loop, run_files
 from bot_deploy.train.recipe import Recipe, load
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_gpu")
@@ -62,14 +62,14 @@ def test_a_run_killed_between_its_last_state_and_its_metrics_is_completed(
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        write = report.write
+        write = run_files.write
 
-        def crash(folder: Path, rows: list[report.Row]) -> None:
+        def crash(folder: Path, rows: list[run_files.Row]) -> None:
             if len(rows) == RECIPE.epochs:
                 raise CrashError
             write(folder, rows)
 
-        patch.setattr(report, "write", crash)
+        patch.setattr(run_files, "write", crash)
         with pytest.raises(CrashError):
             loop.train(RECIPE, data, out)
     assert len(table(out)) == 1

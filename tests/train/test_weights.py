@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchvision import models
 
-from bot_deploy import checkpoint
+from bot_deploy.artifacts import checkpoint
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.model import ReID, contract_of
 from bot_deploy.train import weights

@@ -1,0 +1,34 @@
+"""Choices and defaults that the command line and the library share.
+
+This module imports nothing, so that `bot --help` stays fast.
+"""
+
+# ---- models ----
+FEATURES = ("fi", "ft")  # after the neck (paper section 3.5), before it
+METRICS = ("cosine", "euclidean")
+NECKS = ("bnneck", "l2norm", "none")
+# What a ResNet does between its first convolution and its first stage; the first is torchvision's, trained by us.
+STEMS = ("torchvision", "no-relu", "unpadded-pool")
+PRECISIONS = ("fp32", "fp16", "int8")  # of an exported backbone
+IMAGE_HEIGHT, IMAGE_WIDTH = 256, 128  # pixels (paper section 2)
+
+# ---- training ----
+PROTOCOLS = ("authors", "paper")  # whose version, where the paper and its released code differ
+TRAINING_PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+
+# ---- export ----
+OPSET = 18  # of ONNX files
+ENGINE_BATCH_SIZES = (1, 8, 64)  # of a TensorRT engine: smallest, the one it is tuned for, largest
+TOOLKITS = ("reid-strong-baseline", "fast-reid", "torchreid")  # whose checkpoints `bot import` reads
+
+# ---- matching ----
+TOP_MATCHES = 10  # of each query
+TARGET_FALSE_ACCEPT_RATE = 1e-3
+
+# ---- live ----
+EMBED_EVERY_FRAMES = 5  # frames between two embeddings of a track
+MAX_BOX_OVERLAP = 0.45  # IoU of two boxes, above which the less certain one is dropped
+MIN_PERSON_HEIGHT = 40  # pixels; a smaller crop says little about who it is
+
+# ---- data ----
+SYNTHETIC = "synthetic"  # names the built-in data set

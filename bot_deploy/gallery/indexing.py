@@ -1,0 +1,160 @@
+"""A folder of crops to a gallery that mirrors it: only what is new or has changed is embedded."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bot_deploy import images
+from bot_deploy.errors import InputError
+from bot_deploy.progress import count
+
+from .interface import Row
+from .names import Seen, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from bot_deploy.embedder import Embedder
+
+    from .interface import Gallery
+
+logger = logging.getLogger(__name__)
+
+BATCH = 1024  # files embedded between two commits: what a kill can lose
+
+
+@dataclass(frozen=True)
+class Update:
+    """What `update` did to how many files."""
+
+    new: int
+    changed: int
+    vanished: int
+    unchanged: int
+
+
+def update(gallery: Gallery, folder: Path, embedder: Embedder, metadata: Mapping[str, Seen] | None = None) -> Update:
+    """Makes `gallery` hold the images below `folder` and nothing else.
+
+    A file counts as unchanged when its size and time of change are, or else its content is. A broken one is not
+    decoded again until it changes. `metadata` by path goes before what names say, and is kept until given anew.
+
+    Raises:
+        InputError: no such folder, not one usable image in it, or `metadata` about none of its files.
+    """
+    # Rows first: one whose file comes after must not look as if that had vanished.
+    known = {row.path: row for row in gallery.rows()}
+    found = scan(folder)
+    if not found:  # an empty mount, say: no reason to forget everybody
+        raise _unusable(folder, 0)
+    metadata = metadata or {}
+    _check_metadata(metadata, found, folder)
+    vanished = [path for path in known if path not in found]
+    embed: list[Row] = []
+    amended: list[Row] = []
+    for path, (size, mtime) in found.items():
+        row = known.get(path)
+        if row and (row.size, row.mtime) == (size, mtime) and path not in metadata:
+            continue
+        now = Row(path, size, mtime, **_seen(path, row, metadata)._asdict())
+        if row is None or _changed(now, row, folder):
+            embed.append(now)
+        elif (now := now._replace(digest=row.digest, error=row.error)) != row:
+            amended.append(now)
+    new = sum(row.path not in known for row in embed)
+    if amended:
+        gallery.amend(amended)
+    if vanished:
+        gallery.remove(vanished)
+    with count("indexing") as progress:
+        for start in range(0, len(embed), BATCH):
+            progress(start, len(embed))
+            _embed(embed[start : start + BATCH], gallery, folder, embedder)
+        progress(len(embed), max(1, len(embed)))
+    gallery.move(folder.absolute())
+    if not len(gallery):
+        raise _unusable(folder, len(found))
+    return Update(new, len(embed) - new, len(vanished), len(found) - len(embed))
+
+
+def _embed(rows: list[Row], gallery: Gallery, folder: Path, embedder: Embedder) -> None:
+    paths = [folder / row.path for row in rows]
+    # The content is read before it is embedded: if it changes in between, the next update sees that.
+    digests = [digest(path) for path in paths]
+    vectors, errors = embedder.embed_files(paths, None)
+    done = [
+        row._replace(digest=content, error=str(error or "").removeprefix(f"{path}: "))
+        for row, path, content, error in zip(rows, paths, digests, errors, strict=True)
+    ]
+    gallery.add(done, vectors)
+
+
+def _changed(now: Row, before: Row, folder: Path) -> bool:
+    return now.size != before.size or (now.mtime != before.mtime and digest(folder / now.path) != before.digest)
+
+
+def _seen(path: str, row: Row | None, metadata: Mapping[str, Seen]) -> Seen:
+    otherwise = Seen(row.identity, row.camera, row.time) if row else parse(path)
+    given = metadata.get(path, Seen())._asdict()
+    return otherwise._replace(**{name: value for name, value in given.items() if value is not None})
+
+
+def _check_metadata(metadata: Mapping[str, Seen], found: Mapping[str, object], folder: Path) -> None:
+    strangers = [path for path in metadata if path not in found]
+    if metadata and len(strangers) == len(metadata):
+        raise InputError(f"{folder}: the metadata are about none of its files; their first path is {strangers[0]}")
+    if strangers:
+        logger.warning(f"metadata about {len(strangers)} files that are not below {folder}, such as {strangers[0]}")
+
+
+def _unusable(folder: Path, number: int) -> InputError:
+    ends = ", ".join(sorted(images.SUFFIXES))
+    return InputError(f"{folder}: {number} image files, none usable; crops end in {ends}")
+
+
+def check_folder(folder: Path) -> None:
+    """Raises InputError when there is no such folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; the gallery is a folder of crops, one person on each")
+
+
+def scan(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change (ns) of every image file below `folder`, as `images.find` finds them.
+
+    Raises:
+        InputError: no such folder, or one that cannot be read.
+    """
+    check_folder(folder)
+    return dict(sorted(_files(os.fspath(folder), "")))
+
+
+def _files(folder: str, prefix: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    try:
+        entries = list(os.scandir(folder))  # which knows what is a folder without asking again
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
+    for entry in entries:
+        name = entry.name
+        if name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path, f"{prefix}{name}/")
+        elif os.path.splitext(name)[1].lower() in images.SUFFIXES and (entry.is_file() or entry.is_symlink()):  # noqa: PTH122
+            try:
+                stat = entry.stat()
+                yield prefix + name, (stat.st_size, stat.st_mtime_ns)
+            except OSError:  # a link to nowhere, for `images.load` to name
+                yield prefix + name, (0, 0)
+
+
+def digest(path: Path) -> bytes:
+    """8 bytes that tell contents apart; empty when the file cannot be read."""
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=8).digest()
+    except OSError:
+        return b""

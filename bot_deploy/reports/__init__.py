@@ -1,0 +1,1 @@
+"""Rankings for people to read: an HTML page, a montage, tables."""

@@ -1,0 +1,1 @@
+"""State dicts of other toolkits, turned into checkpoints."""

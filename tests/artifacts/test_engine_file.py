@@ -1,0 +1,228 @@
+"""Engine files without TensorRT: what is refused before anything is loaded, and what opens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers.standin_gpu import CONTRACT, DIM, HEIGHT, SIDECAR, TENSORRT, Engine, Error, Gpu, crops, embeddings
+
+from bot_deploy import open_embedder
+from bot_deploy.artifacts import engine_file
+from bot_deploy.backends import nvidia
+from bot_deploy.embedder import Embedder
+from bot_deploy.errors import InputError, RunError
+
+WITHOUT_TENSORRT = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda"}:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+sys.meta_path.insert(0, Refuse())
+from bot_deploy.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.engine"
+    engine_file.write(path, b"an engine", SIDECAR)
+    return path
+
+
+# ---- the file ----
+
+
+def test_sidecar_comes_back_as_written(model: Path) -> None:
+    assert engine_file.read(model) == (b"an engine", SIDECAR)
+    fields = json.loads(model.with_name("model.engine.json").read_text())
+    assert fields["sha256"] == hashlib.sha256(b"an engine").hexdigest()
+    assert fields["contract"]["height"] == HEIGHT
+    assert fields["archs"] == ["sm86", "sm89"]
+    assert fields["profile"] == [1, 2, 4]
+
+
+def test_key_is_of_what_builds_the_engine_and_of_nothing_else() -> None:
+    assert SIDECAR.key() == replace(SIDECAR, sha256="").key()
+    program = "import sys; from helpers.standin_gpu import SIDECAR; sys.stdout.write(SIDECAR.key())"
+    for seed in ("1", "2"):  # of Python's own hash, which nothing here may hang on
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+        )
+        assert done.stdout == SIDECAR.key()
+    others = [
+        {"onnx_sha256": "2" * 64},
+        {"package": "tensorrt-rtx"},
+        {"version": "10.13.3"},
+        {"archs": ("sm86",)},
+        {"profile": (1, 2, 5)},
+        {"precision": "fp32"},
+    ]
+    assert len({replace(SIDECAR, **other).key() for other in others} | {SIDECAR.key()}) == 7
+
+
+def _flip(model: Path, companion: Path) -> None:
+    model.write_bytes(b"an enginE")
+
+
+def _cut(model: Path, companion: Path) -> None:
+    model.write_bytes(b"an engin")
+
+
+def _drop(model: Path, companion: Path) -> None:
+    companion.unlink()
+
+
+def _swap(model: Path, companion: Path) -> None:
+    other = replace(SIDECAR, sha256=hashlib.sha256(b"another").hexdigest())
+    engine_file.write(model.with_name("other.engine"), b"another", other)
+    engine_file.sidecar_path(model.with_name("other.engine")).replace(companion)
+
+
+def _edit(**fields: object) -> object:
+    def edit(model: Path, companion: Path) -> None:
+        companion.write_text(json.dumps({**json.loads(companion.read_text()), **fields}))
+
+    return edit
+
+
+def _garble(model: Path, companion: Path) -> None:
+    companion.write_bytes(b"\xff\xfe not text")
+
+
+def _list(model: Path, companion: Path) -> None:
+    companion.write_text("[]")
+
+
+def _forget(model: Path, companion: Path) -> None:
+    fields = json.loads(companion.read_text())
+    del fields["archs"]
+    companion.write_text(json.dumps(fields))
+
+
+SPOILS = [
+    pytest.param(_flip, "it is not run", id="flipped-byte"),
+    pytest.param(_cut, "it is not run", id="truncated"),
+    pytest.param(_drop, "model.engine.json is not beside it", id="no-sidecar"),
+    pytest.param(_swap, "it is not run", id="sidecar-of-another"),
+    pytest.param(_garble, "not readable", id="sidecar-not-text"),
+    pytest.param(_list, "not the description of an engine", id="sidecar-not-a-dictionary"),
+    pytest.param(_forget, "damaged", id="field-missing"),
+    pytest.param(_edit(format=2), "sidecar format 2", id="newer-format"),
+    pytest.param(_edit(package="os"), "damaged", id="another-module"),
+    pytest.param(_edit(profile=[4, 2, 1]), "damaged", id="profile-backwards"),
+    pytest.param(_edit(profile="1:2:4"), "damaged", id="profile-text"),
+    pytest.param(_edit(contract={"format": 9}), "contract format 9", id="newer-contract"),
+    pytest.param(_edit(sha256=None), "damaged", id="no-hash"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "words"), SPOILS)
+def test_what_was_tampered_with_is_refused(model: Path, spoil: object, words: str) -> None:
+    spoil(model, engine_file.sidecar_path(model))  # type: ignore[operator]
+    with pytest.raises(InputError, match=words) as refused:
+        open_embedder(model)
+    assert "model.engine" in str(refused.value)
+    assert "bot export" in str(refused.value) or "another" in words or "format" in words
+
+
+@pytest.mark.parametrize("spoil", [_flip, _drop, _swap])
+def test_it_is_one_line_and_nothing_of_tensorrt_is_needed_to_see_it(model: Path, spoil: object) -> None:
+    spoil(model, engine_file.sidecar_path(model))  # type: ignore[operator]
+    done = _bot("eval", model)
+    assert done.returncode == 2
+    assert done.stderr.startswith("bot: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_package_that_is_not_installed_is_named(model: Path) -> None:
+    done = _bot("eval", model)
+    assert done.returncode == 1
+    assert done.stderr == "bot: tensorrt is not installed; pip install 'bot-deploy[tensorrt]'\n"
+
+
+def _bot(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_TENSORRT, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+# ---- opening, with a TensorRT that is a stand-in ----
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A machine with an sm89 GPU and TensorRT 10.13.2, which loads `engine`."""
+    gpu = Gpu()
+    here = SimpleNamespace(gpu=gpu, engine=Engine(gpu, (1, 2, 4), user_managed=True), loaded=[])
+
+    def runtime(logger: object) -> SimpleNamespace:
+        return SimpleNamespace(deserialize_cuda_engine=lambda data: here.loaded.append(data) or here.engine)
+
+    here.trt = SimpleNamespace(**vars(TENSORRT), Runtime=runtime)
+    here.logger = SimpleNamespace(errors=[])
+    monkeypatch.setattr(nvidia, "load", lambda package: (here.trt, here.logger))
+    monkeypatch.setattr(nvidia, "load_cuda", lambda: gpu)
+    return here
+
+
+def test_engine_that_fits_runs(model: Path, machine: SimpleNamespace) -> None:
+    opened = open_embedder(model)
+    assert isinstance(opened, Embedder)
+    assert opened.contract == CONTRACT
+    assert opened.backend == "tensorrt 10.13.2 sm89 fp16"
+    assert opened.batch == 4
+    assert machine.loaded == [b"an engine"]
+    np.testing.assert_array_equal(opened.run(crops(9)), embeddings(crops(9)))
+
+
+def test_other_version_is_refused_unloaded(model: Path, machine: SimpleNamespace) -> None:
+    machine.trt.__version__ = "10.13.3"
+    with pytest.raises(InputError, match=r"built with tensorrt 10\.13\.2, but 10\.13\.3 is installed; .*bot export"):
+        open_embedder(model)
+    assert not machine.loaded
+
+
+def test_other_gpu_is_refused_unloaded(model: Path, machine: SimpleNamespace) -> None:
+    engine_file.write(model, b"an engine", replace(SIDECAR, archs=("sm120",)))
+    with pytest.raises(InputError, match=r"built for sm120, but the GPU is sm89; .*--gpu-arch sm89"):
+        open_embedder(model)
+    assert not machine.loaded
+
+
+def test_no_gpu_is_a_failed_run_in_cudas_words(
+    model: Path, machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.gpu, "cudaGetDeviceCount", lambda: (Error(2), None))
+    with pytest.raises(RunError, match=r"no NVIDIA GPU .*out of memory"):
+        open_embedder(model)
+    assert not machine.loaded
+
+
+def test_engine_that_tensorrt_rejects_gives_its_words(model: Path, machine: SimpleNamespace) -> None:
+    machine.engine = None
+    machine.logger.errors.append("of an earlier one")
+    machine.trt.Runtime = lambda logger: SimpleNamespace(
+        deserialize_cuda_engine=lambda data: logger.errors.append("bad magic\nnumber")
+    )
+    with pytest.raises(InputError, match=r"cannot load it \(bad magic number\)"):
+        open_embedder(model)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("images", (-1, HEIGHT, 9, 3)), ("embeddings", (-1, DIM + 1))])
+def test_engine_that_does_not_keep_its_contract_is_refused(
+    model: Path, machine: SimpleNamespace, name: str, shape: tuple[int, ...]
+) -> None:
+    machine.engine.shapes[name] = shape
+    with pytest.raises(InputError, match="not what its contract says"):
+        open_embedder(model)

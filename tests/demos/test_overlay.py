@@ -1,0 +1,93 @@
+"""What is drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.fake_camera import BLUE, GREEN, GREY, RED, scene
+from PIL import Image
+
+from bot_deploy.demos.enrolment import Candidate
+from bot_deploy.demos.overlay import PAPER, STRANGER, STRIP, TROUBLE, colour_of, draw, label
+from bot_deploy.demos.recognition import Sighting
+
+BOX = (100.0, 60.0, 150.0, 210.0)
+
+
+@pytest.fixture
+def ann(tmp_path: Path) -> Candidate:
+    path = tmp_path / "ann.png"
+    Image.fromarray(np.full((128, 64, 3), GREEN, np.uint8)).save(path)
+    return Candidate("Ann", 0.8123, path)
+
+
+def test_a_name_of_two_lines_is_drawn_on_one(ann: Candidate) -> None:
+    draw(scene(), [Sighting(1, BOX, "match", ann._replace(name="Ann\nB."))], [])
+
+
+def test_labels(ann: Candidate) -> None:
+    assert label(Sighting(7, BOX, "match", ann)) == "Ann  0.81"
+    assert label(Sighting(7, BOX, "uncertain", ann)) == "Ann?  0.81"
+    assert label(Sighting(7, BOX, "no match", ann)) == "unknown  0.81"
+    assert label(Sighting(7, BOX, "no match", None)) == "unknown"
+
+
+def test_the_frame_stays_as_it_is_but_for_boxes_and_the_strip_stands_beside_it(ann: Candidate) -> None:
+    pixels = scene((RED, (100, 60, 150, 210)), (BLUE, (200, 60, 250, 210)))
+    before = pixels.copy()
+    picture = draw(pixels, [Sighting(1, BOX, "match", ann)], [ann])
+    np.testing.assert_array_equal(pixels, before)
+    assert picture.shape == (240, 320 + STRIP, 3)
+    assert picture.dtype == np.uint8
+    for x, y in ((100, 120), (150, 120), (120, 210)):
+        assert tuple(picture[y, x]) == colour_of("Ann")
+    inside = np.s_[64:206, 104:146]
+    np.testing.assert_array_equal(picture[inside], pixels[inside])
+    np.testing.assert_array_equal(picture[62:, 160:320], pixels[62:, 160:])  # below the label
+    assert ((picture[:, 320:] == GREEN).all(2)).sum() > 0.9 * 66 * 132  # her picture
+
+
+def test_strangers_are_framed_in_grey(ann: Candidate) -> None:
+    for decision in ("uncertain", "no match"):
+        picture = draw(scene(), [Sighting(1, BOX, decision, ann)], [])
+        assert tuple(picture[120, 100]) == STRANGER
+    assert (picture[:, 320:] == PAPER).all()
+
+
+def test_the_chosen_box_is_thicker(ann: Candidate) -> None:
+    sightings = [Sighting(number, BOX, "no match", ann) for number in (1,)]
+    thin, thick = (draw(scene(), sightings, [], chosen=chosen) for chosen in (None, 1))
+    assert tuple(thin[120, 104]) == (GREY,) * 3
+    assert tuple(thick[120, 104]) == STRANGER
+
+
+def test_trouble_and_status_are_lines_on_it() -> None:
+    picture = draw(scene(), [], [], status="all well", trouble="the camera is away")
+    assert tuple(picture[1, 1]) == TROUBLE
+    assert tuple(picture[238, 1]) == PAPER
+    assert (picture[1:25, :200] > 200).all(2).any()  # letters
+
+
+def test_a_label_stays_inside_the_frame(ann: Candidate) -> None:
+    """A box in the upper right corner: its label is moved, not cut."""
+    picture = draw(scene(), [Sighting(1, (300.0, 0.0, 319.0, 100.0), "match", ann)], [])
+    lettering = (picture[:22, :320] == colour_of("Ann")).all(2).any(0)
+    assert lettering[:300].any()
+    assert (picture[:, 320:] == PAPER).all()
+
+
+def test_as_many_as_there_is_room_for_and_a_lost_picture_is_grey(ann: Candidate, tmp_path: Path) -> None:
+    lost = Candidate("Bob", 0.5, tmp_path / "gone.png")
+    picture = draw(np.zeros((400, 300, 3), np.uint8), [], [ann, lost, ann, ann])
+    green = (picture[:, 300:] == GREEN).all(2).any(1)
+    assert green[:170].any()
+    assert not green[170:].any()
+    assert (picture[180:320, 300:] == 60).all(2).any()
+
+
+def test_names_have_colours_that_do_not_change() -> None:
+    assert colour_of("person-1") != colour_of("person-2")
+    assert colour_of("Ann") == colour_of("Ann")
+    assert colour_of("张伟") != PAPER

@@ -1,0 +1,275 @@
+"""`bot doctor`: each figure against a naive computation, and each warning about a model that deserves it."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from helpers.projection import CONTRACT, DIM, HEIGHT, WIDTH, effect, embedder, kinds, noise, project, save
+from PIL import Image
+
+from bot_deploy import images
+from bot_deploy.artifacts.contract import Contract
+from bot_deploy.doctor import corruptions, diagnose
+from bot_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from bot_deploy.embedder import Vectors
+    from bot_deploy.images import Pixels
+
+# ---- what-ifs, pixel by pixel ----
+
+
+def test_bgr() -> None:
+    crop = noise(0, HEIGHT, WIDTH)
+    got = corruptions.bgr(crop, CONTRACT)
+    for y in range(HEIGHT):
+        for x in range(WIDTH):
+            assert tuple(got[y, x]) == tuple(crop[y, x])[::-1]
+
+
+@pytest.mark.parametrize(
+    ("make", "reference"),
+    [
+        (corruptions.scaled, lambda v, m, s: int(v / 255)),
+        (corruptions.wrapped, lambda v, m, s: int((v / 255 - m) / s) % 256),
+        (corruptions.twice, lambda v, m, s: round(255 * min(1, max(0, (v / 255 - m) / s)))),
+        (corruptions.never, lambda v, m, s: round(255 * (m + s * v / 255))),
+    ],
+)
+def test_normalisation_mistakes(
+    make: Callable[[Pixels, Contract], Pixels], reference: Callable[[int, float, float], int]
+) -> None:
+    crop = noise(1, HEIGHT, WIDTH)
+    crop[0, 0] = 255
+    got = make(crop, CONTRACT)
+    assert got.dtype == np.uint8
+    for channel in range(3):
+        mean, std = CONTRACT.mean[channel], CONTRACT.std[channel]
+        expected = [reference(int(value), mean, std) for value in crop[..., channel].flat]
+        assert got[..., channel].reshape(-1).tolist() == expected
+
+
+def test_never_normalised_is_what_a_network_without_it_sees() -> None:
+    crop = noise(2, HEIGHT, WIDTH)
+    seen = (corruptions.never(crop, CONTRACT) / 255 - np.array(CONTRACT.mean)) / np.array(CONTRACT.std)
+    np.testing.assert_allclose(seen, crop / 255, atol=0.5 / 255 / min(CONTRACT.std) + 1e-9)
+
+
+@pytest.mark.parametrize("shape", [(40, 21), (16, 8), (9, 5), (200, 31), (17, 97)])
+def test_without_antialiasing_is_opencvs_linear(shape: tuple[int, int]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    crop = noise(3, *shape)
+    expected = cv2.resize(crop, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(corruptions.not_antialiased(crop, CONTRACT).astype(int) - expected).max() <= 1
+
+
+def test_kernels() -> None:
+    crop = noise(4, 2 * HEIGHT, 2 * WIDTH)
+    ways = {what.name: what.pixels(crop, CONTRACT) for what in corruptions.WHAT_IFS}
+    blocks = crop.reshape(HEIGHT, 2, WIDTH, 2, 3)
+    assert np.abs(ways["resized by area (box)"] - blocks.mean((1, 3))).max() <= 1  # rounded twice, once for each axis
+    np.testing.assert_array_equal(ways["resized by nearest"], blocks[:, 1, :, 1])
+    expected = Image.fromarray(crop).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(ways["resized by bicubic"], expected)
+
+
+def test_letterbox() -> None:
+    crop = np.full((16, 4, 3), 200, np.uint8)
+    got = corruptions.letterboxed(crop, CONTRACT)
+    assert got[..., 0].tolist() == [[0, 0, 200, 200, 200, 200, 0, 0]] * HEIGHT
+    wide = corruptions.letterboxed(np.full((8, 16, 3), 200, np.uint8), CONTRACT)
+    assert wide[:, 0, 0].tolist() == [0] * 6 + [200] * 4 + [0] * 6
+    assert corruptions.letterboxed(np.full((1, 500, 3), 9, np.uint8), CONTRACT).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_recompressed_halved_and_tighter() -> None:
+    crop = noise(5, HEIGHT, WIDTH)
+    stream = io.BytesIO()
+    Image.fromarray(crop).save(stream, "JPEG", quality=50)
+    np.testing.assert_array_equal(corruptions.recompressed(crop, CONTRACT), np.asarray(Image.open(stream)))
+    half = images.resize(crop, (HEIGHT // 2, WIDTH // 2))
+    np.testing.assert_array_equal(corruptions.halved(crop, CONTRACT), images.resize(half, (HEIGHT, WIDTH)))
+    np.testing.assert_array_equal(corruptions.tighter(crop, CONTRACT), images.resize(crop[1:15, 1:7], (HEIGHT, WIDTH)))
+
+
+@pytest.mark.parametrize("what", corruptions.WHAT_IFS, ids=lambda what: what.name)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 300), (3, 2), (33, 17)])
+def test_every_what_if_fits_the_model(what: corruptions.WhatIf, shape: tuple[int, int]) -> None:
+    pixels = what.pixels(noise(6, *shape), CONTRACT)
+    assert pixels.shape == (HEIGHT, WIDTH, 3)
+    assert pixels.dtype == np.uint8
+
+
+# ---- figures ----
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for seed in range(13):
+        save(tmp_path / "crops" / f"{seed:02d}.png", noise(seed, HEIGHT + 3 * (seed % 3), WIDTH + seed % 3))
+    return tmp_path / "crops"
+
+
+def cosine(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
+    dot = sum(float(x) * float(y) for x, y in zip(a, b, strict=True))
+    return dot / (sum(float(x) ** 2 for x in a) * sum(float(y) ** 2 for y in b)) ** 0.5
+
+
+def nearest_other(vectors: list[Vectors], row: int) -> int:
+    others = [other for other in range(len(vectors)) if other != row]
+    return max(others, key=lambda other: cosine(vectors[row], vectors[other]))
+
+
+def test_effects_are_the_naive_ones(folder: Path) -> None:
+    diagnosis = diagnose(embedder(), folder)
+    sources = [images.load(path) for path in sorted(folder.iterdir())]
+    inputs = [images.resize(source, (HEIGHT, WIDTH)) for source in sources]
+    right = [project(pixels[None])[0] for pixels in inputs]
+    assert diagnosis.crops == len(sources) == 13
+    for what in corruptions.WHAT_IFS:
+        fed = [what.pixels(source, CONTRACT) for source in sources]
+        wrong = [project(pixels[None])[0] for pixels in fed]
+        cosines = [cosine(a, b) for a, b in zip(right, wrong, strict=True)]
+        pairs = [cosine(wrong[a], wrong[b]) for a in range(13) for b in range(a)]
+        got = effect(diagnosis, what.name)
+        assert got.mean_cosine == pytest.approx(np.mean(cosines), abs=1e-6)
+        assert got.min_cosine == pytest.approx(min(cosines), abs=1e-6)
+        assert got.mean_similarity == pytest.approx(np.mean(pairs), abs=1e-6)
+        assert got.changed == pytest.approx(sum((a != b).any() for a, b in zip(fed, inputs, strict=True)) / 13)
+        if what.name != "as 0-1 cast to uint8":  # where all are equal, the nearest is a matter of rounding
+            moved = [nearest_other(right, row) != nearest_other(wrong, row) for row in range(13)]
+            assert got.nearest_changed == pytest.approx(np.mean(moved))
+    assert {what.name for what in corruptions.WHAT_IFS} == {one.name for one in diagnosis.effects}
+    order = [one.mean_cosine for one in diagnosis.effects]
+    assert order == sorted(order)
+    pairs = [cosine(right[a], right[b]) for a in range(13) for b in range(a)]
+    assert diagnosis.mean_similarity == pytest.approx(np.mean(pairs), abs=1e-6)
+
+
+def test_crops_of_the_models_size_are_not_resized(tmp_path: Path) -> None:
+    for seed in range(4):
+        save(tmp_path / f"{seed}.png", noise(seed, HEIGHT, WIDTH))
+    diagnosis = diagnose(embedder(), tmp_path)
+    bicubic = effect(diagnosis, "resized by bicubic")
+    assert (bicubic.changed, bicubic.nearest_changed) == (0, 0)
+    assert bicubic.mean_cosine == pytest.approx(1)
+    assert bicubic.sign not in diagnosis.table()
+    assert "no difference" in diagnosis.table()
+    assert effect(diagnosis, corruptions.BGR).changed == 1
+    assert effect(diagnosis, corruptions.BGR).sign in diagnosis.table()
+
+
+def test_at_most_count_crops_spread_evenly(folder: Path) -> None:
+    seen: list[Pixels] = []
+
+    def run(batch: Pixels) -> Vectors:
+        seen.extend(batch)
+        return project(batch)
+
+    assert diagnose(embedder(run, batch=100), folder, 4).crops == 4
+    paths = sorted(folder.iterdir())
+    expected = [images.load_resized(paths[row], (HEIGHT, WIDTH)) for row in (0, 4, 8, 12)]
+    np.testing.assert_array_equal(seen[:4], expected)
+
+
+def test_broken_files_are_left_out(folder: Path) -> None:
+    (folder / "05.png").write_bytes(b"no image")
+    diagnosis = diagnose(embedder(), folder)
+    assert diagnosis.crops == 12
+    assert [str(folder / "05.png") in str(error) for error in diagnosis.broken] == [True]
+
+
+def test_too_little_to_examine(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        diagnose(embedder(), tmp_path / "nowhere")
+    with pytest.raises(InputError, match="0 usable"):
+        diagnose(embedder(), tmp_path)
+    save(tmp_path / "a.png", noise(0))
+    with pytest.raises(InputError, match="1 usable"):
+        diagnose(embedder(), tmp_path)
+
+
+# ---- warnings about the model ----
+
+
+def test_nan(folder: Path) -> None:
+    def run(batch: Pixels) -> Vectors:
+        vectors = project(batch)
+        vectors[batch[:, 0, 0, 0] > 128] = np.nan
+        return vectors
+
+    diagnosis = diagnose(embedder(run), folder)
+    lost = sum(images.load_resized(path, (HEIGHT, WIDTH))[0, 0, 0] > 128 for path in folder.iterdir())
+    assert diagnosis.warnings[0].kind == "nan"
+    assert diagnosis.warnings[0].crops == lost > 0
+    text = json.dumps(diagnosis.to_dict(), allow_nan=False)
+    assert json.loads(text)["mean_similarity"] is None
+
+
+def test_norm(folder: Path) -> None:
+    diagnosis = diagnose(embedder(lambda batch: 3 * project(batch)), folder)
+    assert kinds(diagnosis) == ["norm"]
+    assert "length 3 to 3" in diagnosis.warnings[0].message
+    assert effect(diagnosis, corruptions.BGR) == dataclasses.replace(
+        effect(diagnose(embedder(), folder), corruptions.BGR),
+        **{
+            name: pytest.approx(getattr(effect(diagnosis, corruptions.BGR), name))
+            for name in ("mean_cosine", "min_cosine", "mean_similarity")
+        },
+    )
+
+
+def test_vectors_of_length_zero(folder: Path) -> None:
+    diagnosis = diagnose(embedder(lambda batch: np.zeros((len(batch), DIM), np.float32)), folder)
+    assert kinds(diagnosis) == ["norm"]
+
+
+def test_batch(folder: Path) -> None:
+    def run(batch: Pixels) -> Vectors:
+        vectors = project(batch) + project(batch).mean(0)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    assert kinds(diagnose(embedder(run), folder)) == ["batch"]
+    assert kinds(diagnose(embedder(run, batch=1), folder)) == []  # which is the remedy
+
+
+def test_collapse(folder: Path) -> None:
+    def run(batch: Pixels) -> Vectors:
+        vectors = project(batch) * 0.05 + np.eye(DIM, dtype=np.float32)[0]
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    diagnosis = diagnose(embedder(run), folder)
+    assert kinds(diagnosis) == ["collapse"]
+    assert diagnosis.mean_similarity > 0.99
+
+
+def colourful(count: int, *, telling: int) -> list[Pixels]:
+    """Crops that are close to their mirror image in the colour `telling`, and hardly in the others."""
+    made = []
+    for seed in range(count):
+        random = np.random.default_rng(seed)
+        crop = random.integers(0, 256, (HEIGHT, WIDTH, 3))
+        crop = (4 * crop + crop[:, ::-1]) // 5
+        crop[..., telling] = (crop[..., telling] + crop[:, ::-1, telling]) // 2
+        made.append(crop.astype(np.uint8))
+    return made
+
+
+@pytest.mark.parametrize(("telling", "count", "expected"), [(2, 70, ["swapped"]), (0, 70, []), (2, 40, [])])
+def test_swapped(tmp_path: Path, telling: int, count: int, expected: list[str]) -> None:
+    def red(batch: Pixels) -> Vectors:
+        vectors = batch[..., 0].reshape(len(batch), -1) - 127.0
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+    for number, crop in enumerate(colourful(count, telling=telling)):
+        save(tmp_path / f"{number}.png", crop)
+    assert kinds(diagnose(embedder(red), tmp_path)) == expected

@@ -1,0 +1,484 @@
+"""Other toolkits' checkpoints: each layout written from scratch, and its embeddings against a plain forward pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from helpers.toolkits import (
+    IMAGENET,
+    MOBILE,
+    SIZE,
+    State,
+    authors,
+    embedded,
+    expected,
+    fastreid,
+    mobilenet,
+    necked,
+    pictures,
+    prefixed,
+    resnet,
+    torchreid,
+)
+
+from bot_deploy import open_embedder
+from bot_deploy.artifacts import checkpoint
+from bot_deploy.choices import TOOLKITS
+from bot_deploy.commands import importer
+from bot_deploy.commands.export import export
+from bot_deploy.errors import InputError
+from bot_deploy.export.importers.checkpoint import import_checkpoint
+from bot_deploy.export.importers.key_layouts import LAYOUTS
+
+MOBILE += [(6, 96, 1)] * 3 + [(6, 160, 2), *[(6, 160, 1)] * 2, (6, 320, 1)]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def stored(content: Any, folder: Path) -> Path:
+    torch.save(content, folder / "theirs.pth")
+    return folder / "theirs.pth"
+
+
+PIXELS = {"mean": (120 / 255, 110 / 255, 100 / 255), "std": (60 / 255, 55 / 255, 50 / 255)}
+UNPADDED = {"padded": False, **PIXELS}
+# kind, backbone, its name here, file, neck's keys, how it computes, stem and last stride recorded
+CASES = {
+    "authors": ("reid-strong-baseline", resnet, "resnet18", authors, "bottleneck", {"relu": False}, "no-relu", 1),
+    "fast-reid": ("fast-reid", resnet, "resnet18", fastreid, "heads.bottleneck.0", UNPADDED, "unpadded-pool", 1),
+    "fast-reid, 2020": (
+        "fast-reid",
+        resnet,
+        "resnet18",
+        lambda backbone: fastreid(backbone, neck="heads.bnneck", classifier="heads.classifier.weight"),
+        "heads.bnneck",
+        PIXELS,
+        "torchvision",
+        1,
+    ),
+    "fast-reid, IBN": (
+        "fast-reid",
+        lambda: resnet(ibn=True),
+        "resnet18_ibn_a",
+        lambda backbone: fastreid(backbone, classifier="heads.classifier.weight"),
+        "heads.bottleneck.0",
+        UNPADDED,
+        "unpadded-pool",
+        1,
+    ),
+    "fast-reid, MobileNetV2": (
+        "fast-reid",
+        mobilenet,
+        "mobilenet_v2",
+        lambda backbone: fastreid(backbone, 1280),
+        "heads.bottleneck.0",
+        PIXELS,
+        "torchvision",
+        2,
+    ),
+    "torchreid": ("torchreid", resnet, "resnet18", torchreid, None, {"last_stride": 2}, "torchvision", 2),
+    "torchreid, IBN": (
+        "torchreid",
+        lambda: resnet(ibn=True),
+        "resnet18_ibn_a",
+        torchreid,
+        None,
+        {"last_stride": 2},
+        "torchvision",
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_layout_embeds_as_its_toolkit_does(case: str, tmp_path: Path) -> None:
+    kind, make, arch, written, prefix, how, stem, last_stride = CASES[case]
+    backbone = make()
+    theirs = written(backbone)
+    done = import_checkpoint(stored(theirs, tmp_path), **SIZE)
+    saved = done.checkpoint
+    assert done.layout == kind
+    assert (saved.contract.arch, saved.stem, saved.last_stride, saved.num_ids) == (arch, stem, last_stride, 9)
+    assert (saved.neck, saved.contract.feature) == (("bnneck", "fi") if prefix else ("none", "ft"))
+    assert saved.contract.size == (32, 16)
+    assert saved.contract.mean == pytest.approx(how.get("mean", IMAGENET[0]))
+    assert saved.contract.std == pytest.approx(how.get("std", IMAGENET[1]))
+
+    images = pictures()
+    neck = necked(theirs, prefix) if prefix else None
+    vectors = embedded(saved, images)
+    torch.testing.assert_close(vectors, expected(images, backbone, neck, **how), atol=2e-5, rtol=1e-4)
+    assert float((vectors @ vectors.T).fill_diagonal_(0).max()) < 0.999  # the images are told apart
+    if arch != "mobilenet_v2":  # and every one of the settings is felt
+        for change in ({"relu": stem == "no-relu"}, {"padded": stem == "unpadded-pool"}):
+            assert not torch.allclose(vectors, expected(images, backbone, neck, **{**how, **change}), atol=1e-3)
+
+    again = import_checkpoint(tmp_path / "theirs.pth", kind, **SIZE).checkpoint
+    assert again.contract == saved.contract
+
+
+def test_a_resnet50_with_ibn_of_the_authors(tmp_path: Path) -> None:
+    # Theirs has the ReLU, and an ImageNet classifier that nothing runs.
+    backbone = resnet(50, ibn=True)
+    unused = {"base.fc.weight": torch.zeros(10, 2048), "base.fc.bias": torch.zeros(10)}
+    theirs = authors(backbone, 2048)
+    done = import_checkpoint(stored({**theirs, **unused}, tmp_path), **SIZE)
+    assert (done.checkpoint.contract.arch, done.checkpoint.stem) == ("resnet50_ibn_a", "torchvision")
+    assert done.unused == tuple(unused)
+    images = pictures()
+    actual = embedded(done.checkpoint, images)
+    torch.testing.assert_close(actual, expected(images, backbone, necked(theirs, "bottleneck")), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_wrapped_parallel_and_half_precision_files(wrapper: str | None, parallel: bool, tmp_path: Path) -> None:
+    state = authors(resnet())
+    plain = import_checkpoint(stored(state, tmp_path), **SIZE).checkpoint
+    content: Any = prefixed("module.", state) if parallel else state
+    if wrapper:
+        content = {"epoch": 3, wrapper: content, "optimizer": {"lr": 0.1}}
+    assert import_checkpoint(stored(content, tmp_path), **SIZE).checkpoint.contract == plain.contract
+    half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    loaded = import_checkpoint(stored(half, tmp_path), **SIZE).checkpoint
+    assert {value.dtype for value in loaded.state.values()} == {torch.float32, torch.int64}
+    torch.testing.assert_close(embedded(loaded, pictures()), embedded(plain, pictures()), atol=2e-3, rtol=0)
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    save_file = pytest.importorskip("safetensors.torch", reason="safetensors is not installed").save_file
+    state = torchreid(resnet())
+    save_file(state, tmp_path / "theirs.safetensors")
+    loaded, plain = (
+        import_checkpoint(file, **SIZE) for file in (tmp_path / "theirs.safetensors", stored(state, tmp_path))
+    )
+    assert loaded.checkpoint.contract == plain.checkpoint.contract
+
+
+@pytest.mark.parametrize("written", [authors, fastreid])
+def test_a_model_of_bgr_images_takes_rgb(written: Any, tmp_path: Path) -> None:
+    backbone = resnet()
+    theirs = written(backbone)
+    neck = necked(theirs, "bottleneck" if written is authors else "heads.bottleneck.0")
+    how = {"relu": False} if written is authors else UNPADDED
+    done = import_checkpoint(stored(theirs, tmp_path), **SIZE, bgr=True).checkpoint
+    assert done.contract.color == "RGB"
+    rgb = pictures()
+    bgr = rgb.flip(3)
+    torch.testing.assert_close(embedded(done, rgb), expected(bgr, backbone, neck, **how), atol=2e-5, rtol=1e-4)
+    assert not torch.allclose(embedded(done, rgb), expected(rgb, backbone, neck, **how), atol=1e-3)
+
+
+def test_what_weights_do_not_tell_can_be_told(tmp_path: Path) -> None:
+    backbone = resnet()
+    theirs = fastreid(backbone)
+    path = stored(theirs, tmp_path)
+    default = import_checkpoint(path, **SIZE)
+    assert default.assumed == ("stem unpadded-pool (--stem)", "last stride 1 (--last-stride)")
+    told = import_checkpoint(path, **SIZE, last_stride=2, stem="no-relu", feature="ft")
+    assert told.assumed == ()
+    actual = embedded(told.checkpoint, pictures())
+    how = {"relu": False, "last_stride": 2, **PIXELS}
+    torch.testing.assert_close(actual, expected(pictures(), backbone, None, **how), atol=2e-5, rtol=1e-4)
+
+
+def test_other_settings_are_another_model(tmp_path: Path) -> None:
+    path = stored(authors(resnet()), tmp_path)
+    options: list[dict[str, Any]] = [{}, {"last_stride": 2}, {"stem": "torchvision"}, {"feature": "ft"}, {"bgr": True}]
+    prints = {import_checkpoint(path, **SIZE, **option).checkpoint.contract.fingerprint for option in options}
+    assert len(prints) == len(options)
+
+
+def test_the_classifier_is_kept(tmp_path: Path) -> None:
+    for written, key in ((authors, "classifier.weight"), (fastreid, "heads.weight"), (torchreid, "classifier.weight")):
+        theirs = written(resnet())
+        saved = import_checkpoint(stored(theirs, tmp_path), **SIZE).checkpoint
+        assert torch.equal(saved.state["classifier.weight"], theirs[key])
+        assert ("classifier.bias" in saved.state) == (written is torchreid)
+
+
+@pytest.mark.parametrize("classes", [None, 0])
+def test_without_a_classifier_it_embeds_all_the_same(classes: int | None, tmp_path: Path) -> None:
+    theirs = fastreid(resnet())
+    whole = import_checkpoint(stored(theirs, tmp_path), **SIZE).checkpoint
+    del theirs["heads.weight"]
+    if classes is not None:
+        theirs["heads.weight"] = torch.zeros(classes, 512)
+    done = import_checkpoint(stored(theirs, tmp_path), **SIZE)
+    assert done.checkpoint.num_ids == 1
+    assert not done.checkpoint.state["classifier.weight"].any()
+    assert "1 identity, as there is no classifier" in done.assumed
+    assert done.checkpoint.contract == whole.contract
+
+
+def test_authors_without_a_neck(tmp_path: Path) -> None:
+    backbone = resnet()
+    theirs = {k: v for k, v in authors(backbone).items() if not k.startswith("bottleneck.")}
+    path = stored({**theirs, "classifier.bias": torch.ones(9)}, tmp_path)
+    saved = import_checkpoint(path, **SIZE).checkpoint
+    assert (saved.neck, saved.contract.feature) == ("none", "ft")
+    assert saved.state["classifier.bias"].tolist() == [1] * 9
+    images = pictures()
+    torch.testing.assert_close(
+        embedded(saved, images), expected(images, backbone, None, relu=False), atol=2e-5, rtol=1e-4
+    )
+    with pytest.raises(InputError, match=r"theirs\.pth: it has no neck.*--feature ft"):
+        import_checkpoint(path, feature="fi")
+
+
+def test_training_leftovers_are_named_and_counters_need_not_be_there(tmp_path: Path) -> None:
+    state = fastreid(resnet(), classifier="heads.classifier.weight")
+    plain = import_checkpoint(stored(state, tmp_path), **SIZE)
+    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    extra = {"heads.classifier.t": torch.zeros(1), "heads.classifier.bias": torch.zeros(9)}
+    done = import_checkpoint(stored({**state, **extra}, tmp_path), **SIZE)
+    assert set(done.unused) == set(extra)
+    torch.testing.assert_close(
+        embedded(done.checkpoint, pictures()), embedded(plain.checkpoint, pictures()), atol=0, rtol=0
+    )
+
+
+def test_without_pixel_mean_the_normalisation_is_imagenets_and_said(tmp_path: Path) -> None:
+    state = {key: value for key, value in fastreid(resnet()).items() if not key.startswith("pixel_")}
+    done = import_checkpoint(stored(state, tmp_path), **SIZE)
+    assert (done.checkpoint.contract.mean, done.checkpoint.contract.std) == IMAGENET
+    assert "the normalisation of ImageNet" in done.assumed
+
+
+def small(*keys: str) -> State:
+    return {key: torch.zeros(1) for key in keys}
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (small("backbone.conv1.weight", "backbone.NL_2.0.g.weight"), r"non-local.*NL_2\.0\.g\.weight"),
+        (small("backbone.conv1.weight", "heads.pool_layer.p"), r"generalised-mean pooling.*heads\.pool_layer\.p"),
+        (small("backbone.conv1.weight", "heads.bottleneck.1.weight"), r"reduced length.*heads\.bottleneck\.1\.weight"),
+        (small("backbone.layer1.0.se.fc.0.weight"), r"squeeze-and-excitation.*se\.fc"),
+        (small("base.layer1.0.se_module.fc1.weight"), r"squeeze-and-excitation.*se_module"),
+        (small("conv1.weight", "fc.0.weight", "fc.1.running_mean"), r"resnet50_fc512.*fc\.0\.weight"),
+        (small("conv1.weight", "layer1.2.IN.weight"), r"IBN-b.*layer1\.2\.IN\.weight"),
+        (small("conv1.conv.weight", "conv2.0.conv1.weight"), r"OSNet.*conv1\.conv\.weight"),
+        (small("backbone.conv1.conv.weight"), r"OSNet.*backbone\.conv1\.conv\.weight"),
+        (small("backbone.patch_embed.proj.weight"), r"vision transformer.*patch_embed"),
+        (small("backbone.conv1.0.weight"), r"backbone cannot be imported: conv1\.0\.weight; convertible: ResNet-18"),
+        (small("encoder.weight", "decoder.weight"), r"no layout known here: encoder\.weight, decoder\.weight"),
+        ({}, r"no layout known here: none"),
+        ({"epoch": 3, "net": {}}, r"epoch is a int, not a tensor.*under model or state_dict"),
+    ],
+)
+def test_other_networks_and_layouts_are_refused_by_name(state: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"theirs\.pth: .*{words}"):
+        import_checkpoint(stored(state, tmp_path))
+
+
+def test_a_resnet152_is_refused_by_its_blocks(tmp_path: Path) -> None:
+    keys = [
+        f"layer{n}.{block}.conv{c}.weight"
+        for n, count in enumerate((3, 8, 36, 3), 1)
+        for block in range(count)
+        for c in (1, 3)
+    ]
+    with pytest.raises(InputError, match=r"a ResNet of 3\+8\+36\+3 blocks; convertible"):
+        import_checkpoint(stored(small("conv1.weight", *keys), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.update(small("base.layer1.0.extra")), r"left over: base\.layer1\.0\.extra$"),
+        (lambda s: s.update(small("centers")), r"left over: centers$"),
+        (lambda s: s.pop("base.layer3.1.bn2.running_var"), r"missing: backbone\.layer3\.1\.bn2\.running_var$"),
+        (lambda s: s.pop("bottleneck.running_mean"), r"missing: neck\.running_mean$"),
+        (
+            lambda s: s.update({"base.conv1.weight": torch.zeros(64, 1, 7, 7)}),
+            r"of another shape: base\.conv1\.weight \[64, 1, 7, 7\] instead of \[64, 3, 7, 7\]$",
+        ),
+        (
+            lambda s: s.update({"classifier.weight": torch.zeros(9, 64)}),
+            r"of another shape: classifier\.weight \[9, 64\]",
+        ),
+    ],
+)
+def test_no_weight_is_ignored(change: Any, words: str, tmp_path: Path) -> None:
+    state = authors(resnet())
+    change(state)
+    with pytest.raises(InputError, match=rf"theirs\.pth: its weights are not those of a resnet18; {words}"):
+        import_checkpoint(stored(state, tmp_path))
+
+
+def test_two_classifiers_are_one_too_many(tmp_path: Path) -> None:
+    state = {**torchreid(resnet()), "fc.weight": torch.zeros(9, 512)}
+    with pytest.raises(InputError, match=r"left over: fc\.weight$"):
+        import_checkpoint(stored(state, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "pixels", [{"pixel_mean": torch.ones(3)}, {"pixel_mean": torch.ones(3), "pixel_std": torch.zeros(3)}]
+)
+def test_a_useless_normalisation_is_refused(pixels: State, tmp_path: Path) -> None:
+    state = {key: value for key, value in fastreid(resnet()).items() if not key.startswith("pixel_")}
+    with pytest.raises(InputError, match="pixel_mean and pixel_std"):
+        import_checkpoint(stored({**state, **pixels}, tmp_path))
+
+
+def test_the_wrong_toolkit_is_refused(tmp_path: Path) -> None:
+    path = stored(authors(resnet()), tmp_path)
+    with pytest.raises(InputError, match=r"none of its keys is fast-reid's: base\.conv1\.weight"):
+        import_checkpoint(path, "fast-reid")
+    with pytest.raises(InputError, match=r"backbone cannot be imported: base\."):
+        import_checkpoint(path, "torchreid")
+    with pytest.raises(InputError, match="choose from auto, reid-strong-baseline, fast-reid, torchreid"):
+        import_checkpoint(path, "keras")
+
+
+def test_our_own_checkpoint_needs_no_import(checkpoint_file: Path) -> None:
+    with pytest.raises(InputError, match=r"model\.pt: is a checkpoint of bot_deploy already"):
+        import_checkpoint(checkpoint_file)
+
+
+class Touch:
+    """A pickle that writes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.path,)
+
+
+def remedy(error: pytest.ExceptionInfo[InputError]) -> str:
+    return "import torch; " + str(error.value).partition("is installed: ")[2]
+
+
+def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    path = stored({"state_dict": authors(resnet()), "extra": Touch(tmp_path / "ran")}, tmp_path)
+    with pytest.raises(InputError, match=r"theirs\.pth: .*could run code; it is refused\. If you trust it, save its"):
+        import_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_remedy_for_a_numpy_number_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As torchreid writes them: the rank-1 beside the weights is a number of NumPy's.
+    theirs = torchreid(resnet())
+    path = stored({"state_dict": theirs, "epoch": 60, "rank1": np.float64(0.9)}, tmp_path)
+    with pytest.raises(InputError, match="weights_only=False") as refused:
+        import_checkpoint(path)
+    monkeypatch.chdir(tmp_path)
+    exec(remedy(refused), {})
+    saved = import_checkpoint(tmp_path / "weights.pth", **SIZE).checkpoint
+    assert torch.equal(saved.state["backbone.conv1.weight"], theirs["conv1.weight"])
+
+
+def test_the_remedy_for_a_whole_network_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As the authors write them; here with a network that pickle can name.
+    from torchvision import models
+
+    network = models.resnet18(weights=None)
+    path = stored(network, tmp_path)
+    with pytest.raises(InputError, match="could run code") as refused:
+        import_checkpoint(path)
+    monkeypatch.chdir(tmp_path)
+    exec(remedy(refused), {})
+    saved = import_checkpoint(tmp_path / "weights.pth", **SIZE).checkpoint
+    assert saved.num_ids == 1000
+    assert torch.equal(saved.state["backbone.conv1.weight"], network.conv1.weight)
+
+
+def test_no_such_file_and_damaged_ones(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.pth: no such file"):
+        import_checkpoint(tmp_path / "absent.pth")
+    (tmp_path / "odd.pth").write_bytes(b"no weights")
+    with pytest.raises(InputError, match=r"odd\.pth: "):
+        import_checkpoint(tmp_path / "odd.pth")
+
+
+def test_the_stem_travels_and_older_checkpoints_have_torchvisions(tmp_path: Path) -> None:
+    saved = import_checkpoint(stored(authors(resnet()), tmp_path), **SIZE).checkpoint
+    checkpoint.save(tmp_path / "model.pt", saved)
+    loaded = checkpoint.load(tmp_path / "model.pt")
+    assert (loaded.stem, loaded.contract) == ("no-relu", saved.contract)
+    torch.testing.assert_close(embedded(loaded, pictures()), embedded(saved, pictures()), atol=0, rtol=0)
+    fields = torch.load(tmp_path / "model.pt", weights_only=True)
+    del fields["stem"]
+    torch.save(fields, tmp_path / "model.pt")
+    older = checkpoint.load(tmp_path / "model.pt")
+    assert older.stem == "torchvision"
+    actual, wanted = embedded(older, pictures()), embedded(dataclasses.replace(saved, stem="torchvision"), pictures())
+    torch.testing.assert_close(actual, wanted, atol=0, rtol=0)
+
+
+def test_every_toolkit_of_the_choices_has_a_layout() -> None:
+    assert tuple(LAYOUTS) == TOOLKITS
+
+
+def test_the_command_says_what_it_read_and_what_it_assumed(tmp_path: Path) -> None:
+    path = stored(fastreid(resnet(), classifier="heads.classifier.weight") | small("heads.classifier.t"), tmp_path)
+    out = tmp_path / "new" / "model.pt"
+    done = CliRunner().invoke(importer.import_, [str(path), "--out", str(out), "--height", "32", "--width", "16"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout == ""
+    assert "fast-reid: resnet18, 9 identities, BNNeck, feature fi" in done.stderr
+    assert "last stride 1 (--last-stride)" in done.stderr
+    assert "images of 32x16" in done.stderr
+    assert "left out, as only training needs it: heads.classifier.t" in done.stderr
+    assert checkpoint.load(out).contract.size == (32, 16)
+
+
+@pytest.mark.parametrize(
+    ("out", "words"), [("model.onnx", r"model\.onnx: checkpoints end in \.pt"), ("theirs.pt", "the file to import")]
+)
+def test_the_command_refuses_a_useless_out(out: str, words: str, tmp_path: Path) -> None:
+    torch.save(small("conv1.weight"), tmp_path / "theirs.pt")
+    before = (tmp_path / "theirs.pt").read_bytes()
+    done = CliRunner().invoke(importer.import_, [str(tmp_path / "theirs.pt"), "--out", str(tmp_path / out)])
+    assert isinstance(done.exception, InputError)
+    with pytest.raises(InputError, match=words):
+        raise done.exception
+    assert (tmp_path / "theirs.pt").read_bytes() == before
+
+
+def test_an_error_is_one_line(tmp_path: Path) -> None:
+    path = stored({"state_dict": {}, "rank1": np.float64(0.5)}, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "bot_deploy", "import", str(path), "--out", str(tmp_path / "model.pt")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"bot: {path}: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_from_import_to_a_verified_export(people: Path, tmp_path: Path) -> None:
+    _, make, _, written, prefix, how, _, _ = CASES["fast-reid, IBN"]
+    backbone = make()
+    theirs = written(backbone)
+    sized = ["--height", "32", "--width", "16"]
+    done = CliRunner().invoke(
+        importer.import_, [str(stored(theirs, tmp_path)), "--out", str(tmp_path / "model.pt"), *sized]
+    )
+    assert done.exit_code == 0, done.output
+    words = [str(tmp_path / "model.pt"), "--data", str(people), "--out", str(tmp_path / "out"), "--json"]
+    exported = CliRunner().invoke(export, words)
+    assert exported.exit_code == 0, exported.output
+    assert json.loads(exported.stdout)
+    embedder = open_embedder(tmp_path / "out" / "model.onnx")
+    assert embedder.contract.mean == pytest.approx(how.get("mean", IMAGENET[0]))
+    wanted = expected(pictures(), backbone, necked(theirs, prefix), **how).numpy()
+    np.testing.assert_allclose(embedder.run(pictures().numpy()), wanted, atol=2e-5)

@@ -1,0 +1,228 @@
+"""A folder of crops and the gallery that mirrors it: what is embedded again, and what is known of each file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.crowds import DIM, HEIGHT, WIDTH, Counting, check_like_naive, contract, draw, opened, project, unit
+
+from bot_deploy import gallery as galleries
+from bot_deploy import images
+from bot_deploy.embedder import Embedder
+from bot_deploy.errors import InputError
+from bot_deploy.gallery import indexing
+from bot_deploy.gallery.names import read_table
+from bot_deploy.matching.match import match
+
+
+def check_mirrors(gallery: Any, root: Path) -> None:
+    """Every image below `root` is there with its vector, nothing else, and searches say so."""
+    rows, vectors = [], []
+    known = {root / row.path: row for row in gallery.rows()}
+    for path in images.find(root):
+        rows.append(known[path])
+        vectors.append(np.zeros(DIM) if rows[-1].error else project(images.load_resized(path, (HEIGHT, WIDTH))))
+    assert len(rows) == len(known)
+    for query in unit(np.random.default_rng(3), 2):
+        check_like_naive(gallery, rows, np.asarray(vectors, np.float32), query, len(rows))
+
+
+def test_only_what_is_new_or_changed_is_embedded(
+    address: str, crops: Path, embedder: Embedder, model: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "BATCH", 50)
+    read: list[Path] = []
+    digest = indexing.digest
+    monkeypatch.setattr(indexing, "digest", lambda path: (read.append(path), digest(path))[1])
+    with opened(address, root=crops) as gallery:
+
+        def update() -> tuple[int, int, int, int, int]:
+            done = galleries.update(gallery, crops, embedder)
+            check_mirrors(gallery, crops)
+            return done.new, done.changed, done.vanished, done.unchanged, model.since()
+
+        assert update() == (120, 0, 0, 0, 120)
+        read.clear()
+        assert update() == (0, 0, 0, 120, 0)
+        assert read == []  # sizes and times suffice
+        for number in range(10):
+            draw(crops / "late" / f"{number}.bmp", 1000 + number)
+        assert update() == (10, 0, 0, 120, 10)
+        files = images.find(crops)
+        # Touched, but the same: read once, embedded never.
+        os.utime(files[0], ns=(1, 1))
+        read.clear()
+        assert update() == (0, 0, 0, 130, 0)
+        assert read == [files[0]]
+        read.clear()
+        assert update() == (0, 0, 0, 130, 0)
+        assert read == []
+        # Another picture of the same size in bytes, and one of another size.
+        size = files[1].stat().st_size
+        draw(files[1], 2000)
+        os.utime(files[1], ns=(1, 1))
+        assert files[1].stat().st_size == size
+        shutil.copy(draw(crops / "x.png", 2001), files[2])
+        (crops / "x.png").unlink()
+        assert update() == (0, 2, 0, 128, 2)
+        # Gone, and under another name.
+        files[3].unlink()
+        files[4].rename(crops / "moved.bmp")
+        assert update() == (1, 0, 2, 128, 1)
+        # All of it elsewhere.
+        elsewhere = shutil.copytree(crops, crops.parent / "elsewhere")
+        shutil.rmtree(crops)
+        crops = elsewhere
+        assert update() == (0, 0, 0, 129, 0)
+        assert gallery.root == elsewhere
+        # Nothing there is no reason to forget everybody.
+        (crops.parent / "empty").mkdir()
+        with pytest.raises(InputError, match="0 image files, none usable"):
+            galleries.update(gallery, crops.parent / "empty", embedder)
+        assert len(gallery) == 129
+
+
+def test_broken_files_are_remembered_until_they_change(
+    address: str, crops: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = images.find(crops)
+    for file in files[:3]:
+        file.write_bytes(b"no picture")
+    (crops / "nowhere.jpg").symlink_to("missing")
+    decoded: list[Path] = []
+    load = images.load
+    monkeypatch.setattr(images, "load", lambda path: (decoded.append(path), load(path))[1])
+    with opened(address, root=crops) as gallery:
+        galleries.update(gallery, crops, embedder)
+        assert len(gallery) == 117
+        assert [row.path for row in gallery.broken()] == [
+            *(file.relative_to(crops).as_posix() for file in files[:3]),
+            "nowhere.jpg",
+        ]
+        assert gallery.broken()[0].error == "not a JPEG, PNG, WebP or BMP image"
+        decoded.clear()
+        galleries.update(gallery, crops, embedder)
+        assert decoded == []
+        draw(files[0], 7)
+        files[1].unlink()
+        galleries.update(gallery, crops, embedder)
+        assert decoded == [files[0]]
+        assert len(gallery) == 118
+        assert [row.path for row in gallery.broken()] == [files[2].relative_to(crops).as_posix(), "nowhere.jpg"]
+
+
+def test_metadata_goes_before_names_and_is_kept(address: str, crops: Path, embedder: Embedder, model: Counting) -> None:
+    first, second, third = (file.relative_to(crops).as_posix() for file in images.find(crops)[:3])
+    table = crops.parent / "people.csv"
+    table.write_text(f"path,identity,camera,time,note\n{first},alice,12,2026-01-31T12:00:00+01:00,x\n./{second},,3,,\n")
+
+    def known(gallery: Any, path: str) -> tuple[Any, ...]:
+        return next((row.identity, row.camera, row.time) for row in gallery.rows() if row.path == path)
+
+    with opened(address, root=crops) as gallery:
+        galleries.update(gallery, crops, embedder)
+        assert known(gallery, first) == ("0000", 0, 0)
+        assert known(gallery, second) == ("0003", 3, 30)
+        model.since()
+        galleries.update(gallery, crops, embedder, read_table(table))
+        assert known(gallery, first) == ("alice", 12, 1769857200)
+        assert known(gallery, second) == ("0003", 3, 30)
+        assert known(gallery, third) == ("0006", 2, 60)
+        # Also where the picture changes, and no table is given.
+        draw(crops / first, 77)
+        os.utime(crops / first, ns=(1, 1))
+        galleries.update(gallery, crops, embedder)
+        assert model.since() == 1
+        assert known(gallery, first) == ("alice", 12, 1769857200)
+        query = project(images.load(crops / first))
+        assert [one.row.path for one in gallery.search(query, 5, cameras=[12])] == [first]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "needs the column path"),
+        ("path\na.jpg\n", "needs the column path, and any of"),
+        ("path,camera\na.jpg,one\n", "line 2: give path"),
+        ("path,camera\na.jpg,1\n,1\n", "line 3: give path"),
+        ("path,time\na.jpg,noon\n", "line 2: .* a time as a number or 2026"),
+        ("path,identity\nb/c.jpg,x\n", "about none of its files; their first path is b/c.jpg"),
+    ],
+)
+def test_metadata_that_cannot_be_used(text: str, message: str, crops: Path, embedder: Embedder, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with (
+        opened(str(tmp_path / "x.gallery"), root=crops) as gallery,
+        pytest.raises(InputError, match=message),
+    ):
+        galleries.update(gallery, crops, embedder, read_table(tmp_path / "t.csv"))
+
+
+def test_scan_finds_what_find_finds(crops: Path) -> None:
+    for name in (".hidden/a.bmp", "0/.b.bmp", "0/c.txt", "deep/er/d.PNG", "e.jpg/f.bmp"):
+        draw(crops / "x.bmp", 1)
+        (crops / name).parent.mkdir(parents=True, exist_ok=True)
+        (crops / "x.bmp").rename(crops / name)
+    (crops / "linked").symlink_to(crops / "0")
+    (crops / "link.bmp").symlink_to(crops / "nothing")
+    found = indexing.scan(crops)
+    assert sorted(found) == sorted(path.relative_to(crops).as_posix() for path in images.find(crops))
+    for path, (size, mtime) in found.items():
+        if path != "link.bmp":
+            assert (size, mtime) == ((crops / path).stat().st_size, (crops / path).stat().st_mtime_ns)
+
+
+def test_a_name_that_is_no_text(address: str, crops: Path, embedder: Embedder) -> None:
+    odd = crops / os.fsdecode(b"caf\xe9.bmp")
+    try:
+        images.find(crops)[0].rename(odd)
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 only")
+    with opened(address, root=crops) as gallery:
+        galleries.update(gallery, crops, embedder)
+        assert match(odd, gallery, embedder, 1).matches[0].path == odd
+
+
+def test_an_index_of_a_folder_keeps_itself(
+    crops: Path, embedder: Embedder, model: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = sorted(crops.rglob("*"))
+    for expected in (120, 0):
+        gallery, done = galleries.of_folder(crops, embedder)
+        with gallery:
+            assert match(images.find(crops)[5], gallery, embedder, 1).matches[0].path == images.find(crops)[5]
+        assert (done.new, model.since() - 1) == (expected, expected)
+    monkeypatch.chdir(crops.parent)
+    gallery, done = galleries.of_folder(Path(crops.name), embedder)  # the same under another name
+    gallery.close()
+    assert done.unchanged == 120
+    assert gallery.root == Path(crops.name)
+    gallery, done = galleries.of_folder(crops, Embedder(contract(feature="ft"), "another", model))
+    gallery.close()
+    assert done.new == 120
+    assert sorted(crops.rglob("*")) == before
+    kept = sorted((tmp_path / "cache" / "bot-deploy" / galleries.CACHE).iterdir())
+    assert len(kept) == 2
+    # What nobody asked for in months makes room when another is made.
+    os.utime(kept[0], (1, 1))
+    gallery, _ = galleries.of_folder(shutil.copytree(crops, tmp_path / "others"), embedder)
+    gallery.close()
+    assert not kept[0].exists()
+    assert kept[1].exists()
+
+
+def test_without_a_cache_there_is_an_answer_all_the_same(
+    crops: Path, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    gallery, done = galleries.of_folder(crops, embedder)
+    with gallery:
+        assert done.new == len(gallery) == 120
+    assert "not kept for the next time" in caplog.text

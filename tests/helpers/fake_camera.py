@@ -1,0 +1,55 @@
+"""A world small enough to know: people are plain colours, and the model is their colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from bot_deploy.artifacts.contract import Contract
+from bot_deploy.embedder import Embedder
+from bot_deploy.video.detectors import Boxes, Detector
+from bot_deploy.video.sources import Frame
+
+Box = tuple[float, float, float, float]
+GREY = 40  # of the scene; the model and the detector do not see it
+RED, GREEN, BLUE, ORANGE = (200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 150, 0)
+CONTRACT = Contract(arch="colour", height=16, width=8, dim=3, fingerprint="colours")
+
+
+def embed(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """The mean colour of each picture, as a unit vector [N, 3]."""
+    means = pictures.reshape(len(pictures), -1, 3).mean(1, dtype=np.float64) + 1e-3
+    return (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float32)
+
+
+def embedder(contract: Contract = CONTRACT) -> Embedder:
+    return Embedder(contract, "a fake", embed)
+
+
+def scene(*people: tuple[tuple[int, int, int], Box], size: tuple[int, int] = (240, 320)) -> npt.NDArray[np.uint8]:
+    """A grey picture with a rectangle for each (colour, box); later ones are nearer."""
+    pixels = np.full((*size, 3), GREY, np.uint8)
+    for colour, (left, top, right, bottom) in people:
+        pixels[int(top) : int(bottom), int(left) : int(right)] = colour
+    return pixels
+
+
+def detect(pixels: npt.NDArray[np.uint8]) -> Boxes:
+    """The tight boxes of all colours that are there."""
+    corners = []
+    for colour in sorted({tuple(pixel) for pixel in pixels[::4, ::4].reshape(-1, 3).tolist()} - {(GREY,) * 3}):
+        rows, columns = np.nonzero((pixels == colour).all(2))
+        corners.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+    return Boxes(np.array(corners, np.float32).reshape(-1, 4), np.full(len(corners), 0.9, np.float32))
+
+
+DETECTOR = Detector("a fake", detect)
+
+
+def film(
+    pictures: Iterator[npt.NDArray[np.uint8]] | list[npt.NDArray[np.uint8]], fps: float = 10, first: int = 0
+) -> Iterator[Frame]:
+    for number, pixels in enumerate(pictures, first):
+        yield Frame(pixels, number, number / fps)

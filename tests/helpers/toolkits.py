@@ -1,0 +1,180 @@
+"""Checkpoints as other toolkits write them, made of random numbers, and plain forward passes of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from bot_deploy.artifacts import checkpoint
+from bot_deploy.model import InferenceGraph
+
+State = dict[str, Tensor]
+SIZE = {"height": 32, "width": 16}
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
+
+
+# What the toolkits' files hold, made of random numbers.
+
+
+def conv(out: int, inside: int, size: int) -> Tensor:
+    return torch.randn(out, inside, size, size) * (2 / (inside * size * size)) ** 0.5
+
+
+def norm(prefix: str, channels: int) -> State:
+    return {
+        f"{prefix}.weight": torch.rand(channels) + 0.5,
+        f"{prefix}.bias": torch.randn(channels) * 0.2,
+        f"{prefix}.running_mean": torch.randn(channels) * 0.2,
+        f"{prefix}.running_var": torch.rand(channels) + 0.5,
+        f"{prefix}.num_batches_tracked": torch.tensor(7),
+    }
+
+
+def instance_norm(prefix: str, channels: int) -> State:
+    return {f"{prefix}.weight": torch.rand(channels) + 0.5, f"{prefix}.bias": torch.randn(channels) * 0.2}
+
+
+def resnet(depth: int = 18, *, ibn: bool = False) -> State:
+    state = {"conv1.weight": conv(64, 3, 7), **norm("bn1", 64)}
+    inside, expansion = 64, 1 if depth < 50 else 4
+    for stage, count in enumerate(BLOCKS[depth], 1):
+        width = 32 * 2**stage
+        for block in range(count):
+            p = f"layer{stage}.{block}"
+            sizes = [(inside, width, 3), (width, width, 3)]
+            if expansion == 4:
+                sizes = [(inside, width, 1), (width, width, 3), (width, 4 * width, 1)]
+            for number, (before, after, size) in enumerate(sizes, 1):
+                state[f"{p}.conv{number}.weight"] = conv(after, before, size)
+                if number == 1 and ibn and stage < 4:
+                    state |= {**instance_norm(f"{p}.bn1.IN", after // 2), **norm(f"{p}.bn1.BN", after // 2)}
+                else:
+                    state |= norm(f"{p}.bn{number}", after)
+            if block == 0 and (stage > 1 or expansion == 4):
+                state[f"{p}.downsample.0.weight"] = conv(expansion * width, inside, 1)
+                state |= norm(f"{p}.downsample.1", expansion * width)
+            inside = expansion * width
+    return state
+
+
+MOBILE = [(1, 16, 1), (6, 24, 2), (6, 24, 1), (6, 32, 2), *[(6, 32, 1)] * 2, (6, 64, 2), *[(6, 64, 1)] * 3]
+
+
+def mobilenet() -> State:
+    """fast-reid's names: every layer of a block in one list."""
+    state = {"features.0.0.weight": conv(32, 3, 3), **norm("features.0.1", 32)}
+    inside = 32
+    for number, (expansion, out, _) in enumerate(MOBILE, 1):
+        p, middle = f"features.{number}.conv", inside * expansion
+        layers = [conv(middle, 1, 3), conv(out, middle, 1)]
+        if expansion > 1:
+            layers.insert(0, conv(middle, inside, 1))
+        for index, weight in enumerate(layers):
+            state[f"{p}.{3 * index}.weight"] = weight
+            state |= norm(f"{p}.{3 * index + 1}", len(weight))
+        inside = out
+    return state | {"conv.0.weight": conv(1280, 320, 1), **norm("conv.1", 1280)}
+
+
+def prefixed(prefix: str, state: State) -> State:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def authors(backbone: State, dim: int = 512) -> State:
+    neck = prefixed("bottleneck.", {k[1:]: v for k, v in norm("", dim).items()})
+    return {**prefixed("base.", backbone), **neck, "classifier.weight": torch.randn(9, dim)}
+
+
+def fastreid(
+    backbone: State, dim: int = 512, neck: str = "heads.bottleneck.0", classifier: str = "heads.weight"
+) -> State:
+    pixels = {"pixel_mean": torch.tensor([120.0, 110, 100]), "pixel_std": torch.tensor([60.0, 55, 50])}
+    pixels = {key: value.view(1, 3, 1, 1) for key, value in pixels.items()}
+    return {**prefixed("backbone.", backbone), **norm(neck, dim), classifier: torch.randn(9, dim), **pixels}
+
+
+def torchreid(backbone: State, dim: int = 512) -> State:
+    return {**backbone, "classifier.weight": torch.randn(9, dim), "classifier.bias": torch.randn(9)}
+
+
+# What the toolkits compute with them.
+
+
+def normed(x: Tensor, state: State, p: str) -> Tensor:
+    if f"{p}.IN.weight" in state:
+        half = x.shape[1] // 2
+        first, second = x[:, :half], x[:, half:]
+        mean, var = first.mean((2, 3), keepdim=True), first.var((2, 3), unbiased=False, keepdim=True)
+        weight, bias = (state[f"{p}.IN.{name}"].view(1, -1, 1, 1) for name in ("weight", "bias"))
+        return torch.cat([(first - mean) / (var + 1e-5).sqrt() * weight + bias, normed(second, state, f"{p}.BN")], 1)
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    names = ("weight", "bias", "running_mean", "running_var")
+    weight, bias, mean, var = (state[f"{p}.{name}"].view(shape) for name in names)
+    return (x - mean) / (var + 1e-5).sqrt() * weight + bias
+
+
+def run_resnet(x: Tensor, state: State, *, last_stride: int, relu: bool, padded: bool) -> Tensor:
+    x = normed(F.conv2d(x, state["conv1.weight"], stride=2, padding=3), state, "bn1")
+    x = x.relu() if relu else x
+    x = F.max_pool2d(x, 3, 2, padding=1) if padded else F.max_pool2d(x, 3, 2, ceil_mode=True)
+    for stage in (1, 2, 3, 4):
+        for block in range(len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")})):
+            p = f"layer{stage}.{block}"
+            stride = 1 if block or stage == 1 else last_stride if stage == 4 else 2
+            three = f"{p}.conv3.weight" in state
+            y = x
+            for number in (1, 2, 3) if three else (1, 2):
+                weight = state[f"{p}.conv{number}.weight"]
+                here = stride if number == (2 if three else 1) else 1
+                y = normed(F.conv2d(y, weight, stride=here, padding=weight.shape[2] // 2), state, f"{p}.bn{number}")
+                y = y if number == (3 if three else 2) else y.relu()
+            if f"{p}.downsample.0.weight" in state:
+                x = normed(F.conv2d(x, state[f"{p}.downsample.0.weight"], stride=stride), state, f"{p}.downsample.1")
+            x = (x + y).relu()
+    return x
+
+
+def run_mobilenet(x: Tensor, state: State) -> Tensor:
+    x = F.relu6(normed(F.conv2d(x, state["features.0.0.weight"], stride=2, padding=1), state, "features.0.1"))
+    for number, (expansion, out, stride) in enumerate(MOBILE, 1):
+        p, y, at = f"features.{number}.conv", x, 0
+        if expansion > 1:
+            y, at = F.relu6(normed(F.conv2d(y, state[f"{p}.0.weight"]), state, f"{p}.1")), 3
+        weight = state[f"{p}.{at}.weight"]
+        y = F.relu6(normed(F.conv2d(y, weight, None, stride, 1, 1, len(weight)), state, f"{p}.{at + 1}"))
+        y = normed(F.conv2d(y, state[f"{p}.{at + 3}.weight"]), state, f"{p}.{at + 4}")
+        x = x + y if stride == 1 and x.shape[1] == out else y
+    return F.relu6(normed(F.conv2d(x, state["conv.0.weight"]), state, "conv.1"))
+
+
+def expected(
+    images: Tensor, backbone: State, neck: State | None, mean: Any = IMAGENET[0], std: Any = IMAGENET[1], **how: Any
+) -> Tensor:
+    """Unit vectors of `images` uint8 [N, H, W, 3], in whatever order of colours the toolkit was fed."""
+    pixels = ((images / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)
+    if "conv.0.weight" in backbone:
+        features = run_mobilenet(pixels, backbone)
+    else:
+        features = run_resnet(pixels, backbone, **{"last_stride": 1, "relu": True, "padded": True, **how})
+    vectors = features.mean((2, 3))
+    vectors = vectors if neck is None else normed(vectors, neck, "")
+    return F.normalize(vectors)
+
+
+def necked(state: State, prefix: str) -> State:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(f"{prefix}.")}
+
+
+def pictures(seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (3, 32, 16, 3), dtype=torch.uint8, generator=generator)
+
+
+def embedded(saved: checkpoint.Checkpoint, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        vectors: Tensor = InferenceGraph(saved.build(), saved.contract).eval()(images)
+    return vectors

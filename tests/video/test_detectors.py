@@ -1,0 +1,231 @@
+"""People on frames: by HOG, by a small YOLOX-shaped network made here, and by the real one where it lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from bot_deploy import images
+from bot_deploy.errors import InputError
+from bot_deploy.video.detectors import Boxes, open_detector
+from bot_deploy.video.detectors.boxes import kept
+from bot_deploy.video.detectors.yolox import decode, grid
+
+SHARED = Path(__file__).parents[3] / "shared"
+YOLOX = SHARED / "detector" / "yolox_nano_416.onnx"
+SIZE = (64, 96)  # of the small network
+
+
+def network(
+    path: Path,
+    output: np.ndarray,
+    size: tuple[int | str, int | str] = SIZE,
+    kind: int = TensorProto.FLOAT,
+    count: int = 1,
+) -> Path:
+    """A network that gives `output` plus the mean of its picture divided by 1e9, so that its input is used."""
+    nodes = [
+        helper.make_node("Cast", ["images"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["real"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "tiny"], ["little"]),
+        helper.make_node("Add", ["constant", "little"], ["output"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.asarray(output, np.float32), "constant"),
+        numpy_helper.from_array(np.float32(1e-9), "tiny"),
+    ]
+    inputs = [helper.make_tensor_value_info("images", kind, [count, 3, *size])]
+    outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def cells() -> list[tuple[int, int, int]]:
+    """(column, row, stride) of each cell of the small network, by loops."""
+    return [
+        (column, row, stride)
+        for stride in (8, 16, 32)
+        for row in range(SIZE[0] // stride)
+        for column in range(SIZE[1] // stride)
+    ]
+
+
+def raw(*people: tuple[float, float, float, float, float, float]) -> np.ndarray:
+    """What a network gives that sees people (x, y, width, height in its pixels, objectness, class score)."""
+    output = np.zeros((1, len(cells()), 7), np.float32)
+    for number, (x, y, width, height, objectness, person) in enumerate(people):
+        column, row, stride = cells()[number]
+        sides = [np.log(width / stride), np.log(height / stride)]
+        output[0, number] = [x / stride - column, y / stride - row, *sides, objectness, person, 0.99]
+    return output
+
+
+def test_the_grid_is_that_of_a_loop() -> None:
+    places, strides = grid(SIZE, (8, 16, 32))
+    expected = np.array(cells(), np.float32)
+    np.testing.assert_array_equal(places, expected[:, :2])
+    np.testing.assert_array_equal(strides, expected[:, 2])
+
+
+def test_decoding_by_hand() -> None:
+    output = np.array([[0.5, 0.25, 0.0, np.log(3)]], np.float32)
+    box = decode(output, np.array([[2, 1]], np.float32), np.array([16], np.float32))
+    np.testing.assert_allclose(box, [[40, 20, 16, 48]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_boxes_are_in_pixels_of_the_frame(tmp_path: Path, scale: int) -> None:
+    """A frame three times as large as the input, and less high than its shape."""
+    people = raw((30, 20, 10, 30, 0.9, 0.8), (70, 25, 12, 20, 0.9, 0.5), (50, 20, 9, 33, 0.5, 0.3))
+    detector = open_detector(network(tmp_path / "d.onnx", people), min_height=1)
+    assert "64x96" in detector.name
+    boxes = detector.detect(np.zeros((48 * scale, 96 * scale, 3), np.uint8))
+    expected = np.array([[25, 5, 35, 35], [64, 15, 76, 35]]) * scale
+    np.testing.assert_allclose(boxes.corners, expected, rtol=1e-4)
+    np.testing.assert_allclose(boxes.scores, [0.72, 0.45], rtol=1e-4)
+
+
+def test_a_network_that_decodes_by_itself(tmp_path: Path) -> None:
+    output = np.zeros((1, len(cells()), 6), np.float32)
+    output[0, :, :2] = np.array(cells(), np.float32)[:, :2] * 8
+    output[0, 5] = [30, 20, 10, 30, 0.9, 0.8]
+    boxes = open_detector(network(tmp_path / "d.onnx", output), min_height=1).detect(np.zeros((*SIZE, 3), np.uint8))
+    np.testing.assert_allclose(boxes.corners, [[25, 5, 35, 35]], rtol=1e-4)
+
+
+def test_heights_that_nobody_has_are_refused() -> None:
+    with pytest.raises(InputError, match="at least 80 and at most 60 pixels"):
+        open_detector(min_height=80, max_height=60)
+
+
+def test_the_picture_reaches_the_network_as_it_was_trained(tmp_path: Path) -> None:
+    """The network gives back what it is fed: BGR, 0-255, at the upper left, grey 114 around."""
+    nodes = [
+        helper.make_node("Reshape", ["images", "shape"], ["flat"]),
+        helper.make_node("Slice", ["flat", "start", "end", "axis"], ["output"]),
+    ]
+    count = len(cells())
+    constants = [
+        numpy_helper.from_array(np.array([1, -1, 6]), "shape"),
+        numpy_helper.from_array(np.array([0]), "start"),
+        numpy_helper.from_array(np.array([count]), "end"),
+        numpy_helper.from_array(np.array([1]), "axis"),
+    ]
+    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, *SIZE])]
+    outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "d.onnx")
+    seen: list[np.ndarray] = []
+    import onnxruntime as ort
+
+    run = ort.InferenceSession.run
+
+    def spy(self: ort.InferenceSession, names: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        seen.append(feed["images"])
+        return run(self, names, feed)  # type: ignore[no-any-return]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ort.InferenceSession, "run", spy)
+        detector = open_detector(tmp_path / "d.onnx", min_score=1.0)
+        detector.detect(np.full((40, 96, 3), (10, 20, 30), np.uint8))
+    fed = seen[-1]
+    assert (fed.shape, fed.dtype) == ((1, 3, *SIZE), np.float32)
+    assert (fed[0, :, :40] == np.array([30, 20, 10])[:, None, None]).all()
+    assert (fed[0, :, 40:] == 114).all()
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    across = min(one[2], other[2]) - max(one[0], other[0])
+    down = min(one[3], other[3]) - max(one[1], other[1])
+    if across <= 0 or down <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return float(across * down / (sum(areas) - across * down))
+
+
+def test_of_overlapping_boxes_the_most_certain_stays() -> None:
+    rng = np.random.default_rng(0)
+    corner, sides = rng.uniform(0, 300, (80, 2)), rng.uniform(30, 120, (80, 2))
+    corners = np.hstack([corner, corner + sides]).astype(np.float32)
+    scores = rng.permutation(np.linspace(0.2, 0.9, 80)).astype(np.float32)
+    found = kept(Boxes(corners, scores), 0.4, (1, 1000), (1000, 1000))
+    chosen: list[int] = []
+    for number in np.argsort(-scores):
+        if all(overlap(corners[number], corners[other]) <= 0.4 for other in chosen):
+            chosen.append(int(number))
+    assert 5 < len(chosen) < 80
+    np.testing.assert_array_equal(found.corners, corners[chosen])
+    np.testing.assert_array_equal(found.scores, scores[chosen])
+
+
+def test_sizes_are_those_inside_the_frame() -> None:
+    corners = np.array([[10, -50, 40, 30], [50, 0, 90, 59], [100, 0, 140, 61], [150, 0, 150.4, 80]], np.float32)
+    found = kept(Boxes(corners, np.full(4, 0.9, np.float32)), 0.5, (30, 60), (200, 200))
+    np.testing.assert_array_equal(found.corners, [[10, 0, 40, 30], [50, 0, 90, 59]])
+    empty = kept(Boxes(np.empty((0, 4), np.float32), np.empty(0, np.float32)), 0.5, (30, 60), (200, 200))
+    assert (empty.corners.shape, empty.scores.shape) == ((0, 4), (0,))
+
+
+def test_what_is_no_detector_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "noise.onnx").write_bytes(b"no network")
+    good = raw((30, 20, 10, 30, 0.9, 0.8))
+    for path, said in (
+        (tmp_path / "none.onnx", "no such detector file"),
+        (tmp_path / "noise.onnx", "not an ONNX model"),
+        (network(tmp_path / "cells.onnx", good[:, :-1]), "no YOLOX output"),
+        (network(tmp_path / "free.onnx", good, ("h", "w")), "no fixed size"),
+        (network(tmp_path / "bytes.onnx", good, kind=TensorProto.UINT8), "not float32 pictures"),
+        (network(tmp_path / "batch.onnx", good, count=4), "cannot run on one picture"),
+        (network(tmp_path / "one.onnx", np.float32(1)), "no YOLOX output|cannot run"),
+    ):
+        with pytest.raises(InputError, match=said) as caught:
+            open_detector(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_hog_finds_nobody_where_nobody_is() -> None:
+    detector = open_detector()
+    for shape in ((240, 320, 3), (20, 20, 3), (2000, 300, 3)):
+        assert len(detector.detect(np.full(shape, 90, np.uint8)).scores) == 0
+
+
+def shared(name: str) -> Path:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"needs {name} from the shared data")
+    return path
+
+
+def test_the_real_network_finds_the_person_whose_crop_is_a_query() -> None:
+    """Market-1501's crop 0001_c1s1_001051_00 was cut from this frame; only one place of it looks like the crop."""
+    import cv2
+
+    yolox, scene = shared("detector/yolox_nano_416.onnx"), shared("media/market_scene")
+    frame = images.load(scene / "c1s1_001051.jpg")
+    crop = images.load(scene / "query" / "0001_c1s1_001051_00.jpg")
+    best, where = -1.0, (0, 0, 0, 0)
+    for height in range(200, 500, 20):  # the crop was shrunk to 128 rows
+        small = cv2.resize(frame, None, fx=128 / height, fy=128 / height, interpolation=cv2.INTER_AREA)
+        score, place = cv2.minMaxLoc(cv2.matchTemplate(small, crop, cv2.TM_CCOEFF_NORMED))[1::2]
+        if score > best:
+            left, top = (side * height / 128 for side in place)
+            best, where = score, (left, top, left + height / 2, top + height)
+    assert best > 0.8
+    boxes = open_detector(yolox).detect(frame)
+    assert max(overlap(np.array(where), corners) for corners in boxes.corners) > 0.5
+
+
+def test_hog_and_the_network_agree_on_a_real_frame() -> None:
+    yolox, film = shared("detector/yolox_nano_416.onnx"), shared("media/one-by-one-person-detection.mp4")
+    from bot_deploy.video.sources import open_source
+
+    with open_source(str(film)) as source:
+        frame = next(one for one in source if one.number == 840)
+    hog, network_ = open_detector().detect(frame.pixels), open_detector(yolox).detect(frame.pixels)
+    assert len(network_.scores) == 1
+    assert max(overlap(corners, network_.corners[0]) for corners in hog.corners) > 0.5
