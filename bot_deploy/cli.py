@@ -104,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def explained(error: BaseException) -> tuple[str, int]:
     """The line and the exit code for an error that is not a defect of ours."""
     if isinstance(error, BotError):
-        return str(error), error.exit_code
+        option = f" (--{error.parameter.replace('_', '-')})" if error.parameter else ""
+        return f"{error}{option}", error.exit_code
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return "interrupted", 130
     if isinstance(error, ImportError):

@@ -1,14 +1,22 @@
-"""The errors the library raises; every message says what is wrong and what to do about it."""
+"""The errors that the library raises. Every message says what is wrong and what to do about it."""
 
 
 class BotError(Exception):
-    """Something the user can act on. The CLI prints it on one line and exits with `exit_code`."""
+    """Something the user can act on. The command line prints it on one line and exits with `exit_code`.
+
+    Messages name no option of the command line; `parameter` names the argument to change, and the command line adds
+    its option: `InputError("give at least one match", parameter="top")` ends with "(--top)" there.
+    """
 
     exit_code = 1
 
+    def __init__(self, message: str, *, parameter: str = "") -> None:
+        super().__init__(message)
+        self.parameter = parameter  # as in Python: "min_score"; "" for none
+
 
 class InputError(BotError):
-    """Wrong usage or bad input: a file, a folder, an option."""
+    """Wrong usage or bad input: a file, a folder, an argument."""
 
     exit_code = 2
 
@@ -18,7 +26,7 @@ class ImageError(InputError):
 
 
 class RunError(BotError):
-    """A run that could not go on: a non-finite loss, a full disk, a backend that is not installed."""
+    """A run that cannot go on: a non-finite loss, a full disk, a backend that is not installed."""
 
 
 class ParityError(BotError):

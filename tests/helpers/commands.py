@@ -1,0 +1,21 @@
+"""`bot` as a person runs it: in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def run_python(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python with `arguments` and with `environment` added to this process's own."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=cwd, env={**os.environ, **environment}
+    )
+
+
+def run_bot(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `bot` with `arguments`; exit code, stdout and stderr are in the result."""
+    return run_python("-m", "bot_deploy", *arguments, cwd=cwd, **environment)
