@@ -16,10 +16,11 @@ quickstart: .venv/ready  ## synthetic people, a trained model, a verified export
 test: .venv/ready  ## the whole test suite
 	$(BIN)/python -m pytest
 
-lint: .venv/ready  ## ruff and mypy
+lint: .venv/ready  ## style, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p bot_deploy
+	$(BIN)/lint-imports --no-logo
 
 clean:  ## removes .venv and what was built; keeps runs/
 	rm -rf .venv build dist *.egg-info

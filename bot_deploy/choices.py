@@ -12,6 +12,23 @@ STEMS = ("torchvision", "no-relu", "unpadded-pool")
 PRECISIONS = ("fp32", "fp16", "int8")  # of an exported backbone
 IMAGE_HEIGHT, IMAGE_WIDTH = 256, 128  # pixels (paper section 2)
 
+# ---- where a model runs ----
+# file suffix -> device -> the module in backends/ that runs such a file there
+BACKENDS = {
+    ".onnx": {
+        "cuda": "onnxruntime",
+        "cpu": "onnxruntime",
+        "openvino": "openvino",
+        "openvino-bf16": "openvino",
+        "tensorrt": "onnxruntime",
+    },
+    ".engine": {"cuda": "tensorrt", "tensorrt": "tensorrt"},
+    ".pt": {"cuda": "torch", "cpu": "torch"},
+}
+DEVICES = ("auto", *dict.fromkeys(device for devices in BACKENDS.values() for device in devices))
+# "auto" tries these in order. Not openvino-bf16, which rounds otherwise, nor tensorrt, which takes minutes to start.
+AUTO_DEVICES = ("cuda", "cpu", "openvino")
+
 # ---- training ----
 PROTOCOLS = ("authors", "paper")  # whose version, where the paper and its released code differ
 TRAINING_PRECISIONS = ("auto", "bf16", "fp16", "fp32")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bot_deploy.commands import console
+from bot_deploy import console
 from bot_deploy.errors import BotError
 
 if TYPE_CHECKING:

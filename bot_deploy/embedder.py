@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bot_deploy import images
-from bot_deploy.backends import AUTO, BACKENDS
+from bot_deploy.choices import AUTO_DEVICES, BACKENDS
 from bot_deploy.errors import ImageError, InputError, RunError
 from bot_deploy.machine import cores
 from bot_deploy.progress import track
@@ -87,7 +87,7 @@ def open_embedder(path: str | Path, device: str = "auto", *, threads: int = 0, b
 
     Args:
         path: the model.
-        device: one of `backends.DEVICES`; "auto" takes the first of `backends.AUTO` that works.
+        device: one of `choices.DEVICES`; "auto" takes the first of `choices.AUTO_DEVICES` that works.
         threads: of the CPU; 0 for as many as this process may use.
         batch: images that `embed` runs at once; 0 for the backend's own choice.
 
@@ -105,7 +105,7 @@ def open_embedder(path: str | Path, device: str = "auto", *, threads: int = 0, b
         raise InputError(f"{path}: models end in {' or '.join(BACKENDS)}")
     if device != "auto" and device not in backends:
         raise InputError(f"{path}: cannot run on {device!r}; choose auto, {', '.join(backends)}")
-    wanted = [name for name in AUTO if name in backends] if device == "auto" else [device]
+    wanted = [name for name in AUTO_DEVICES if name in backends] if device == "auto" else [device]
     failures: list[RunError] = []
     for name in wanted:
         try:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from bot_deploy.artifacts.contract import Contract, fingerprint
 from bot_deploy.choices import NECKS, STEMS
 from bot_deploy.errors import InputError
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torchvision.models.resnet import ResNet
+
+    from bot_deploy.artifacts.contract import Contract
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 IBN_A = "_ibn_a"
@@ -223,20 +224,6 @@ class InferenceGraph(nn.Module):
         if self.flip:
             embedding = embedding.reshape(2, -1, embedding.shape[1]).mean(0)
         return embedding / embedding.norm(dim=1, keepdim=True).clamp(min=1e-12) if self.unit else embedding
-
-
-def contract_of(model: ReID, height: int, width: int) -> Contract:
-    """The contract that the model's present weights fulfil at this image size."""
-    used = {**prefixed("backbone", model.backbone.state_dict()), **prefixed("neck", model.neck.state_dict())}
-    weights = ((key, value.detach().cpu().contiguous().numpy().tobytes()) for key, value in used.items())
-    return Contract(
-        arch=model.arch,
-        height=height,
-        width=width,
-        dim=model.dim,
-        feature=model.feature,
-        fingerprint=fingerprint(weights),
-    )
 
 
 def prefixed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,9 +15,8 @@ from typing import Any
 
 import click
 
-from bot_deploy import gallery, runs, synthetic
+from bot_deploy import console, gallery, runs, synthetic
 from bot_deploy.choices import SYNTHETIC
-from bot_deploy.commands import console
 from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import open_embedder
 from bot_deploy.errors import BotError, RunError

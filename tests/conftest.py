@@ -38,7 +38,8 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory, people: Path) -> P
     import torch
 
     from bot_deploy.artifacts import checkpoint
-    from bot_deploy.model import ReID, contract_of
+    from bot_deploy.artifacts.checkpoint import contract_of
+    from bot_deploy.model import ReID
 
     torch.manual_seed(0)
     model = ReID("resnet18", 8)

@@ -267,7 +267,8 @@ def test_a_yardstick_of_another_size_is_refused(onnx_file: Path, tmp_path: Path)
     import torch
 
     from bot_deploy.artifacts import checkpoint
-    from bot_deploy.model import ReID, contract_of
+    from bot_deploy.artifacts.checkpoint import contract_of
+    from bot_deploy.model import ReID
 
     torch.manual_seed(0)
     model = ReID("mobilenet_v2", 2)

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torchvision import models
 
+from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.artifacts.contract import Contract
 from bot_deploy.errors import InputError
-from bot_deploy.model import ARCHS, IBN, L2_LENGTH, STEMS, InferenceGraph, ReID, contract_of
+from bot_deploy.model import ARCHS, IBN, L2_LENGTH, STEMS, InferenceGraph, ReID
 
 SMALL = "mobilenet_v2"
 

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from bot_deploy.artifacts import checkpoint
+from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
 from bot_deploy.files import write_atomically
-from bot_deploy.model import InferenceGraph, ReID, contract_of
+from bot_deploy.model import InferenceGraph, ReID
 from bot_deploy.progress import track
 
 from . import run_files, transforms, weights

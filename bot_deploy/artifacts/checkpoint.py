@@ -11,9 +11,9 @@ import torch
 
 from bot_deploy.errors import InputError
 from bot_deploy.files import write_atomically
-from bot_deploy.model import ReID
+from bot_deploy.model import ReID, prefixed
 
-from .contract import Contract, from_json
+from .contract import Contract, fingerprint, from_json
 
 KIND = "bot_deploy checkpoint"
 
@@ -98,3 +98,17 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: holds a {type(loaded).__name__}, not a state dict")
     return loaded
+
+
+def contract_of(model: ReID, height: int, width: int) -> Contract:
+    """The contract that the model's present weights fulfil at this image size."""
+    used = {**prefixed("backbone", model.backbone.state_dict()), **prefixed("neck", model.neck.state_dict())}
+    weights = ((key, value.detach().cpu().contiguous().numpy().tobytes()) for key, value in used.items())
+    return Contract(
+        arch=model.arch,
+        height=height,
+        width=width,
+        dim=model.dim,
+        feature=model.feature,
+        fingerprint=fingerprint(weights),
+    )

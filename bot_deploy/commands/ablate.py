@@ -33,11 +33,10 @@ def ablate(
     """Run a table of the paper, trick by trick; started again, it goes on where it was stopped."""
     from bot_deploy import runs
     from bot_deploy.choices import SYNTHETIC
+    from bot_deploy.console import say
     from bot_deploy.datasets import open_dataset, open_merged
     from bot_deploy.errors import InputError
     from bot_deploy.train import ablation, recipe
-
-    from .console import say
 
     chosen = recipe.load(name, overrides, weights)
     if epochs:

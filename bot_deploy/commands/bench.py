@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from bot_deploy.backends import BACKENDS, DEVICES
+from bot_deploy.choices import BACKENDS, DEVICES
 
 if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
@@ -55,9 +55,8 @@ def bench(
     import tempfile
 
     from bot_deploy import bench as benchmark
+    from bot_deploy.console import say
     from bot_deploy.machine import cores
-
-    from .console import say
 
     sizes = _sizes(batches)
     threads = threads or cores()
@@ -120,10 +119,9 @@ def _entries(
 ) -> tuple[list[Entry], list[dict[str, str]]]:
     """Every model on every device that works for it, and what was left out, with the reason."""
     from bot_deploy.bench import Contender
+    from bot_deploy.console import say
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import RunError
-
-    from .console import say
 
     entries: list[Entry] = []
     left_out: list[dict[str, str]] = []
@@ -147,9 +145,8 @@ def _entries(
 
 def _yardsticks(entries: list[Entry], given: Path | None, threads: int) -> list[Contender | None]:
     """For each entry the yardstick that it is compared with, one for all of the same network and place."""
+    from bot_deploy.console import say
     from bot_deploy.errors import BotError
-
-    from .console import say
 
     made: dict[object, Contender | None] = {}
     found: list[Contender | None] = []

@@ -39,13 +39,12 @@ def calibrate(
     MODEL is what will run: an .onnx or .engine file. Identities that it was not trained on tell the truth; on its own
     training set it looks better than it is.
     """
+    from bot_deploy.console import say
     from bot_deploy.datasets import UNKNOWN_CAMERAS, open_dataset
     from bot_deploy.embedder import open_embedder
     from bot_deploy.evaluation.protocol import embed_crops
     from bot_deploy.files import check_output
     from bot_deploy.matching import calibrate as calibration
-
-    from .console import say
 
     calibration.check(model)
     embedder = open_embedder(model, device, threads=threads, batch=batch)
@@ -87,7 +86,7 @@ def _of(crops: Sequence[Crop]) -> str:
 
 def _picture(model: Path, plot: Path | None) -> Path | None:
     """Where to draw; nowhere when that was not asked for and matplotlib is not installed."""
-    from .console import say
+    from bot_deploy.console import say
 
     try:
         import matplotlib.figure  # noqa: F401 - it is heavy, but used

@@ -105,6 +105,7 @@ def demo(
     snapshot, q ends.
     """
     from bot_deploy import runs
+    from bot_deploy.console import say
     from bot_deploy.demos import app
     from bot_deploy.demos.enrolment import open_people
     from bot_deploy.demos.recognition import Live
@@ -114,8 +115,6 @@ def demo(
     from bot_deploy.errors import InputError
     from bot_deploy.video.detectors import open_detector
     from bot_deploy.video.sources import open_source
-
-    from .console import say
 
     if as_json and events == Path("-"):
         raise InputError("--json and --events - both want stdout; give the events a file")

@@ -31,10 +31,9 @@ def doctor(model: Path, folder: Path, count: int, device: str, threads: int, bat
     other columns are among crops all fed wrongly: how many have another nearest crop, and the mean cosine between
     different crops (near 1, nobody can be told apart). Warnings are advice; the exit code stays 0.
     """
+    from bot_deploy.console import say
     from bot_deploy.doctor import diagnose
     from bot_deploy.embedder import open_embedder
-
-    from .console import say
 
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")

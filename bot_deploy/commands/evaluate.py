@@ -44,12 +44,11 @@ def evaluate(
     """
     from functools import partial
 
+    from bot_deploy.console import say
     from bot_deploy.datasets import open_dataset
     from bot_deploy.embedder import open_embedder
     from bot_deploy.evaluation.embeddings import embed_or_reuse
     from bot_deploy.evaluation.protocol import evaluate_dataset
-
-    from .console import say
 
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"{model} on {embedder.backend}")

@@ -56,11 +56,10 @@ def export(
     from bot_deploy import runs
     from bot_deploy.artifacts import checkpoint
     from bot_deploy.choices import SYNTHETIC
+    from bot_deploy.console import say
     from bot_deploy.datasets import JOINT, open_merged
     from bot_deploy.errors import ParityError
     from bot_deploy.export.pipeline import export_engine, export_onnx, prepare
-
-    from .console import say
 
     if source is None:
         source = runs.newest("model.pt", "`bot train` makes a run")
@@ -119,7 +118,7 @@ def _profile(text: str) -> tuple[int, int, int]:
 
 
 def _tell(artifact: Artifact, data: str) -> None:
-    from .console import say
+    from bot_deploy.console import say
 
     if artifact.float32:
         say(f"left in float32: {', '.join(artifact.float32)}")

@@ -43,10 +43,9 @@ def import_(
 ) -> None:
     """Turn the state dict in FILE, of another toolkit, into a checkpoint for `bot export` and `bot eval`."""
     from bot_deploy.artifacts import checkpoint
+    from bot_deploy.console import say
     from bot_deploy.errors import InputError
     from bot_deploy.export.importers.checkpoint import import_checkpoint
-
-    from .console import say
 
     if out.suffix != ".pt":
         raise InputError(f"{out}: checkpoints end in .pt")

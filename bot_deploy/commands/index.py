@@ -54,10 +54,9 @@ def index(
     """Embed the crops in the folder GALLERY into OUT, or bring OUT up to date: only what changed is embedded."""
     from bot_deploy import gallery as galleries
     from bot_deploy import runs
+    from bot_deploy.console import say
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
-
-    from .console import say
 
     started = time.perf_counter()
     if ann and galleries.is_milvus(out):
@@ -95,7 +94,7 @@ def index(
 
 def _graph(gallery: Store, *, asked: bool) -> dict[str, float]:
     """Brings the graph up to date; its recall, where it was built."""
-    from .console import say
+    from bot_deploy.console import say
 
     if not asked and not find_spec("faiss"):
         say("the graph of approximate search is as before: FAISS is not installed (pip install 'bot-deploy[scale]')")

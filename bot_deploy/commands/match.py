@@ -77,13 +77,12 @@ def match(
     """
     from bot_deploy import gallery as galleries
     from bot_deploy import runs
+    from bot_deploy.console import say
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
     from bot_deploy.matching import match as matching
     from bot_deploy.reports import page, tables
     from bot_deploy.reports.montage import write_montage
-
-    from .console import say
 
     # What is wrong with the options or the query is said before a long gallery is embedded.
     _check_outputs(html, montage, csv)
@@ -165,9 +164,8 @@ def _time(option: str, text: str | None) -> float | None:
 def _queries(
     source: Path, embedder: Embedder, *, same_person: bool, other_cameras: bool
 ) -> tuple[list[Query], dict[Path, ImageError]]:
+    from bot_deploy.console import say
     from bot_deploy.matching import match as matching
-
-    from .console import say
 
     queries, broken = matching.read_queries(source, embedder)
     for error in broken.values():
@@ -189,7 +187,7 @@ def _opened(gallery: str, embedder: Embedder) -> Gallery:
 
 def _explain(filters: Filters, people: Gallery) -> None:
     """Says why a filter left nothing, where no file could have passed it."""
-    from .console import say
+    from bot_deploy.console import say
 
     seen = [(row.camera, row.time) for row in people.rows() if not row.error]
     for what, names, known in (

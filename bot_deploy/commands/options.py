@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bot_deploy.backends import DEVICES
+from bot_deploy.choices import DEVICES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -43,10 +43,9 @@ def synthetic(
     ...; truth.csv tells who is where on which frame, and gallery/ holds crops of each for
     `bot demo --source OUT/cam2.mp4 --gallery OUT/gallery`.
     """
+    from bot_deploy.console import say
     from bot_deploy.progress import count
     from bot_deploy.synthetic import film, generate
-
-    from .console import say
 
     _refuse(context, CROPS if clip else CLIP, clip=clip)
     with count("filming synthetic pedestrians" if clip else "drawing synthetic pedestrians") as progress:

@@ -28,11 +28,10 @@ def train(
     """Train a model; writes model.pt, metrics.csv and curves.png."""
     from bot_deploy import runs
     from bot_deploy.choices import SYNTHETIC
+    from bot_deploy.console import say
     from bot_deploy.datasets import open_merged
     from bot_deploy.errors import InputError
     from bot_deploy.train import loop, recipe, run_files
-
-    from .console import say
 
     if resume and out is None:
         out = runs.newest(run_files.CONFIG, "nothing to resume").parent

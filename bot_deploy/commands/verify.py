@@ -22,13 +22,12 @@ def verify(reference: Path, candidate: Path, data: str, device: str, threads: in
     The tolerance is that of the CANDIDATE's precision. The exit code is 3 when it differs by more.
     """
     from bot_deploy.choices import SYNTHETIC
+    from bot_deploy.console import say
     from bot_deploy.datasets import open_dataset
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError, ParityError
     from bot_deploy.evaluation.protocol import evaluate_dataset
     from bot_deploy.export.parity import TOLERANCES, compare, sample, with_scores
-
-    from .console import say
 
     first, second = (open_embedder(path, device, threads=threads, batch=batch) for path in (reference, candidate))
     a, b = first.contract, second.contract

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from bot_deploy.artifacts import checkpoint
-from bot_deploy.artifacts.checkpoint import Checkpoint
+from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
 from bot_deploy.artifacts.contract import MEAN, STD, fingerprint
 from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH
 from bot_deploy.errors import InputError
-from bot_deploy.model import RESNETS, ReID, contract_of
+from bot_deploy.model import RESNETS, ReID
 
 from .key_layouts import AUTO, LAYOUTS, MOBILENET, Layout, backbone, detect, listed, ours, refuse_unsupported
 

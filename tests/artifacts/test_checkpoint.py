@@ -14,10 +14,10 @@ import torch
 
 from bot_deploy import open_embedder
 from bot_deploy.artifacts import checkpoint
-from bot_deploy.artifacts.checkpoint import Checkpoint
+from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import write_atomically
-from bot_deploy.model import InferenceGraph, ReID, contract_of
+from bot_deploy.model import InferenceGraph, ReID
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from bot_deploy import cli
 from bot_deploy.artifacts import checkpoint, engine_file
+from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.backends import nvidia
 from bot_deploy.commands.export import export
 from bot_deploy.commands.verify import verify
@@ -20,7 +21,6 @@ from bot_deploy.errors import InputError, ParityError, RunError
 from bot_deploy.export import parity, pipeline
 from bot_deploy.export.pipeline import Artifact, Job, export_engine
 from bot_deploy.export.to_onnx import to_onnx
-from bot_deploy.model import contract_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,13 +17,14 @@ import torch
 
 from bot_deploy import open_embedder
 from bot_deploy.artifacts import checkpoint
+from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.artifacts.contract import METADATA_KEY, from_json
 from bot_deploy.datasets import open_dataset
 from bot_deploy.evaluation.protocol import evaluate_dataset
 from bot_deploy.export import parity, pipeline
 from bot_deploy.export.graph import inference_graph
 from bot_deploy.export.to_onnx import to_onnx
-from bot_deploy.model import ReID, contract_of
+from bot_deploy.model import ReID
 
 if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract

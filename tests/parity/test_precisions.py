@@ -15,14 +15,14 @@ from torch.nn import functional
 
 from bot_deploy import open_embedder
 from bot_deploy.artifacts import checkpoint
-from bot_deploy.artifacts.checkpoint import Checkpoint
+from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
 from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import InputError
 from bot_deploy.export import fp16, int8, parity, sensitivity
 from bot_deploy.export.graph import inference_graph
 from bot_deploy.export.pipeline import Job, export_engine, export_onnx, prepare
 from bot_deploy.export.to_onnx import to_onnx
-from bot_deploy.model import ARCHS, IBN, InferenceGraph, ReID, contract_of
+from bot_deploy.model import ARCHS, IBN, InferenceGraph, ReID
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,6 +16,7 @@ import torch
 
 from bot_deploy import open_embedder
 from bot_deploy.artifacts import checkpoint, engine_file
+from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.artifacts.contract import METADATA_KEY, Contract
 from bot_deploy.backends import nvidia
 from bot_deploy.errors import InputError, RunError
@@ -23,7 +24,7 @@ from bot_deploy.export import to_tensorrt
 from bot_deploy.export.graph import inference_graph
 from bot_deploy.export.to_onnx import to_onnx
 from bot_deploy.export.to_tensorrt import Engine, to_engine
-from bot_deploy.model import ReID, contract_of
+from bot_deploy.model import ReID
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install 'bot-deploy[tensorrt-rtx]'")
 

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torchvision import models
 
 from bot_deploy.artifacts import checkpoint
+from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.model import ReID, contract_of
+from bot_deploy.model import ReID
 from bot_deploy.train import weights
 
 if TYPE_CHECKING:
