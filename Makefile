@@ -5,7 +5,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test lint docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -21,6 +21,9 @@ lint: .venv/ready  ## style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p bot_deploy
 	$(BIN)/lint-imports --no-logo
+
+docs: .venv/ready  ## the documentation as web pages, in build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:  ## removes .venv and what was built; keeps runs/
 	rm -rf .venv build dist *.egg-info
