@@ -14,8 +14,8 @@ from bot_deploy import gallery as galleries
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import unused
 from bot_deploy.gallery import Row
-from bot_deploy.matching.match import NOBODY
-from bot_deploy.matching.verdict import MATCH, NO_MATCH, UNCERTAIN, judge
+from bot_deploy.matching.match import NON_IDENTITIES
+from bot_deploy.matching.verdict import MATCH, NO_MATCH, UNCERTAIN, decide
 
 if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Calibration
@@ -84,7 +84,7 @@ class People:
     def decision(self, score: float) -> str:
         """One of `verdict.MATCH`, `UNCERTAIN` and `NO_MATCH` for a candidate's `score`."""
         if self._calibration:
-            return judge(self._calibration, score, self._size).decision
+            return decide(self._calibration, score, self._size).decision
         return MATCH if score >= self._same else UNCERTAIN if score >= self._same - MARGIN else NO_MATCH
 
     def resembles(self, score: float) -> bool:
@@ -106,7 +106,7 @@ class People:
             raise InputError(f"{name!r}: a name is also one of a folder; leave out special characters")
         if len(name.encode(errors="replace")) > LONGEST:
             raise InputError(f"{name[:20]}...: too long for the name of a folder")
-        if name in NOBODY or galleries.parse(f"{name}/picture.png").identity != name:
+        if name in NON_IDENTITIES or galleries.parse(f"{name}/picture.png").identity != name:
             raise InputError(f"{name}: reads like a camera, a day or a part of a data set; choose another name")
 
     def enrol(self, name: str, crop: Pixels, vector: Vectors) -> Candidate:
@@ -159,4 +159,4 @@ def open_people(address: str | None, embedder: Embedder, min_score: float | None
 
 def name_of(row: Row) -> str | None:
     """The identity, or the file's name where none is known; None for Market-1501's junk and distractors."""
-    return None if row.identity in NOBODY else row.identity or Path(row.path).stem
+    return None if row.identity in NON_IDENTITIES else row.identity or Path(row.path).stem

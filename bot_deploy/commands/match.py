@@ -173,7 +173,7 @@ def _queries(
     if other_cameras:  # each shot must have one
         for query in queries:
             matching.cameras_of(query)
-    return [matching.one_person(source, queries)] if same_person else queries, broken
+    return [matching.merge_queries(source, queries)] if same_person else queries, broken
 
 
 def _opened(gallery: str, embedder: Embedder) -> Gallery:

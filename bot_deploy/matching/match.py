@@ -14,7 +14,7 @@ from bot_deploy.evaluation.rerank import k_reciprocal
 from bot_deploy.gallery.names import Seen, parse
 from bot_deploy.progress import track
 
-from .verdict import Verdict, judge
+from .verdict import Verdict, decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from bot_deploy.gallery import Filters, Found, Gallery
 
 RERANKED = 1000  # the best by cosine, which re-ranking puts in another order
-NOBODY = {"-1", "0000"}  # Market-1501's junk and distractors: no person that a query could look for
-UNSEEN = Seen()
+NON_IDENTITIES = {"-1", "0000"}  # Market-1501's junk and distractors: no person that a query could look for
+NO_INFO = Seen()
 JUNK = "-1"  # which shows a person badly, or in part: neither right nor wrong
 
 
@@ -51,13 +51,13 @@ class Ranking:
     query: Path
     matches: tuple[Match, ...]
     verdict: Verdict
-    seen: Seen = UNSEEN  # of the query, as far as known
-    shots: tuple[Path, ...] = ()  # of the one person, where `query` is their folder
+    info: Seen = NO_INFO  # of the query, as far as known
+    images: tuple[Path, ...] = ()  # of the one person, where `query` is their folder
 
-    def right(self, match: Match) -> bool | None:
+    def is_correct(self, match: Match) -> bool | None:
         """Whether `match` is of the query's identity; None where that is not known or does not count."""
-        wanted, found = self.seen.identity, match.identity
-        if wanted is None or found is None or wanted in NOBODY or found == JUNK:
+        wanted, found = self.info.identity, match.identity
+        if wanted is None or found is None or wanted in NON_IDENTITIES or found == JUNK:
             return None
         return found == wanted
 
@@ -66,12 +66,12 @@ class Ranking:
 class Query:
     """Whom to look for."""
 
-    path: Path  # a picture, or the folder of `shots`
+    path: Path  # a picture, or the folder of `images`
     vector: Vectors  # [D], unit length
-    seen: Seen = UNSEEN  # as the file's name says; its identity is one only if the gallery has that
+    info: Seen = NO_INFO  # as the file's name says; its identity is one only if the gallery has that
     folder: str | None = None  # its folder's name: an identity if the gallery has one of that name
     cameras: tuple[int, ...] = ()  # that saw it
-    shots: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
 
 
 def read_queries(source: Path, embedder: Embedder) -> tuple[list[Query], dict[Path, ImageError]]:
@@ -104,14 +104,14 @@ def _known(camera: int | None) -> tuple[int, ...]:
     return () if camera is None else (camera,)
 
 
-def one_person(folder: Path, shots: Sequence[Query]) -> Query:
+def merge_queries(folder: Path, shots: Sequence[Query]) -> Query:
     """One query for the person on all `shots`, which lie below `folder`: the mean of their vectors.
 
     It is of the identity that they agree on, and seen by all their cameras.
     """
     mean = np.mean([shot.vector for shot in shots], axis=0)
     length = max(float(np.linalg.norm(mean)), float(np.finfo(np.float32).tiny))
-    identities, folders = {shot.seen.identity for shot in shots}, {shot.folder for shot in shots}
+    identities, folders = {shot.info.identity for shot in shots}, {shot.folder for shot in shots}
     return Query(
         folder,
         np.asarray(mean / length, np.float32),
@@ -171,7 +171,7 @@ def rank(
     """
     if top < 1:
         raise InputError(f"--top {top}: ask for at least one match")
-    names = {name for query in queries for name in (query.folder, query.seen.identity) if name}
+    names = {name for query in queries for name in (query.folder, query.info.identity) if name}
     identities = set(filter(gallery.knows, names))
     excluded = tuple(filters.get("exclude_cameras") or ())
     sizes: dict[tuple[int, ...], int] = {}  # of what is searched, by the cameras that are left out for the query's sake
@@ -191,10 +191,10 @@ def rank(
             for number, one in enumerate(good, start=1)
             for row in [one.row]
         )
-        verdict = judge(calibration, matches[0].score if matches else None, sizes[own])
-        identity = next((name for name in (query.folder, query.seen.identity) if name in identities), None)
-        seen = query.seen._replace(identity=identity)
-        rankings.append(Ranking(query.path, matches, verdict, seen, query.shots))
+        verdict = decide(calibration, matches[0].score if matches else None, sizes[own])
+        identity = next((name for name in (query.folder, query.info.identity) if name in identities), None)
+        seen = query.info._replace(identity=identity)
+        rankings.append(Ranking(query.path, matches, verdict, seen, query.images))
     return rankings
 
 

@@ -16,15 +16,15 @@ LIKELY = 0.5  # that a stranger scores as high somewhere in the gallery: then a 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`decision` is one of the four words above, `words` the sentence that begins with it."""
+    """`decision` is one of the four words above, `explanation` the sentence that begins with it."""
 
     decision: str
-    words: str
+    explanation: str
     false_accept_rate: float | None = None  # share of pairs of different people that score as high
     gallery_false_accept_rate: float | None = None  # chance that a stranger does, somewhere in this gallery
 
 
-def judge(calibration: Calibration | None, score: float | None, gallery: int) -> Verdict:
+def decide(calibration: Calibration | None, score: float | None, gallery: int) -> Verdict:
     """What the best `score` (None: nothing was found) among so many images of the `gallery` says."""
     if calibration is None:
         return Verdict(
@@ -40,7 +40,7 @@ def judge(calibration: Calibration | None, score: float | None, gallery: int) ->
         )
         return Verdict(NO_MATCH, f"{NO_MATCH}: {none}")
     rate = false_accept_rate(calibration, score)
-    chance = in_gallery(rate, gallery)
+    chance = gallery_false_accept_rate(rate, gallery)
     figures = (
         f"{score:.3f}; of pairs of different people {_percent(rate)} score as high, and a stranger would somewhere in "
         f"{gallery} images with a chance of {_percent(chance)}"
@@ -74,7 +74,7 @@ def false_accept_rate(calibration: Calibration, score: float) -> float:
     return curve[-1][1]
 
 
-def in_gallery(rate: float, size: int) -> float:
+def gallery_false_accept_rate(rate: float, size: int) -> float:
     """1 - (1 - rate)^size: the chance that one of `size` images of others scores as a share `rate` of pairs do."""
     return 1.0 if rate >= 1 and size else -math.expm1(size * math.log1p(-rate)) if rate < 1 else 0.0
 

@@ -31,7 +31,7 @@ COLOURS = {True: RIGHT, False: WRONG, None: UNKNOWN}
 def write_montage(rankings: Sequence[Ranking], path: Path) -> None:
     """Writes a picture to `path`: a row for each query, then its matches with rank and score.
 
-    Where identities are known (see `Ranking.right`), right matches are framed green and wrong ones red. Of several
+    Where identities are known (see `Ranking.is_correct`), right matches are framed green and wrong ones red. Of several
     shots of one person, the first stands for all.
 
     Raises:
@@ -47,11 +47,13 @@ def write_montage(rankings: Sequence[Ranking], path: Path) -> None:
     sheet = Image.new("RGB", (columns * step_x + 2 * GAP, len(rankings) * step_y + GAP), PAPER)
     for row, ranking in enumerate(rankings):
         top = GAP + row * step_y
-        shots = ranking.shots or (ranking.query,)
+        shots = ranking.images or (ranking.query,)
         _tile(sheet, (GAP, top), shots[0], QUERY, "query" if len(shots) == 1 else f"{len(shots)} shots")
         for match in ranking.matches[:MOST]:
             left = 2 * GAP + match.rank * step_x
-            _tile(sheet, (left, top), match.path, COLOURS[ranking.right(match)], f"{match.rank}:  {match.score:.3f}")
+            _tile(
+                sheet, (left, top), match.path, COLOURS[ranking.is_correct(match)], f"{match.rank}:  {match.score:.3f}"
+            )
     kind = Image.registered_extensions()[path.suffix.lower()]
     write_atomically(path, lambda temporary: sheet.save(temporary, format=kind))
 

@@ -91,7 +91,7 @@ HEAD = f"""<!DOCTYPE html>
 def write(rankings: Sequence[Ranking], facts: Mapping[str, str], root: Path, path: Path) -> None:
     """Writes the page to `path`: `facts` at its head, then an article for each of `rankings`.
 
-    Where identities are known (see `Ranking.right`), right matches are framed green and wrong ones red.
+    Where identities are known (see `Ranking.is_correct`), right matches are framed green and wrong ones red.
 
     Args:
         rankings: of which at most MOST matches each are drawn; the page says how many are not.
@@ -108,14 +108,14 @@ def write(rankings: Sequence[Ranking], facts: Mapping[str, str], root: Path, pat
     parts += [f"<dt>{escape(name)}<dd>{_text(text)}\n" for name, text in {**facts, "Made": made}.items()]
     parts += ["</dl>\n", _key(rankings), "</header>\n<main>\n"]
     for ranking in track(rankings, "drawing" if len(rankings) > 1 else None):
-        shots = ranking.shots or (ranking.query,)
+        shots = ranking.images or (ranking.query,)
         parts.append(f"<article>\n<h2>{_text(str(ranking.query))}</h2>\n")
         parts.append(f'<p class="verdict">{_verdict(ranking)}</p>\n')
         parts.append(f'<div class="{"row several" if len(shots) > 1 else "row"}">\n<ul>\n')
         parts += [_figure(cached(shot), "query", f"query {shot.name}", _seen(ranking, shot)) for shot in shots[:MOST]]
         parts.append("</ul>\n<ol>\n")
         for match in ranking.matches[:MOST]:
-            right = ranking.right(match)
+            right = ranking.is_correct(match)
             words = f"match {match.rank}, score {match.score:.4f}"
             parts.append(_figure(cached(match.path), FRAMES[right], words, _caption(match, right, root)))
         parts.append(f"</ol>\n</div>\n{_left_out(ranking, shots)}</article>\n")
@@ -163,10 +163,10 @@ def _caption(match: Match, right: bool | None, root: Path) -> Iterator[str]:
 
 def _seen(ranking: Ranking, shot: Path) -> Iterator[str]:
     yield "<strong>query</strong>"
-    if ranking.shots:
+    if ranking.images:
         yield f'<span class="path">{_text(shot.name)}</span>'
     else:
-        yield from _known(*ranking.seen)
+        yield from _known(*ranking.info)
 
 
 def _known(identity: str | None, camera: int | None, time: float | None) -> Iterator[str]:
@@ -189,7 +189,7 @@ def moment(time: float) -> str:
 
 
 def _verdict(ranking: Ranking) -> str:
-    decision, words = ranking.verdict.decision, ranking.verdict.words
+    decision, words = ranking.verdict.decision, ranking.verdict.explanation
     return f"<strong>{escape(decision)}</strong>{escape(words.removeprefix(decision))}"
 
 
@@ -242,7 +242,7 @@ def left_out(filters: Filters, min_score: float, *, other_cameras: bool) -> str:
 
 
 def _key(rankings: Sequence[Ranking]) -> str:
-    if all(ranking.right(match) is None for ranking in rankings for match in ranking.matches):
+    if all(ranking.is_correct(match) is None for ranking in rankings for match in ranking.matches):
         return ""
     frames = (("query", "query"), ("right", "same person"), ("wrong", "another person"), ("unknown", "not known"))
     return f'<p class="key">{"".join(f"<span><b class={frame}></b>{words}</span>" for frame, words in frames)}</p>\n'

@@ -20,7 +20,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet's formula
 
 def document(ranking: Ranking) -> dict[str, object]:
     """`ranking` for JSON."""
-    shots = {"shots": [str(shot) for shot in ranking.shots]} if ranking.shots else {}
+    shots = {"shots": [str(shot) for shot in ranking.images]} if ranking.images else {}
     return {
         "query": str(ranking.query),
         **shots,
@@ -35,7 +35,7 @@ def document(ranking: Ranking) -> dict[str, object]:
             }
             for match in ranking.matches
         ],
-        "verdict": ranking.verdict.words,
+        "verdict": ranking.verdict.explanation,
         "decision": ranking.verdict.decision,
         "false_accept_rate": ranking.verdict.false_accept_rate,
         "gallery_false_accept_rate": ranking.verdict.gallery_false_accept_rate,
@@ -51,7 +51,7 @@ def table(rankings: Sequence[Ranking]) -> str:
 
 def _lines(ranking: Ranking) -> list[str]:
     rows = [f"{match.rank:4d}  {match.score:.4f}  {match.path}" for match in ranking.matches]
-    return ["rank  score   path", *rows, ranking.verdict.words]
+    return ["rank  score   path", *rows, ranking.verdict.explanation]
 
 
 def write_csv(rankings: Sequence[Ranking], path: Path) -> None:
@@ -73,7 +73,7 @@ def write_csv(rankings: Sequence[Ranking], path: Path) -> None:
                 for match in ranking.matches:
                     found = _cell(str(match.path), f".{os.sep}"), f"{match.score:.6f}", _cell(match.identity or "", "'")
                     rows.writerow(
-                        (query, match.rank, *found, match.camera, match.time, verdict.decision, verdict.words)
+                        (query, match.rank, *found, match.camera, match.time, verdict.decision, verdict.explanation)
                     )
 
     write_atomically(path, write)

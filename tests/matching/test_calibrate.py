@@ -19,7 +19,7 @@ from bot_deploy.artifacts.contract import METADATA_KEY, Calibration, Contract, f
 from bot_deploy.commands import calibrate as command
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.matching import calibrate
-from bot_deploy.matching.verdict import false_accept_rate, in_gallery, judge
+from bot_deploy.matching.verdict import decide, false_accept_rate, gallery_false_accept_rate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,7 +147,7 @@ def test_rate_between_points_is_geometric(score: float, rate: float) -> None:
     [(0.5, 1, 0.5), (0.5, 2, 0.75), (0.01, 100, 1 - 0.99**100), (1.0, 3, 1.0), (1e-9, 1000, 1e-6), (0.3, 0, 0.0)],
 )
 def test_chance_in_a_gallery(rate: float, size: int, chance: float) -> None:
-    assert in_gallery(rate, size) == pytest.approx(chance, rel=1e-3)
+    assert gallery_false_accept_rate(rate, size) == pytest.approx(chance, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -164,17 +164,17 @@ def test_chance_in_a_gallery(rate: float, size: int, chance: float) -> None:
     ],
 )
 def test_answer(score: float | None, size: int, decision: str) -> None:
-    answer = judge(CALIBRATION, score, size)
+    answer = decide(CALIBRATION, score, size)
     assert answer.decision == decision
-    assert answer.words.startswith(f"{decision}: ")
+    assert answer.explanation.startswith(f"{decision}: ")
     if score is not None:
         assert answer.false_accept_rate == pytest.approx(false_accept_rate(CALIBRATION, score))
 
 
 def test_without_calibration_it_says_so() -> None:
-    answer = judge(None, 0.99, 10)
+    answer = decide(None, 0.99, 10)
     assert answer.decision == "uncalibrated"
-    assert "bot calibrate" in answer.words
+    assert "bot calibrate" in answer.explanation
     assert answer.false_accept_rate is None
 
 

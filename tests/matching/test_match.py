@@ -18,8 +18,8 @@ from bot_deploy.evaluation.rerank import k_reciprocal
 from bot_deploy.gallery import Row
 from bot_deploy.gallery.names import Seen
 from bot_deploy.matching import match as matching
-from bot_deploy.matching.match import Match, Query, Ranking, one_person, rank, read_queries
-from bot_deploy.matching.verdict import Verdict, judge
+from bot_deploy.matching.match import Match, Query, Ranking, merge_queries, rank, read_queries
+from bot_deploy.matching.verdict import Verdict, decide
 
 CALIBRATION = Calibration(
     data="d", genuine=100, impostor=1000, target=0.01, threshold=0.6, reject=0.3, missed=0.2,
@@ -46,16 +46,16 @@ def test_a_folder_of_queries(embedder: Embedder, tmp_path: Path) -> None:
     assert [query.path for query in queries] == sorted(root / name for name in seen)
     for query in queries:
         known = seen[query.path.relative_to(root).as_posix()]
-        assert (query.seen, query.folder, query.cameras) == known
+        assert (query.info, query.folder, query.cameras) == known
         np.testing.assert_array_equal(query.vector, project(images.load(query.path)))
-        assert query.shots == ()
+        assert query.images == ()
     assert {path: str(error) for path, error in broken.items()} == {
         root / "alice" / "broken.jpg": f"{root}/alice/broken.jpg: not a JPEG, PNG, WebP or BMP image"
     }
     # One of them by its name is the same query.
     (one,), none = read_queries(root / "x.png", embedder)
     assert none == {}
-    assert (one.path, one.seen, one.folder) == (root / "x.png", Seen(), "asked")
+    assert (one.path, one.info, one.folder) == (root / "x.png", Seen(), "asked")
     np.testing.assert_array_equal(one.vector, project(images.load(root / "x.png")))
 
 
@@ -79,12 +79,12 @@ def test_one_person_by_hand() -> None:
         shot("p/b", [0.6, 0.8, 0], "7", None, 1),
         shot("p/c", [0, 0, 1], "7", None, 3),
     ]
-    person = one_person(Path("p"), shots)
+    person = merge_queries(Path("p"), shots)
     # The mean is (1.6, 0.8, 1) / 3.
     np.testing.assert_allclose(person.vector, np.array([1.6, 0.8, 1]) / 4.2**0.5, atol=1e-6)
     assert person.vector.dtype == np.float32
-    assert (person.path, person.shots) == (Path("p"), (Path("p/a"), Path("p/b"), Path("p/c")))
-    assert person.seen == Seen("7")  # several times are none
+    assert (person.path, person.images) == (Path("p"), (Path("p/a"), Path("p/b"), Path("p/c")))
+    assert person.info == Seen("7")  # several times are none
     assert (person.folder, person.cameras) == (None, (1, 3))
 
 
@@ -99,8 +99,8 @@ def test_one_person_by_hand() -> None:
 )
 def test_one_person_is_who_all_shots_agree_on(identities: Any, folders: Any, agreed: Any) -> None:
     shots = [shot("a", [1, 0], identities[0], folders[0]), shot("b", [-1, 0], identities[1], folders[1])]
-    person = one_person(Path("p"), shots)
-    assert (person.seen.identity, person.folder) == agreed
+    person = merge_queries(Path("p"), shots)
+    assert (person.info.identity, person.folder) == agreed
     assert not person.vector.any()  # opposite ones have no mean direction, and no NaN
 
 
@@ -149,12 +149,12 @@ def test_each_query_by_itself(filled: Filled) -> None:
             assert ranking.query == query.path
             check(ranking, filled, filled.expected(query, 0.35, **filters)[:20])
             left = len(filled.expected(query, **filters))
-            assert ranking.verdict == judge(CALIBRATION, ranking.matches[0].score, left)
+            assert ranking.verdict == decide(CALIBRATION, ranking.matches[0].score, left)
     assert 20 in lengths  # both limits were met
     assert min(lengths) < 20
     (nobody,) = rank(queries[:1], filled.gallery, CALIBRATION, 20, 0.99)
     assert nobody.matches == ()
-    assert nobody.verdict == judge(CALIBRATION, None, len(filled.gallery))
+    assert nobody.verdict == decide(CALIBRATION, None, len(filled.gallery))
 
 
 def test_other_cameras_than_each_querys_own(filled: Filled) -> None:
@@ -183,7 +183,7 @@ def test_rerank_like_the_whole_small_gallery(
         order = [near[place] for place in np.argsort(distances, kind="stable")]
         assert order != near
         check(ranking, filled, [one for one in order if one[0] >= 0.1][:top])
-        assert ranking.verdict == judge(CALIBRATION, ranking.matches[0].score, len(filled.gallery))
+        assert ranking.verdict == decide(CALIBRATION, ranking.matches[0].score, len(filled.gallery))
 
 
 def test_rerank_of_nothing(filled: Filled) -> None:
@@ -212,17 +212,17 @@ def test_rerank_of_nothing(filled: Filled) -> None:
 )
 def test_right(wanted: str | None, found: str | None, right: bool | None) -> None:
     match = Match(Path("m"), 0.5, 1, found)
-    assert Ranking(Path("q"), (match,), Verdict("", ""), Seen(wanted)).right(match) is right
+    assert Ranking(Path("q"), (match,), Verdict("", ""), Seen(wanted)).is_correct(match) is right
 
 
 def test_a_folder_names_an_identity_where_the_gallery_knows_it(filled: Filled) -> None:
     queries = [
         *asked(1, folder="person 3"),
         *asked(1, folder="holiday"),
-        *asked(1, seen=Seen("0009")),  # whom nobody here is called
-        *asked(1, seen=Seen("person 2"), folder="holiday"),
+        *asked(1, info=Seen("0009")),  # whom nobody here is called
+        *asked(1, info=Seen("person 2"), folder="holiday"),
     ]
     rankings = rank(queries, filled.gallery, None, 300)
-    assert [ranking.seen.identity for ranking in rankings] == ["person 3", None, None, "person 2"]
+    assert [ranking.info.identity for ranking in rankings] == ["person 3", None, None, "person 2"]
     for match in rankings[0].matches:
-        assert rankings[0].right(match) is (None if match.identity is None else match.identity == "person 3")
+        assert rankings[0].is_correct(match) is (None if match.identity is None else match.identity == "person 3")

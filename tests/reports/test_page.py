@@ -131,7 +131,7 @@ def test_it_is_self_contained_and_runs_nothing(tmp_path: Path) -> None:
 def test_what_is_not_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MOST", 2)
     shots = tuple(save(tmp_path / "p" / f"{number}.png", (9, 9, 9)) for number in range(3))
-    many = Ranking(tmp_path / "p", tuple(found(shots[0], rank, Seen()) for rank in range(1, 6)), VERDICT, shots=shots)
+    many = Ranking(tmp_path / "p", tuple(found(shots[0], rank, Seen()) for rank in range(1, 6)), VERDICT, images=shots)
     nobody = Ranking(shots[0], (), Verdict("no match", "no match: nobody"))
     page.write([many, nobody], {}, tmp_path, tmp_path / "x.html")
     html = Page(tmp_path / "x.html")

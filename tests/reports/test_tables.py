@@ -18,7 +18,7 @@ FOUND = Ranking(
     (Match(Path("g/x/1.jpg"), 0.987654321, 1, "0002", 3, 451.0), Match(Path("g/2.jpg"), -0.25, 2)),
     Verdict("match", "match: the best scores 0.988", 0.001, 0.25),
 )
-NOBODY = Ranking(Path("b.jpg"), (), Verdict("no match", "no match: nothing is left"))
+NO_MATCHES = Ranking(Path("b.jpg"), (), Verdict("no match", "no match: nothing is left"))
 
 
 def test_document() -> None:
@@ -33,19 +33,19 @@ def test_document() -> None:
         "false_accept_rate": 0.001,
         "gallery_false_accept_rate": 0.25,
     }
-    person = Ranking(Path("p"), (), NOBODY.verdict, shots=(Path("p/1.jpg"), Path("p/2.jpg")))
+    person = Ranking(Path("p"), (), NO_MATCHES.verdict, images=(Path("p/1.jpg"), Path("p/2.jpg")))
     assert document(person)["shots"] == ["p/1.jpg", "p/2.jpg"]
-    assert "shots" not in document(NOBODY)
+    assert "shots" not in document(NO_MATCHES)
 
 
 def test_table() -> None:
     one = "rank  score   path\n   1  0.9877  g/x/1.jpg\n   2  -0.2500  g/2.jpg\nmatch: the best scores 0.988"
     assert table([FOUND]) == one
-    assert table([FOUND, NOBODY]) == f"asked/a.jpg\n{one}\n\nb.jpg\nrank  score   path\nno match: nothing is left"
+    assert table([FOUND, NO_MATCHES]) == f"asked/a.jpg\n{one}\n\nb.jpg\nrank  score   path\nno match: nothing is left"
 
 
 def test_csv_to_the_letter(tmp_path: Path) -> None:
-    write_csv([FOUND, NOBODY], tmp_path / "x.csv")
+    write_csv([FOUND, NO_MATCHES], tmp_path / "x.csv")
     assert (tmp_path / "x.csv").read_bytes() == (
         b"query,rank,path,score,identity,camera,time,decision,verdict\r\n"
         b"asked/a.jpg,1,g/x/1.jpg,0.987654,0002,3,451.0,match,match: the best scores 0.988\r\n"
