@@ -33,7 +33,7 @@ def main(model: Path, data: str) -> None:
         row = int((calibrate.edges() < found.threshold - 1e-9).sum())
         print(
             f"| {target:g} | {found.threshold:.4f} | {accepted[row]:.2e} ({accepted[row] / target:.2f}x) | "
-            f"{100 * found.missed:.1f} % | {100 * missed[row]:.1f} % |"
+            f"{100 * found.false_reject_rate:.1f} % | {100 * missed[row]:.1f} % |"
         )
     print(f"\n{chosen_on.impostor.sum()} and {measured_on.impostor.sum()} pairs of different people")
 

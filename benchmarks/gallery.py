@@ -124,7 +124,7 @@ def kills(model: Path, embedder: Embedder, paths: list[Path], work: Path) -> tup
     subprocess.run([*map(str, command)], check=True, capture_output=True)
     difference = 0.0
     with galleries.create_gallery(str(place), embedder.contract, folder) as gallery:
-        clean = Store(work / "clean.gallery", embedder.contract.space, embedder.contract.dim, folder)
+        clean = Store(work / "clean.gallery", embedder.contract.embedding_space, embedder.contract.dim, folder)
         clean.add([Row(path.name) for path in files], vectors)
         for name in rng.sample(sorted(expected), 100):
             ours, theirs = (one.search(expected[name], len(files)) for one in (gallery, clean))

@@ -51,7 +51,7 @@ OURS = "Pillow bilinear (antialiased)"
 def frames(source: Path) -> list[images.Pixels]:
     """Pictures of a folder, or every 20th frame of a video, as RGB."""
     if source.is_dir():
-        return [images.load(path) for path in images.find(source)]
+        return [images.read_image(path) for path in images.find_images(source)]
     capture, found, number = cv2.VideoCapture(str(source)), [], 0
     while True:
         more, frame = capture.read()
@@ -113,7 +113,7 @@ def accuracy(embedder: Embedder, data: str) -> dict[str, tuple[float, float]]:
     true = [crop for crop in dataset.gallery if crop.identity in wanted]
     others = [crop for crop in dataset.gallery if crop.identity not in wanted]
     gallery = [*true, *(others[row] for row in rng.choice(len(others), DISTRACTORS, replace=False))]
-    native = embedder.embed([images.load(crop.path) for crop in query])
+    native = embedder.embed([images.read_image(crop.path) for crop in query])
     labels = (
         [c.identity for c in query],
         [c.identity for c in gallery],
@@ -122,7 +122,7 @@ def accuracy(embedder: Embedder, data: str) -> dict[str, tuple[float, float]]:
     )
     large = []
     for crop in gallery:
-        picture = images.load(crop.path)
+        picture = images.read_image(crop.path)
         size = (int(picture.shape[1] * ENLARGED), int(picture.shape[0] * ENLARGED))
         large.append(cv2.resize(picture, size, interpolation=cv2.INTER_LANCZOS4))
     result = {}

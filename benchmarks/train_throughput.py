@@ -62,7 +62,7 @@ def plain(recipe: Recipe, crops: TrainingSet, num_ids: int) -> Callable[[np.ndar
     centers = torch.optim.SGD(center.parameters(), lr=recipe.center_lr)
 
     def step(rows: np.ndarray) -> None:
-        pixels = torch.stack([augment(Image.fromarray(images.load(crops.crops[row].path))) for row in rows])
+        pixels = torch.stack([augment(Image.fromarray(images.read_image(crops.crops[row].path))) for row in rows])
         labels = torch.from_numpy(crops.labels[rows])
         f_t, logits = model(pixels)
         loss = id_loss(logits, labels, recipe.smoothing) + triplet(f_t, labels)

@@ -12,7 +12,7 @@ import numpy as np
 
 from bot_deploy import images
 from bot_deploy.errors import ImageError, InputError
-from bot_deploy.progress import track
+from bot_deploy.progress import show_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,11 +87,11 @@ def measure(
     sizes = sorted({1, *batches})
     files = list(islice(cycle(files), max(sizes)))
     crops = {
-        size: np.stack([images.load_resized(file, size) for file in files])
+        size: np.stack([images.read_resized(file, size) for file in files])
         for size in {contender.embedder.contract.size for contender in contenders}
     }
     results = [Result(contender, Speed({}), Speed({})) for contender in contenders]
-    for batch in track(sizes, "measuring", len(sizes)):
+    for batch in show_progress(sizes, "measuring", len(sizes)):
         embedders = [replace(contender.embedder, batch=batch) for contender in contenders]
         alone = [partial(embedder.run, crops[embedder.contract.size][:batch]) for embedder in embedders]
         whole = [partial(embedder.embed, files[:batch]) for embedder in embedders]
@@ -133,10 +133,10 @@ def find_crops(folder: Path) -> list[Path]:
     Raises:
         InputError: there is none.
     """
-    found = images.find(folder)[:MOST]
+    found = images.find_images(folder)[:MOST]
     usable = [
         file
-        for file, picture in zip(found, images.load_many(found, (2, 1)), strict=True)
+        for file, picture in zip(found, images.read_many(found, (2, 1)), strict=True)
         if not isinstance(picture, ImageError)
     ]
     if not usable:

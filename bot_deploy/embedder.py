@@ -13,8 +13,8 @@ import numpy.typing as npt
 from bot_deploy import images
 from bot_deploy.choices import AUTO_DEVICES, BACKENDS
 from bot_deploy.errors import ImageError, InputError, RunError
-from bot_deploy.machine import cores
-from bot_deploy.progress import track
+from bot_deploy.machine import available_cores
+from bot_deploy.progress import show_progress
 
 if TYPE_CHECKING:
     import zipfile
@@ -59,8 +59,10 @@ class Embedder:
             rows.clear()
             batch.clear()
 
-        loaded: Iterable[images.Pixels | ImageError] = images.load_many(paths, self.contract.size, max(4, cores()))
-        for row, picture in enumerate(track(loaded, label, len(paths))):
+        loaded: Iterable[images.Pixels | ImageError] = images.read_many(
+            paths, self.contract.size, max(4, available_cores())
+        )
+        for row, picture in enumerate(show_progress(loaded, label, len(paths))):
             if isinstance(picture, ImageError):
                 errors[row] = picture
                 continue
@@ -73,7 +75,7 @@ class Embedder:
 
     def _sized(self, picture: images.Pixels | str | Path, number: int) -> images.Pixels:
         if isinstance(picture, str | Path):
-            return images.load_resized(picture, self.contract.size)
+            return images.read_resized(picture, self.contract.size)
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:  # noqa: PLR2004
             raise ImageError(
                 f"image {number}: {picture.dtype} {picture.shape}; give uint8 RGB [H, W, 3], not normalised "
@@ -110,7 +112,7 @@ def open_embedder(path: str | Path, device: str = "auto", *, threads: int = 0, b
     for name in wanted:
         try:
             opened: Embedder = import_module(f"bot_deploy.backends.{backends[name]}").open_model(
-                path, name, threads or cores()
+                path, name, threads or available_cores()
             )
             return replace(opened, batch=batch or opened.batch)
         except RunError as error:

@@ -42,7 +42,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink()
 
 
-def unused(path: Path) -> Path:
+def unused_path(path: Path) -> Path:
     """`path`, or with a number behind its stem if there is something already."""
     number, free = 1, path
     while free.exists():
@@ -51,7 +51,7 @@ def unused(path: Path) -> Path:
     return free
 
 
-def check_output(path: Path, kind: str, suffixes: Collection[str]) -> None:
+def prepare_output(path: Path, kind: str, suffixes: Collection[str]) -> None:
     """Makes the folder of `path`, so that what takes long is not begun where its result cannot be kept.
 
     Raises:

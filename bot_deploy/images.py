@@ -40,7 +40,7 @@ TRANSPARENT = (128, 128, 128)  # what shows through: grey, the least coloured gu
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def load(path: str | Path | zipfile.Path) -> Pixels:
+def read_image(path: str | Path | zipfile.Path) -> Pixels:
     """The image in the file at `path` (on disk or in a zip), upright, as uint8 RGB [H, W, 3].
 
     Raises:
@@ -51,10 +51,10 @@ def load(path: str | Path | zipfile.Path) -> Pixels:
     # ValueError: a null byte in the name; RuntimeError: an encrypted or unknown kind of zip
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError) as error:
         raise ImageError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    return decode(data, str(path))
+    return decode_image(data, str(path))
 
 
-def decode(data: bytes, name: str) -> Pixels:
+def decode_image(data: bytes, name: str) -> Pixels:
     """An encoded image as uint8 RGB [H, W, 3]; EXIF orientation applied. `name` is for the error."""
     if not data:
         raise ImageError(f"{name}: the file is empty")
@@ -106,12 +106,12 @@ def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def load_resized(path: str | Path | zipfile.Path, size: tuple[int, int]) -> Pixels:
-    """`load`, then `resize`."""
-    return resize(load(path), size)
+def read_resized(path: str | Path | zipfile.Path, size: tuple[int, int]) -> Pixels:
+    """`read_image`, then `resize`."""
+    return resize(read_image(path), size)
 
 
-def find(folder: str | Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
+def find_images(folder: str | Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
     """Every image file under `folder`, at any depth, in a fixed order; hidden files and folders are passed over."""
     root = Path(folder)
     found = [
@@ -119,21 +119,21 @@ def find(folder: str | Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
         for path in root.rglob("*")
         if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and (path.is_file() or path.is_symlink())  # a link to nowhere is for `load` to name
+        and (path.is_file() or path.is_symlink())  # a link to nowhere is for `read_image` to name
     ]
     return sorted(found)
 
 
-def load_many(
+def read_many(
     paths: Iterable[str | Path | zipfile.Path], size: tuple[int, int], workers: int = 4
 ) -> Iterator[Pixels | ImageError]:
-    """`load_resized` of each path in order, a few ahead in threads; a bad file yields its error instead of raising."""
+    """`read_resized` of each path in order, a few ahead in threads; a bad file yields its error instead of raising."""
     from collections import deque
     from concurrent.futures import Future, ThreadPoolExecutor
 
     def one(path: str | Path | zipfile.Path) -> Pixels | ImageError:
         try:
-            return load_resized(path, size)
+            return read_resized(path, size)
         except ImageError as error:
             return error
 

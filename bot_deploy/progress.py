@@ -22,7 +22,7 @@ def show_bars() -> None:
     _bars_shown = True
 
 
-def track(items: Iterable[T], label: str | None, total: int | None = None) -> Iterator[T]:
+def show_progress(items: Iterable[T], label: str | None, total: int | None = None) -> Iterator[T]:
     """Yields `items` one by one and shows a bar with `label`, the count and the time left; no bar without a label."""
     hidden = label is None or not _bars_possible()
     with click.progressbar(items, length=total, label=label, show_pos=True, file=sys.stderr, hidden=hidden) as bar:
@@ -30,7 +30,7 @@ def track(items: Iterable[T], label: str | None, total: int | None = None) -> It
 
 
 @contextmanager
-def count(label: str) -> Iterator[Callable[[int, int], None]]:
+def progress_counter(label: str) -> Iterator[Callable[[int, int], None]]:
     """Shows a bar for work that reports its own progress: yields a function of (done, total)."""
     with click.progressbar(length=1, label=label, show_pos=True, file=sys.stderr, hidden=not _bars_possible()) as bar:
 

@@ -9,7 +9,7 @@ from bot_deploy.errors import InputError
 RUNS = Path("runs")
 
 
-def newest(pattern: str, remedy: str, root: Path = RUNS) -> Path:
+def newest_file(pattern: str, remedy: str, root: Path = RUNS) -> Path:
     """The file that matches `pattern` at any depth under `root` and was written last."""
     found = sorted(root.rglob(pattern), key=lambda path: path.stat().st_mtime)
     if not found:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bot_deploy import gallery as galleries
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.files import unused
+from bot_deploy.files import unused_path
 from bot_deploy.gallery import Row
 from bot_deploy.matching.match import NON_IDENTITIES
 from bot_deploy.matching.verdict import MATCH, NO_MATCH, UNCERTAIN, decide
@@ -55,7 +55,7 @@ class People:
     @property
     def outlier(self) -> float:
         """Two pictures less similar than this do not show the same person."""
-        return self._calibration.reject if self._calibration else self._same - MARGIN
+        return self._calibration.reject_threshold if self._calibration else self._same - MARGIN
 
     @property
     def rule(self) -> str:
@@ -121,7 +121,7 @@ class People:
         try:
             (root / name).mkdir(parents=True, exist_ok=True)
             now = datetime.now(UTC)
-            path = unused(root / name / f"{now:%Y-%m-%d_%H-%M-%S}.png")
+            path = unused_path(root / name / f"{now:%Y-%m-%d_%H-%M-%S}.png")
             Image.fromarray(crop).save(path)
         except OSError as error:
             raise RunError(f"{root / name}: the picture cannot be kept ({error.strerror or error})") from None

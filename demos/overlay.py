@@ -123,7 +123,7 @@ def _line(pen: ImageDraw.ImageDraw, text: str, place: tuple[int, int, int], colo
 @lru_cache(maxsize=256)
 def _thumbnail(path: Path) -> Pixels:
     try:
-        return images.load_resized(path, (TILE, TILE // 2))
+        return images.read_resized(path, (TILE, TILE // 2))
     except ImageError:  # moved since it was indexed; its name still says who it is
         return np.full((TILE, TILE // 2, 3), 60, np.uint8)
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bot_deploy import images
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.files import unused
+from bot_deploy.files import unused_path
 from bot_deploy.video.sources.base import quiet
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def snapshot(picture: Pixels, folder: Path, time: float) -> Path:
     Image.fromarray(picture).save(file, "PNG")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = unused(folder / f"snapshot-{time:08.2f}.png")
+        path = unused_path(folder / f"snapshot-{time:08.2f}.png")
         path.write_bytes(file.getvalue())
     except OSError as error:
         raise RunError(f"{folder}: no snapshot can be saved there ({error.strerror or error})") from None
@@ -174,7 +174,7 @@ def _begun(output: Path) -> Path:
         raise InputError(f"{output}: a video's name ends in {', '.join(CODECS)}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        part = unused(output.with_name(f"{output.stem}.part{output.suffix}"))  # of a run that was killed, say
+        part = unused_path(output.with_name(f"{output.stem}.part{output.suffix}"))  # of a run that was killed, say
         part.open("wb").close()
         part.unlink()
     except OSError as error:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from bot_deploy import images
 from bot_deploy.errors import ImageError, InputError
-from bot_deploy.progress import track
+from bot_deploy.progress import show_progress
 
 if TYPE_CHECKING:
     from bot_deploy.datasets import Dataset
@@ -89,7 +89,7 @@ def sample(dataset: Dataset, size: tuple[int, int], count: int = CROPS) -> image
     """
     crops = [*dataset.query, *dataset.gallery, *dataset.train]
     chosen = np.unique(np.linspace(0, max(len(crops) - 1, 0), min(count, len(crops))).astype(int))
-    loaded = images.load_many([crops[index].path for index in chosen], size)
+    loaded = images.read_many([crops[index].path for index in chosen], size)
     usable = [picture for picture in loaded if not isinstance(picture, ImageError)]
     if len(usable) < 2:  # noqa: PLR2004 - one crop has no ranking
         raise InputError(f"{dataset.name}: parity needs at least two crops; name a folder of yours with --data")
@@ -104,7 +104,8 @@ def compare(reference: Embedder, candidate: Embedder, crops: images.Pixels, tole
     expected = _embed(reference, crops, max(BATCHES))
     counts = [len(crops) if size == max(BATCHES) else min(FEW, len(crops)) for size in BATCHES]
     embedded = [
-        _embed(candidate, crops[:n], size) for size, n in track(list(zip(BATCHES, counts, strict=True)), "comparing")
+        _embed(candidate, crops[:n], size)
+        for size, n in show_progress(list(zip(BATCHES, counts, strict=True)), "comparing")
     ]
     got = np.concatenate(embedded).astype(np.float64)
     same = np.concatenate([expected[:count] for count in counts])

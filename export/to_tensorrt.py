@@ -124,7 +124,7 @@ def choose(archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     except RunError as error:
         here, reason = "", str(error)
     if here and set(wanted) <= {here}:
-        for package in engine_file.MODULES:
+        for package in engine_file.PACKAGE_MODULES:
             if nvidia.installed(package):
                 return package, (here,)
         raise RunError(

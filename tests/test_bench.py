@@ -52,7 +52,7 @@ def crops(tmp_path: Path) -> list[Path]:
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (20, 10, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    return images.find(tmp_path)
+    return images.find_images(tmp_path)
 
 
 # ---- figures ----
@@ -125,13 +125,13 @@ def test_slow_work_is_timed_once_in_a_turn() -> None:
 
 def test_measured_side_by_side(crops: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    load = images.load_resized
+    load = images.read_resized
 
     def slow_load(path: Path, size: tuple[int, int]) -> images.Pixels:
         clock.now += 0.5  # to decode and resize
         return load(path, size)
 
-    monkeypatch.setattr(images, "load_resized", slow_load)
+    monkeypatch.setattr(images, "read_resized", slow_load)
     fast = clock.contender("fast", lambda _, batch: 0.25 + 0.25 * batch)  # 2 images/s in batches of 1, 3.2 in 4
     slow = clock.contender("slow", lambda _, batch: 1.0 * batch**2)  # best alone
     results = bench.measure([slow, fast], crops, [4, 2], 1, clock)

@@ -56,7 +56,7 @@ def test_what_is_no_whole_image_is_refused_by_name(tmp_path: Path, name: str) ->
     file = tmp_path / name
     file.write_bytes(spoiled()[name])
     with pytest.raises(ImageError) as caught:
-        images.load(file)
+        images.read_image(file)
     assert str(caught.value).startswith(f"{file}: ")
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
@@ -67,14 +67,14 @@ def test_missing_files_folders_and_impossible_names(tmp_path: Path) -> None:
     for name in ("folder.jpg", "missing.jpg", "no\0way.jpg", "x" * 300 + ".jpg"):
         for path in (tmp_path / name, str(tmp_path / name)):
             with pytest.raises(ImageError, match=r"cannot be read") as caught:
-                images.load(path)
+                images.read_image(path)
             assert str(caught.value).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_cut_anywhere_gives_the_whole_picture_or_none(way: str) -> None:
     data = written(way, NOISE)
-    whole = images.decode(data, "x")
+    whole = images.decode_image(data, "x")
     cuts = sorted({*range(0, 600, 13), *range(0, len(data), len(data) // 60), *range(len(data) - 40, len(data))})
     refused = 0
     for cut in cuts:
@@ -95,16 +95,16 @@ def test_over_100_megapixels_is_refused_before_decoding(size: tuple[int, int], m
     rows = zlib.compress(bytes(1000))
     for data in (png(*size, 8, 2, rows), bmp(*size, bytes(1000))):
         with pytest.raises(ImageError, match=r"big: over 100 megapixels"):
-            images.decode(data, "big")
+            images.decode_image(data, "big")
 
 
 def test_real_pixels_over_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", HEIGHT * WIDTH)
-    assert images.decode(written("jpeg"), "x").shape == SMOOTH.shape  # the limit itself is allowed
+    assert images.decode_image(written("jpeg"), "x").shape == SMOOTH.shape  # the limit itself is allowed
     monkeypatch.setattr(images, "MAX_PIXELS", HEIGHT * WIDTH - 1)
     for way in WAYS:
         with pytest.raises(ImageError, match="over 100 megapixels"):
-            images.decode(written(way), "x")
+            images.decode_image(written(way), "x")
 
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["warnings are errors", "warnings as usual"])
@@ -132,7 +132,7 @@ def test_usual_warnings_stay_silent() -> None:
     whole = encode(SMOOTH, "JPEG", exif=exif(6))
     data = whole.replace(b"\x01\x0e\x00\x02\x00\x00", b"\x01\x0e\x00\x02\xff\x00")
     assert data != whole
-    code = "import sys; from bot_deploy import images; print(images.decode(sys.stdin.buffer.read(), 'x').shape)"
+    code = "import sys; from bot_deploy import images; print(images.decode_image(sys.stdin.buffer.read(), 'x').shape)"
     done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
     assert done.stdout.decode().strip() in {f"({WIDTH}, {HEIGHT}, 3)", f"({HEIGHT}, {WIDTH}, 3)"}
     assert done.stderr == b""

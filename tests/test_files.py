@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.files import check_output, check_writable, write_atomically
+from bot_deploy.files import check_writable, prepare_output, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def test_a_folder_for_the_output_is_made_and_nothing_in_it(tmp_path: Path) -> None:
-    check_output(tmp_path / "new" / "deep" / "X.PNG", "a picture", {".png"})
+    prepare_output(tmp_path / "new" / "deep" / "X.PNG", "a picture", {".png"})
     assert list((tmp_path / "new" / "deep").iterdir()) == []
     (tmp_path / "there.png").write_bytes(b"before")
-    check_output(tmp_path / "there.png", "a picture", {".png"})
+    prepare_output(tmp_path / "there.png", "a picture", {".png"})
     assert (tmp_path / "there.png").read_bytes() == b"before"
 
 
 @pytest.mark.parametrize("name", ["ranks", "ranks.txt", ".png"])
 def test_another_kind_of_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r": a picture ends in \.jpg, \.png$"):
-        check_output(tmp_path / "new" / name, "a picture", {".png", ".jpg"})
+        prepare_output(tmp_path / "new" / name, "a picture", {".png", ".jpg"})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -36,7 +36,7 @@ def test_no_place_for_the_output(tmp_path: Path, name: str, reason: str) -> None
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(RunError) as caught:
-        check_output(tmp_path / name, "a picture", {".png"})
+        prepare_output(tmp_path / name, "a picture", {".png"})
     assert str(caught.value) == f"{tmp_path / name}: cannot be written ({reason})"
 
 

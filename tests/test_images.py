@@ -24,14 +24,14 @@ from bot_deploy.errors import ImageError
 @pytest.mark.parametrize("way", ["png", "webp-lossless", "bmp"])
 @pytest.mark.parametrize("picture", [SMOOTH, NOISE], ids=["smooth", "noise"])
 def test_lossless_formats_give_the_pixels_back(way: str, picture: U8) -> None:
-    np.testing.assert_array_equal(images.decode(written(way, picture), "x"), picture)
+    np.testing.assert_array_equal(images.decode_image(written(way, picture), "x"), picture)
 
 
 @pytest.mark.parametrize("way", ["jpeg", "jpeg-progressive", "webp"])
 def test_lossy_formats_agree_with_another_decoder(way: str) -> None:
     data = written(way)
     other = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
-    pixels = images.decode(data, "x")
+    pixels = images.decode_image(data, "x")
     assert np.abs(pixels.astype(int) - other).max() <= 2
     assert np.abs(pixels.astype(int) - SMOOTH).mean() < 12  # and it is that picture
 
@@ -39,14 +39,14 @@ def test_lossy_formats_agree_with_another_decoder(way: str) -> None:
 def test_bmp_stored_top_down() -> None:
     rows = bytes([1, 2, 3, 4, 5, 6, 0, 0]) + bytes([7, 8, 9, 10, 11, 12, 0, 0])
     expected = np.array([[[3, 2, 1], [6, 5, 4]], [[9, 8, 7], [12, 11, 10]]], np.uint8)
-    np.testing.assert_array_equal(images.decode(bmp(2, -2, rows), "x"), expected)
-    np.testing.assert_array_equal(images.decode(bmp(2, 2, rows), "x"), expected[::-1])
+    np.testing.assert_array_equal(images.decode_image(bmp(2, -2, rows), "x"), expected)
+    np.testing.assert_array_equal(images.decode_image(bmp(2, 2, rows), "x"), expected[::-1])
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
 def test_grey(kind: str) -> None:
     grey = SMOOTH[..., 2]
-    pixels = images.decode(encode(grey, kind, **({"quality": 100} if kind == "JPEG" else {})), "x")
+    pixels = images.decode_image(encode(grey, kind, **({"quality": 100} if kind == "JPEG" else {})), "x")
     assert pixels.shape == (HEIGHT, WIDTH, 3)
     assert np.abs(pixels.astype(int) - grey[..., None]).max() <= (2 if kind == "JPEG" else 0)
 
@@ -59,17 +59,17 @@ def over_grey(colour: npt.NDArray[Any], alpha: npt.NDArray[Any]) -> npt.NDArray[
 def test_alpha_is_composited_over_mid_grey() -> None:
     alpha = (COLUMNS * 8).astype(np.uint8)
     rgba = np.dstack([SMOOTH, alpha])
-    pixels = images.decode(encode(rgba, "PNG"), "x")
+    pixels = images.decode_image(encode(rgba, "PNG"), "x")
     assert np.abs(pixels - over_grey(SMOOTH, alpha)).max() <= 1
     assert (pixels[:, 0] == 128).all()
-    webp = images.decode(encode(rgba, "WEBP", lossless=True, exact=True), "x")
+    webp = images.decode_image(encode(rgba, "WEBP", lossless=True, exact=True), "x")
     np.testing.assert_array_equal(webp, pixels)
 
 
 def test_grey_with_alpha() -> None:
     alpha = (COLUMNS * 8).astype(np.uint8)
     two = Image.merge("LA", [Image.fromarray(SMOOTH[..., 0]), Image.fromarray(alpha)])
-    pixels = images.decode(encode(two, "PNG"), "x")
+    pixels = images.decode_image(encode(two, "PNG"), "x")
     assert np.abs(pixels - over_grey(np.repeat(SMOOTH[..., :1], 3, axis=2), alpha)).max() <= 1
 
 
@@ -85,19 +85,19 @@ def palette_image() -> tuple[Image.Image, npt.NDArray[np.uint8], npt.NDArray[np.
 @pytest.mark.parametrize("kind", ["PNG", "BMP"])
 def test_palette(kind: str) -> None:
     image, colours, indices = palette_image()
-    np.testing.assert_array_equal(images.decode(encode(image, kind), "x"), colours[indices])
+    np.testing.assert_array_equal(images.decode_image(encode(image, kind), "x"), colours[indices])
 
 
 def test_palette_with_one_transparent_colour() -> None:
     image, colours, indices = palette_image()
     colours[2] = 128
-    np.testing.assert_array_equal(images.decode(encode(image, "PNG", transparency=2), "x"), colours[indices])
+    np.testing.assert_array_equal(images.decode_image(encode(image, "PNG", transparency=2), "x"), colours[indices])
 
 
 def test_palette_with_an_alpha_for_each_colour() -> None:
     image, colours, indices = palette_image()
     alphas = np.array([255, 0, 128, 64], np.uint8)
-    pixels = images.decode(encode(image, "PNG", transparency=alphas.tobytes()), "x")
+    pixels = images.decode_image(encode(image, "PNG", transparency=alphas.tobytes()), "x")
     assert np.abs(pixels - over_grey(colours, alphas)[indices]).max() <= 1
 
 
@@ -105,25 +105,25 @@ def test_palette_with_an_alpha_for_each_colour() -> None:
 def test_one_transparent_colour_without_a_palette(colour: int, marked: tuple[int, ...]) -> None:
     row = bytes(marked) + bytes(len(marked) * [200])
     body = png(2, 1, 8, colour, b"\0" + row, chunk(b"tRNS", struct.pack(f">{len(marked)}H", *marked)))
-    np.testing.assert_array_equal(images.decode(body, "x"), [[[128] * 3, [200] * 3]])
+    np.testing.assert_array_equal(images.decode_image(body, "x"), [[[128] * 3, [200] * 3]])
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP"])
 def test_one_bit(kind: str) -> None:
     bits = (ROWS + COLUMNS) % 3 == 0
-    pixels = images.decode(encode(Image.fromarray(bits), kind), "x")
+    pixels = images.decode_image(encode(Image.fromarray(bits), kind), "x")
     np.testing.assert_array_equal(pixels, np.repeat(bits[..., None] * np.uint8(255), 3, axis=2))
 
 
 @pytest.mark.parametrize(("bits", "packed", "values"), [(2, 0b00011011, (0, 85, 170, 255)), (4, 0x0F, (0, 255))])
 def test_two_and_four_bit_grey(bits: int, packed: int, values: tuple[int, ...]) -> None:
-    pixels = images.decode(png(len(values), 1, bits, 0, bytes([0, packed])), "x")
+    pixels = images.decode_image(png(len(values), 1, bits, 0, bytes([0, packed])), "x")
     np.testing.assert_array_equal(pixels[0, :, 0], values)
 
 
 def test_sixteen_bit_grey_is_scaled_and_not_clipped_to_white() -> None:
     values = (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) * 42).astype(np.uint16)
-    pixels = images.decode(encode(Image.fromarray(values), "PNG"), "x")
+    pixels = images.decode_image(encode(Image.fromarray(values), "PNG"), "x")
     np.testing.assert_array_equal(pixels, np.repeat((values >> 8)[..., None], 3, axis=2))
     assert len(np.unique(pixels)) > 200
 
@@ -131,7 +131,7 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped_to_white() -> None:
 def test_sixteen_bit_rgb() -> None:
     values = np.random.default_rng(1).integers(0, 1 << 16, (5, 4, 3)).astype(">u2")
     body = b"".join(b"\0" + row.tobytes() for row in values)
-    np.testing.assert_array_equal(images.decode(png(4, 5, 16, 2, body), "x"), values >> 8)
+    np.testing.assert_array_equal(images.decode_image(png(4, 5, 16, 2, body), "x"), values >> 8)
 
 
 def ink(cyan: int, magenta: int, yellow: int, black: int) -> bytes:
@@ -160,7 +160,7 @@ def test_cmyk_jpeg(inks: tuple[int, int, int, int], colour: tuple[int, int, int]
     # In these files 255 means no ink, the way Adobe writes them; with and without its marker.
     data = ink(*inks)
     for file in (data, without_adobe(data)):
-        assert np.abs(images.decode(file, "x").astype(int) - colour).max() <= 3
+        assert np.abs(images.decode_image(file, "x").astype(int) - colour).max() <= 3
 
 
 # Orientation n as the mapping from the upright picture to the one that is stored.
@@ -180,7 +180,7 @@ STORED = {
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 100})])
 def test_exif_orientation(kind: str, options: dict[str, Any], orientation: int) -> None:
     stored = np.ascontiguousarray(STORED[orientation](SMOOTH))
-    pixels = images.decode(encode(stored, kind, exif=exif(orientation), **options), "x")
+    pixels = images.decode_image(encode(stored, kind, exif=exif(orientation), **options), "x")
     assert pixels.shape == SMOOTH.shape
     # Of all eight, it is the upright one.
     distance = np.abs(pixels.astype(int) - SMOOTH).mean()
@@ -190,7 +190,7 @@ def test_exif_orientation(kind: str, options: dict[str, Any], orientation: int) 
 
 @pytest.mark.parametrize("orientation", [0, 9, 1000])
 def test_unknown_orientations_are_ignored(orientation: int) -> None:
-    np.testing.assert_array_equal(images.decode(encode(SMOOTH, "PNG", exif=exif(orientation)), "x"), SMOOTH)
+    np.testing.assert_array_equal(images.decode_image(encode(SMOOTH, "PNG", exif=exif(orientation)), "x"), SMOOTH)
 
 
 def test_damaged_exif_costs_no_pixels() -> None:
@@ -204,7 +204,7 @@ def test_damaged_exif_costs_no_pixels() -> None:
             damaged = bytearray(data)
             for place in rng.integers(start, len(data), 4):
                 damaged[place] = rng.integers(0, 256)
-            assert sorted(images.decode(bytes(damaged), "x").shape) == [3, 64, 128]
+            assert sorted(images.decode_image(bytes(damaged), "x").shape) == [3, 64, 128]
 
 
 @pytest.mark.parametrize("name", ["plain.jpg", "with space.jpg", "Zoë Ψ 人.png", "no_suffix", "wrong.bmp", "UPPER.JPG"])
@@ -212,8 +212,8 @@ def test_any_path_as_text_or_path(tmp_path: Path, name: str) -> None:
     file = tmp_path / "ordner mit ü" / name
     file.parent.mkdir()
     file.write_bytes(written("png"))
-    np.testing.assert_array_equal(images.load(file), SMOOTH)
-    np.testing.assert_array_equal(images.load(str(file)), SMOOTH)
+    np.testing.assert_array_equal(images.read_image(file), SMOOTH)
+    np.testing.assert_array_equal(images.read_image(str(file)), SMOOTH)
 
 
 def test_from_a_zip(tmp_path: Path) -> None:
@@ -222,12 +222,12 @@ def test_from_a_zip(tmp_path: Path) -> None:
         out.writestr("a/Zoë 1.png", written("png"))
         out.writestr("a/empty.png", b"")
     top = zipfile.Path(archive)
-    np.testing.assert_array_equal(images.load(top / "a" / "Zoë 1.png"), SMOOTH)
+    np.testing.assert_array_equal(images.read_image(top / "a" / "Zoë 1.png"), SMOOTH)
     for name in ("empty.png", "none.png"):
         with pytest.raises(ImageError, match=name):
-            images.load(top / "a" / name)
+            images.read_image(top / "a" / name)
     with pytest.raises(ImageError, match=r"crops\.zip"):
-        images.load(top / "a")
+        images.read_image(top / "a")
 
 
 def damaged_zips(tmp_path: Path) -> dict[str, Path]:
@@ -252,10 +252,10 @@ def damaged_zips(tmp_path: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("kind", ["middle", "secret", "unknown"])
 def test_damaged_encrypted_or_strange_zips(tmp_path: Path, kind: str) -> None:
     with pytest.raises(ImageError, match=r"a\.bmp"):
-        images.load(zipfile.Path(damaged_zips(tmp_path)[kind]) / "a.bmp")
+        images.read_image(zipfile.Path(damaged_zips(tmp_path)[kind]) / "a.bmp")
 
 
-# ---- find and load_many ----
+# ---- find and read_many ----
 
 
 def test_find(tmp_path: Path) -> None:
@@ -266,8 +266,8 @@ def test_find(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "folder.jpg" / "in.png").touch()
-    found = images.find(tmp_path)
-    assert found == images.find(str(tmp_path)) == sorted(found)
+    found = images.find_images(tmp_path)
+    assert found == images.find_images(str(tmp_path)) == sorted(found)
     assert {path.relative_to(tmp_path).as_posix() for path in found} == {*wanted, "folder.jpg/in.png"}
 
 
@@ -275,8 +275,8 @@ def test_find_below_a_hidden_folder(tmp_path: Path) -> None:
     root = tmp_path / ".cache" / "set"
     root.mkdir(parents=True)
     (root / "a.jpg").touch()
-    assert images.find(root) == [root / "a.jpg"]
-    assert images.find(tmp_path) == []
+    assert images.find_images(root) == [root / "a.jpg"]
+    assert images.find_images(tmp_path) == []
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -290,7 +290,7 @@ def test_load_many_keeps_the_order_and_yields_errors_in_place(tmp_path: Path, wo
         else:
             file.write_bytes(encode(np.full((2, 3, 3), index, np.uint8), "PNG"))
         paths.append(file)
-    results = list(images.load_many(iter(paths), (4, 2), workers))
+    results = list(images.read_many(iter(paths), (4, 2), workers))
     assert len(results) == number
     for index, result in enumerate(results):
         if index % 7 == 3:
@@ -310,11 +310,11 @@ def test_load_many_reads_only_a_few_ahead(tmp_path: Path) -> None:
             asked += 1
             yield tmp_path / "a.png"
 
-    many = images.load_many(paths(), (4, 2), workers=1)
+    many = images.read_many(paths(), (4, 2), workers=1)
     next(many)
     many.close()  # type: ignore[attr-defined]
     assert asked <= 64
 
 
 def test_load_many_of_nothing() -> None:
-    assert list(images.load_many([], (4, 2))) == []
+    assert list(images.read_many([], (4, 2))) == []

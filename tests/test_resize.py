@@ -76,5 +76,5 @@ def test_an_image_that_fits_is_left_alone() -> None:
 
 def test_size_is_height_and_width(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(written("png"))
-    assert images.load_resized(tmp_path / "a.png", (20, 10)).shape == (20, 10, 3)
-    np.testing.assert_array_equal(images.load_resized(tmp_path / "a.png", (20, 10)), images.resize(SMOOTH, (20, 10)))
+    assert images.read_resized(tmp_path / "a.png", (20, 10)).shape == (20, 10, 3)
+    np.testing.assert_array_equal(images.read_resized(tmp_path / "a.png", (20, 10)), images.resize(SMOOTH, (20, 10)))

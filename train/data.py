@@ -14,8 +14,8 @@ import torch
 
 from bot_deploy import images
 from bot_deploy.errors import ImageError, InputError
-from bot_deploy.machine import cores
-from bot_deploy.progress import track
+from bot_deploy.machine import available_cores
+from bot_deploy.progress import show_progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,8 +71,8 @@ def open_training_set(crops: Sequence[Crop], size: tuple[int, int], device: str 
 def _decoded(crops: Sequence[Crop], size: tuple[int, int], label: str | None = None) -> images.Pixels:
     pixels = np.empty((len(crops), *size, 3), np.uint8)
     broken = []
-    loaded = images.load_many([crop.path for crop in crops], size, workers=cores())
-    for row, picture in enumerate(track(loaded, label, len(crops))):
+    loaded = images.read_many([crop.path for crop in crops], size, workers=available_cores())
+    for row, picture in enumerate(show_progress(loaded, label, len(crops))):
         if isinstance(picture, ImageError):
             broken.append(str(picture))
         else:

@@ -20,7 +20,7 @@ from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
 from bot_deploy.files import write_atomically
 from bot_deploy.model import InferenceGraph, ReID
-from bot_deploy.progress import track
+from bot_deploy.progress import show_progress
 
 from . import run_files, transforms, weights
 from .allocator import keep_freed_memory
@@ -141,7 +141,7 @@ def train_epoch(
     state.model.train()
     sums, steps, started = torch.zeros(4, device=world.device), 0, time.perf_counter()
     before: tuple[Tensor, npt.NDArray[np.int64]] | None = None
-    for batch in track(list(batches(crops.labels, recipe.p, recipe.k, rng)), _label(epoch, recipe, world)):
+    for batch in show_progress(list(batches(crops.labels, recipe.p, recipe.k, rng)), _label(epoch, recipe, world)):
         mine = world.share(len(batch))
         draws = transforms.draw(len(batch), recipe, rng).of(mine)
         images = crops.pixels(batch[mine]).to(world.device, non_blocking=True)

@@ -13,7 +13,7 @@ from bot_deploy.errors import InputError
 from bot_deploy.files import write_atomically
 from bot_deploy.model import ReID, prefixed
 
-from .contract import Contract, fingerprint, from_json
+from .contract import Contract, from_json, weights_fingerprint
 
 KIND = "bot_deploy checkpoint"
 
@@ -110,5 +110,5 @@ def contract_of(model: ReID, height: int, width: int) -> Contract:
         width=width,
         dim=model.dim,
         feature=model.feature,
-        fingerprint=fingerprint(weights),
+        fingerprint=weights_fingerprint(weights),
     )

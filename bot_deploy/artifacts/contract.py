@@ -30,6 +30,7 @@ UNDERSTOOD = {
     "flip": (False, True),
     "precision": PRECISIONS,
 }
+OLD_CALIBRATION_NAMES = {"reject": "reject_threshold", "missed": "false_reject_rate"}
 OPTIONAL = {"flip", "precision", "calibration"}  # older artifacts do not say
 INPUT_NAME = "images"  # uint8 [N, height, width, 3]
 OUTPUT_NAME = "embeddings"  # float32 [N, dim], L2-normalised
@@ -37,15 +38,15 @@ OUTPUT_NAME = "embeddings"  # float32 [N, dim], L2-normalised
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Which cosine means "the same person", as measured by `bot calibrate`; see bot_deploy/calibrate.py."""
+    """Which cosine means "the same person", as measured by `bot calibrate`; see bot_deploy/matching/calibrate.py."""
 
     data: str  # what it was measured on
     genuine: int  # pairs of one identity before different cameras
     impostor: int  # pairs of different identities
     target: float  # false-accept rate asked for
     threshold: float  # the least cosine that keeps it
-    reject: float  # below it is "no match"
-    missed: float  # false-reject rate of the threshold
+    reject_threshold: float  # cosine below which the answer is "no match"
+    false_reject_rate: float  # share of genuine pairs below the threshold
     curve: tuple[tuple[float, float], ...]  # (cosine, false-accept rate), ascending in cosine
 
 
@@ -74,7 +75,7 @@ class Contract:
         return self.height, self.width
 
     @property
-    def space(self) -> str:
+    def embedding_space(self) -> str:
         """What vectors must share to be compared; precision and flip may differ."""
         return f"{self.fingerprint}-{self.feature}"
 
@@ -115,13 +116,14 @@ def from_json(text: str, source: str) -> Contract:
 
 
 def _calibration(fields: dict[str, Any]) -> Calibration:
+    fields = {OLD_CALIBRATION_NAMES.get(name, name): value for name, value in fields.items()}
     curve = tuple((float(cosine), float(rate)) for cosine, rate in fields["curve"])
     if not curve or not all(0 < rate <= 1 for _, rate in curve):
         raise ValueError("calibration")
     return Calibration(**{**fields, "curve": curve})
 
 
-def fingerprint(tensors: Iterable[tuple[str, bytes]]) -> str:
+def weights_fingerprint(tensors: Iterable[tuple[str, bytes]]) -> str:
     """16 hex digits over (name, bytes) of every weight that inference uses, in any order."""
     digest = hashlib.sha256()
     for name, data in sorted(tensors):

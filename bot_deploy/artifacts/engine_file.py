@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # package -> module; the extra of bot-deploy is named like the package
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+PACKAGE_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 FORMAT = 1
-AGAIN = "export it again with `bot export --trt`"
+REEXPORT_HINT = "export it again with `bot export --trt`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Sidecar:
     contract: Contract
     sha256: str  # of the engine
     onnx_sha256: str  # of the model that it was built from
-    package: str  # that built it and must run it, a key of MODULES
+    package: str  # that built it and must run it, a key of PACKAGE_MODULES
     version: str  # of the package
     archs: tuple[str, ...]  # GPUs that it runs on, such as "sm89"
     profile: tuple[int, int, int]  # images in a batch: least, best, most
@@ -73,16 +73,20 @@ def read(path: Path) -> tuple[bytes, Sidecar]:
     try:
         text = companion.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"{path}: {companion.name} is not beside it; keep the two together, or {AGAIN}") from None
+        raise InputError(
+            f"{path}: {companion.name} is not beside it; keep the two together, or {REEXPORT_HINT}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{companion}: not readable ({error}); {AGAIN}") from None
+        raise InputError(f"{companion}: not readable ({error}); {REEXPORT_HINT}") from None
     sidecar = _parsed(text, companion)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if hashlib.sha256(data).hexdigest() != sidecar.sha256:
-        raise InputError(f"{path}: not the engine that {companion.name} was written for, so it is not run; {AGAIN}")
+        raise InputError(
+            f"{path}: not the engine that {companion.name} was written for, so it is not run; {REEXPORT_HINT}"
+        )
     return data, sidecar
 
 
@@ -91,9 +95,11 @@ def _parsed(text: str, source: Path) -> Sidecar:
         fields: dict[str, Any] = json.loads(text)
         version = fields.get("format")
     except (ValueError, AttributeError):
-        raise InputError(f"{source}: not the description of an engine; {AGAIN}") from None
+        raise InputError(f"{source}: not the description of an engine; {REEXPORT_HINT}") from None
     if version != FORMAT:
-        raise InputError(f"{source}: sidecar format {version}, but this bot_deploy reads format {FORMAT}; {AGAIN}")
+        raise InputError(
+            f"{source}: sidecar format {version}, but this bot_deploy reads format {FORMAT}; {REEXPORT_HINT}"
+        )
     try:
         fields["contract"] = from_json(json.dumps(fields["contract"]), str(source))
         fields["archs"] = tuple(str(arch) for arch in fields["archs"])
@@ -101,8 +107,12 @@ def _parsed(text: str, source: Path) -> Sidecar:
         fields["profile"] = least, best, most
         sidecar = Sidecar(**fields)
         texts = (sidecar.sha256, sidecar.onnx_sha256, sidecar.version, sidecar.precision)
-        if sidecar.package not in MODULES or not 1 <= least <= best <= most or not all(type(t) is str for t in texts):
+        if (
+            sidecar.package not in PACKAGE_MODULES
+            or not 1 <= least <= best <= most
+            or not all(type(t) is str for t in texts)
+        ):
             raise ValueError("package, profile or hashes")  # noqa: TRY301
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{source}: damaged ({error}); {AGAIN}") from None
+        raise InputError(f"{source}: damaged ({error}); {REEXPORT_HINT}") from None
     return sidecar

@@ -7,12 +7,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from bot_deploy.artifacts.engine_file import MODULES
+from bot_deploy.artifacts.engine_file import PACKAGE_MODULES
 from bot_deploy.errors import RunError
 
 
 def installed(package: str) -> bool:
-    return find_spec(MODULES[package]) is not None
+    return find_spec(PACKAGE_MODULES[package]) is not None
 
 
 @cache
@@ -23,7 +23,7 @@ def load(package: str) -> tuple[Any, Any]:
         RunError: it is not installed, or does not load.
     """
     try:
-        trt = import_module(MODULES[package])
+        trt = import_module(PACKAGE_MODULES[package])
     except ModuleNotFoundError:
         raise RunError(f"{package} is not installed; pip install 'bot-deploy[{package}]'") from None
     except (ImportError, OSError, RuntimeError) as error:  # a library of CUDA's that is not there

@@ -12,7 +12,7 @@ import numpy as np
 
 from bot_deploy.artifacts import engine_file
 from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
-from bot_deploy.artifacts.engine_file import AGAIN
+from bot_deploy.artifacts.engine_file import REEXPORT_HINT
 from bot_deploy.backends import nvidia
 from bot_deploy.backends.nvidia import called, one_line
 from bot_deploy.embedder import Embedder
@@ -41,13 +41,13 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
     trt, logger = nvidia.load(sidecar.package)
     if trt.__version__ != sidecar.version:
         raise InputError(
-            f"{path}: built with {sidecar.package} {sidecar.version}, but {trt.__version__} is installed; {AGAIN} "
-            f"here, or pip install {sidecar.package}=={sidecar.version}"
+            f"{path}: built with {sidecar.package} {sidecar.version}, but {trt.__version__} is installed; "
+            f"{REEXPORT_HINT} here, or pip install {sidecar.package}=={sidecar.version}"
         )
     arch = nvidia.gpu_arch()
     if arch not in sidecar.archs:
         raise InputError(
-            f"{path}: built for {', '.join(sidecar.archs)}, but the GPU is {arch}; {AGAIN} on this machine, "
+            f"{path}: built for {', '.join(sidecar.archs)}, but the GPU is {arch}; {REEXPORT_HINT} on this machine, "
             f"or with --gpu-arch {arch}"
         )
     engine = _deserialized(trt, logger, data, path)
@@ -62,7 +62,7 @@ def _deserialized(trt: Any, logger: Any, data: bytes, path: Path) -> Any:
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
-        raise InputError(f"{path}: {trt.__name__} cannot load it ({one_line(logger.errors)}); {AGAIN}")
+        raise InputError(f"{path}: {trt.__name__} cannot load it ({one_line(logger.errors)}); {REEXPORT_HINT}")
     return engine
 
 
@@ -72,7 +72,7 @@ def _check_shapes(engine: Any, contract: Contract, path: Path) -> None:
     wanted = {INPUT_NAME: (-1, contract.height, contract.width, 3), OUTPUT_NAME: (-1, contract.dim)}
     # A profile of one size makes the first dimension a number.
     if {name: shape[1:] for name, shape in found.items()} != {name: shape[1:] for name, shape in wanted.items()}:
-        raise InputError(f"{path}: it takes and gives {found}, not what its contract says; {AGAIN}")
+        raise InputError(f"{path}: it takes and gives {found}, not what its contract says; {REEXPORT_HINT}")
 
 
 class Runner:
@@ -130,7 +130,7 @@ class Runner:
         pixels, vectors = self.pixels[:size], self.vectors[:size]
         self._copy(self.device_pixels, pixels.ctypes.data, pixels.nbytes, kinds.cudaMemcpyHostToDevice)
         if not context.execute_async_v3(int(self.stream)):
-            raise RunError(f"{self.trt.__name__} cannot run a batch of {size}; {AGAIN}")
+            raise RunError(f"{self.trt.__name__} cannot run a batch of {size}; {REEXPORT_HINT}")
         self._copy(vectors.ctypes.data, self.device_vectors, vectors.nbytes, kinds.cudaMemcpyDeviceToHost)
 
     def _copy(self, target: int, source: int, count: int, kind: Any) -> None:
@@ -162,12 +162,12 @@ class Runner:
             context.set_device_memory(self.device_scratch, self.scratch)
         for name, address in ((INPUT_NAME, self.device_pixels), (OUTPUT_NAME, self.device_vectors)):
             if not context.set_tensor_address(name, address):
-                raise RunError(f"{trt.__name__} does not take the address of {name}; {AGAIN}")
+                raise RunError(f"{trt.__name__} does not take the address of {name}; {REEXPORT_HINT}")
         return context
 
     def _set_shape(self, context: Any, size: int) -> None:
         if not context.set_input_shape(INPUT_NAME, (size, *self.size, 3)):
-            raise RunError(f"{self.trt.__name__} does not take a batch of {size}; {AGAIN}")
+            raise RunError(f"{self.trt.__name__} does not take a batch of {size}; {REEXPORT_HINT}")
 
     def _captured(self, size: int) -> Any:
         """The pass of `size` images as an executable graph, or None where it cannot be captured."""

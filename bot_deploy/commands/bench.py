@@ -56,10 +56,10 @@ def bench(
 
     from bot_deploy import bench as benchmark
     from bot_deploy.console import say
-    from bot_deploy.machine import cores
+    from bot_deploy.machine import available_cores
 
     sizes = _sizes(batches)
-    threads = threads or cores()
+    threads = threads or available_cores()
     entries, left_out = _entries(models, devices, threads)
     with tempfile.TemporaryDirectory() as temporary:
         crops = benchmark.find_crops(folder or _drawn(Path(temporary)))
@@ -75,7 +75,7 @@ def bench(
         click.echo(benchmark.table(results, against))
         return
     document = {
-        "machine": {"cpu": _cpu(), "cores": cores(), "threads": threads},
+        "machine": {"cpu": _cpu(), "cores": available_cores(), "threads": threads},
         "images": str(folder or "synthetic"),
         "seconds": seconds,
         "rounds": benchmark.ROUNDS,

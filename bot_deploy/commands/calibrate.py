@@ -43,7 +43,7 @@ def calibrate(
     from bot_deploy.datasets import UNKNOWN_CAMERAS, open_dataset
     from bot_deploy.embedder import open_embedder
     from bot_deploy.evaluation.protocol import embed_crops
-    from bot_deploy.files import check_output
+    from bot_deploy.files import prepare_output
     from bot_deploy.matching import calibrate as calibration
 
     calibration.check(model)
@@ -51,7 +51,7 @@ def calibrate(
     say(f"model {model} on {embedder.backend}")
     plot = _picture(model, plot)
     if plot:
-        check_output(plot, "a picture", {".png"})
+        prepare_output(plot, "a picture", {".png"})
     dataset = open_dataset(data)
     crops = [*dataset.query, *dataset.gallery] or list(dataset.train)
     rest = f"; {_of(dataset.train)} are for training" if dataset.query and dataset.train else ""
@@ -69,8 +69,9 @@ def calibrate(
     calibration.store(model, found)
     say(
         f"{found.genuine} genuine pairs, {found.impostor} pairs of different people\n"
-        f"match from {found.threshold:.4f}: false accepts {found.target:g}, misses {100 * found.missed:.1f} %\n"
-        f"no match below {found.reject:.4f}: misses {100 * calibration.MISSED:.0f} % at most"
+        f"match from {found.threshold:.4f}: false accepts {found.target:g}, "
+        f"misses {100 * found.false_reject_rate:.1f} %\n"
+        f"no match below {found.reject_threshold:.4f}: misses {100 * calibration.MISSED:.0f} % at most"
     )
     say(f"stored in {model}")
     if plot:

@@ -123,7 +123,7 @@ def demo(
         if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, signal.default_int_handler)
     if model is None:
-        model = runs.newest("model.onnx", "`bot export` writes one, or name it with --model")
+        model = runs.newest_file("model.onnx", "`bot export` writes one, or name it with --model")
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     finder = open_detector(
         detector,

@@ -62,7 +62,7 @@ def export(
     from bot_deploy.export.pipeline import export_engine, export_onnx, prepare
 
     if source is None:
-        source = runs.newest("model.pt", "`bot train` makes a run")
+        source = runs.newest_file("model.pt", "`bot train` makes a run")
         say(f"exporting {source}")
     if source.is_dir():
         source = source / "model.pt"

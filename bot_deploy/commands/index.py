@@ -66,7 +66,7 @@ def index(
     table = galleries.read_table(metadata) if metadata else None
     galleries.check_folder(folder)
     if model is None:
-        model = runs.newest("model.onnx", "`bot export` writes one, or name it with --model")
+        model = runs.newest_file("model.onnx", "`bot export` writes one, or name it with --model")
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
     document: dict[str, object] = {"gallery": out, "model": str(model)}

@@ -95,7 +95,7 @@ def match(
         "until": _time("--until", until),
     }
     if model is None:
-        model = runs.newest("model.onnx", "`bot export` writes one, or name it with --model")
+        model = runs.newest_file("model.onnx", "`bot export` writes one, or name it with --model")
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
     queries, broken = _queries(query, embedder, same_person=same_person, other_cameras=other_cameras)
@@ -127,7 +127,7 @@ def match(
         facts = {
             "Queries": page.counted(rankings, len(broken)),
             "Gallery": f"{gallery}: {size} images" + (f", {len(missing)} more are broken" if missing else ""),
-            "Model": f"{model} ({embedder.contract.arch}, {embedder.contract.space})",
+            "Model": f"{model} ({embedder.contract.arch}, {embedder.contract.embedding_space})",
             "Threshold": page.threshold(calibration),
             "Order": "k-reciprocal re-ranking; scores are cosines" if rerank else "by cosine similarity",
             "Left out": page.left_out(filters, min_score, other_cameras=other_cameras),
@@ -139,7 +139,7 @@ def match(
 
 def _check_outputs(html: Path | None, montage: Path | None, csv: Path | None) -> None:
     from bot_deploy import images
-    from bot_deploy.files import check_output
+    from bot_deploy.files import prepare_output
     from bot_deploy.reports import page
 
     for path, kind, suffixes in (
@@ -148,7 +148,7 @@ def _check_outputs(html: Path | None, montage: Path | None, csv: Path | None) ->
         (csv, "a table", {".csv"}),
     ):
         if path:
-            check_output(path, kind, suffixes)
+            prepare_output(path, kind, suffixes)
 
 
 def _time(option: str, text: str | None) -> float | None:

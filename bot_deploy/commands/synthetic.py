@@ -44,11 +44,11 @@ def synthetic(
     `bot demo --source OUT/cam2.mp4 --gallery OUT/gallery`.
     """
     from bot_deploy.console import say
-    from bot_deploy.progress import count
+    from bot_deploy.progress import progress_counter
     from bot_deploy.synthetic import film, generate
 
     _refuse(context, CROPS if clip else CLIP, clip=clip)
-    with count("filming synthetic pedestrians" if clip else "drawing synthetic pedestrians") as progress:
+    with progress_counter("filming synthetic pedestrians" if clip else "drawing synthetic pedestrians") as progress:
         if clip:
             film(
                 out,

@@ -34,7 +34,7 @@ def train(
     from bot_deploy.train import loop, recipe, run_files
 
     if resume and out is None:
-        out = runs.newest(run_files.CONFIG, "nothing to resume").parent
+        out = runs.newest_file(run_files.CONFIG, "nothing to resume").parent
     if out and resume and not (data or name or overrides or weights):
         chosen, data = run_files.read_config(out)
     else:

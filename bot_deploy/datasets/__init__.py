@@ -74,7 +74,7 @@ def open_merged(sources: Sequence[str]) -> Dataset:
 def _files(root: Path) -> list[File]:
     """Every file below `root` that could matter: pictures and lists; hidden ones are passed over."""
     if root.is_dir():
-        return [(path.relative_to(root).parts, path) for path in images.find(root, images.SUFFIXES | {".txt"})]
+        return [(path.relative_to(root).parts, path) for path in images.find_images(root, images.SUFFIXES | {".txt"})]
     try:
         archive = zipfile.ZipFile(root)
     except (OSError, zipfile.BadZipFile):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bot_deploy import images
 from bot_deploy.errors import ImageError, InputError
-from bot_deploy.progress import track
+from bot_deploy.progress import show_progress
 
 from .corruptions import BGR, WHAT_IFS, WhatIf, rightly
 from .crop_checks import EXAMPLES, Finding, crop_warnings, look, share_of
@@ -156,11 +156,11 @@ def _opened(folder: Path, count: int, broken: list[ImageError]) -> Iterator[tupl
     """The chosen crops, one at a time, because a folder of whole frames must not fill the memory."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give one of crops, as your application cuts them")
-    found = images.find(folder)
+    found = images.find_images(folder)
     chosen = np.unique(np.linspace(0, max(len(found) - 1, 0), min(count, len(found))).astype(int))
-    for row in track(chosen.tolist(), "examining", len(chosen)):
+    for row in show_progress(chosen.tolist(), "examining", len(chosen)):
         try:
-            yield found[row], images.load(found[row])
+            yield found[row], images.read_image(found[row])
         except ImageError as error:
             broken.append(error)
 

@@ -98,7 +98,7 @@ def recompressed(source: Pixels, contract: Contract) -> Pixels:
     """Through a JPEG of quality 50."""
     stream = io.BytesIO()
     Image.fromarray(source).save(stream, "JPEG", quality=50)
-    return rightly(images.decode(stream.getvalue(), "a crop as JPEG"), contract)
+    return rightly(images.decode_image(stream.getvalue(), "a crop as JPEG"), contract)
 
 
 def halved(source: Pixels, contract: Contract) -> Pixels:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bot_deploy.errors import InputError
-from bot_deploy.progress import track
+from bot_deploy.progress import show_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +87,7 @@ def _neighbours(features: Floats, queries: int, count: int) -> tuple[Floats, Ind
     distances = np.empty((queries, total - queries), np.float32)
     others = np.full((total, min(count, total) - 1), _keys(np.float32(np.inf), total))
     farthest = np.full(total, np.finfo(np.float32).tiny)  # by 0 nothing could be divided
-    for start in track(range(0, total, _STRIP), "re-ranking" if total > _STRIP else None):
+    for start in show_progress(range(0, total, _STRIP), "re-ranking" if total > _STRIP else None):
         stop = min(start + _STRIP, total)
         strip = features[start:stop] @ features[start:].T
         strip *= -2

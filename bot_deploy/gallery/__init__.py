@@ -76,7 +76,7 @@ def open_gallery(address: str, contract: Contract) -> Store | Milvus:
 def create_gallery(address: str, contract: Contract, root: Path) -> Store | Milvus:
     """`open_gallery`, which makes an empty one for files below `root` where none is."""
     path = Path(address)
-    made = (contract.space, contract.dim, root.absolute())
+    made = (contract.embedding_space, contract.dim, root.absolute())
     if is_milvus(address):
         return _checked(Milvus(address, *made), contract)
     if not is_store(path) and (path.is_file() or (path.is_dir() and not is_empty(path))):
@@ -85,12 +85,13 @@ def create_gallery(address: str, contract: Contract, root: Path) -> Store | Milv
 
 
 def _checked(gallery: Store | Milvus, contract: Contract) -> Store | Milvus:
-    if (gallery.space, gallery.dim) == (contract.space, contract.dim):
+    if (gallery.space, gallery.dim) == (contract.embedding_space, contract.dim):
         return gallery
     gallery.close()
     raise InputError(
-        f"{gallery.address}: made by another model ({gallery.space}, {gallery.dim} numbers; yours is {contract.space}, "
-        f"{contract.dim}); name that one with --model, or index again: bot index {gallery.root} -o ANOTHER"
+        f"{gallery.address}: made by another model ({gallery.space}, {gallery.dim} numbers; "
+        f"yours is {contract.embedding_space}, {contract.dim}); name that one with --model, "
+        f"or index again: bot index {gallery.root} -o ANOTHER"
     )
 
 
@@ -107,18 +108,18 @@ def of_folder(folder: Path, embedder: Embedder) -> tuple[Store, Update]:
     """
     check_folder(folder)
     contract = embedder.contract
-    key = hashlib.sha256(os.fsencode(folder.resolve()) + contract.space.encode()).hexdigest()[:16]
+    key = hashlib.sha256(os.fsencode(folder.resolve()) + contract.embedding_space.encode()).hexdigest()[:16]
     cache = cache_folder(CACHE)
     try:
         if not (cache / key).exists():
             _drop_unused(cache)
-        store = Store(cache / key, contract.space, contract.dim, folder.absolute())
+        store = Store(cache / key, contract.embedding_space, contract.dim, folder.absolute())
         os.utime(cache / key)
     except (BotError, OSError) as error:
         logger.warning(f"the index is not kept for the next time: {error}")
         temporary = Path(tempfile.mkdtemp(prefix="bot-gallery-"))
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-        store = Store(temporary, contract.space, contract.dim, folder.absolute())
+        store = Store(temporary, contract.embedding_space, contract.dim, folder.absolute())
     try:
         done = update(store, folder, embedder)
         store.root = folder  # matches are named as their folder is

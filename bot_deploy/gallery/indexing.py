@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bot_deploy import images
 from bot_deploy.errors import InputError
-from bot_deploy.progress import count
+from bot_deploy.progress import progress_counter
 
 from .interface import Row
 from .names import Seen, parse
@@ -71,7 +71,7 @@ def update(gallery: Gallery, folder: Path, embedder: Embedder, metadata: Mapping
         gallery.amend(amended)
     if vanished:
         gallery.remove(vanished)
-    with count("indexing") as progress:
+    with progress_counter("indexing") as progress:
         for start in range(0, len(embed), BATCH):
             progress(start, len(embed))
             _embed(embed[start : start + BATCH], gallery, folder, embedder)
@@ -124,7 +124,7 @@ def check_folder(folder: Path) -> None:
 
 
 def scan(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change (ns) of every image file below `folder`, as `images.find` finds them.
+    """Size and time of change (ns) of every image file below `folder`, as `images.find_images` finds them.
 
     Raises:
         InputError: no such folder, or one that cannot be read.
@@ -148,7 +148,7 @@ def _files(folder: str, prefix: str) -> Iterator[tuple[str, tuple[int, int]]]:
             try:
                 stat = entry.stat()
                 yield prefix + name, (stat.st_size, stat.st_mtime_ns)
-            except OSError:  # a link to nowhere, for `images.load` to name
+            except OSError:  # a link to nowhere, for `images.read_image` to name
                 yield prefix + name, (0, 0)
 
 

@@ -54,7 +54,7 @@ class Gallery(Protocol):
 
     address: str
     root: Path  # of the rows' paths
-    space: str  # `Contract.space` of the vectors
+    space: str  # `Contract.embedding_space` of the vectors
     dim: int
 
     def __len__(self) -> int:

@@ -105,8 +105,8 @@ def calibrate(pairs: Pairs, data: str, target: float = TARGET_FALSE_ACCEPT_RATE)
         impostor=impostor,
         target=target,
         threshold=round(threshold, 6),
-        reject=round(reject, 6),
-        missed=round(float(missed[np.argmax(accepted <= target)]), 6),
+        reject_threshold=round(reject, 6),
+        false_reject_rate=round(float(missed[np.argmax(accepted <= target)]), 6),
         curve=_curve(accepted, cosines, impostor),
     )
 
@@ -168,12 +168,17 @@ def draw(pairs: Pairs, calibration: Calibration, path: Path) -> None:
         share = counts.reshape(-1, step).sum(1) / counts.sum()
         scores.stairs(share, np.append(cosines[::step], 1), fill=True, alpha=0.5, color=colour, label=label)
     scores.axvline(calibration.threshold, color="k", label=f"match from {calibration.threshold:.3f}")
-    scores.axvline(calibration.reject, color="k", linestyle=":", label=f"no match below {calibration.reject:.3f}")
+    scores.axvline(
+        calibration.reject_threshold,
+        color="k",
+        linestyle=":",
+        label=f"no match below {calibration.reject_threshold:.3f}",
+    )
     scores.set(xlabel="cosine", ylabel="share of pairs", title=calibration.data)
     scores.legend()
     seen = accepted > 0
     roc.semilogx(accepted[seen], 1 - missed[seen])
-    roc.plot(calibration.target, 1 - calibration.missed, "ko")
+    roc.plot(calibration.target, 1 - calibration.false_reject_rate, "ko")
     roc.set(xlabel="false-accept rate", ylabel="share of genuine pairs accepted", ylim=(0, 1), title="ROC")
     roc.grid(visible=True, which="both", alpha=0.3)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))

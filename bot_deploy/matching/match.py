@@ -12,7 +12,7 @@ from bot_deploy.choices import TOP_MATCHES
 from bot_deploy.errors import InputError
 from bot_deploy.evaluation.rerank import k_reciprocal
 from bot_deploy.gallery.names import Seen, parse
-from bot_deploy.progress import track
+from bot_deploy.progress import show_progress
 
 from .verdict import Verdict, decide
 
@@ -82,8 +82,8 @@ def read_queries(source: Path, embedder: Embedder) -> tuple[list[Query], dict[Pa
         InputError: a folder without one usable picture.
     """
     if not source.is_dir():
-        return [_query(source, embedder.embed([images.load(source)])[0])], {}
-    paths = images.find(source)
+        return [_query(source, embedder.embed([images.read_image(source)])[0])], {}
+    paths = images.find_images(source)
     vectors, errors = embedder.embed_files(paths)
     broken = {path: error for path, error in zip(paths, errors, strict=True) if error}
     queries = [_query(path, vector) for path, vector in zip(paths, vectors, strict=True) if path not in broken]
@@ -136,7 +136,7 @@ def match(
         ImageError: `query` is no image.
         InputError: `top` is not positive.
     """
-    one = _query(query, embedder.embed([images.load(query)])[0])
+    one = _query(query, embedder.embed([images.read_image(query)])[0])
     (ranking,) = rank([one], gallery, embedder.contract.calibration, top, min_score, **filters)
     return ranking
 
@@ -177,7 +177,7 @@ def rank(
     sizes: dict[tuple[int, ...], int] = {}  # of what is searched, by the cameras that are left out for the query's sake
     rankings = []
     # A query's own bar, of one search, would only flicker.
-    for query in track(queries, "matching" if len(queries) > 1 else None, len(queries)):
+    for query in show_progress(queries, "matching" if len(queries) > 1 else None, len(queries)):
         own = cameras_of(query) if other_cameras else ()
         filters["exclude_cameras"] = (*excluded, *own) or None
         if own not in sizes:

@@ -45,7 +45,7 @@ def decide(calibration: Calibration | None, score: float | None, gallery: int) -
         f"{score:.3f}; of pairs of different people {_percent(rate)} score as high, and a stranger would somewhere in "
         f"{gallery} images with a chance of {_percent(chance)}"
     )
-    if score < calibration.reject:
+    if score < calibration.reject_threshold:
         decision, because = NO_MATCH, f"the best scores only {figures}"
     elif score < calibration.threshold:
         decision, because = UNCERTAIN, f"the best scores {figures}; a match begins at {calibration.threshold:.3f}"

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bot_deploy import images
 from bot_deploy.errors import ImageError
-from bot_deploy.files import check_output, write_atomically
+from bot_deploy.files import prepare_output, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ def write_montage(rankings: Sequence[Ranking], path: Path) -> None:
         InputError: `path` does not end like a picture.
         RunError: it cannot be written.
     """
-    check_output(path, "a picture", images.SUFFIXES)
+    prepare_output(path, "a picture", images.SUFFIXES)
     if len(rankings) > MOST_QUERIES:
         logger.info(f"{path}: shows the first {MOST_QUERIES} of {len(rankings)} queries")
         rankings = rankings[:MOST_QUERIES]
@@ -63,7 +63,7 @@ def _tile(sheet: Image.Image, corner: tuple[int, int], path: Path, colour: tuple
     draw = ImageDraw.Draw(sheet)
     draw.rectangle((left, top, left + WIDTH - 1, top + HEIGHT - 1), fill=colour)
     try:
-        inner = Image.fromarray(images.load_resized(path, (HEIGHT - 2 * FRAME, WIDTH - 2 * FRAME)))
+        inner = Image.fromarray(images.read_resized(path, (HEIGHT - 2 * FRAME, WIDTH - 2 * FRAME)))
         sheet.paste(inner, (left + FRAME, top + FRAME))
     except ImageError as error:  # a gallery's files may lie on another machine
         logger.warning(f"not drawn: {error}")

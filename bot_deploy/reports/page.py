@@ -16,7 +16,6 @@ from PIL import Image
 from bot_deploy import images
 from bot_deploy.errors import ImageError
 from bot_deploy.files import write_atomically
-from bot_deploy.progress import track
 
 from .montage import HEIGHT, MOST, WIDTH
 
@@ -107,7 +106,7 @@ def write(rankings: Sequence[Ranking], facts: Mapping[str, str], root: Path, pat
     made = datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M %Z")
     parts += [f"<dt>{escape(name)}<dd>{_text(text)}\n" for name, text in {**facts, "Made": made}.items()]
     parts += ["</dl>\n", _key(rankings), "</header>\n<main>\n"]
-    for ranking in track(rankings, "drawing" if len(rankings) > 1 else None):
+    for ranking in show_progress(rankings, "drawing" if len(rankings) > 1 else None):
         shots = ranking.images or (ranking.query,)
         parts.append(f"<article>\n<h2>{_text(str(ranking.query))}</h2>\n")
         parts.append(f'<p class="verdict">{_verdict(ranking)}</p>\n')
@@ -129,7 +128,7 @@ def write(rankings: Sequence[Ranking], facts: Mapping[str, str], root: Path, pat
 def _thumbnail(path: Path) -> str:
     """The picture as a data URI, no larger than a tile and in its own proportions; "" where there is none."""
     try:
-        pixels = images.load(path)
+        pixels = images.read_image(path)
     except ImageError as error:  # a gallery's files may lie on another machine
         logger.warning(f"not drawn: {error}")
         return ""
@@ -219,7 +218,7 @@ def threshold(calibration: Calibration | None) -> str:
         return "none: the model is not calibrated, so that scores only rank"
     return (
         f"match from {calibration.threshold:.3f} (false-accept rate {calibration.target:g} on {calibration.data}), "
-        f"no match below {calibration.reject:.3f}"
+        f"no match below {calibration.reject_threshold:.3f}"
     )
 
 

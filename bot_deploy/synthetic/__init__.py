@@ -88,10 +88,10 @@ def cached() -> Path:
     root = cache_folder("synthetic-1")
     if not root.exists():
         from bot_deploy.errors import InputError
-        from bot_deploy.progress import count
+        from bot_deploy.progress import progress_counter
 
         try:
-            with count("drawing synthetic pedestrians") as progress:
+            with progress_counter("drawing synthetic pedestrians") as progress:
                 # One process: more would ask every script that opens the set for a main guard.
                 generate(root, workers=1, progress=progress)
         except (InputError, OSError):

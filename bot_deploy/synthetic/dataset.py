@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bot_deploy.errors import InputError
-from bot_deploy.machine import cores
+from bot_deploy.machine import available_cores
 
 from .cameras import CAMERAS, encode
 from .crops import render_crop, sample_track
@@ -155,7 +155,7 @@ def write_set(
     if seed < 0 or (workers is not None and workers < 1):
         raise InputError(f"seed is {seed} and workers is {workers}; choose a seed from 0 and at least one worker")
     shots = plan(train_identities, test_identities, images_per_camera, seed)
-    workers = workers or cores()
+    workers = workers or available_cores()
     with whole_folder(out) as half:
         for folder in (TRAIN, QUERY, GALLERY):
             (half / folder).mkdir()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
-from bot_deploy.artifacts.contract import MEAN, STD, fingerprint
+from bot_deploy.artifacts.contract import MEAN, STD, weights_fingerprint
 from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH
 from bot_deploy.errors import InputError
 from bot_deploy.model import RESNETS, ReID
@@ -95,7 +95,7 @@ def import_checkpoint(
     contract = contract_of(model, height, width)
     # Not the weights alone decide what is embedded where: with another stride, say, they are another model.
     settings = repr((last_stride, stem, model.feature, mean, std)).encode()
-    marked = fingerprint([("weights", contract.fingerprint.encode()), ("settings", settings)])
+    marked = weights_fingerprint([("weights", contract.fingerprint.encode()), ("settings", settings)])
     contract = replace(contract, mean=mean, std=std, fingerprint=marked)
     num_ids, neck = model.classifier.out_features, "none" if model.classifier.bias is not None else "bnneck"
     done = Checkpoint(contract, model.state_dict(), num_ids, last_stride, neck, DATA, stem)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bot_deploy.artifacts.contract import FORMAT, Contract, fingerprint, from_json
+from bot_deploy.artifacts.contract import FORMAT, Calibration, Contract, from_json, weights_fingerprint
 from bot_deploy.errors import InputError
 
 CONTRACT = Contract(
@@ -82,6 +82,22 @@ def test_unknown_or_unusable_field(changes: dict[str, object]) -> None:
         from_json(json.dumps(fields(**changes)), "m.onnx")
 
 
+def test_calibration_under_the_names_of_older_artifacts() -> None:
+    older = {
+        "data": "m.zip", "genuine": 100, "impostor": 2000, "target": 0.01, "threshold": 0.6, "reject": 0.3,
+        "missed": 0.2, "curve": [[0.5, 0.1], [0.6, 0.01]],
+    }  # fmt: skip
+    expected = Calibration(
+        data="m.zip", genuine=100, impostor=2000, target=0.01, threshold=0.6, reject_threshold=0.3,
+        false_reject_rate=0.2, curve=((0.5, 0.1), (0.6, 0.01)),
+    )  # fmt: skip
+    contract = from_json(json.dumps(fields(calibration=older)), "m.onnx")
+    assert contract.calibration == expected
+    written = json.loads(contract.to_json())["calibration"]
+    assert (written["reject_threshold"], written["false_reject_rate"]) == (0.3, 0.2)
+    assert not {"reject", "missed"} & set(written)
+
+
 def test_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         CONTRACT.dim = 3  # type: ignore[misc]
@@ -94,12 +110,12 @@ def test_fingerprint_by_hand() -> None:
     digest = hashlib.sha256()
     for name, data in sorted(WEIGHTS):
         digest.update(name.encode() + hashlib.sha256(data).digest())
-    assert fingerprint(WEIGHTS) == digest.hexdigest()[:16]
+    assert weights_fingerprint(WEIGHTS) == digest.hexdigest()[:16]
 
 
 def test_fingerprint_does_not_depend_on_order() -> None:
-    assert len({fingerprint(order) for order in itertools.permutations(WEIGHTS)}) == 1
-    assert fingerprint(iter(WEIGHTS)) == fingerprint(WEIGHTS)
+    assert len({weights_fingerprint(order) for order in itertools.permutations(WEIGHTS)}) == 1
+    assert weights_fingerprint(iter(WEIGHTS)) == weights_fingerprint(WEIGHTS)
 
 
 def test_fingerprint_tells_every_change() -> None:
@@ -113,6 +129,6 @@ def test_fingerprint_tells_every_change() -> None:
         [("conv.weight", b""), ("bn.bias", b"\1\2\3"), ("bn.weight", b"\4\5")],
         [],
     ]
-    prints = [fingerprint(weights) for weights in [WEIGHTS, *others]]
+    prints = [weights_fingerprint(weights) for weights in [WEIGHTS, *others]]
     assert len(set(prints)) == len(prints)
     assert all(len(text) == 16 and int(text, 16) >= 0 for text in prints)

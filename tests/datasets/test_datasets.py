@@ -234,5 +234,5 @@ def test_market_1501(shared: Path) -> None:
     assert min(crop.identity for crop in dataset.gallery) == 0
     for part in (dataset.train, dataset.query, dataset.gallery):
         assert {crop.camera for crop in part} == set(range(1, 7))
-        assert images.load(part[0].path).shape == images.load(part[-1].path).shape == (128, 64, 3)
+        assert images.read_image(part[0].path).shape == images.read_image(part[-1].path).shape == (128, 64, 3)
     assert not {crop.identity for crop in dataset.train} & {crop.identity for crop in dataset.query + dataset.gallery}

@@ -150,7 +150,14 @@ def test_decisions_without_calibration(tmp_path: Path) -> None:
 def test_decisions_are_those_of_the_calibration_unless_a_score_is_given(tmp_path: Path) -> None:
     curve = ((0.0, 0.5), (0.3, 0.01), (0.7, 0.001))
     calibration = Calibration(
-        data="x", genuine=9, impostor=9, target=1e-3, threshold=0.7, reject=0.3, missed=0.1, curve=curve
+        data="x",
+        genuine=9,
+        impostor=9,
+        target=1e-3,
+        threshold=0.7,
+        reject_threshold=0.3,
+        false_reject_rate=0.1,
+        curve=curve,
     )
     model = embedder(replace(CONTRACT, calibration=calibration))
     people = open_people(str(tmp_path / "g"), model)

@@ -31,8 +31,8 @@ VALUE_SIGNS = {"levels", "exposure", "flat", "clipped", "border", "grey", "shape
 
 @pytest.fixture(scope="session")
 def crops(people: Path) -> list[Pixels]:
-    found = images.find(people)
-    return [images.load(path) for path in found[:: len(found) // 40][:40]]
+    found = images.find_images(people)
+    return [images.read_image(path) for path in found[:: len(found) // 40][:40]]
 
 
 def shown(crops: list[Pixels], tmp_path: Path, suffix: str = ".png") -> Diagnosis:
@@ -114,7 +114,7 @@ def test_real_crops_show_no_sign(shared: Path, archive: str) -> None:
         pytest.skip(f"needs {path}")
     with zipfile.ZipFile(path) as pack:
         names = sorted(name for name in pack.namelist() if name.lower().endswith((".jpg", ".bmp")))
-        found = [images.decode(pack.read(name), name) for name in names[:: len(names) // 200]]
+        found = [images.decode_image(pack.read(name), name) for name in names[:: len(names) // 200]]
     for contract in (REAL, dataclasses.replace(REAL, height=256, width=128)):
         counts = dict.fromkeys(VALUE_SIGNS, 0)
         for crop in found:

@@ -131,7 +131,7 @@ def nearest_other(vectors: list[Vectors], row: int) -> int:
 
 def test_effects_are_the_naive_ones(folder: Path) -> None:
     diagnosis = diagnose(embedder(), folder)
-    sources = [images.load(path) for path in sorted(folder.iterdir())]
+    sources = [images.read_image(path) for path in sorted(folder.iterdir())]
     inputs = [images.resize(source, (HEIGHT, WIDTH)) for source in sources]
     right = [project(pixels[None])[0] for pixels in inputs]
     assert diagnosis.crops == len(sources) == 13
@@ -177,7 +177,7 @@ def test_at_most_count_crops_spread_evenly(folder: Path) -> None:
 
     assert diagnose(embedder(run, batch=100), folder, 4).crops == 4
     paths = sorted(folder.iterdir())
-    expected = [images.load_resized(paths[row], (HEIGHT, WIDTH)) for row in (0, 4, 8, 12)]
+    expected = [images.read_resized(paths[row], (HEIGHT, WIDTH)) for row in (0, 4, 8, 12)]
     np.testing.assert_array_equal(seen[:4], expected)
 
 
@@ -208,7 +208,7 @@ def test_nan(folder: Path) -> None:
         return vectors
 
     diagnosis = diagnose(embedder(run), folder)
-    lost = sum(images.load_resized(path, (HEIGHT, WIDTH))[0, 0, 0] > 128 for path in folder.iterdir())
+    lost = sum(images.read_resized(path, (HEIGHT, WIDTH))[0, 0, 0] > 128 for path in folder.iterdir())
     assert diagnosis.warnings[0].kind == "nan"
     assert diagnosis.warnings[0].crops == lost > 0
     text = json.dumps(diagnosis.to_dict(), allow_nan=False)

@@ -37,7 +37,7 @@ def test_index_and_match(onnx_file: Path, people: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert f"left out: {root}/broken.jpg: the file is empty" in done.stderr
         documents.append(json.loads(done.stdout))
-    total = len(images.find(root)) - 1
+    total = len(images.find_images(root)) - 1
     assert [document["new"] for document in documents] == [total + 1, 0]
     assert [document["unchanged"] for document in documents] == [0, total + 1]
     assert documents[1]["images"] == total

@@ -24,9 +24,9 @@ def check_mirrors(gallery: Any, root: Path) -> None:
     """Every image below `root` is there with its vector, nothing else, and searches say so."""
     rows, vectors = [], []
     known = {root / row.path: row for row in gallery.rows()}
-    for path in images.find(root):
+    for path in images.find_images(root):
         rows.append(known[path])
-        vectors.append(np.zeros(DIM) if rows[-1].error else project(images.load_resized(path, (HEIGHT, WIDTH))))
+        vectors.append(np.zeros(DIM) if rows[-1].error else project(images.read_resized(path, (HEIGHT, WIDTH))))
     assert len(rows) == len(known)
     for query in unit(np.random.default_rng(3), 2):
         check_like_naive(gallery, rows, np.asarray(vectors, np.float32), query, len(rows))
@@ -53,7 +53,7 @@ def test_only_what_is_new_or_changed_is_embedded(
         for number in range(10):
             draw(crops / "late" / f"{number}.bmp", 1000 + number)
         assert update() == (10, 0, 0, 120, 10)
-        files = images.find(crops)
+        files = images.find_images(crops)
         # Touched, but the same: read once, embedded never.
         os.utime(files[0], ns=(1, 1))
         read.clear()
@@ -90,13 +90,13 @@ def test_only_what_is_new_or_changed_is_embedded(
 def test_broken_files_are_remembered_until_they_change(
     address: str, crops: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = images.find(crops)
+    files = images.find_images(crops)
     for file in files[:3]:
         file.write_bytes(b"no picture")
     (crops / "nowhere.jpg").symlink_to("missing")
     decoded: list[Path] = []
-    load = images.load
-    monkeypatch.setattr(images, "load", lambda path: (decoded.append(path), load(path))[1])
+    load = images.read_image
+    monkeypatch.setattr(images, "read_image", lambda path: (decoded.append(path), load(path))[1])
     with opened(address, root=crops) as gallery:
         galleries.update(gallery, crops, embedder)
         assert len(gallery) == 117
@@ -117,7 +117,7 @@ def test_broken_files_are_remembered_until_they_change(
 
 
 def test_metadata_goes_before_names_and_is_kept(address: str, crops: Path, embedder: Embedder, model: Counting) -> None:
-    first, second, third = (file.relative_to(crops).as_posix() for file in images.find(crops)[:3])
+    first, second, third = (file.relative_to(crops).as_posix() for file in images.find_images(crops)[:3])
     table = crops.parent / "people.csv"
     table.write_text(f"path,identity,camera,time,note\n{first},alice,12,2026-01-31T12:00:00+01:00,x\n./{second},,3,,\n")
 
@@ -139,7 +139,7 @@ def test_metadata_goes_before_names_and_is_kept(address: str, crops: Path, embed
         galleries.update(gallery, crops, embedder)
         assert model.since() == 1
         assert known(gallery, first) == ("alice", 12, 1769857200)
-        query = project(images.load(crops / first))
+        query = project(images.read_image(crops / first))
         assert [one.row.path for one in gallery.search(query, 5, cameras=[12])] == [first]
 
 
@@ -171,7 +171,7 @@ def test_scan_finds_what_find_finds(crops: Path) -> None:
     (crops / "linked").symlink_to(crops / "0")
     (crops / "link.bmp").symlink_to(crops / "nothing")
     found = indexing.scan(crops)
-    assert sorted(found) == sorted(path.relative_to(crops).as_posix() for path in images.find(crops))
+    assert sorted(found) == sorted(path.relative_to(crops).as_posix() for path in images.find_images(crops))
     for path, (size, mtime) in found.items():
         if path != "link.bmp":
             assert (size, mtime) == ((crops / path).stat().st_size, (crops / path).stat().st_mtime_ns)
@@ -180,7 +180,7 @@ def test_scan_finds_what_find_finds(crops: Path) -> None:
 def test_a_name_that_is_no_text(address: str, crops: Path, embedder: Embedder) -> None:
     odd = crops / os.fsdecode(b"caf\xe9.bmp")
     try:
-        images.find(crops)[0].rename(odd)
+        images.find_images(crops)[0].rename(odd)
     except OSError:
         pytest.skip("this file system has names in UTF-8 only")
     with opened(address, root=crops) as gallery:
@@ -196,7 +196,10 @@ def test_an_index_of_a_folder_keeps_itself(
     for expected in (120, 0):
         gallery, done = galleries.of_folder(crops, embedder)
         with gallery:
-            assert match(images.find(crops)[5], gallery, embedder, 1).matches[0].path == images.find(crops)[5]
+            assert (
+                match(images.find_images(crops)[5], gallery, embedder, 1).matches[0].path
+                == images.find_images(crops)[5]
+            )
         assert (done.new, model.since() - 1) == (expected, expected)
     monkeypatch.chdir(crops.parent)
     gallery, done = galleries.of_folder(Path(crops.name), embedder)  # the same under another name

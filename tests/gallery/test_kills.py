@@ -104,7 +104,8 @@ INDEXER = """
 
 def test_kills_at_random_moments_lose_and_corrupt_nothing(place: Path, crops: Path, embedder: Embedder) -> None:
     expected = {
-        path.relative_to(crops).as_posix(): project(images.load(path)).astype(np.float16) for path in images.find(crops)
+        path.relative_to(crops).as_posix(): project(images.read_image(path)).astype(np.float16)
+        for path in images.find_images(crops)
     }
     text = INDEXER.format(height=HEIGHT, width=WIDTH, dim=DIM, space=SPACE[:16])
     rng = random.Random(0)

@@ -73,7 +73,7 @@ def whole_or_refused(data: bytes) -> U8 | None:
     """What `decode` may do with any bytes at all: a picture, or ImageError with the name; None for that."""
     refusal = ""
     try:
-        pixels = images.decode(data, "a b/ö.jpg")
+        pixels = images.decode_image(data, "a b/ö.jpg")
     except ImageError as error:
         refusal = str(error)
     if refusal:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CONTRACT = Contract(arch="a", height=8, width=4, dim=3, fingerprint="0" * 16)
 CALIBRATION = Calibration(
-    data="d", genuine=100, impostor=1000, target=0.01, threshold=0.6, reject=0.3, missed=0.2,
+    data="d", genuine=100, impostor=1000, target=0.01, threshold=0.6, reject_threshold=0.3, false_reject_rate=0.2,
     curve=((0.0, 0.5), (0.5, 0.05), (0.6, 0.01), (0.8, 0.0001)),
 )  # fmt: skip
 
@@ -100,9 +100,9 @@ def test_threshold_is_the_least_that_keeps_the_target(target: float) -> None:
     assert (strangers >= found.threshold).mean() <= target
     assert (strangers >= found.threshold - 2 / calibrate.BINS).mean() > target
     own = cosines[above & same & ~np.equal.outer(cams, cams)]
-    assert found.missed == pytest.approx((own < found.threshold).mean(), abs=1e-3)
-    assert found.reject <= found.threshold
-    assert (own < found.reject).mean() <= calibrate.MISSED
+    assert found.false_reject_rate == pytest.approx((own < found.threshold).mean(), abs=1e-3)
+    assert found.reject_threshold <= found.threshold
+    assert (own < found.reject_threshold).mean() <= calibrate.MISSED
     assert (found.genuine, found.impostor) == (len(own), len(strangers))
     for cosine, rate in found.curve:
         assert rate == pytest.approx((strangers >= cosine).mean(), rel=1e-3)

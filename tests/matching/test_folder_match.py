@@ -96,10 +96,10 @@ def query(tmp_path: Path) -> Path:
 
 
 def naive_ranking(query: Path, files: list[Path]) -> list[tuple[Path, float]]:
-    wanted = project(images.load_resized(query, (HEIGHT, WIDTH)))
+    wanted = project(images.read_resized(query, (HEIGHT, WIDTH)))
     scored = []
     for file in files:
-        vector = project(images.load_resized(file, (HEIGHT, WIDTH)))
+        vector = project(images.read_resized(file, (HEIGHT, WIDTH)))
         scored.append((file, sum(float(a) * float(b) for a, b in zip(wanted, vector, strict=True))))
     return sorted(scored, key=lambda pair: (-pair[1], pair[0]))
 
@@ -221,7 +221,7 @@ def test_equal_vectors_score_equally_and_go_by_path(tmp_path: Path, count: int, 
     rng = np.random.default_rng(length)
     vectors = np.tile(rng.normal(size=length).astype(np.float32), (count, 1))
     paths = [f"{index:03d}.jpg" for index in range(count)]
-    with Store(tmp_path / "x.gallery", CONTRACT.space, length, tmp_path) as gallery:
+    with Store(tmp_path / "x.gallery", CONTRACT.embedding_space, length, tmp_path) as gallery:
         gallery.add([Row(path) for path in paths[::-1]], vectors)
         found = gallery.search(rng.normal(size=length).astype(np.float32), count)
     assert [one.row.path for one in found] == paths
@@ -249,7 +249,7 @@ def test_broken_files_are_named_and_change_no_rank(embedder: Embedder, folder: P
     assert {row.path for row in gallery.broken()} == set(broken)
     for row in gallery.broken():
         with pytest.raises(ImageError) as caught:
-            images.load(folder / row.path)
+            images.read_image(folder / row.path)
         assert str(caught.value) == f"{folder / row.path}: {row.error}"
     assert len(gallery) == 40
     assert match(query, gallery, embedder, top=40).matches == before.matches

@@ -22,7 +22,7 @@ from bot_deploy.matching.match import Match, Query, Ranking, merge_queries, rank
 from bot_deploy.matching.verdict import Verdict, decide
 
 CALIBRATION = Calibration(
-    data="d", genuine=100, impostor=1000, target=0.01, threshold=0.6, reject=0.3, missed=0.2,
+    data="d", genuine=100, impostor=1000, target=0.01, threshold=0.6, reject_threshold=0.3, false_reject_rate=0.2,
     curve=((0.0, 0.5), (0.6, 0.01), (0.9, 0.0001)),
 )  # fmt: skip
 
@@ -47,7 +47,7 @@ def test_a_folder_of_queries(embedder: Embedder, tmp_path: Path) -> None:
     for query in queries:
         known = seen[query.path.relative_to(root).as_posix()]
         assert (query.info, query.folder, query.cameras) == known
-        np.testing.assert_array_equal(query.vector, project(images.load(query.path)))
+        np.testing.assert_array_equal(query.vector, project(images.read_image(query.path)))
         assert query.images == ()
     assert {path: str(error) for path, error in broken.items()} == {
         root / "alice" / "broken.jpg": f"{root}/alice/broken.jpg: not a JPEG, PNG, WebP or BMP image"
@@ -56,7 +56,7 @@ def test_a_folder_of_queries(embedder: Embedder, tmp_path: Path) -> None:
     (one,), none = read_queries(root / "x.png", embedder)
     assert none == {}
     assert (one.path, one.info, one.folder) == (root / "x.png", Seen(), "asked")
-    np.testing.assert_array_equal(one.vector, project(images.load(root / "x.png")))
+    np.testing.assert_array_equal(one.vector, project(images.read_image(root / "x.png")))
 
 
 def test_no_usable_query(embedder: Embedder, tmp_path: Path) -> None:

@@ -167,7 +167,14 @@ def test_facts() -> None:
     assert page.counted(answers, 0) == "3 (2 match, 1 no match)"
     assert page.counted(answers[:1], 4) == "1 (1 match); 4 more are broken"
     found = Calibration(
-        data="m.zip", genuine=1, impostor=1, target=0.001, threshold=0.61234, reject=0.3, missed=0, curve=((0, 1),)
+        data="m.zip",
+        genuine=1,
+        impostor=1,
+        target=0.001,
+        threshold=0.61234,
+        reject_threshold=0.3,
+        false_reject_rate=0,
+        curve=((0, 1),),
     )
     assert page.threshold(found) == "match from 0.612 (false-accept rate 0.001 on m.zip), no match below 0.300"
     assert page.threshold(None).startswith("none: ")

@@ -206,8 +206,8 @@ def test_the_real_network_finds_the_person_whose_crop_is_a_query() -> None:
     import cv2
 
     yolox, scene = shared("detector/yolox_nano_416.onnx"), shared("media/market_scene")
-    frame = images.load(scene / "c1s1_001051.jpg")
-    crop = images.load(scene / "query" / "0001_c1s1_001051_00.jpg")
+    frame = images.read_image(scene / "c1s1_001051.jpg")
+    crop = images.read_image(scene / "query" / "0001_c1s1_001051_00.jpg")
     best, where = -1.0, (0, 0, 0, 0)
     for height in range(200, 500, 20):  # the crop was shrunk to 128 rows
         small = cv2.resize(frame, None, fx=128 / height, fy=128 / height, interpolation=cv2.INTER_AREA)

@@ -12,7 +12,7 @@ from bot_deploy import images
 from bot_deploy.artifacts import onnx_file
 from bot_deploy.backends.onnxruntime import open_session
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.machine import cores
+from bot_deploy.machine import available_cores
 
 from .boxes import Boxes, Detector
 
@@ -36,7 +36,7 @@ def open_yolox(path: Path, threads: int = 0, min_score: float | None = None) -> 
         InputError: no such file, or another kind of network.
         RunError: ONNX Runtime is not installed.
     """
-    session, size = _session(path, threads or cores())
+    session, size = _session(path, threads or available_cores())
     source = session.get_inputs()[0].name
     least = MIN_SCORE if min_score is None else min_score
 

@@ -63,7 +63,7 @@ def _files(spec: str, capture: Callable[[str], Capture] | None) -> Source:
     path = Path(spec)
     try:
         if spec and path.is_dir():
-            files = images.find(path)
+            files = images.find_images(path)
             # Those below are seldom frames too, unless all are.
             return Folder(spec, [file for file in files if file.parent == path] or files)
         if not path.is_file():

@@ -43,7 +43,7 @@ class Folder(Source):
     def _load(self, files: list[Path]) -> Iterator[Frame]:
         for number, file in enumerate(files):
             try:
-                yield Frame(images.load(file), number, number / self.fps, file.name)
+                yield Frame(images.read_image(file), number, number / self.fps, file.name)
             except ImageError as error:
                 logger.warning(str(error))
 
