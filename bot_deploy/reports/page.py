@@ -16,6 +16,7 @@ from PIL import Image
 from bot_deploy import images
 from bot_deploy.errors import ImageError
 from bot_deploy.files import write_atomically
+from bot_deploy.progress import show_progress
 
 from .montage import HEIGHT, MOST, WIDTH
 
