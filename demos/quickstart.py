@@ -42,7 +42,7 @@ def run(*arguments: str | Path) -> dict[str, Any]:
 def quickstart(out: Path, overrides: tuple[str, ...]) -> str:
     """Does it all into the folder `out` and returns the summary."""
     started = time.perf_counter()
-    people = synthetic.cached()
+    people = synthetic.cached_dataset()
     settings = [word for override in overrides for word in ("--set", override)]
     run("train", "--data", SYNTHETIC, "--recipe", "synthetic", "--out", out, *settings)
     parity = run("export", out, "--json")["parity"]

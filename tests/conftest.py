@@ -25,10 +25,10 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few synthetic people in Market-1501 layout."""
-    from bot_deploy.synthetic import generate
+    from bot_deploy.synthetic import generate_dataset
 
     out = tmp_path_factory.mktemp("data") / "people"
-    generate(out, train_identities=8, test_identities=6, images_per_camera=3, workers=1)
+    generate_dataset(out, train_identities=8, test_identities=6, images_per_camera=3, workers=1)
     return out
 
 

@@ -199,10 +199,10 @@ def _yardstick(model: Path, contract: Contract, given: Path | None, threads: int
 def _drawn(folder: Path) -> Path:
     """A few synthetic crops in `folder`."""
     from bot_deploy.errors import RunError
-    from bot_deploy.synthetic import generate
+    from bot_deploy.synthetic import generate_dataset
 
     try:
-        generate(folder / "crops", train_identities=1, test_identities=1, images_per_camera=2, workers=1)
+        generate_dataset(folder / "crops", train_identities=1, test_identities=1, images_per_camera=2, workers=1)
     except ModuleNotFoundError as error:
         raise RunError(
             f"drawing crops needs {error.name}; `pip install 'bot-deploy[demo]'`, or name crops of yours with --images"

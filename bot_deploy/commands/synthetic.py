@@ -45,12 +45,12 @@ def synthetic(
     """
     from bot_deploy.console import say
     from bot_deploy.progress import progress_counter
-    from bot_deploy.synthetic import film, generate
+    from bot_deploy.synthetic import generate_clip, generate_dataset
 
     _refuse(context, CROPS if clip else CLIP, clip=clip)
     with progress_counter("filming synthetic pedestrians" if clip else "drawing synthetic pedestrians") as progress:
         if clip:
-            film(
+            generate_clip(
                 out,
                 people=people,
                 cameras=cameras,
@@ -61,7 +61,7 @@ def synthetic(
                 progress=progress,
             )
         else:
-            generate(
+            generate_dataset(
                 out,
                 train_identities=train_identities,
                 test_identities=test_identities,

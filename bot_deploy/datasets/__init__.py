@@ -45,7 +45,7 @@ def open_dataset(source: str | Path) -> Dataset:
         InputError: nothing there, or none of the known layouts; the message shows them.
     """
     name = str(source)
-    root = synthetic.cached() if name == SYNTHETIC else Path(source)
+    root = synthetic.cached_dataset() if name == SYNTHETIC else Path(source)
     if not root.exists():
         raise InputError(f"{root}: no such folder or file; {EXPECTED}")
     if root.suffix.lower() == ".csv" and root.is_file():

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["cached", "film", "generate"]
+__all__ = ["cached_dataset", "generate_clip", "generate_dataset"]
 
 
-def generate(
+def generate_dataset(
     out: Path,
     *,
     train_identities: int = 120,
@@ -46,7 +46,7 @@ def generate(
     )
 
 
-def film(
+def generate_clip(
     out: Path,
     *,
     people: int = 8,
@@ -61,7 +61,7 @@ def film(
 
     `out` receives `cam1.mp4`, `cam2.mp4`, ..., filmed at the same time, `height` pixels high and 16:9; `truth.csv`: who
     is where on which frame; and `gallery/IIII/`: crops of each person before the first camera. The people are those
-    searched for in the set that `generate` writes with the same `seed`, under the same numbers.
+    searched for in the set that `generate_dataset` writes with the same `seed`, under the same numbers.
 
     A row of `truth.csv` is one person on one frame: camera (1 is `cam1.mp4`), frame (from 0), time (seconds), identity,
     the box left, top, right, bottom (pixels; it ends at the edges of the picture, and before right and bottom), and
@@ -81,7 +81,7 @@ def film(
     )
 
 
-def cached() -> Path:
+def cached_dataset() -> Path:
     """The default set in the user's cache folder, written at the first call (some seconds)."""
     from bot_deploy.files import cache_folder
 
@@ -93,7 +93,7 @@ def cached() -> Path:
         try:
             with progress_counter("drawing synthetic pedestrians") as progress:
                 # One process: more would ask every script that opens the set for a main guard.
-                generate(root, workers=1, progress=progress)
+                generate_dataset(root, workers=1, progress=progress)
         except (InputError, OSError):
             if not root.exists():  # otherwise another process was faster
                 raise

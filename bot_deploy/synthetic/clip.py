@@ -89,8 +89,8 @@ def clip(
 ) -> Clip:
     """`people` who walk past the first `cameras` of the six cameras for `seconds`, and mostly return.
 
-    They are those searched for in the set that `generate` writes with the same `seed`, under the same numbers. A frame
-    is `height` pixels high and 16:9.
+    They are those searched for in the set that `generate_dataset` writes with the same `seed`, under the same
+    numbers. A frame is `height` pixels high and 16:9.
 
     Raises:
         InputError: what is asked for cannot be filmed.

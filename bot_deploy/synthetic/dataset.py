@@ -150,7 +150,7 @@ def write_set(
     workers: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """See `bot_deploy.synthetic.generate`."""
+    """See `bot_deploy.synthetic.generate_dataset`."""
     _check_counts(train_identities, test_identities, images_per_camera)
     if seed < 0 or (workers is not None and workers < 1):
         raise InputError(f"seed is {seed} and workers is {workers}; choose a seed from 0 and at least one worker")

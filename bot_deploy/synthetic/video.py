@@ -22,7 +22,7 @@ COLUMNS = ("camera", "frame", "time", "identity", "left", "top", "right", "botto
 
 
 def write_clip(out: Path, clip: Clip, *, progress: Callable[[int, int], None] | None) -> None:
-    """See `bot_deploy.synthetic.film`."""
+    """See `bot_deploy.synthetic.generate_clip`."""
     with whole_folder(out) as half, (half / "truth.csv").open("w", newline="", encoding="ascii") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)

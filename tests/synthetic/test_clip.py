@@ -214,7 +214,7 @@ def test_the_command_writes_videos_truth_and_gallery(tmp_path: Path, capsys: pyt
 def test_the_same_bytes_and_progress(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     for name in ("a", "b"):
-        synthetic.film(tmp_path / name, progress=lambda *done: told.append(done), **SMALL)  # type: ignore[arg-type]
+        synthetic.generate_clip(tmp_path / name, progress=lambda *done: told.append(done), **SMALL)  # type: ignore[arg-type]
     assert files(tmp_path / "a") == files(tmp_path / "b")
     assert told == 2 * [(done, 20) for done in range(1, 21)]
 
@@ -224,7 +224,7 @@ def test_an_interrupted_clip_leaves_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        synthetic.film(tmp_path / "clip", progress=stop, **SMALL)  # type: ignore[arg-type]
+        synthetic.generate_clip(tmp_path / "clip", progress=stop, **SMALL)  # type: ignore[arg-type]
     assert not any(tmp_path.iterdir())
 
 

@@ -49,13 +49,13 @@ def pixels(path: Path) -> npt.NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("synthetic") / "set"
-    synthetic.generate(out, train_identities=6, test_identities=24, images_per_camera=3, workers=1)
+    synthetic.generate_dataset(out, train_identities=6, test_identities=24, images_per_camera=3, workers=1)
     return out
 
 
 def test_the_same_bytes_whatever_the_number_of_workers(tmp_path: Path) -> None:
     for workers in (1, 2):
-        synthetic.generate(
+        synthetic.generate_dataset(
             tmp_path / str(workers), train_identities=1, test_identities=2, images_per_camera=2, seed=3, workers=workers
         )
     assert files(tmp_path / "1") == files(tmp_path / "2")
@@ -109,19 +109,19 @@ def test_a_folder_with_files_is_refused_and_kept(tmp_path: Path, content: str) -
     kept.parent.mkdir(exist_ok=True)
     kept.write_text("mine")
     with pytest.raises(InputError, match="not an empty folder"):
-        synthetic.generate(tmp_path, train_identities=1, test_identities=1, images_per_camera=2, workers=1)
+        synthetic.generate_dataset(tmp_path, train_identities=1, test_identities=1, images_per_camera=2, workers=1)
     assert list(files(tmp_path)) == [content]
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    synthetic.generate(
+    synthetic.generate_dataset(
         tmp_path / "set", train_identities=1, test_identities=1, images_per_camera=2, workers=1,
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     empty = tmp_path / "empty"
     empty.mkdir()
-    synthetic.generate(empty, train_identities=1, test_identities=1, images_per_camera=2, workers=1)
+    synthetic.generate_dataset(empty, train_identities=1, test_identities=1, images_per_camera=2, workers=1)
     assert files(empty) == files(tmp_path / "set")
     assert seen[-1] == (len(files(empty)), len(files(empty)))
 
@@ -132,7 +132,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 )
 def test_counts_that_make_no_set_are_refused(tmp_path: Path, counts: dict[str, Any]) -> None:
     with pytest.raises(InputError):
-        synthetic.generate(tmp_path / "set", **counts)
+        synthetic.generate_dataset(tmp_path / "set", **counts)
     assert not any(tmp_path.iterdir())
 
 
@@ -142,7 +142,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, workers: int) -> None
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        synthetic.generate(
+        synthetic.generate_dataset(
             tmp_path / "set", train_identities=2, test_identities=2, images_per_camera=2, workers=workers, progress=stop
         )
     assert not any(tmp_path.iterdir())
@@ -226,8 +226,8 @@ def test_the_cached_set_is_written_once(tmp_path: Path, monkeypatch: pytest.Monk
         written.append(out)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(synthetic, "generate", write)
-    assert synthetic.cached() == synthetic.cached() == written[0]
+    monkeypatch.setattr(synthetic, "generate_dataset", write)
+    assert synthetic.cached_dataset() == synthetic.cached_dataset() == written[0]
     assert len(written) == 1
     assert written[0].is_relative_to(tmp_path)
 
@@ -235,7 +235,7 @@ def test_the_cached_set_is_written_once(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_folder_that_cannot_be_created_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be created"):
-        synthetic.generate(tmp_path / "file" / "set", workers=1)
+        synthetic.generate_dataset(tmp_path / "file" / "set", workers=1)
 
 
 def test_importing_the_package_loads_no_image_library() -> None:
