@@ -12,21 +12,27 @@ from bot_deploy.errors import InputError
 if TYPE_CHECKING:
     from .recipe import Recipe
 
+# oneDNN (torch 2.14, AVX512-BF16) reads uninitialised memory for the bf16 gradients of a strided 3x3 convolution whose
+# output has a side of one: images with a shorter side than this reach such maps.
+MIN_BF16_SIDE = 64  # pixels
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def resolved(recipe: Recipe, device: str) -> Recipe:
     """`recipe` with its precision named, where it says "auto".
 
-    bf16 where the hardware computes in it: a CPU that only imitates it is fifty times slower than in float32,
-    and a GPU without it has fp16.
+    bf16 where the hardware computes in it: a CPU that only emulates it is fifty times slower than in float32,
+    and a GPU without it has fp16. A CPU takes float32 for images with a side below MIN_BF16_SIDE.
     """
     gpu = device != "cpu"
     if recipe.precision == "fp16" and not gpu:
         raise InputError("precision=fp16 needs a GPU; use --set precision=bf16")
     if recipe.precision != "auto":
         return recipe
-    native = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else _cpu_has_bf16()
+    if gpu:
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = _cpu_has_bf16() and min(recipe.height, recipe.width) >= MIN_BF16_SIDE
     return dataclasses.replace(recipe, precision="bf16" if native else "fp16" if gpu else "fp32")
 
 

@@ -37,3 +37,11 @@ def test_what_is_asked_for_is_kept() -> None:
     assert resolved(Recipe(precision="fp16"), "cuda").precision == "fp16"
     with pytest.raises(InputError, match="precision=fp16 needs a GPU"):
         resolved(Recipe(precision="fp16"), "cpu")
+
+
+@pytest.mark.parametrize(("size", "expected"), [((128, 64), "bf16"), ((64, 32), "fp32"), ((32, 128), "fp32")])
+def test_a_cpu_trains_tiny_images_in_float32(
+    size: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert resolved(Recipe(height=size[0], width=size[1]), "cpu").precision == expected
