@@ -22,6 +22,7 @@ from torchvision import transforms as tv
 
 from bot_deploy import images
 from bot_deploy.datasets import open_dataset
+from bot_deploy.model import ReID
 from bot_deploy.train import loop, transforms
 from bot_deploy.train.allocator import keep_freed_memory
 from bot_deploy.train.data import TrainingSet, open_training_set
@@ -50,12 +51,7 @@ def plain(recipe: Recipe, crops: TrainingSet, num_ids: int) -> Callable[[np.ndar
             tv.RandomErasing(0.5, transforms.AREA, transforms.RATIO),
         ]
     )
-    model = loop._start(recipe, num_ids, "cpu").model.to(memory_format=torch.contiguous_format).train()  # noqa: SLF001
-    for module in model.modules():
-        if type(module).__name__ == "_StridedDepthwise":
-            module.forward = torch.nn.Conv2d.forward.__get__(module)  # torchvision's own convolution
-        elif type(module).__name__ == "_ReLU6":
-            module.forward = torch.nn.ReLU6.forward.__get__(module)
+    model = ReID(recipe.arch, num_ids).train()
     triplet, center = TripletLoss(recipe.margin), CenterLoss(num_ids, model.dim)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)

@@ -1,11 +1,14 @@
-"""The networks: torchvision backbones with last stride 1 (and IBN-a), BNNeck, and the complete inference graph.
+"""The networks that are trained and exported: a backbone, BNNeck and a classifier, and the inference graph.
 
-The only runtime file that imports torch; nothing that a deployed machine runs imports it.
+A new backbone family is one builder and one row of `BACKBONES`. This file needs torch; a machine that runs an
+exported model does not import it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,16 +18,24 @@ from bot_deploy.choices import NECKS, STEMS
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torchvision.models.resnet import ResNet
 
     from bot_deploy.artifacts.contract import Contract
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
-IBN_A = "_ibn_a"
-ARCHS = (*RESNETS, *(arch + IBN_A for arch in RESNETS), "mobilenet_v2")
-L2_LENGTH = 16.0  # of the features after an l2norm neck; at length 1 the classifier could hardly be sure of anything
+L2_LENGTH = 16.0  # length of the features after an l2norm neck; at length 1 the logits would be too small to train
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One row of `BACKBONES`: how to build a backbone, and how it differs from the others."""
+
+    build: Callable[[int, str], tuple[nn.Module, int]]  # (last stride, stem) -> network, channels of its feature map
+    stems: tuple[str, ...] = STEMS[:1]  # stems that it can be built with
+    torchvision_name: str | None = None  # name of its ImageNet weights in torchvision
+    imported_last_stride: int | None = None  # last stride in other toolkits' checkpoints, if all use the same
 
 
 class IBN(nn.Module):
@@ -33,19 +44,19 @@ class IBN(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.middle = channels // 2
-        self.IN = nn.InstanceNorm2d(self.middle, affine=True)  # named as everybody's weights are
+        self.IN = nn.InstanceNorm2d(self.middle, affine=True)  # IN and BN are the names in published weights
         self.BN = nn.BatchNorm2d(channels - self.middle)
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.cat([self.IN(features[:, : self.middle]), self.BN(features[:, self.middle :])], 1)
 
 
-def _resnet(arch: str, last_stride: int, stem: str) -> tuple[nn.Module, int]:
+def _build_resnet(name: str, last_stride: int, stem: str, *, ibn: bool = False) -> tuple[nn.Module, int]:
     from torchvision import models
 
-    net: ResNet = getattr(models, arch.removesuffix(IBN_A))(weights=None)
+    net: ResNet = getattr(models, name)(weights=None)
     block: Any
-    if arch.endswith(IBN_A):
+    if ibn:
         for block in (*net.layer1, *net.layer2, *net.layer3):
             block.bn1 = IBN(block.bn1.num_features)
     if stem == "no-relu":
@@ -53,93 +64,32 @@ def _resnet(arch: str, last_stride: int, stem: str) -> tuple[nn.Module, int]:
     elif stem == "unpadded-pool":
         net.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
     block = net.layer4[0]
-    # The stride sits in a Bottleneck's second convolution and in a BasicBlock's first (paper section 3.4).
+    # The stride is in a Bottleneck's second convolution and in a BasicBlock's first (paper section 3.4).
     strided = block.conv2 if hasattr(block, "conv3") else block.conv1
     strided.stride = block.downsample[0].stride = (last_stride, last_stride)
     children = {name: child for name, child in net.named_children() if name not in {"avgpool", "fc"}}
     return nn.Sequential(OrderedDict(children)), net.fc.in_features
 
 
-class _StridedDepthwise(nn.Conv2d):
-    """A 3x3 depthwise convolution of stride 2 whose training on a CPU is not held up by its gradient.
-
-    oneDNN's gradient of a strided depthwise convolution is over ten times slower than of an
-    unstrided one; convolving at stride 1 and keeping every second output is the same function, and
-    trains the whole MobileNetV2 about 1.7 times faster.
-    """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__(
-            conv.in_channels, conv.out_channels, 3, stride=2, padding=1, groups=conv.groups, bias=False, device="meta"
-        )
-        self.weight = conv.weight
-
-    def forward(self, images: Tensor) -> Tensor:
-        if not self.training or images.device.type != "cpu":
-            return super().forward(images)
-        dense = nn.functional.conv2d(images, self.weight, padding=1, groups=self.groups)
-        return cast("Tensor", _EverySecond.apply(dense))
-
-
-class _EverySecond(torch.autograd.Function):
-    """Every second row and column of [N, C, H, W]; forward and backward in channels_last memory.
-
-    The gradient of slicing is in the other memory order, in which everything before it takes several times as long.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor) -> Tensor:
-        ctx.shape = images.shape
-        return images[..., ::2, ::2].contiguous(memory_format=torch.channels_last)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        whole = torch.empty(ctx.shape, dtype=grads[0].dtype, memory_format=torch.channels_last).zero_()
-        whole[..., ::2, ::2] = grads[0]
-        return whole
-
-
-class _ReLU6(nn.ReLU6):
-    """ReLU6 in place that remembers its output: torch's own remembers a copy of its input for the same gradient."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
-            return super().forward(features)
-        return cast("Tensor", _ClampTo6.apply(features))
-
-
-class _ClampTo6(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, features: Tensor) -> Tensor:
-        ctx.mark_dirty(features)
-        ctx.save_for_backward(features.clamp_(0, 6))
-        return features
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (clamped,) = ctx.saved_tensors
-        passed: Tensor = torch.ops.aten.hardtanh_backward(grads[0], clamped, 0.0, 6.0)
-        return passed
-
-
-def _mobilenet_v2(last_stride: int) -> tuple[nn.Module, int]:
+def _build_mobilenet_v2(last_stride: int, _stem: str) -> tuple[nn.Module, int]:
     from torchvision import models
 
     net = models.mobilenet_v2(weights=None)
-    # features.14 is the last block that halves the map; its depthwise convolution carries the stride.
+    # features.14 is the last block that halves the feature map; its depthwise convolution has the stride.
     depthwise: Any = net.features[14].conv[1][0]
     depthwise.stride = (last_stride, last_stride)
-    for block in net.features[2:-1]:
-        if block.conv[1][0].stride == (2, 2):
-            block.conv[1][0] = _StridedDepthwise(block.conv[1][0])
-    for module in list(net.features.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.ReLU6):
-                setattr(module, name, _ReLU6(inplace=True))
     return nn.Sequential(OrderedDict(features=net.features)), net.last_channel
 
 
-def _neck(kind: str, dim: int) -> nn.Module:
+BACKBONES = {
+    **{name: Backbone(partial(_build_resnet, name), STEMS, name) for name in RESNETS},
+    **{f"{name}_ibn_a": Backbone(partial(_build_resnet, name, ibn=True), STEMS) for name in RESNETS},
+    "mobilenet_v2": Backbone(_build_mobilenet_v2, torchvision_name="mobilenet_v2", imported_last_stride=2),
+}
+ARCHS = tuple(BACKBONES)
+
+
+def _build_neck(kind: str, dim: int) -> nn.Module:
     if kind == "bnneck":
         norm = nn.BatchNorm1d(dim)
         norm.bias.requires_grad = False
@@ -148,7 +98,7 @@ def _neck(kind: str, dim: int) -> nn.Module:
 
 
 class _L2Norm(nn.Module):
-    """The paper's outlook (section 6): L2 normalisation in the place of BNNeck."""
+    """L2 normalisation instead of BNNeck (the outlook in section 6 of the paper)."""
 
     def forward(self, features: Tensor) -> Tensor:
         return L2_LENGTH * nn.functional.normalize(features, dim=1)
@@ -157,8 +107,11 @@ class _L2Norm(nn.Module):
 class ReID(nn.Module):
     """Backbone, global average pooling, neck and classifier (paper figure 2b).
 
-    In training, images float [N, 3, H, W] (normalised) to (f_t [N, D], logits [N, num_ids]); in
-    evaluation to the embedding [N, D], not yet L2-normalised.
+    The input is normalised images, float [N, 3, H, W]. In training, the output is f_t [N, D], the feature before the
+    neck, and the logits [N, num_ids]. In evaluation, it is the embedding [N, D], not yet L2-normalised.
+
+    Raises:
+        InputError: an unknown backbone or neck, or a stem that the backbone does not have.
     """
 
     def __init__(
@@ -172,23 +125,23 @@ class ReID(nn.Module):
         stem: str = "torchvision",
     ) -> None:
         super().__init__()
-        if arch not in ARCHS:
-            raise InputError(f"unknown backbone {arch!r}; choose from {', '.join(ARCHS)}")
+        if arch not in BACKBONES:
+            raise InputError(f"unknown backbone {arch!r}; choose from {', '.join(BACKBONES)}")
         if neck not in NECKS:
             raise InputError(f"unknown neck {neck!r}; choose from {', '.join(NECKS)}")
-        if stem not in STEMS or (stem != STEMS[0] and arch == "mobilenet_v2"):
-            raise InputError(f"unknown stem {stem!r} of {arch}; choose from {', '.join(STEMS)} (MobileNetV2: one)")
+        stems = BACKBONES[arch].stems
+        if stem not in stems:
+            raise InputError(f"{arch} has no stem {stem!r}; choose from {', '.join(stems)}")
         self.arch, self.feature = arch, feature
-        mobile = arch == "mobilenet_v2"
-        self.backbone, self.dim = _mobilenet_v2(last_stride) if mobile else _resnet(arch, last_stride, stem)
-        self.neck = _neck(neck, self.dim)
+        self.backbone, self.dim = BACKBONES[arch].build(last_stride, stem)
+        self.neck = _build_neck(neck, self.dim)
         # Paper section 3.5: no shift in the neck, no bias in the classifier.
         self.classifier = nn.Linear(self.dim, num_ids, bias=neck == "none")
         if neck != "none":
             nn.init.normal_(self.classifier.weight, std=0.001)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        # In float32 under autocast, too; as rows, so that the gradient stays in channels_last memory.
+        # Pool in float32 even under autocast, and as rows: their gradient stays in channels_last memory.
         f_t = self.backbone(images).float().permute(0, 2, 3, 1).flatten(1, 2).mean(1)
         if not self.training and self.feature == "ft":
             return cast("Tensor", f_t)
@@ -197,9 +150,10 @@ class ReID(nn.Module):
 
 
 class InferenceGraph(nn.Module):
-    """What is evaluated and exported: images uint8 [N, H, W, 3] RGB to unit vectors float32 [N, D].
+    """The network that is evaluated and exported: images uint8 [N, H, W, 3] RGB to embeddings float32 [N, D].
 
-    With `unit` off, vectors as long as the network makes them, for Euclidean distances in experiments.
+    Embeddings have length 1. With `unit=False` they keep the length that the network gives them, as Euclidean
+    distances in experiments need it.
     """
 
     scale: Tensor
@@ -215,16 +169,17 @@ class InferenceGraph(nn.Module):
         self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        # Cast first: TensorRT does nothing else with uint8.
+        # Cast first: TensorRT can only cast uint8.
         pixels = images.float().permute(0, 3, 1, 2) * self.scale + self.shift
         if self.flip:
             pixels = torch.cat([pixels, pixels.flip(3)])
-        # Pooling, neck and length in float32, whatever the backbone computes in.
+        # Pooling, neck and normalisation are in float32, even if the backbone runs in FP16 or INT8.
         embedding: Tensor = self.neck(self.backbone(pixels).float().mean(dim=(2, 3)))
         if self.flip:
             embedding = embedding.reshape(2, -1, embedding.shape[1]).mean(0)
         return embedding / embedding.norm(dim=1, keepdim=True).clamp(min=1e-12) if self.unit else embedding
 
 
-def prefixed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def add_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with "prefix." before each key."""
     return {f"{prefix}.{key}": value for key, value in state.items()}

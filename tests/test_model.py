@@ -1,4 +1,4 @@
-"""The networks: last stride, keys, neck, the faster depthwise convolution, and the inference graph."""
+"""The networks: last stride, keys, neck, and the inference graph."""
 
 from __future__ import annotations
 
@@ -154,9 +154,12 @@ def test_the_stems_against_their_definitions() -> None:
             assert actual[n, c, y, x] == pytest.approx(max(float(before[n, c, i, j]) for i, j in inside))
 
 
-@pytest.mark.parametrize(("arch", "stem"), [("resnet18", "stemless"), (SMALL, "no-relu")])
-def test_an_unknown_stem_lists_the_choices(arch: str, stem: str) -> None:
-    with pytest.raises(InputError, match="torchvision, no-relu, unpadded-pool"):
+@pytest.mark.parametrize(
+    ("arch", "stem", "choices"),
+    [("resnet18", "stemless", "torchvision, no-relu, unpadded-pool"), (SMALL, "no-relu", "torchvision")],
+)
+def test_an_unknown_stem_lists_the_choices(arch: str, stem: str, choices: str) -> None:
+    with pytest.raises(InputError, match=rf"{arch} has no stem '{stem}'; choose from {choices}$"):
         ReID(arch, 5, stem=stem)
 
 

@@ -24,6 +24,7 @@ from bot_deploy.progress import show_progress
 
 from . import run_files, transforms, weights
 from .allocator import keep_freed_memory
+from .cpu_layers import use_cpu_layers
 from .data import TrainingSet, open_training_set
 from .distributed import World, gather, join, leave, mean
 from .losses import CenterLoss, TripletLoss, id_loss
@@ -239,6 +240,7 @@ def _start(recipe: Recipe, num_ids: int, device: str) -> State:
     if recipe.protocol == "paper" and recipe.neck != "none":
         nn.init.kaiming_normal_(model.classifier.weight, mode="fan_out")  # section 3.5
     weights.initialise(model, recipe.weights)
+    use_cpu_layers(model)
     model.to(device).to(memory_format=torch.channels_last)
     center = CenterLoss(num_ids, model.dim, scaling=recipe.protocol).to(device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -11,7 +11,7 @@ import torch
 
 from bot_deploy.errors import InputError
 from bot_deploy.files import write_atomically
-from bot_deploy.model import ReID, prefixed
+from bot_deploy.model import ReID, add_prefix
 
 from .contract import Contract, from_json, weights_fingerprint
 
@@ -102,7 +102,7 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
 
 def contract_of(model: ReID, height: int, width: int) -> Contract:
     """The contract that the model's present weights fulfil at this image size."""
-    used = {**prefixed("backbone", model.backbone.state_dict()), **prefixed("neck", model.neck.state_dict())}
+    used = {**add_prefix("backbone", model.backbone.state_dict()), **add_prefix("neck", model.neck.state_dict())}
     weights = ((key, value.detach().cpu().contiguous().numpy().tobytes()) for key, value in used.items())
     return Contract(
         arch=model.arch,

@@ -12,11 +12,12 @@ from torch import Tensor
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
 from bot_deploy.artifacts.contract import MEAN, STD, weights_fingerprint
-from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH
+from bot_deploy.artifacts.state_dict import match_state_dict
+from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, STEMS
 from bot_deploy.errors import InputError
-from bot_deploy.model import RESNETS, ReID
+from bot_deploy.model import BACKBONES, RESNETS, ReID
 
-from .key_layouts import AUTO, LAYOUTS, MOBILENET, Layout, backbone, detect, listed, ours, refuse_unsupported
+from .key_layouts import AUTO, LAYOUTS, Layout, backbone, detect, listed, ours, refuse_unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,7 +84,7 @@ def import_checkpoint(
             stem = _stem(layout, arch, state)
             assumed.append(f"stem {stem} (--stem)")
         if last_stride is None:
-            last_stride = 2 if arch == MOBILENET else layout.last_stride  # fast-reid's MobileNetV2 has no other
+            last_stride = BACKBONES[arch].imported_last_stride or layout.last_stride
             assumed.append(f"last stride {last_stride} (--last-stride)")
         model, unused = _build(weights, arch, last_stride, stem, feature, assumed)
     except InputError as error:
@@ -165,21 +166,17 @@ def _build(
     if "classifier.bias" in given and "classifier.bias" not in wanted:  # ours has none after a neck
         del given["classifier.bias"]
         unused.append(weights.theirs["classifier.bias"])
-    optional = {name for name in wanted if name.startswith("classifier.") or name.endswith("num_batches_tracked")}
-    problems = {
-        "left over": [*weights.left, *(weights.theirs[name] for name in given if name not in wanted)],
-        "missing": [name for name in wanted if name not in given and name not in optional],
-        "of another shape": [
-            f"{weights.theirs[name]} {list(value.shape)} instead of {list(wanted[name].shape)}"
-            for name, value in given.items()
-            if name in wanted and value.shape != wanted[name].shape
-        ],
-    }
-    found = [f"{what}: {listed(keys)}" for what, keys in problems.items() if keys]
-    if found:
-        raise InputError(f"its weights are not those of a {arch}; {'; '.join(found)}")
-    # Also to float32, where half precision was published.
-    model.load_state_dict({name: given.get(name, torch.zeros_like(value)) for name, value in wanted.items()})
+    try:
+        matched = match_state_dict(
+            given,
+            {name: torch.zeros_like(value) for name, value in wanted.items()},
+            optional={name for name in wanted if name.startswith("classifier.")},
+            file_keys=weights.theirs,
+            unknown=weights.left,
+        )
+    except InputError as error:
+        raise InputError(f"its weights are not those of a {arch}; {error}") from None
+    model.load_state_dict(matched)  # also converts half precision to float32
     return model, tuple(unused)
 
 
@@ -199,4 +196,5 @@ def _stem(layout: Layout, arch: str, keys: Iterable[str]) -> str:
     """What the toolkit does before its first stage."""
     padded = any(key.startswith("heads.bnneck.") for key in keys)  # fast-reid before its max-pooling was changed
     with_relu = layout.name == "reid-strong-baseline" and arch not in RESNETS  # only their plain ResNets forgot it
-    return "torchvision" if arch == MOBILENET or padded or with_relu else layout.stem
+    one_stem = layout.stem not in BACKBONES[arch].stems
+    return STEMS[0] if one_stem or padded or with_relu else layout.stem

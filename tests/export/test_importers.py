@@ -299,17 +299,17 @@ def test_a_resnet152_is_refused_by_its_blocks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s.update(small("base.layer1.0.extra")), r"left over: base\.layer1\.0\.extra$"),
-        (lambda s: s.update(small("centers")), r"left over: centers$"),
-        (lambda s: s.pop("base.layer3.1.bn2.running_var"), r"missing: backbone\.layer3\.1\.bn2\.running_var$"),
-        (lambda s: s.pop("bottleneck.running_mean"), r"missing: neck\.running_mean$"),
+        (lambda s: s.update(small("base.layer1.0.extra")), r"unknown keys: base\.layer1\.0\.extra$"),
+        (lambda s: s.update(small("centers")), r"unknown keys: centers$"),
+        (lambda s: s.pop("base.layer3.1.bn2.running_var"), r"missing keys: backbone\.layer3\.1\.bn2\.running_var$"),
+        (lambda s: s.pop("bottleneck.running_mean"), r"missing keys: neck\.running_mean$"),
         (
             lambda s: s.update({"base.conv1.weight": torch.zeros(64, 1, 7, 7)}),
-            r"of another shape: base\.conv1\.weight \[64, 1, 7, 7\] instead of \[64, 3, 7, 7\]$",
+            r"keys of another shape: base\.conv1\.weight \[64, 1, 7, 7\] instead of \[64, 3, 7, 7\]$",
         ),
         (
             lambda s: s.update({"classifier.weight": torch.zeros(9, 64)}),
-            r"of another shape: classifier\.weight \[9, 64\]",
+            r"keys of another shape: classifier\.weight \[9, 64\]",
         ),
     ],
 )
@@ -322,7 +322,7 @@ def test_no_weight_is_ignored(change: Any, words: str, tmp_path: Path) -> None:
 
 def test_two_classifiers_are_one_too_many(tmp_path: Path) -> None:
     state = {**torchreid(resnet()), "fc.weight": torch.zeros(9, 512)}
-    with pytest.raises(InputError, match=r"left over: fc\.weight$"):
+    with pytest.raises(InputError, match=r"unknown keys: fc\.weight$"):
         import_checkpoint(stored(state, tmp_path))
 
 

@@ -132,7 +132,9 @@ def test_our_own_checkpoint_loads_with_or_without_its_classifier(num_ids: int, t
 
 def test_our_own_checkpoint_without_a_neck_lists_what_it_lacks(tmp_path: Path) -> None:
     own_checkpoint(tmp_path / "model.pt", 5, neck="none")
-    with pytest.raises(InputError, match=r"4 missing keys: neck\.weight, neck\.bias, neck\.running_mean"):
+    with pytest.raises(
+        InputError, match=r"missing keys: neck\.weight, neck\.bias, neck\.running_mean, neck\.running_var$"
+    ):
         weights.initialise(ReID(ARCH, 5), str(tmp_path / "model.pt"))
 
 
@@ -149,26 +151,28 @@ def test_a_refused_file_changes_nothing(tmp_path: Path) -> None:
 def test_missing_keys_are_listed(tmp_path: Path) -> None:
     state = torchvision_state("resnet18")
     del state["bn1.weight"], state["layer4.1.conv2.weight"]
-    with pytest.raises(InputError, match=r"2 missing keys: backbone\.bn1\.weight, backbone\.layer4\.1\.conv2\.weight"):
+    with pytest.raises(InputError, match=r"missing keys: backbone\.bn1\.weight, backbone\.layer4\.1\.conv2\.weight$"):
         weights.initialise(ReID("resnet18", 5), str(write(tmp_path / "w.pth", state)))
 
 
 def test_unknown_keys_are_listed(tmp_path: Path) -> None:
     state = {**torchvision_state("resnet18"), "layer5.weight": torch.zeros(1), "epoch": torch.zeros(1)}
-    with pytest.raises(InputError, match=r"2 unknown keys: backbone\.layer5\.weight, backbone\.epoch"):
+    with pytest.raises(InputError, match=r"unknown keys: backbone\.layer5\.weight, backbone\.epoch$"):
         weights.initialise(ReID("resnet18", 5), str(write(tmp_path / "w.pth", state)))
 
 
 def test_other_shapes_are_listed(tmp_path: Path) -> None:
     state = {**torchvision_state("resnet18"), "conv1.weight": torch.zeros(64, 1, 7, 7)}
-    words = r"1 other shapes: backbone\.conv1\.weight \(64, 1, 7, 7\) instead of \(64, 3, 7, 7\)"
+    words = r"keys of another shape: backbone\.conv1\.weight \[64, 1, 7, 7\] instead of \[64, 3, 7, 7\]$"
     with pytest.raises(InputError, match=words):
         weights.initialise(ReID("resnet18", 5), str(write(tmp_path / "w.pth", state)))
 
 
 def test_another_backbones_file_is_named_with_all_that_is_wrong_but_not_at_endless_length(tmp_path: Path) -> None:
     path = write(tmp_path / "w.pth", torchvision_state("resnet18"))
-    with pytest.raises(InputError, match=r"w\.pth does not fit mobilenet_v2: \d+ unknown keys.*missing keys") as caught:
+    with pytest.raises(
+        InputError, match=r"w\.pth does not fit mobilenet_v2: unknown keys: .* in all\); missing keys"
+    ) as caught:
         weights.initialise(ReID(ARCH, 5), str(path))
     assert len(str(caught.value)) < 2000
 
@@ -263,8 +267,9 @@ def test_imagenet_without_network_names_the_remedy(error: Exception, monkeypatch
         raise error
 
     monkeypatch.setattr(models.MobileNet_V2_Weights, "get_state_dict", get_state_dict)
-    with pytest.raises(RunError, match=r"could not be fetched.*--weights FILE.*--weights none"):
+    with pytest.raises(RunError, match=r"could not be downloaded.*give a file, or .none.") as raised:
         weights.initialise(ReID(ARCH, 5), "imagenet")
+    assert raised.value.parameter == "weights"
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"no weights at {REAL}")

@@ -1,4 +1,4 @@
-"""MobileNetV2's faster convolutions and leaner ReLU6: the same functions as PyTorch's."""
+"""The layers for training on a CPU compute the same functions as PyTorch's."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from bot_deploy.model import ReID, _ReLU6, _StridedDepthwise
+from bot_deploy.model import ReID
+from bot_deploy.train import loop
+from bot_deploy.train.cpu_layers import LeanReLU6, StridedDepthwise, use_cpu_layers
+from bot_deploy.train.recipe import Recipe
 
 
-def depthwise(channels: int, dtype: torch.dtype) -> tuple[nn.Conv2d, _StridedDepthwise]:
+def depthwise(channels: int, dtype: torch.dtype) -> tuple[nn.Conv2d, StridedDepthwise]:
     torch.manual_seed(0)
     conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels, bias=False, dtype=dtype)
-    return conv, _StridedDepthwise(conv)
+    return conv, StridedDepthwise(conv)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
@@ -66,17 +69,53 @@ def test_in_evaluation_it_is_the_plain_convolution(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(trained, expected)
 
 
+def layer_types(model: nn.Module) -> list[type]:
+    return [type(module) for module in model.modules()]
+
+
 @pytest.mark.parametrize(("last_stride", "count"), [(1, 3), (2, 4)])
-def test_mobilenet_uses_it_wherever_a_block_halves_the_map(last_stride: int, count: int) -> None:
+def test_every_block_that_halves_the_map_gets_the_faster_convolution(last_stride: int, count: int) -> None:
     with torch.device("meta"):
         model = ReID("mobilenet_v2", 5, last_stride=last_stride)
-    assert sum(isinstance(module, _StridedDepthwise) for module in model.modules()) == count
+    keys = list(model.state_dict())
+    parameters = dict(model.named_parameters())
+    use_cpu_layers(model)
+    assert layer_types(model).count(StridedDepthwise) == count
+    assert list(model.state_dict()) == keys
+    assert list(dict(model.named_parameters())) == list(parameters)
+    assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
+
+
+def test_all_relu6_of_mobilenet_are_replaced() -> None:
+    with torch.device("meta"):
+        model = ReID("mobilenet_v2", 5)
+    before = layer_types(model)
+    use_cpu_layers(model)
+    assert layer_types(model).count(LeanReLU6) == before.count(nn.ReLU6) > 30
+    assert nn.ReLU6 not in layer_types(model)
+
+
+def test_a_resnet_keeps_its_layers() -> None:
+    with torch.device("meta"):
+        model = ReID("resnet50", 5)
+    before = layer_types(model)
+    use_cpu_layers(model)
+    assert layer_types(model) == before
+
+
+def test_only_the_trainer_uses_them() -> None:
+    recipe = Recipe(arch="mobilenet_v2", weights="none", height=32, width=16)
+    trained = loop._start(recipe, 5, "cpu").model
+    assert {StridedDepthwise, LeanReLU6} <= set(layer_types(trained))
+    model = ReID("mobilenet_v2", 5)
+    assert not {StridedDepthwise, LeanReLU6} & set(layer_types(model))
+    assert list(model.state_dict()) == list(trained.state_dict())
 
 
 def test_the_leaner_relu6_is_the_same_function() -> None:
     edges = torch.tensor([-torch.inf, -1, -0.0, 0, 1e-6, 3, 6 - 1e-6, 6, 6 + 1e-6, torch.inf, torch.nan])
     results = []
-    for layer in (nn.ReLU6(inplace=True), _ReLU6(inplace=True)):
+    for layer in (nn.ReLU6(inplace=True), LeanReLU6(inplace=True)):
         given = edges.clone().requires_grad_()
         output = layer(given * 1)
         (output * torch.arange(1, len(edges) + 1)).sum().backward()
@@ -93,12 +132,6 @@ def test_the_leaner_relu6_keeps_no_copy_of_its_input() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        after = _ReLU6(inplace=True)(before)
+        after = LeanReLU6(inplace=True)(before)
     assert after.data_ptr() == memory
     assert kept == [memory]
-
-
-def test_all_of_mobilenets_relu6_are_the_leaner_one() -> None:
-    with torch.device("meta"):
-        kinds = {type(module) for module in ReID("mobilenet_v2", 5).modules() if isinstance(module, nn.ReLU6)}
-    assert kinds == {_ReLU6}
