@@ -31,7 +31,7 @@ import numpy as np
 from bot_deploy import gallery as galleries
 from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
-from bot_deploy.gallery import Row, Store, search
+from bot_deploy.gallery import GalleryItem, Store, search
 
 CROPS, TURN, MATCHES = 20_000, 2000, 7
 KILLED, KILLS = 2000, 50
@@ -80,7 +80,7 @@ def overhead(embedder: Embedder, paths: list[Path], work: Path) -> tuple[list[fl
         def index(part: Path = part, number: int = number) -> float:
             started = time.perf_counter()
             with galleries.create_gallery(str(work / f"{number}.gallery"), embedder.contract, part) as gallery:
-                galleries.update(gallery, part, embedder)
+                galleries.index_folder(gallery, part, embedder)
             return time.perf_counter() - started
 
         embedder.embed_files(files)  # from here on both find the files in memory
@@ -114,23 +114,23 @@ def kills(model: Path, embedder: Embedder, paths: list[Path], work: Path) -> tup
             continue  # killed before it began
         with galleries.create_gallery(str(place), embedder.contract, folder) as gallery:
             assert isinstance(gallery, Store)
-            rows = list(gallery.rows())
+            rows = list(gallery.items())
             wrong += len(rows) != len(gallery)
             for row in rows:
                 found = gallery.search(expected[row.path], 1)[0]
-                wrong += found.row.path != row.path or found.score < 0.99999
+                wrong += found.item.path != row.path or found.score < 0.99999
             if len(rows) == len(files):
                 gallery.remove([row.path for row in rows])  # so that there is something to kill again
     subprocess.run([*map(str, command)], check=True, capture_output=True)
     difference = 0.0
     with galleries.create_gallery(str(place), embedder.contract, folder) as gallery:
         clean = Store(work / "clean.gallery", embedder.contract.embedding_space, embedder.contract.dim, folder)
-        clean.add([Row(path.name) for path in files], vectors)
+        clean.add([GalleryItem(path.name) for path in files], vectors)
         for name in rng.sample(sorted(expected), 100):
             ours, theirs = (one.search(expected[name], len(files)) for one in (gallery, clean))
-            scores = {found.row.path: found.score for found in theirs}
-            difference = max(difference, *(abs(found.score - scores[found.row.path]) for found in ours))
-            wrong += [found.row.path for found in ours[:50]] != [found.row.path for found in theirs[:50]]
+            scores = {found.item.path: found.score for found in theirs}
+            difference = max(difference, *(abs(found.score - scores[found.item.path]) for found in ours))
+            wrong += [found.item.path for found in ours[:50]] != [found.item.path for found in theirs[:50]]
         clean.close()
     return hit, wrong, difference
 
@@ -144,7 +144,7 @@ def million(work: Path) -> dict[str, float]:
             vectors = rng.normal(size=(50_000, DIM)).astype(np.float32)
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             rows = [
-                Row(
+                GalleryItem(
                     f"{n // 1000:04d}/{n:07d}_c{n % 6}s1_{n % 99999:06d}_00.jpg", 3000, 10**18 + n, n.to_bytes(8, "big")
                 )
                 for n in range(start, start + 50_000)

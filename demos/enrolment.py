@@ -13,7 +13,7 @@ from PIL import Image
 from bot_deploy import gallery as galleries
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import unused_path
-from bot_deploy.gallery import Row
+from bot_deploy.gallery import GalleryItem
 from bot_deploy.matching.match import NON_IDENTITIES
 from bot_deploy.matching.verdict import MATCH, NO_MATCH, UNCERTAIN, decide
 
@@ -49,7 +49,7 @@ class People:
         self.gallery = gallery
         self._calibration = calibration if min_score is None else None
         self._same = SAME if min_score is None else min_score
-        self._names = {name for row in gallery.rows() if not row.error and (name := name_of(row)) is not None}
+        self._names = {name for row in gallery.items() if not row.error and (name := name_of(row)) is not None}
         self._size = len(gallery)
 
     @property
@@ -74,9 +74,9 @@ class People:
             found = self.gallery.search(vector, top)
             best: dict[str, Candidate] = {}
             for one in found:
-                name = name_of(one.row)
+                name = name_of(one.item)
                 if name is not None:
-                    best.setdefault(name, Candidate(name, one.score, self.gallery.root / one.row.path))
+                    best.setdefault(name, Candidate(name, one.score, self.gallery.root / one.item.path))
             if len(best) >= PEOPLE or len(found) < top or top >= MOST_PICTURES:
                 return list(best.values())
             top *= 8
@@ -96,17 +96,17 @@ class People:
         taken = {name.casefold() for name in self._names}
         number = 1
         # Another program may enrol into the same gallery.
-        while AUTOMATIC.format(number) in taken or self.gallery.knows(AUTOMATIC.format(number)):
+        while AUTOMATIC.format(number) in taken or self.gallery.has_identity(AUTOMATIC.format(number)):
             number += 1
         return AUTOMATIC.format(number)
 
     def check_name(self, name: str) -> None:
-        """Raises InputError when `name` cannot be that of a folder from which `gallery.parse` reads it again."""
+        """Raises InputError when `name` cannot be that of a folder from which `gallery.parse_name` reads it again."""
         if not name or re.search(r'[\\/:*?"<>|\x00-\x1f]', name) or name != name.strip(" ."):
             raise InputError(f"{name!r}: a name is also one of a folder; leave out special characters")
         if len(name.encode(errors="replace")) > LONGEST:
             raise InputError(f"{name[:20]}...: too long for the name of a folder")
-        if name in NON_IDENTITIES or galleries.parse(f"{name}/picture.png").identity != name:
+        if name in NON_IDENTITIES or galleries.parse_name(f"{name}/picture.png").identity != name:
             raise InputError(f"{name}: reads like a camera, a day or a part of a data set; choose another name")
 
     def enrol(self, name: str, crop: Pixels, vector: Vectors) -> Candidate:
@@ -127,7 +127,9 @@ class People:
             raise RunError(f"{root / name}: the picture cannot be kept ({error.strerror or error})") from None
         where, stat = path.relative_to(root).as_posix(), path.stat()
         # As indexing the folder would have it: `bot index` and `bot match` find nothing new.
-        row = Row(where, stat.st_size, stat.st_mtime_ns, galleries.digest(path), **galleries.parse(where)._asdict())
+        row = GalleryItem(
+            where, stat.st_size, stat.st_mtime_ns, galleries.file_digest(path), **galleries.parse_name(where)._asdict()
+        )
         self.gallery.add([row], vector[None])
         self._names.add(name)
         return Candidate(name, 1.0, path)
@@ -146,7 +148,7 @@ def open_people(address: str | None, embedder: Embedder, min_score: float | None
     path = Path(address)
     gallery: Gallery
     if not galleries.is_gallery(address) and path.is_dir() and not galleries.is_empty(path):
-        gallery, _ = galleries.of_folder(path, embedder)
+        gallery, _ = galleries.open_folder_gallery(path, embedder)
     else:
         root = Path("people") if galleries.is_milvus(address) else path / "crops"
         gallery = galleries.create_gallery(address, embedder.contract, root)
@@ -157,6 +159,6 @@ def open_people(address: str | None, embedder: Embedder, min_score: float | None
     return People(gallery, embedder.contract.calibration, min_score)
 
 
-def name_of(row: Row) -> str | None:
+def name_of(row: GalleryItem) -> str | None:
     """The identity, or the file's name where none is known; None for Market-1501's junk and distractors."""
     return None if row.identity in NON_IDENTITIES else row.identity or Path(row.path).stem

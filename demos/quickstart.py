@@ -82,7 +82,7 @@ mean cosine {parity["mean_cosine"]:.7f}
 def rank_lists(model: Path, folder: Path, picture: Path) -> Path:
     """Draws the rank lists of a few queries; as in the protocol, what a query's own camera saw is left out."""
     embedder, dataset = open_embedder(model), open_dataset(SYNTHETIC)
-    people, _ = gallery.of_folder(folder, embedder)
+    people, _ = gallery.open_folder_gallery(folder, embedder)
     rankings = []
     for query in dataset.query[:: max(1, len(dataset.query) // SHOWN_QUERIES)][:SHOWN_QUERIES]:
         path = Path(str(query.path))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bot_deploy.artifacts import checkpoint
-from bot_deploy.datasets import JOINT, fingerprint
+from bot_deploy.datasets import MERGE_SEPARATOR, crops_fingerprint
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
 from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
@@ -160,9 +160,9 @@ def run(recipe: Recipe, table: Sequence[Rung], seeds: int, dataset: Dataset, tes
 def _figures(recipe: Recipe, dataset: Dataset, test: Dataset, out: Path) -> Figures:
     # Feature and metric only matter when a finished network is scored.
     trained = dataclasses.replace(recipe, feature="fi", metric=COSINE, eval_every=0, eval_at_start=False)
-    task = f"{to_toml(trained)}\n{fingerprint(dataset.train)}"
+    task = f"{to_toml(trained)}\n{crops_fingerprint(dataset.train)}"
     folder = out / "runs" / hashlib.sha256(task.encode()).hexdigest()[:12]
-    known = folder / f"{recipe.feature}-{recipe.metric}-{fingerprint([*test.query, *test.gallery])}.txt"
+    known = folder / f"{recipe.feature}-{recipe.metric}-{crops_fingerprint([*test.query, *test.gallery])}.txt"
     if known.exists():
         rank1, mean_ap = map(float, known.read_text(encoding="utf-8").split())
         return rank1, mean_ap
@@ -234,7 +234,7 @@ def write(rows: Sequence[Row], recipe: Recipe, data: str, test: str, out: Path) 
 
 def _name(sources: str) -> str:
     """Files by their names, without the folders of the machine they lie on."""
-    return JOINT.join(PurePath(source).name for source in sources.split(JOINT))
+    return MERGE_SEPARATOR.join(PurePath(source).name for source in sources.split(MERGE_SEPARATOR))
 
 
 def _plot(rows: Sequence[Row], path: Path) -> None:

@@ -71,7 +71,7 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False) 
         InputError: no or too few crops, or `out` already holds another run.
         RunError: a loss that is not finite, a folder that cannot be written, a disk or a GPU's memory too small.
     """
-    dataset.need("train")
+    dataset.require_splits("train")
     world = join()
     if world.device == "cpu":
         keep_freed_memory()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bot_deploy import __version__
-from bot_deploy.datasets import JOINT, fingerprint
+from bot_deploy.datasets import MERGE_SEPARATOR, crops_fingerprint
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import write_atomically
 
@@ -93,7 +93,7 @@ def _config(recipe: Recipe, dataset: Dataset) -> str:
     data = {
         "source": dataset.name,
         "crops": len(dataset.train),
-        "fingerprint": fingerprint(dataset.train),
+        "fingerprint": crops_fingerprint(dataset.train),
     }
     versions = {
         "bot_deploy": __version__,
@@ -120,7 +120,7 @@ def read_config(out: Path) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe of the run in `out`, and what it is trained on."""
     try:
         values = tomllib.loads((out / CONFIG).read_text(encoding="utf-8"))
-        sources = tuple(values.pop("data")["source"].split(JOINT))
+        sources = tuple(values.pop("data")["source"].split(MERGE_SEPARATOR))
         values.pop("versions")
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{out}: no run to resume; it has no readable {CONFIG}") from None

@@ -57,7 +57,7 @@ def export(
     from bot_deploy.artifacts import checkpoint
     from bot_deploy.choices import SYNTHETIC
     from bot_deploy.console import say
-    from bot_deploy.datasets import JOINT, open_merged
+    from bot_deploy.datasets import MERGE_SEPARATOR, open_merged
     from bot_deploy.errors import ParityError
     from bot_deploy.export.pipeline import export_engine, export_onnx, prepare
 
@@ -69,10 +69,10 @@ def export(
     scored = data is not None
     if data is None:
         data = checkpoint.load(source).data
-        if not all(name == SYNTHETIC or Path(name).exists() for name in data.split(JOINT)):
+        if not all(name == SYNTHETIC or Path(name).exists() for name in data.split(MERGE_SEPARATOR)):
             say(f"{data}, which it was trained on, is not here; verifying on synthetic people (--data names others)")
             data = SYNTHETIC
-    dataset = open_merged(data.split(JOINT))
+    dataset = open_merged(data.split(MERGE_SEPARATOR))
     job = prepare(source, out or source.parent, dataset, feature=feature, flip=flip, opset=opset, scored=scored)
     done: list[Artifact] = []
     for precision in ("fp32", *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])):

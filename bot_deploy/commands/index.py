@@ -63,7 +63,7 @@ def index(
         raise InputError("--ann is for galleries in a folder of their own; Milvus has its own indexes")
     if ann == "hnsw":
         import faiss  # noqa: F401 - that it is not installed is said before a long gallery is embedded
-    table = galleries.read_table(metadata) if metadata else None
+    table = galleries.read_metadata(metadata) if metadata else None
     galleries.check_folder(folder)
     if model is None:
         model = runs.newest_file("model.onnx", "`bot export` writes one, or name it with --model")
@@ -71,7 +71,7 @@ def index(
     say(f"model {model} on {embedder.backend}")
     document: dict[str, object] = {"gallery": out, "model": str(model)}
     with galleries.create_gallery(out, embedder.contract, folder) as gallery:
-        done = galleries.update(gallery, folder, embedder, table)
+        done = galleries.index_folder(gallery, folder, embedder, table)
         document |= {
             "images": len(gallery),
             "new": done.new,

@@ -153,10 +153,10 @@ def _check_outputs(html: Path | None, montage: Path | None, csv: Path | None) ->
 
 def _time(option: str, text: str | None) -> float | None:
     from bot_deploy.errors import InputError
-    from bot_deploy.gallery import instant
+    from bot_deploy.gallery import parse_time
 
     try:
-        return None if text is None else instant(text)
+        return None if text is None else parse_time(text)
     except ValueError:
         raise InputError(f"{option} {text}: write a time such as 2026-01-31T12:00, or a number") from None
 
@@ -181,7 +181,7 @@ def _opened(gallery: str, embedder: Embedder) -> Gallery:
 
     if galleries.is_gallery(gallery):
         return galleries.open_gallery(gallery, embedder.contract)
-    people, _ = galleries.of_folder(Path(gallery), embedder)
+    people, _ = galleries.open_folder_gallery(Path(gallery), embedder)
     return people
 
 
@@ -189,7 +189,7 @@ def _explain(filters: Filters, people: Gallery) -> None:
     """Says why a filter left nothing, where no file could have passed it."""
     from bot_deploy.console import say
 
-    seen = [(row.camera, row.time) for row in people.rows() if not row.error]
+    seen = [(row.camera, row.time) for row in people.items() if not row.error]
     for what, names, known in (
         ("camera", ("cameras",), any(camera is not None for camera, _ in seen)),
         ("time", ("since", "until"), any(time is not None for _, time in seen)),

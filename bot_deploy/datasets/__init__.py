@@ -14,7 +14,18 @@ from bot_deploy.choices import SYNTHETIC
 from bot_deploy.errors import InputError
 
 from . import folders, market, msmt17, table, viper
-from .dataset import DISTRACTOR, EXPECTED, JOINT, JUNK, UNKNOWN_CAMERAS, Crop, Dataset, File, fingerprint, merge
+from .dataset import (
+    DISTRACTOR,
+    EXPECTED,
+    JUNK,
+    MERGE_SEPARATOR,
+    UNKNOWN_CAMERAS,
+    Crop,
+    Dataset,
+    File,
+    crops_fingerprint,
+    merge,
+)
 from .market import identity_in
 
 if TYPE_CHECKING:
@@ -23,12 +34,12 @@ if TYPE_CHECKING:
 __all__ = [
     "DISTRACTOR",
     "EXPECTED",
-    "JOINT",
     "JUNK",
+    "MERGE_SEPARATOR",
     "UNKNOWN_CAMERAS",
     "Crop",
     "Dataset",
-    "fingerprint",
+    "crops_fingerprint",
     "identity_in",
     "merge",
     "open_dataset",
@@ -66,8 +77,8 @@ def open_merged(sources: Sequence[str]) -> Dataset:
         InputError: as `open_dataset` does; or " + " in a path, which is how runs name several.
     """
     for source in sources:
-        if JOINT in source:
-            raise InputError(f"{source}: a run of merged sets names them with{JOINT}between; rename this one")
+        if MERGE_SEPARATOR in source:
+            raise InputError(f"{source}: a run of merged sets names them with{MERGE_SEPARATOR}between; rename this one")
     return merge([open_dataset(source) for source in sources])
 
 

@@ -1,4 +1,4 @@
-"""What every reader returns: crops with identity and camera, in three parts."""
+"""What every reader returns: crops with identity and camera, in three splits."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 JUNK = -1  # identity of crops that count neither as right nor as wrong
 DISTRACTOR = 0  # identity of crops that are never right
 UNKNOWN_CAMERAS = 1_000_000  # numbers from here on stand for "nobody says": a camera of its own for each crop
-JOINT = " + "  # between the names of merged sets
-PARTS = ("train", "query", "gallery")
+MERGE_SEPARATOR = " + "  # between the names of merged sets
+SPLITS = ("train", "query", "gallery")
 
 EXPECTED = """expected one of
   Market-1501, DukeMTMC-reID, CUHK03-NP:           a folder for each identity:
@@ -48,46 +48,46 @@ File = tuple[tuple[str, ...], "Path | zipfile.Path"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """The three parts of a ReID benchmark; a part that is not there is empty."""
+    """The three splits of a ReID benchmark; a split that is not there is empty."""
 
     name: str
     train: tuple[Crop, ...]
     query: tuple[Crop, ...]
     gallery: tuple[Crop, ...]
 
-    def need(self, *parts: str) -> None:
-        """Raises InputError when one of `parts` has no crops."""
-        for part in parts:
-            if not getattr(self, part):
-                raise InputError(f"{self.name}: no {part} crops found; {EXPECTED}")
+    def require_splits(self, *splits: str) -> None:
+        """Raises InputError when one of `splits` has no crops."""
+        for split in splits:
+            if not getattr(self, split):
+                raise InputError(f"{self.name}: no {split} crops found; {EXPECTED}")
 
 
-def fingerprint(crops: Sequence[Crop]) -> str:
+def crops_fingerprint(crops: Sequence[Crop]) -> str:
     """16 hex digits over names, identities and cameras, in their order."""
     names = "\n".join(f"{crop.path.name} {crop.identity} {crop.camera}" for crop in crops)
     return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def dataset(name: str, parts: dict[str, list[Crop]]) -> Dataset:
+def build_dataset(name: str, splits: dict[str, list[Crop]]) -> Dataset:
     """A Dataset of lists; by the protocol junk is dropped, and distractors teach nothing."""
-    train = tuple(crop for crop in parts["train"] if crop.identity > DISTRACTOR)
-    gallery = tuple(crop for crop in parts["gallery"] if crop.identity != JUNK)
-    return Dataset(name, train, tuple(parts["query"]), gallery)
+    train = tuple(crop for crop in splits["train"] if crop.identity > DISTRACTOR)
+    gallery = tuple(crop for crop in splits["gallery"] if crop.identity != JUNK)
+    return Dataset(name, train, tuple(splits["query"]), gallery)
 
 
 def merge(sets: Sequence[Dataset]) -> Dataset:
     """All of `sets` as one: identities and cameras of different sets never coincide."""
     if len(sets) == 1:
         return sets[0]
-    merged: dict[str, list[Crop]] = {part: [] for part in PARTS}
+    merged: dict[str, list[Crop]] = {split: [] for split in SPLITS}
     identities, cameras = 0, 0
     for one in sets:
         everyone = [*one.train, *one.query, *one.gallery]
-        for part in PARTS:
-            merged[part] += [_shifted(crop, identities, cameras) for crop in getattr(one, part)]
+        for split in SPLITS:
+            merged[split] += [_shifted(crop, identities, cameras) for crop in getattr(one, split)]
         identities += max((crop.identity for crop in everyone), default=0)
         cameras += 1 + max((crop.camera for crop in everyone), default=0)
-    return Dataset(JOINT.join(one.name for one in sets), *(tuple(merged[part]) for part in PARTS))
+    return Dataset(MERGE_SEPARATOR.join(one.name for one in sets), *(tuple(merged[split]) for split in SPLITS))
 
 
 def _shifted(crop: Crop, identities: int, cameras: int) -> Crop:
@@ -96,7 +96,7 @@ def _shifted(crop: Crop, identities: int, cameras: int) -> Crop:
     return dataclasses.replace(crop, identity=identity, camera=crop.camera + cameras)
 
 
-def numbered(names: Sequence[str]) -> Callable[[str], int]:
+def number_identities(names: Sequence[str]) -> Callable[[str], int]:
     """Identities from 1 for names, in the order of the names."""
     numbers = {name: number for number, name in enumerate(sorted(set(names)), start=1)}
     return numbers.__getitem__

@@ -6,7 +6,7 @@ import re
 
 from bot_deploy.errors import InputError
 
-from .dataset import PARTS, Crop, Dataset, File, dataset
+from .dataset import SPLITS, Crop, Dataset, File, build_dataset
 
 FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
 NAME = re.compile(r"(-1|\d{1,9})_c(\d{1,5})(?!\d)")  # longer numbers are dates and times
@@ -14,7 +14,7 @@ NAME = re.compile(r"(-1|\d{1,9})_c(\d{1,5})(?!\d)")  # longer numbers are dates 
 
 def read(name: str, files: list[File]) -> Dataset | None:
     """None when no file is where Market-1501 has its own."""
-    parts: dict[str, list[Crop]] = {part: [] for part in PARTS}
+    splits: dict[str, list[Crop]] = {split: [] for split in SPLITS}
     tops: set[str] = set()
     folders: set[str] = set()
     nameless: list[str] = []
@@ -24,7 +24,7 @@ def read(name: str, files: list[File]) -> Dataset | None:
         folders.add(names[-2])
         parsed = NAME.match(names[-1])
         if parsed:
-            parts[FOLDERS[names[-2]]].append(Crop(path, int(parsed[1]), int(parsed[2])))
+            splits[FOLDERS[names[-2]]].append(Crop(path, int(parsed[1]), int(parsed[2])))
             tops.add("/".join(names[:-2]))
         else:
             nameless.append("/".join(names))
@@ -37,7 +37,7 @@ def read(name: str, files: list[File]) -> Dataset | None:
         )
     if len(tops) > 1:  # CUHK03-NP comes as detected/ and labeled/, the same people twice
         raise InputError(f"{name}: holds {len(tops)} data sets ({', '.join(sorted(tops))}); name one of these folders")
-    return dataset(name, parts)
+    return build_dataset(name, splits)
 
 
 def identity_in(name: str) -> int | None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from bot_deploy.errors import InputError
 
-from .dataset import PARTS, Crop, Dataset, File, dataset
+from .dataset import SPLITS, Crop, Dataset, File, build_dataset
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# list -> (part, the folder its paths are below, in the first release and in the second)
+# list -> (split, the folder its paths are below, in the first release and in the second)
 LISTS = {
     "list_train.txt": ("train", ("train", "mask_train_v2")),
     "list_val.txt": ("train", ("train", "mask_train_v2")),
@@ -28,11 +28,11 @@ def read(name: str, files: list[File]) -> Dataset | None:
     if not {"list_train.txt", "list_query.txt"} & set(lists):
         return None
     found = {"/".join(names[-3:]): path for names, path in files}
-    parts: dict[str, list[Crop]] = {part: [] for part in PARTS}
-    for list_name, (part, folders) in LISTS.items():
+    splits: dict[str, list[Crop]] = {split: [] for split in SPLITS}
+    for list_name, (split, folders) in LISTS.items():
         if list_name in lists:
-            parts[part] += [_crop(name, line, part, folders, found) for line in _lines(lists[list_name])]
-    return dataset(name, parts)
+            splits[split] += [_crop(name, line, split, folders, found) for line in _lines(lists[list_name])]
+    return build_dataset(name, splits)
 
 
 def _lines(path: Path | zipfile.Path) -> list[str]:
@@ -42,12 +42,12 @@ def _lines(path: Path | zipfile.Path) -> list[str]:
         raise InputError(f"{path}: not a readable list ({error})") from None
 
 
-def _crop(name: str, line: str, part: str, folders: tuple[str, ...], found: dict[str, Path | zipfile.Path]) -> Crop:
+def _crop(name: str, line: str, split: str, folders: tuple[str, ...], found: dict[str, Path | zipfile.Path]) -> Crop:
     try:
         file, identity = line.rsplit(maxsplit=1)
         camera = int(file.split("/")[-1].split("_")[2])
         path = next(found[f"{folder}/{file}"] for folder in folders if f"{folder}/{file}" in found)
         # From 1: 0 would be a distractor.
-        return Crop(path, int(identity) + 1 + (0 if part == "train" else TEST_IDENTITIES), camera)
+        return Crop(path, int(identity) + 1 + (0 if split == "train" else TEST_IDENTITIES), camera)
     except (ValueError, IndexError, StopIteration):
         raise InputError(f"{name}: the list names {line!r}, which is not below {' or '.join(folders)}/") from None

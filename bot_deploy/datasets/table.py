@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bot_deploy.errors import InputError
 
-from .dataset import PARTS, UNKNOWN_CAMERAS, Crop, Dataset, dataset, numbered
+from .dataset import SPLITS, UNKNOWN_CAMERAS, Crop, Dataset, build_dataset, number_identities
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,14 +33,14 @@ def read(path: Path) -> Dataset:
         raise InputError(f"{path}: needs the columns path and identity, and may have camera and split")
     people = [row["identity"] or "" for row in rows]
     # Numbers are Market-1501's: -1 is junk, 0 a distractor.
-    number_of = int if all(NUMBER.fullmatch(person) for person in people) else numbered(people)
-    parts: dict[str, list[Crop]] = {part: [] for part in PARTS}
+    number_of = int if all(NUMBER.fullmatch(person) for person in people) else number_identities(people)
+    splits: dict[str, list[Crop]] = {split: [] for split in SPLITS}
     for line, row in enumerate(rows, start=2):
         split, camera = (row.get("split") or "train").strip(), (row.get("camera") or "").strip()
-        if split not in PARTS or not row["path"] or not row["identity"] or not CAMERA.fullmatch(camera):
+        if split not in SPLITS or not row["path"] or not row["identity"] or not CAMERA.fullmatch(camera):
             raise InputError(
-                f"{path}, line {line}: give path, identity, a camera number or nothing, and one of {', '.join(PARTS)}"
+                f"{path}, line {line}: give path, identity, a camera number or nothing, and one of {', '.join(SPLITS)}"
             )
         seen_by = int(camera) if camera else UNKNOWN_CAMERAS + line
-        parts[split].append(Crop(path.parent / row["path"], number_of(row["identity"]), seen_by))
-    return dataset(str(path), parts)
+        splits[split].append(Crop(path.parent / row["path"], number_of(row["identity"]), seen_by))
+    return build_dataset(str(path), splits)

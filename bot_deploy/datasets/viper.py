@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .dataset import PARTS, Crop, Dataset, File, dataset, numbered
+from .dataset import SPLITS, Crop, Dataset, File, build_dataset, number_identities
 
 CAMERAS = {"cam_a": 1, "cam_b": 2}
 SPLIT = 0  # seed of the one random half that is for training; published figures average ten such halves
@@ -19,11 +19,11 @@ def read(name: str, files: list[File]) -> Dataset | None:
     ]
     if {camera for _, camera, _ in shots} != set(CAMERAS.values()):
         return None
-    number_of = numbered([person for person, _, _ in shots])
+    number_of = number_identities([person for person, _, _ in shots])
     everyone = sorted({person for person, _, _ in shots})
     taught = set(random.Random(SPLIT).sample(everyone, len(everyone) // 2))  # noqa: S311 - a fixed split, no secret
-    parts: dict[str, list[Crop]] = {part: [] for part in PARTS}
+    splits: dict[str, list[Crop]] = {split: [] for split in SPLITS}
     for person, camera, path in shots:
-        part = "train" if person in taught else "query" if camera == CAMERAS["cam_a"] else "gallery"
-        parts[part].append(Crop(path, number_of(person), camera))
-    return dataset(name, parts)
+        split = "train" if person in taught else "query" if camera == CAMERAS["cam_a"] else "gallery"
+        splits[split].append(Crop(path, number_of(person), camera))
+    return build_dataset(name, splits)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import PIL
 
-from bot_deploy.datasets import fingerprint
+from bot_deploy.datasets import crops_fingerprint
 from bot_deploy.errors import RunError
 from bot_deploy.files import cache_folder, write_atomically
 
@@ -60,7 +60,7 @@ def _key(embedder: Embedder, model: Path, crops: Sequence[Crop]) -> str:
     with model.open("rb") as file:
         digest.update(hashlib.file_digest(file, "sha256").digest())
     digest.update(f"{embedder.backend}\n{embedder.contract.to_json()}\n{PIL.__version__}\n".encode())
-    digest.update(fingerprint(crops).encode())
+    digest.update(crops_fingerprint(crops).encode())
     for crop in crops:
         digest.update(f"{_version(crop.path)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]

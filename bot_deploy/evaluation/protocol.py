@@ -74,7 +74,7 @@ def evaluate_dataset(
     Raises:
         InputError: a part is missing, a crop is no image, or nothing can be scored.
     """
-    dataset.need("query", "gallery")
+    dataset.require_splits("query", "gallery")
     started = time.perf_counter()
     query, gallery = embed(embedder, dataset.query, "query"), embed(embedder, dataset.gallery, "gallery")
     labels = _labels(dataset, camera_filter=camera_filter)

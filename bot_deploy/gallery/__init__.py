@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 from bot_deploy.errors import BotError, InputError
 from bot_deploy.files import cache_folder
 
-from .indexing import Update, check_folder, digest, update
-from .interface import Filters, Found, Gallery, Row
+from .indexing import IndexUpdate, check_folder, file_digest, index_folder
+from .interface import Filters, Gallery, GalleryItem, SearchHit
 from .milvus import Milvus, is_milvus
-from .names import instant, parse, read_table
+from .names import parse_name, parse_time, read_metadata
 from .store import Store, is_store
 
 if TYPE_CHECKING:
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Filters",
-    "Found",
     "Gallery",
+    "GalleryItem",
+    "IndexUpdate",
     "Milvus",
-    "Row",
+    "SearchHit",
     "Store",
-    "Update",
     "check_folder",
     "create_gallery",
-    "digest",
-    "instant",
+    "file_digest",
+    "index_folder",
     "is_empty",
     "is_gallery",
     "is_milvus",
-    "of_folder",
+    "open_folder_gallery",
     "open_gallery",
-    "parse",
-    "read_table",
-    "update",
+    "parse_name",
+    "parse_time",
+    "read_metadata",
 ]
 
 logger = logging.getLogger(__name__)
@@ -85,11 +85,11 @@ def create_gallery(address: str, contract: Contract, root: Path) -> Store | Milv
 
 
 def _checked(gallery: Store | Milvus, contract: Contract) -> Store | Milvus:
-    if (gallery.space, gallery.dim) == (contract.embedding_space, contract.dim):
+    if (gallery.embedding_space, gallery.dim) == (contract.embedding_space, contract.dim):
         return gallery
     gallery.close()
     raise InputError(
-        f"{gallery.address}: made by another model ({gallery.space}, {gallery.dim} numbers; "
+        f"{gallery.address}: made by another model ({gallery.embedding_space}, {gallery.dim} numbers; "
         f"yours is {contract.embedding_space}, {contract.dim}); name that one with --model, "
         f"or index again: bot index {gallery.root} -o ANOTHER"
     )
@@ -100,7 +100,7 @@ def is_empty(folder: Path) -> bool:
     return all(path.name.startswith(".") for path in folder.iterdir())
 
 
-def of_folder(folder: Path, embedder: Embedder) -> tuple[Store, Update]:
+def open_folder_gallery(folder: Path, embedder: Embedder) -> tuple[Store, IndexUpdate]:
     """The gallery of the crops below `folder`, up to date; its index is kept in the user's cache.
 
     Raises:
@@ -121,7 +121,7 @@ def of_folder(folder: Path, embedder: Embedder) -> tuple[Store, Update]:
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         store = Store(temporary, contract.embedding_space, contract.dim, folder.absolute())
     try:
-        done = update(store, folder, embedder)
+        done = index_folder(store, folder, embedder)
         store.root = folder  # matches are named as their folder is
         return store, done  # noqa: TRY300
     except BaseException:

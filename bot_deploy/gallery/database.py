@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bot_deploy.errors import InputError, RunError
 
-from .interface import Row
+from .interface import GalleryItem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,12 +50,12 @@ def transaction(database: sqlite3.Connection, kind: str = "DEFERRED") -> Iterato
             database.execute("ROLLBACK")
 
 
-def row_of(fields: Sequence[Any]) -> Row:
+def row_of(fields: Sequence[Any]) -> GalleryItem:
     """A row from its values by COLUMNS."""
-    return Row(os.fsdecode(fields[0]), *fields[1:])
+    return GalleryItem(os.fsdecode(fields[0]), *fields[1:])
 
 
-def fields_of(row: Row) -> tuple[Any, ...]:
+def fields_of(row: GalleryItem) -> tuple[Any, ...]:
     """The values of a row by COLUMNS."""
     return os.fsencode(row.path), *row[1:]  # as bytes: the name of a file need not be text
 

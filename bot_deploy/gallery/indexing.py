@@ -12,8 +12,8 @@ from bot_deploy import images
 from bot_deploy.errors import InputError
 from bot_deploy.progress import progress_counter
 
-from .interface import Row
-from .names import Seen, parse
+from .interface import GalleryItem
+from .names import CropInfo, parse_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,8 +29,8 @@ BATCH = 1024  # files embedded between two commits: what a kill can lose
 
 
 @dataclass(frozen=True)
-class Update:
-    """What `update` did to how many files."""
+class IndexUpdate:
+    """What `index_folder` did to how many files."""
 
     new: int
     changed: int
@@ -38,7 +38,9 @@ class Update:
     unchanged: int
 
 
-def update(gallery: Gallery, folder: Path, embedder: Embedder, metadata: Mapping[str, Seen] | None = None) -> Update:
+def index_folder(
+    gallery: Gallery, folder: Path, embedder: Embedder, metadata: Mapping[str, CropInfo] | None = None
+) -> IndexUpdate:
     """Makes `gallery` hold the images below `folder` and nothing else.
 
     A file counts as unchanged when its size and time of change are, or else its content is. A broken one is not
@@ -48,27 +50,27 @@ def update(gallery: Gallery, folder: Path, embedder: Embedder, metadata: Mapping
         InputError: no such folder, not one usable image in it, or `metadata` about none of its files.
     """
     # Rows first: one whose file comes after must not look as if that had vanished.
-    known = {row.path: row for row in gallery.rows()}
+    known = {row.path: row for row in gallery.items()}
     found = scan(folder)
     if not found:  # an empty mount, say: no reason to forget everybody
         raise _unusable(folder, 0)
     metadata = metadata or {}
     _check_metadata(metadata, found, folder)
     vanished = [path for path in known if path not in found]
-    embed: list[Row] = []
-    amended: list[Row] = []
+    embed: list[GalleryItem] = []
+    amended: list[GalleryItem] = []
     for path, (size, mtime) in found.items():
         row = known.get(path)
         if row and (row.size, row.mtime) == (size, mtime) and path not in metadata:
             continue
-        now = Row(path, size, mtime, **_seen(path, row, metadata)._asdict())
+        now = GalleryItem(path, size, mtime, **_seen(path, row, metadata)._asdict())
         if row is None or _changed(now, row, folder):
             embed.append(now)
         elif (now := now._replace(digest=row.digest, error=row.error)) != row:
             amended.append(now)
     new = sum(row.path not in known for row in embed)
     if amended:
-        gallery.amend(amended)
+        gallery.update_metadata(amended)
     if vanished:
         gallery.remove(vanished)
     with progress_counter("indexing") as progress:
@@ -76,16 +78,16 @@ def update(gallery: Gallery, folder: Path, embedder: Embedder, metadata: Mapping
             progress(start, len(embed))
             _embed(embed[start : start + BATCH], gallery, folder, embedder)
         progress(len(embed), max(1, len(embed)))
-    gallery.move(folder.absolute())
+    gallery.set_root(folder.absolute())
     if not len(gallery):
         raise _unusable(folder, len(found))
-    return Update(new, len(embed) - new, len(vanished), len(found) - len(embed))
+    return IndexUpdate(new, len(embed) - new, len(vanished), len(found) - len(embed))
 
 
-def _embed(rows: list[Row], gallery: Gallery, folder: Path, embedder: Embedder) -> None:
+def _embed(rows: list[GalleryItem], gallery: Gallery, folder: Path, embedder: Embedder) -> None:
     paths = [folder / row.path for row in rows]
     # The content is read before it is embedded: if it changes in between, the next update sees that.
-    digests = [digest(path) for path in paths]
+    digests = [file_digest(path) for path in paths]
     vectors, errors = embedder.embed_files(paths, None)
     done = [
         row._replace(digest=content, error=str(error or "").removeprefix(f"{path}: "))
@@ -94,17 +96,17 @@ def _embed(rows: list[Row], gallery: Gallery, folder: Path, embedder: Embedder) 
     gallery.add(done, vectors)
 
 
-def _changed(now: Row, before: Row, folder: Path) -> bool:
-    return now.size != before.size or (now.mtime != before.mtime and digest(folder / now.path) != before.digest)
+def _changed(now: GalleryItem, before: GalleryItem, folder: Path) -> bool:
+    return now.size != before.size or (now.mtime != before.mtime and file_digest(folder / now.path) != before.digest)
 
 
-def _seen(path: str, row: Row | None, metadata: Mapping[str, Seen]) -> Seen:
-    otherwise = Seen(row.identity, row.camera, row.time) if row else parse(path)
-    given = metadata.get(path, Seen())._asdict()
+def _seen(path: str, row: GalleryItem | None, metadata: Mapping[str, CropInfo]) -> CropInfo:
+    otherwise = CropInfo(row.identity, row.camera, row.time) if row else parse_name(path)
+    given = metadata.get(path, CropInfo())._asdict()
     return otherwise._replace(**{name: value for name, value in given.items() if value is not None})
 
 
-def _check_metadata(metadata: Mapping[str, Seen], found: Mapping[str, object], folder: Path) -> None:
+def _check_metadata(metadata: Mapping[str, CropInfo], found: Mapping[str, object], folder: Path) -> None:
     strangers = [path for path in metadata if path not in found]
     if metadata and len(strangers) == len(metadata):
         raise InputError(f"{folder}: the metadata are about none of its files; their first path is {strangers[0]}")
@@ -152,7 +154,7 @@ def _files(folder: str, prefix: str) -> Iterator[tuple[str, tuple[int, int]]]:
                 yield prefix + name, (0, 0)
 
 
-def digest(path: Path) -> bytes:
+def file_digest(path: Path) -> bytes:
     """8 bytes that tell contents apart; empty when the file cannot be read."""
     try:
         return hashlib.blake2b(path.read_bytes(), digest_size=8).digest()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
 
 
-class Row(NamedTuple):  # of which there are a million: a dataclass takes three times as long to make
+class GalleryItem(NamedTuple):  # of which there are a million: a dataclass takes three times as long to make
     """One file of a gallery; one with an `error` is no image, has no vector and is never found."""
 
     path: str  # below the gallery's root, parts joined by "/"
@@ -33,10 +33,10 @@ class Row(NamedTuple):  # of which there are a million: a dataclass takes three 
 
 
 @dataclass(frozen=True)
-class Found:
-    """A row that a search found; `score` is the cosine with the query, -1 to 1."""
+class SearchHit:
+    """An item that a search found; `score` is the cosine with the query, -1 to 1."""
 
-    row: Row
+    item: GalleryItem
     score: float
 
 
@@ -54,7 +54,7 @@ class Gallery(Protocol):
 
     address: str
     root: Path  # of the rows' paths
-    space: str  # `Contract.embedding_space` of the vectors
+    embedding_space: str  # `Contract.embedding_space` of the vectors
     dim: int
 
     def __len__(self) -> int:
@@ -63,22 +63,22 @@ class Gallery(Protocol):
     def count(self, **filters: Unpack[Filters]) -> int:
         """How many rows with a vector `filters` leave."""
 
-    def rows(self) -> Iterator[Row]:
+    def items(self) -> Iterator[GalleryItem]:
         """All of them, in no order."""
 
-    def broken(self) -> list[Row]:
+    def broken(self) -> list[GalleryItem]:
         """Those that are no image, in order of path."""
 
-    def add(self, rows: Sequence[Row], vectors: Vectors) -> None:
+    def add(self, rows: Sequence[GalleryItem], vectors: Vectors) -> None:
         """Adds `rows` with `vectors` [N, D], in place of those with the same paths."""
 
-    def amend(self, rows: Sequence[Row]) -> None:
+    def update_metadata(self, rows: Sequence[GalleryItem]) -> None:
         """Replaces what is known of the files with these paths; their vectors stay."""
 
     def remove(self, paths: Sequence[str]) -> None:
         """Removes the rows with these paths."""
 
-    def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[Found]:
+    def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[SearchHit]:
         """The `top` rows most similar to `query` [D], best first; equal ones in order of path."""
 
     def vectors(self, paths: Sequence[str]) -> Vectors:
@@ -88,10 +88,10 @@ class Gallery(Protocol):
             RunError: one has no row, or no vector, any more.
         """
 
-    def knows(self, identity: str) -> bool:
+    def has_identity(self, identity: str) -> bool:
         """Whether some row is of this identity."""
 
-    def move(self, root: Path) -> None:
+    def set_root(self, root: Path) -> None:
         """From now on the files lie below `root`."""
 
     def close(self) -> None: ...
@@ -108,6 +108,6 @@ def changed(address: str, path: str) -> RunError:
     return RunError(f"{address}: {path} was removed while it was searched; try again when `bot index` is done")
 
 
-def ranked(rows: list[Found], top: int) -> list[Found]:
+def ranked(rows: list[SearchHit], top: int) -> list[SearchHit]:
     """The best `top` of `rows`."""
-    return sorted(rows, key=lambda found: (-found.score, found.row.path.split("/")))[:top]
+    return sorted(rows, key=lambda found: (-found.score, found.item.path.split("/")))[:top]

@@ -15,7 +15,7 @@ import numpy as np
 
 from bot_deploy.errors import InputError, RunError
 
-from .interface import Found, Row, changed, normalised, ranked
+from .interface import GalleryItem, SearchHit, changed, normalised, ranked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,8 +39,8 @@ FIELDS = ["path", "size", "mtime", "digest", "identity", "camera", "time", "erro
 class Milvus:
     """See `rows.Gallery`. Exact: the index is FLAT, by cosine; scores are of float32 vectors."""
 
-    def __init__(self, address: str, space: str = "", dim: int = 0, root: Path | None = None) -> None:
-        """Opens the collection at `address`, or makes one for `space` where none is and `root` is given.
+    def __init__(self, address: str, embedding_space: str = "", dim: int = 0, root: Path | None = None) -> None:
+        """Opens the collection at `address`, or makes one for `embedding_space` where none is and `root` is given.
 
         Raises:
             InputError: no such address or collection.
@@ -61,12 +61,12 @@ class Milvus:
         logging.getLogger("pymilvus").setLevel(logging.ERROR)
         try:
             with self._explained():
-                self._load(space, dim, root)
+                self._load(embedding_space, dim, root)
         except BaseException:
             self._client.close()
             raise
 
-    def _load(self, space: str, dim: int, root: Path | None) -> None:
+    def _load(self, embedding_space: str, dim: int, root: Path | None) -> None:
         if not self._client.has_collection(self._name):
             if root is None:
                 raise InputError(f"{self.address}: no gallery there; `bot index` makes one")
@@ -76,10 +76,10 @@ class Milvus:
         if not about:
             if root is None:
                 raise InputError(f"{self.address}: no gallery of ours; `bot index` makes one, under another name")
-            self._describe(space, dim, root)
+            self._describe(embedding_space, dim, root)
             about = self._client.query(self._name, ids=[ABOUT], output_fields=["error"])
         fields = json.loads(about[0]["error"])
-        self.space, self.dim, self.root = str(fields["space"]), int(fields["dim"]), Path(fields["root"])
+        self.embedding_space, self.dim, self.root = str(fields["space"]), int(fields["dim"]), Path(fields["root"])
 
     def _create(self, dim: int) -> None:
         from pymilvus import DataType, MilvusClient
@@ -97,9 +97,9 @@ class Milvus:
         # Strong: who searches sees what was added before.
         self._client.create_collection(self._name, schema=schema, index_params=index, consistency_level="Strong")
 
-    def _describe(self, space: str, dim: int, root: Path) -> None:
-        about = json.dumps({"space": space, "dim": dim, "root": os.fspath(root)})
-        self._client.upsert(self._name, [_entity(Row(ABOUT, error=about), [0.0] * dim)])
+    def _describe(self, embedding_space: str, dim: int, root: Path) -> None:
+        about = json.dumps({"space": embedding_space, "dim": dim, "root": os.fspath(root)})
+        self._client.upsert(self._name, [_entity(GalleryItem(ABOUT, error=about), [0.0] * dim)])
 
     def __len__(self) -> int:
         return self.count()
@@ -109,28 +109,28 @@ class Milvus:
             found = self._client.query(self._name, filter=_where(filters), output_fields=["count(*)"])
         return int(found[0]["count(*)"])
 
-    def rows(self) -> Iterator[Row]:
+    def items(self) -> Iterator[GalleryItem]:
         return iter(self._rows(f'path != "{ABOUT}"'))
 
-    def broken(self) -> list[Row]:
+    def broken(self) -> list[GalleryItem]:
         return sorted(self._rows(f'error != "" and path != "{ABOUT}"'))
 
-    def _rows(self, condition: str) -> list[Row]:
+    def _rows(self, condition: str) -> list[GalleryItem]:
         with self._explained():
             pages = self._client.query_iterator(self._name, batch_size=BATCH, filter=condition, output_fields=FIELDS)
-            rows: list[Row] = []
+            rows: list[GalleryItem] = []
             while page := pages.next():
                 rows += map(_row, page)
             pages.close()
         return rows
 
-    def add(self, rows: Sequence[Row], vectors: Vectors) -> None:
+    def add(self, rows: Sequence[GalleryItem], vectors: Vectors) -> None:
         with self._explained():
             for start in range(0, len(rows), BATCH):
                 batch = zip(rows[start : start + BATCH], vectors[start : start + BATCH].tolist(), strict=True)
                 self._client.upsert(self._name, [_entity(row, vector) for row, vector in batch])
 
-    def amend(self, rows: Sequence[Row]) -> None:
+    def update_metadata(self, rows: Sequence[GalleryItem]) -> None:
         with self._explained():
             for start in range(0, len(rows), BATCH):
                 batch = {_key(row.path): row for row in rows[start : start + BATCH]}
@@ -143,7 +143,7 @@ class Milvus:
             for start in range(0, len(paths), BATCH):
                 self._client.delete(self._name, ids=[_key(path) for path in paths[start : start + BATCH]])
 
-    def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[Found]:
+    def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[SearchHit]:
         if query.shape != (self.dim,):
             raise InputError(f"query {query.shape}: the vectors of {self.address} have {self.dim} numbers")
         if top > MOST:
@@ -156,7 +156,7 @@ class Milvus:
             (found,) = self._client.search(
                 self._name, [query.tolist()], limit=wanted, filter=_where(filters), output_fields=FIELDS
             )
-        return ranked([Found(_row(one["entity"]), float(one["distance"])) for one in found], top)
+        return ranked([SearchHit(_row(one["entity"]), float(one["distance"])) for one in found], top)
 
     def vectors(self, paths: Sequence[str]) -> Vectors:
         vectors = np.empty((len(paths), self.dim), np.float32)
@@ -171,15 +171,15 @@ class Milvus:
                     vectors[row] = known[key]
         return normalised(vectors)
 
-    def knows(self, identity: str) -> bool:
+    def has_identity(self, identity: str) -> bool:
         condition = f'error == "" and identity == {json.dumps(identity, ensure_ascii=False)}'
         with self._explained():
             return bool(self._client.query(self._name, filter=condition, output_fields=["camera"], limit=1))
 
-    def move(self, root: Path) -> None:
+    def set_root(self, root: Path) -> None:
         if root != self.root:
             with self._explained():
-                self._describe(self.space, self.dim, root)
+                self._describe(self.embedding_space, self.dim, root)
             self.root = root
 
     def close(self) -> None:
@@ -210,7 +210,7 @@ def _key(path: str) -> str:
     return quote(os.fsencode(path))
 
 
-def _entity(row: Row, vector: list[float]) -> dict[str, Any]:
+def _entity(row: GalleryItem, vector: list[float]) -> dict[str, Any]:
     return {
         **row._asdict(),
         "path": _key(row.path),
@@ -222,14 +222,14 @@ def _entity(row: Row, vector: list[float]) -> dict[str, Any]:
     }
 
 
-def _row(entity: dict[str, Any]) -> Row:
+def _row(entity: dict[str, Any]) -> GalleryItem:
     fields = {name: entity[name] for name in FIELDS}
     fields["path"] = os.fsdecode(unquote_to_bytes(fields["path"]))
     fields["digest"] = bytes.fromhex(fields["digest"])
     fields["identity"] = fields["identity"] or None
     fields["camera"] = None if fields["camera"] == NO_CAMERA else fields["camera"]
     fields["time"] = None if fields["time"] == NO_TIME else fields["time"]
-    return Row(**fields)
+    return GalleryItem(**fields)
 
 
 def _where(filters: Filters) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 from bot_deploy.errors import BotError, InputError
 
 from .database import COLUMNS, DATABASE, FORMAT, SCHEMA, connect, explained, fields_of, row_of, transaction, where
-from .interface import Found, Row, changed, normalised, ranked
+from .interface import GalleryItem, SearchHit, changed, normalised, ranked
 from .search import HEADER, Hnsw, Mapped, build_hnsw
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ MAGIC = b"bot-deploy gallery: float16 vectors from byte 4096\n"
 
 
 @dataclass(frozen=True)
-class State:
+class StoreState:
     """What a transaction sees: `length` vectors in the file of this `generation`, `alive` of them with a row."""
 
     generation: int
@@ -57,8 +57,8 @@ class State:
 class Store:
     """See `rows.Gallery`."""
 
-    def __init__(self, folder: Path, space: str = "", dim: int = 0, root: Path | None = None) -> None:
-        """Opens the store in `folder`, or makes one for `space` where none is and `root` is given.
+    def __init__(self, folder: Path, embedding_space: str = "", dim: int = 0, root: Path | None = None) -> None:
+        """Opens the store in `folder`, or makes one for `embedding_space` where none is and `root` is given.
 
         Raises:
             InputError: no store there, or a damaged one.
@@ -74,12 +74,12 @@ class Store:
             self._database = connect(folder / DATABASE, create=root is not None)
         try:
             with explained(self.address):
-                self._load(space, dim, root)
+                self._load(embedding_space, dim, root)
         except BotError:
             self._database.close()
             raise
 
-    def _load(self, space: str, dim: int, root: Path | None) -> None:
+    def _load(self, embedding_space: str, dim: int, root: Path | None) -> None:
         known = "SELECT 1 FROM sqlite_master WHERE name = 'gallery'"
         if root is not None and not self._database.execute(known).fetchone():
             self._database.execute("PRAGMA journal_mode = WAL")
@@ -87,12 +87,12 @@ class Store:
                 if not self._database.execute(known).fetchone():  # nobody was faster
                     for statement in SCHEMA:
                         self._database.execute(statement)
-                    fields = (FORMAT, space, dim, os.fsencode(root), 1, 0, 0)
+                    fields = (FORMAT, embedding_space, dim, os.fsencode(root), 1, 0, 0)
                     self._database.execute("INSERT INTO gallery VALUES (?, ?, ?, ?, ?, ?, ?)", fields)
         row = self._database.execute("SELECT format, space, dim, root FROM gallery").fetchone()
         if row[0] != FORMAT:
             raise InputError(f"{self.address}: format {row[0]}, but this bot_deploy reads {FORMAT}; index again")
-        self.space, self.dim, self.root = str(row[1]), int(row[2]), Path(os.fsdecode(row[3]))
+        self.embedding_space, self.dim, self.root = str(row[1]), int(row[2]), Path(os.fsdecode(row[3]))
 
     def __len__(self) -> int:
         with explained(self.address):
@@ -104,17 +104,17 @@ class Store:
             find = f"SELECT count(*) FROM rows WHERE slot >= 0 {condition}"  # noqa: S608 - our own names
             return int(self._database.execute(find, values).fetchone()[0])
 
-    def rows(self) -> Iterator[Row]:
+    def items(self) -> Iterator[GalleryItem]:
         with explained(self.address), transaction(self._database):
             found = self._database.execute(f"SELECT {COLUMNS} FROM rows").fetchall()  # noqa: S608 - our own names
         return map(row_of, found)
 
-    def broken(self) -> list[Row]:
+    def broken(self) -> list[GalleryItem]:
         with explained(self.address):
             found = self._database.execute(f"SELECT {COLUMNS} FROM rows WHERE slot < 0 ORDER BY path")  # noqa: S608
             return [row_of(fields) for fields in found]
 
-    def add(self, rows: Sequence[Row], vectors: Vectors) -> None:
+    def add(self, rows: Sequence[GalleryItem], vectors: Vectors) -> None:
         good = [number for number, row in enumerate(rows) if not row.error]
         with self._writing() as state:
             self._append(state, vectors[good])
@@ -129,7 +129,7 @@ class Store:
             self._resize(state.length + len(good), state.alive + len(good) - removed)
         self._compact_if_sparse()
 
-    def amend(self, rows: Sequence[Row]) -> None:
+    def update_metadata(self, rows: Sequence[GalleryItem]) -> None:
         with self._writing():
             self._database.executemany(
                 "UPDATE rows SET size = ?, mtime = ?, digest = ?, identity = ?, camera = ?, time = ?, error = ? "
@@ -142,7 +142,7 @@ class Store:
             self._resize(state.length, state.alive - self._delete(paths))
         self._compact_if_sparse()
 
-    def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[Found]:
+    def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[SearchHit]:
         if query.shape != (self.dim,):
             raise InputError(f"query {query.shape}: the vectors of {self.address} have {self.dim} numbers")
         condition, values = where(filters)
@@ -172,12 +172,12 @@ class Store:
                 slots.append(found[0])
             return normalised(mapped.vectors[np.asarray(slots, np.int64)])
 
-    def knows(self, identity: str) -> bool:
+    def has_identity(self, identity: str) -> bool:
         with explained(self.address):
             find = "SELECT 1 FROM rows WHERE identity = ? AND slot >= 0 LIMIT 1"
             return self._database.execute(find, (identity,)).fetchone() is not None
 
-    def move(self, root: Path) -> None:
+    def set_root(self, root: Path) -> None:
         if root != self.root:
             with self._writing():
                 self._database.execute("UPDATE gallery SET root = ?", (os.fsencode(root),))
@@ -187,7 +187,7 @@ class Store:
         """Moves the vectors that have a row to a file without holes."""
         with self._writing() as state:
             slots = self._slots()
-            new = State(state.generation + 1, len(slots), len(slots))
+            new = StoreState(state.generation + 1, len(slots), len(slots))
             if len(slots):
                 old = Mapped(self._vectors(state), state.length, self.dim).vectors
                 with self._vectors(new).open("wb") as file:
@@ -266,20 +266,20 @@ class Store:
 
     # ---- what the above is made of ----
 
-    def _state(self) -> State:
-        return State(*self._database.execute("SELECT generation, length, alive FROM gallery").fetchone())
+    def _state(self) -> StoreState:
+        return StoreState(*self._database.execute("SELECT generation, length, alive FROM gallery").fetchone())
 
     def _slots(self) -> Slots:
         found = self._database.execute("SELECT slot FROM rows WHERE slot >= 0 ORDER BY slot")
         return np.fromiter((slot for (slot,) in found), np.int64)
 
-    def _vectors(self, state: State) -> Path:
+    def _vectors(self, state: StoreState) -> Path:
         return self._folder / f"vectors-{state.generation}.f16"
 
-    def _graph_path(self, state: State) -> Path:
+    def _graph_path(self, state: StoreState) -> Path:
         return self._folder / f"hnsw-{state.generation}.faiss"
 
-    def _graph(self, state: State, mapped: Mapped) -> Hnsw | None:
+    def _graph(self, state: StoreState, mapped: Mapped) -> Hnsw | None:
         path = self._graph_path(state)
         if not path.exists() or not find_spec("faiss"):
             return None
@@ -294,7 +294,7 @@ class Store:
         return self._hnsw[1] if self._hnsw[1].size <= state.length else None
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[tuple[State, Mapped]]:
+    def _reading(self) -> Iterator[tuple[StoreState, Mapped]]:
         """A transaction, and the vectors that it sees."""
         with explained(self.address):
             for attempt in range(10):
@@ -309,7 +309,7 @@ class Store:
                     yield state, mapped
                     return
 
-    def _map(self, state: State) -> Mapped:
+    def _map(self, state: StoreState) -> Mapped:
         if self._mapped is None or self._mapped[0] != state.vectors:
             path = self._vectors(state)
             if state.length and path.stat().st_size < HEADER + state.length * self.dim * 2:
@@ -320,12 +320,12 @@ class Store:
         return self._mapped[1]
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[State]:
+    def _writing(self) -> Iterator[StoreState]:
         """A transaction that no other writer interrupts: whatever it does is done at its end, or never."""
         with explained(self.address), transaction(self._database, "IMMEDIATE"):
             yield self._state()
 
-    def _append(self, state: State, vectors: Vectors) -> None:
+    def _append(self, state: StoreState, vectors: Vectors) -> None:
         path = self._vectors(state)
         if not len(vectors):
             return
@@ -353,14 +353,14 @@ class Store:
         if state.alive < state.length / 2:
             self.compact()
 
-    def _found(self, mapped: Mapped, slots: Slots, query: Vectors) -> list[Found]:
+    def _found(self, mapped: Mapped, slots: Slots, query: Vectors) -> list[SearchHit]:
         """Those of `slots` that have a row."""
         scores = dict(zip(slots.tolist(), mapped.scores(slots, query).tolist(), strict=True))
         rows = self._database.execute(
             f"SELECT slot, {COLUMNS} FROM rows WHERE slot IN (SELECT value FROM json_each(?))",  # noqa: S608
             (json.dumps(list(scores)),),
         )
-        return [Found(row_of(row), scores[slot]) for slot, *row in rows]
+        return [SearchHit(row_of(row), scores[slot]) for slot, *row in rows]
 
 
 def is_store(path: Path) -> bool:

@@ -11,7 +11,7 @@ from bot_deploy import images
 from bot_deploy.choices import TOP_MATCHES
 from bot_deploy.errors import InputError
 from bot_deploy.evaluation.rerank import k_reciprocal
-from bot_deploy.gallery.names import Seen, parse
+from bot_deploy.gallery.names import CropInfo, parse_name
 from bot_deploy.progress import show_progress
 
 from .verdict import Verdict, decide
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Calibration
     from bot_deploy.embedder import Embedder, Vectors
     from bot_deploy.errors import ImageError
-    from bot_deploy.gallery import Filters, Found, Gallery
+    from bot_deploy.gallery import Filters, Gallery, SearchHit
 
 RERANKED = 1000  # the best by cosine, which re-ranking puts in another order
 NON_IDENTITIES = {"-1", "0000"}  # Market-1501's junk and distractors: no person that a query could look for
-NO_INFO = Seen()
+NO_INFO = CropInfo()
 JUNK = "-1"  # which shows a person badly, or in part: neither right nor wrong
 
 
@@ -41,7 +41,7 @@ class Match:
     rank: int  # from 1
     identity: str | None = None
     camera: int | None = None
-    time: float | None = None  # see `gallery.Row`
+    time: float | None = None  # see `gallery.GalleryItem`
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Ranking:
     query: Path
     matches: tuple[Match, ...]
     verdict: Verdict
-    info: Seen = NO_INFO  # of the query, as far as known
+    info: CropInfo = NO_INFO  # of the query, as far as known
     images: tuple[Path, ...] = ()  # of the one person, where `query` is their folder
 
     def is_correct(self, match: Match) -> bool | None:
@@ -68,7 +68,7 @@ class Query:
 
     path: Path  # a picture, or the folder of `images`
     vector: Vectors  # [D], unit length
-    info: Seen = NO_INFO  # as the file's name says; its identity is one only if the gallery has that
+    info: CropInfo = NO_INFO  # as the file's name says; its identity is one only if the gallery has that
     folder: str | None = None  # its folder's name: an identity if the gallery has one of that name
     cameras: tuple[int, ...] = ()  # that saw it
     images: tuple[Path, ...] = ()
@@ -94,8 +94,8 @@ def read_queries(source: Path, embedder: Embedder) -> tuple[list[Query], dict[Pa
 
 
 def _query(path: Path, vector: Vectors) -> Query:
-    # A folder may be called anything; where a name says who it shows (Market-1501), `parse` prefers that.
-    whole, name = parse(path.absolute().as_posix()), parse(path.name)
+    # A folder may be called anything; where a name says who it shows (Market-1501), `parse_name` prefers that.
+    whole, name = parse_name(path.absolute().as_posix()), parse_name(path.name)
     folder = whole.identity if whole.identity != name.identity else None
     return Query(path, vector, whole._replace(identity=name.identity), folder, _known(whole.camera))
 
@@ -115,7 +115,7 @@ def merge_queries(folder: Path, shots: Sequence[Query]) -> Query:
     return Query(
         folder,
         np.asarray(mean / length, np.float32),
-        Seen(identities.pop() if len(identities) == 1 else None),
+        CropInfo(identities.pop() if len(identities) == 1 else None),
         folders.pop() if len(folders) == 1 else None,
         tuple(sorted({camera for shot in shots for camera in shot.cameras})),
         tuple(shot.path for shot in shots),
@@ -172,7 +172,7 @@ def rank(
     if top < 1:
         raise InputError(f"--top {top}: ask for at least one match")
     names = {name for query in queries for name in (query.folder, query.info.identity) if name}
-    identities = set(filter(gallery.knows, names))
+    identities = set(filter(gallery.has_identity, names))
     excluded = tuple(filters.get("exclude_cameras") or ())
     sizes: dict[tuple[int, ...], int] = {}  # of what is searched, by the cameras that are left out for the query's sake
     rankings = []
@@ -189,7 +189,7 @@ def rank(
         matches = tuple(
             Match(gallery.root / row.path, one.score, number, row.identity, row.camera, row.time)
             for number, one in enumerate(good, start=1)
-            for row in [one.row]
+            for row in [one.item]
         )
         verdict = decide(calibration, matches[0].score if matches else None, sizes[own])
         identity = next((name for name in (query.folder, query.info.identity) if name in identities), None)
@@ -209,8 +209,8 @@ def cameras_of(query: Query) -> tuple[int, ...]:
     return query.cameras
 
 
-def _reranked(query: Query, found: list[Found], gallery: Gallery) -> list[Found]:
-    vectors = gallery.vectors([one.row.path for one in found])
+def _reranked(query: Query, found: list[SearchHit], gallery: Gallery) -> list[SearchHit]:
+    vectors = gallery.vectors([one.item.path for one in found])
     distances = k_reciprocal(query.vector[None], vectors)[0]
     # Stable: equally near ones stay in the order of their cosines.
     return [found[place] for place in np.argsort(distances, kind="stable")]

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".html", ".htm"})
 QUALITY = 80  # of the thumbnails' WebP
-DATED = 1e8  # seconds; a smaller time is the number of a frame, see `gallery.Row`
+DATED = 1e8  # seconds; a smaller time is the number of a frame, see `gallery.GalleryItem`
 FRAMES = {True: "right", False: "wrong", None: "unknown"}
 SAID = {True: "✓ same person", False: "✗ another person", None: ""}
 
@@ -179,7 +179,7 @@ def _known(identity: str | None, camera: int | None, time: float | None) -> Iter
 
 
 def moment(time: float) -> str:
-    """`time`, as `gallery.Row` has it, to read."""
+    """`time`, as `gallery.GalleryItem` has it, to read."""
     if abs(time) < DATED:
         return f"frame {time:g}" if time != int(time) else f"frame {int(time)}"
     try:

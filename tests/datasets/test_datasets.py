@@ -1,4 +1,4 @@
-"""Names on disk or in a zip to identities, cameras and the three parts."""
+"""Names on disk or in a zip to identities, cameras and the three splits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MARKET = [
     "gt_bbox/0001_c5s1_000301_00.jpg",  # of the original archive, not part of the protocol
     "gt_query/0001_c1s1_001051_00_good.mat",
 ]
-PARTS = {
+SPLITS = {
     "train": [(2, 1, MARKET[0]), (2, 3, MARKET[1]), (7, 6, MARKET[2])],
     "query": [(1, 1, MARKET[5]), (3, 12, MARKET[6])],
     "gallery": [(0, 4, MARKET[9]), (1, 1, MARKET[7]), (3, 2, MARKET[8])],
@@ -49,44 +49,44 @@ def pack(archive: Path, names: list[str]) -> Path:
     return archive
 
 
-def parts(dataset: Dataset) -> dict[str, list[tuple[int, int, str]]]:
+def splits(dataset: Dataset) -> dict[str, list[tuple[int, int, str]]]:
     """Identity, camera and what the file holds, which in these sets is its own name."""
     return {
-        part: [(crop.identity, crop.camera, crop.path.read_bytes().decode()) for crop in getattr(dataset, part)]
-        for part in ("train", "query", "gallery")
+        split: [(crop.identity, crop.camera, crop.path.read_bytes().decode()) for crop in getattr(dataset, split)]
+        for split in ("train", "query", "gallery")
     }
 
 
 def test_market_folder(tmp_path: Path) -> None:
     dataset = open_dataset(write(tmp_path, MARKET))
-    assert parts(dataset) == PARTS
+    assert splits(dataset) == SPLITS
     assert dataset.name == str(tmp_path)
-    assert parts(open_dataset(str(tmp_path))) == PARTS
+    assert splits(open_dataset(str(tmp_path))) == SPLITS
 
 
 def test_market_zip(tmp_path: Path) -> None:
-    assert parts(open_dataset(pack(tmp_path / "market.zip", MARKET))) == PARTS
+    assert splits(open_dataset(pack(tmp_path / "market.zip", MARKET))) == SPLITS
 
 
 def test_market_below_a_top_folder(tmp_path: Path) -> None:
     nested = [f"Market-1501-v15.09.15/{name}" for name in MARKET]
     junk = ["__MACOSX/Market-1501-v15.09.15/bounding_box_train/._0002_c1s1_000451_03.jpg"]
     for root in (write(tmp_path / "a", nested), pack(tmp_path / "a.zip", nested + junk)):
-        found = parts(open_dataset(root))
-        assert {p: [(i, c, name.partition("/")[2]) for i, c, name in crops] for p, crops in found.items()} == PARTS
+        found = splits(open_dataset(root))
+        assert {p: [(i, c, name.partition("/")[2]) for i, c, name in crops] for p, crops in found.items()} == SPLITS
 
 
 def test_zip_order_and_folder_entries_do_not_matter(tmp_path: Path) -> None:
-    assert parts(open_dataset(pack(tmp_path / "m.zip", ["query/", "odd.jpg/", *reversed(MARKET)]))) == PARTS
+    assert splits(open_dataset(pack(tmp_path / "m.zip", ["query/", "odd.jpg/", *reversed(MARKET)]))) == SPLITS
 
 
 def test_market_train_only(tmp_path: Path) -> None:
     dataset = open_dataset(write(tmp_path, MARKET[:3]))
-    assert parts(dataset) == {**PARTS, "query": [], "gallery": []}
-    dataset.need("train")
+    assert splits(dataset) == {**SPLITS, "query": [], "gallery": []}
+    dataset.require_splits("train")
     for needed in (("query",), ("train", "gallery")):
         with pytest.raises(InputError, match=rf"no {needed[-1]} crops found; expected one of(.|\n)*bounding_box_test"):
-            dataset.need(*needed)
+            dataset.require_splits(*needed)
 
 
 # The names sort as: anna 1, bert 2, carl 3, dora 4, emil 5, frida 6. Every fifth is held out.
@@ -149,9 +149,9 @@ SPLIT = [
 def test_identity_folders_within_the_parts(tmp_path: Path, packed: bool, top: str) -> None:
     names = [top + name for name in SPLIT]
     dataset = open_dataset(pack(tmp_path / "people.zip", names) if packed else write(tmp_path / "people", names))
-    assert parts(dataset) == {
+    assert splits(dataset) == {
         "gallery": [(1, 2, names[0]), (4, 2, names[1])],
-        "query": [(1, 1, names[2])],  # the same person has the same number in every part
+        "query": [(1, 1, names[2])],  # the same person has the same number in every split
         "train": [(2, 1, names[3]), (3, 1, names[4])],
     }
 
@@ -200,7 +200,7 @@ def test_missing(tmp_path: Path) -> None:
 
 
 def test_need_passes_where_there_is_something(tmp_path: Path) -> None:
-    open_dataset(write(tmp_path, MARKET)).need("train", "query", "gallery")
+    open_dataset(write(tmp_path, MARKET)).require_splits("train", "query", "gallery")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_market_1501(shared: Path) -> None:
     if not archive.is_file():
         pytest.skip("needs the real Market-1501 in ../shared/data, which is not part of the repository")
     dataset = open_dataset(archive)
-    dataset.need("train", "query", "gallery")
+    dataset.require_splits("train", "query", "gallery")
     assert len(dataset.train) == 12_936
     assert len({crop.identity for crop in dataset.train}) == 751
     assert len(dataset.query) == 3_368
@@ -232,7 +232,7 @@ def test_market_1501(shared: Path) -> None:
     assert len(dataset.gallery) == 15_913
     assert sum(crop.identity == 0 for crop in dataset.gallery) == 2_798
     assert min(crop.identity for crop in dataset.gallery) == 0
-    for part in (dataset.train, dataset.query, dataset.gallery):
-        assert {crop.camera for crop in part} == set(range(1, 7))
-        assert images.read_image(part[0].path).shape == images.read_image(part[-1].path).shape == (128, 64, 3)
+    for split in (dataset.train, dataset.query, dataset.gallery):
+        assert {crop.camera for crop in split} == set(range(1, 7))
+        assert images.read_image(split[0].path).shape == images.read_image(split[-1].path).shape == (128, 64, 3)
     assert not {crop.identity for crop in dataset.train} & {crop.identity for crop in dataset.query + dataset.gallery}

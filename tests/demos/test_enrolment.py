@@ -50,8 +50,8 @@ def test_what_was_enrolled_is_to_the_index_as_if_it_had_been_indexed(tmp_path: P
     people.enrol("Ann", picture(RED), vector(RED))
     people.gallery.close()
     with galleries.open_gallery(str(address), CONTRACT) as store:
-        done = galleries.update(store, address / "crops", embedder())
-        (row,) = store.rows()
+        done = galleries.index_folder(store, address / "crops", embedder())
+        (row,) = store.items()
     assert (done.new, done.changed, done.vanished, done.unchanged) == (0, 0, 0, 1)
     assert row.identity == "Ann"
     assert row.time is not None

@@ -15,7 +15,7 @@ from helpers.crowds import draw, needs_faiss, needs_milvus
 
 from bot_deploy import cli, images
 from bot_deploy.commands import index as command
-from bot_deploy.gallery import Store, parse
+from bot_deploy.gallery import Store, parse_name
 
 
 def bot(*arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
@@ -28,7 +28,7 @@ def test_index_and_match(onnx_file: Path, people: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(people / "bounding_box_test", tmp_path / "crops"))
     (root / "broken.jpg").write_bytes(b"")
     query = sorted((people / "query").iterdir())[0]
-    camera = parse(query.name).camera
+    camera = parse_name(query.name).camera
     out = tmp_path / "people.gallery"
     command = ("index", root, "-o", out, "--model", onnx_file, "--json")
     documents = []
@@ -52,7 +52,7 @@ def test_index_and_match(onnx_file: Path, people: Path, tmp_path: Path) -> None:
     assert everything == matches(root, "--top", 1000)
     assert len(everything["matches"]) == total
     for found in everything["matches"]:
-        seen = parse(Path(found["path"]).name)
+        seen = parse_name(Path(found["path"]).name)
         assert (found["identity"], found["camera"], found["time"]) == tuple(seen)
     others = [found for found in everything["matches"] if found["camera"] != camera]
     assert 0 < len(others) < total

@@ -16,14 +16,14 @@ from bot_deploy import images
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
 from bot_deploy.gallery import indexing
-from bot_deploy.gallery.names import read_table
+from bot_deploy.gallery.names import read_metadata
 from bot_deploy.matching.match import match
 
 
 def check_mirrors(gallery: Any, root: Path) -> None:
     """Every image below `root` is there with its vector, nothing else, and searches say so."""
     rows, vectors = [], []
-    known = {root / row.path: row for row in gallery.rows()}
+    known = {root / row.path: row for row in gallery.items()}
     for path in images.find_images(root):
         rows.append(known[path])
         vectors.append(np.zeros(DIM) if rows[-1].error else project(images.read_resized(path, (HEIGHT, WIDTH))))
@@ -37,12 +37,12 @@ def test_only_what_is_new_or_changed_is_embedded(
 ) -> None:
     monkeypatch.setattr(indexing, "BATCH", 50)
     read: list[Path] = []
-    digest = indexing.digest
-    monkeypatch.setattr(indexing, "digest", lambda path: (read.append(path), digest(path))[1])
+    digest = indexing.file_digest
+    monkeypatch.setattr(indexing, "file_digest", lambda path: (read.append(path), digest(path))[1])
     with opened(address, root=crops) as gallery:
 
         def update() -> tuple[int, int, int, int, int]:
-            done = galleries.update(gallery, crops, embedder)
+            done = galleries.index_folder(gallery, crops, embedder)
             check_mirrors(gallery, crops)
             return done.new, done.changed, done.vanished, done.unchanged, model.since()
 
@@ -83,7 +83,7 @@ def test_only_what_is_new_or_changed_is_embedded(
         # Nothing there is no reason to forget everybody.
         (crops.parent / "empty").mkdir()
         with pytest.raises(InputError, match="0 image files, none usable"):
-            galleries.update(gallery, crops.parent / "empty", embedder)
+            galleries.index_folder(gallery, crops.parent / "empty", embedder)
         assert len(gallery) == 129
 
 
@@ -98,7 +98,7 @@ def test_broken_files_are_remembered_until_they_change(
     load = images.read_image
     monkeypatch.setattr(images, "read_image", lambda path: (decoded.append(path), load(path))[1])
     with opened(address, root=crops) as gallery:
-        galleries.update(gallery, crops, embedder)
+        galleries.index_folder(gallery, crops, embedder)
         assert len(gallery) == 117
         assert [row.path for row in gallery.broken()] == [
             *(file.relative_to(crops).as_posix() for file in files[:3]),
@@ -106,11 +106,11 @@ def test_broken_files_are_remembered_until_they_change(
         ]
         assert gallery.broken()[0].error == "not a JPEG, PNG, WebP or BMP image"
         decoded.clear()
-        galleries.update(gallery, crops, embedder)
+        galleries.index_folder(gallery, crops, embedder)
         assert decoded == []
         draw(files[0], 7)
         files[1].unlink()
-        galleries.update(gallery, crops, embedder)
+        galleries.index_folder(gallery, crops, embedder)
         assert decoded == [files[0]]
         assert len(gallery) == 118
         assert [row.path for row in gallery.broken()] == [files[2].relative_to(crops).as_posix(), "nowhere.jpg"]
@@ -122,25 +122,25 @@ def test_metadata_goes_before_names_and_is_kept(address: str, crops: Path, embed
     table.write_text(f"path,identity,camera,time,note\n{first},alice,12,2026-01-31T12:00:00+01:00,x\n./{second},,3,,\n")
 
     def known(gallery: Any, path: str) -> tuple[Any, ...]:
-        return next((row.identity, row.camera, row.time) for row in gallery.rows() if row.path == path)
+        return next((row.identity, row.camera, row.time) for row in gallery.items() if row.path == path)
 
     with opened(address, root=crops) as gallery:
-        galleries.update(gallery, crops, embedder)
+        galleries.index_folder(gallery, crops, embedder)
         assert known(gallery, first) == ("0000", 0, 0)
         assert known(gallery, second) == ("0003", 3, 30)
         model.since()
-        galleries.update(gallery, crops, embedder, read_table(table))
+        galleries.index_folder(gallery, crops, embedder, read_metadata(table))
         assert known(gallery, first) == ("alice", 12, 1769857200)
         assert known(gallery, second) == ("0003", 3, 30)
         assert known(gallery, third) == ("0006", 2, 60)
         # Also where the picture changes, and no table is given.
         draw(crops / first, 77)
         os.utime(crops / first, ns=(1, 1))
-        galleries.update(gallery, crops, embedder)
+        galleries.index_folder(gallery, crops, embedder)
         assert model.since() == 1
         assert known(gallery, first) == ("alice", 12, 1769857200)
         query = project(images.read_image(crops / first))
-        assert [one.row.path for one in gallery.search(query, 5, cameras=[12])] == [first]
+        assert [one.item.path for one in gallery.search(query, 5, cameras=[12])] == [first]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_metadata_that_cannot_be_used(text: str, message: str, crops: Path, embe
         opened(str(tmp_path / "x.gallery"), root=crops) as gallery,
         pytest.raises(InputError, match=message),
     ):
-        galleries.update(gallery, crops, embedder, read_table(tmp_path / "t.csv"))
+        galleries.index_folder(gallery, crops, embedder, read_metadata(tmp_path / "t.csv"))
 
 
 def test_scan_finds_what_find_finds(crops: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_name_that_is_no_text(address: str, crops: Path, embedder: Embedder) -
     except OSError:
         pytest.skip("this file system has names in UTF-8 only")
     with opened(address, root=crops) as gallery:
-        galleries.update(gallery, crops, embedder)
+        galleries.index_folder(gallery, crops, embedder)
         assert match(odd, gallery, embedder, 1).matches[0].path == odd
 
 
@@ -194,7 +194,7 @@ def test_an_index_of_a_folder_keeps_itself(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = sorted(crops.rglob("*"))
     for expected in (120, 0):
-        gallery, done = galleries.of_folder(crops, embedder)
+        gallery, done = galleries.open_folder_gallery(crops, embedder)
         with gallery:
             assert (
                 match(images.find_images(crops)[5], gallery, embedder, 1).matches[0].path
@@ -202,11 +202,11 @@ def test_an_index_of_a_folder_keeps_itself(
             )
         assert (done.new, model.since() - 1) == (expected, expected)
     monkeypatch.chdir(crops.parent)
-    gallery, done = galleries.of_folder(Path(crops.name), embedder)  # the same under another name
+    gallery, done = galleries.open_folder_gallery(Path(crops.name), embedder)  # the same under another name
     gallery.close()
     assert done.unchanged == 120
     assert gallery.root == Path(crops.name)
-    gallery, done = galleries.of_folder(crops, Embedder(contract(feature="ft"), "another", model))
+    gallery, done = galleries.open_folder_gallery(crops, Embedder(contract(feature="ft"), "another", model))
     gallery.close()
     assert done.new == 120
     assert sorted(crops.rglob("*")) == before
@@ -214,7 +214,7 @@ def test_an_index_of_a_folder_keeps_itself(
     assert len(kept) == 2
     # What nobody asked for in months makes room when another is made.
     os.utime(kept[0], (1, 1))
-    gallery, _ = galleries.of_folder(shutil.copytree(crops, tmp_path / "others"), embedder)
+    gallery, _ = galleries.open_folder_gallery(shutil.copytree(crops, tmp_path / "others"), embedder)
     gallery.close()
     assert not kept[0].exists()
     assert kept[1].exists()
@@ -225,7 +225,7 @@ def test_without_a_cache_there_is_an_answer_all_the_same(
 ) -> None:
     (tmp_path / "cache").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    gallery, done = galleries.of_folder(crops, embedder)
+    gallery, done = galleries.open_folder_gallery(crops, embedder)
     with gallery:
         assert done.new == len(gallery) == 120
     assert "not kept for the next time" in caplog.text

@@ -18,13 +18,13 @@ from helpers.crowds import DIM, HEIGHT, SPACE, WIDTH, Vectors, check_like_naive,
 from bot_deploy import gallery as galleries
 from bot_deploy import images
 from bot_deploy.embedder import Embedder
-from bot_deploy.gallery import Row
+from bot_deploy.gallery import GalleryItem
 
 WRITER = """
     import sys
     from pathlib import Path
     import numpy as np
-    from bot_deploy.gallery import Row, Store
+    from bot_deploy.gallery import GalleryItem, Store
 
     place, first, last, step = Path(sys.argv[1]), *map(int, sys.argv[2:])
     print("ready", flush=True)
@@ -33,7 +33,7 @@ WRITER = """
             numbers = range(start, min(last, start + step))
             vectors = np.stack([np.random.default_rng(number).normal(size={dim}) for number in numbers])
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-            gallery.add([Row(str(number)) for number in numbers], vectors.astype(np.float32))
+            gallery.add([GalleryItem(str(number)) for number in numbers], vectors.astype(np.float32))
             gallery.remove([str(number) for number in numbers if number % 3])
 """
 
@@ -63,13 +63,15 @@ def test_two_writers_and_a_reader_at_once(place: Path) -> None:
             found = reader.search(query, 2000)
             sizes.add(len(found))
             for one in found[:: max(1, len(found) // 20)]:
-                vector = of_number(one.row.path)
+                vector = of_number(one.item.path)
                 assert one.score == pytest.approx(float(vector @ query / np.linalg.norm(vector)), abs=2e-6)
         assert [writer.wait() for writer in writers] == [0, 0]
         assert len(sizes) > 5
         left = [str(number) for number in range(0, 1500, 3)]
-        assert sorted(row.path for row in reader.rows()) == sorted(left)
-        check_like_naive(reader, [Row(path) for path in left], np.stack([of_number(path) for path in left]), query, 500)
+        assert sorted(row.path for row in reader.items()) == sorted(left)
+        check_like_naive(
+            reader, [GalleryItem(path) for path in left], np.stack([of_number(path) for path in left]), query, 500
+        )
     for writer in writers:
         assert writer.stdout is not None
         writer.stdout.close()
@@ -97,8 +99,8 @@ INDEXER = """
     print("ready", flush=True)
     while True:
         with gallery.create_gallery(place, contract, crops) as people:
-            gallery.update(people, crops, embedder)
-            people.remove([row.path for row in people.rows()][: len(people) * 2 // 3])
+            gallery.index_folder(people, crops, embedder)
+            people.remove([row.path for row in people.items()][: len(people) * 2 // 3])
 """
 
 
@@ -118,14 +120,14 @@ def test_kills_at_random_moments_lose_and_corrupt_nothing(place: Path, crops: Pa
         assert indexing.stdout is not None
         indexing.stdout.close()
         with opened(str(place), root=crops) as gallery:
-            rows = list(gallery.rows())
+            rows = list(gallery.items())
             counts.add(len(rows))
             assert len(gallery) == len(rows)
             assert {row.path for row in rows} <= set(expected)
             for row in rows:
                 query = expected[row.path].astype(np.float32)
                 found = gallery.search(query / np.linalg.norm(query), 1)[0]
-                assert (found.row.path, found.score) == (row.path, pytest.approx(1, abs=1e-6))
+                assert (found.item.path, found.score) == (row.path, pytest.approx(1, abs=1e-6))
             with gallery._reading() as (state, mapped):
                 held = dict(gallery._database.execute("SELECT slot, path FROM rows"))
                 assert all(slot < state.length for slot in held)
@@ -135,8 +137,8 @@ def test_kills_at_random_moments_lose_and_corrupt_nothing(place: Path, crops: Pa
     assert len(counts) > 3  # killed at different stages
     with opened(str(place), root=crops) as gallery, opened(str(place.with_name("clean")), root=crops) as clean:
         for one in (gallery, clean):
-            galleries.update(one, crops, embedder)
+            galleries.index_folder(one, crops, embedder)
         for query in unit(np.random.default_rng(10), 5):
-            assert [found.row for found in gallery.search(query, 120)] == [
-                found.row for found in clean.search(query, 120)
+            assert [found.item for found in gallery.search(query, 120)] == [
+                found.item for found in clean.search(query, 120)
             ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bot_deploy.gallery.names import Seen, instant, parse
+from bot_deploy.gallery.names import CropInfo, parse_name, parse_time
 
 
 @pytest.mark.parametrize(
@@ -36,12 +36,12 @@ from bot_deploy.gallery.names import Seen, instant, parse
     ],
 )
 def test_names(path: str, seen: tuple[Any, ...]) -> None:
-    assert parse(path) == Seen(*seen)
+    assert parse_name(path) == CropInfo(*seen)
 
 
 def test_instants() -> None:
-    assert instant("451") == 451
-    assert instant("1970-01-01T00:01") == instant("1970-01-01T01:01+01:00") == 60
+    assert parse_time("451") == 451
+    assert parse_time("1970-01-01T00:01") == parse_time("1970-01-01T01:01+01:00") == 60
     for text in ("noon", "nan", "1e999"):
         with pytest.raises(ValueError, match=text):
-            instant(text)
+            parse_time(text)

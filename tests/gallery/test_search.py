@@ -9,7 +9,7 @@ import pytest
 from helpers.crowds import SPACE, Vectors, check_like_naive, crowd, naive, needs_faiss, opened, unit
 
 from bot_deploy.errors import InputError
-from bot_deploy.gallery import Row, Store, search, store
+from bot_deploy.gallery import GalleryItem, Store, search, store
 from bot_deploy.gallery.store import recall
 
 
@@ -53,7 +53,7 @@ def test_hnsw_finds_nearly_all_and_never_the_removed(place: Path) -> None:
     people = np.repeat(unit(rng, 150, 32), 20, axis=0)
     vectors = people + 0.1 * rng.normal(size=people.shape).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    rows = [Row(f"{number:05d}.jpg", camera=number % 3) for number in range(len(vectors))]
+    rows = [GalleryItem(f"{number:05d}.jpg", camera=number % 3) for number in range(len(vectors))]
     with Store(place, SPACE, 32, Path("/people")) as gallery:
         gallery.add(rows[:2500], vectors[:2500])
         gallery.remove([row.path for row in rows[:100]])
@@ -65,7 +65,7 @@ def test_hnsw_finds_nearly_all_and_never_the_removed(place: Path) -> None:
         queries = range(0, len(rows), 199)
         for number in queries:
             expected = [path for _, path in naive(rows, vectors.astype(np.float16), vectors[number])[:10]]
-            hits += len({one.row.path for one in gallery.search(vectors[number], 10)} & set(expected))
+            hits += len({one.item.path for one in gallery.search(vectors[number], 10)} & set(expected))
         assert hits / (10 * len(queries)) > 0.95
         # With a filter the search is exact.
         check_like_naive(gallery, rows, vectors, vectors[0], 10, cameras=[1])

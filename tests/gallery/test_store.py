@@ -15,7 +15,7 @@ from helpers.crowds import DIM, SPACE, check_like_naive, contract, crowd, held, 
 
 from bot_deploy import gallery as galleries
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.gallery import Row, search, store
+from bot_deploy.gallery import GalleryItem, search, store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,18 +54,18 @@ def test_equal_vectors_go_by_path_even_at_the_end_of_the_list(address: str) -> N
     vector = unit(rng, 1)
     paths = [f"{letter}/{number}.jpg" for letter in "ab-" for number in range(8)]
     with opened(address) as gallery:
-        gallery.add([Row(path) for path in paths], np.repeat(vector, len(paths), axis=0))
-        gallery.add([Row(f"z/{number}.jpg") for number in range(30)], unit(rng, 30))
+        gallery.add([GalleryItem(path) for path in paths], np.repeat(vector, len(paths), axis=0))
+        gallery.add([GalleryItem(f"z/{number}.jpg") for number in range(30)], unit(rng, 30))
         found = gallery.search(unit(rng, 1)[0] * 0.2 + vector[0], 5)
-    assert [one.row.path for one in found] == sorted(paths, key=lambda path: path.split("/"))[:5]
+    assert [one.item.path for one in found] == sorted(paths, key=lambda path: path.split("/"))[:5]
 
 
 def test_add_replace_amend_remove_and_open_again(address: str, kind: str) -> None:
     rows, vectors = crowd(60)
-    odd = Row('ü/it\'s "odd" ☃.jpg', 1, 2, b"\0\1\2\3\4\5\6\xff", "O'Neill", 7, 1.5)
+    odd = GalleryItem('ü/it\'s "odd" ☃.jpg', 1, 2, b"\0\1\2\3\4\5\6\xff", "O'Neill", 7, 1.5)
     with opened(address) as gallery:
         gallery.add([*rows, odd], np.concatenate([vectors, vectors[:1]]))
-        assert sorted(gallery.rows()) == sorted([*rows, odd])
+        assert sorted(gallery.items()) == sorted([*rows, odd])
         assert gallery.broken() == sorted(row for row in rows if row.error)
         # Replaced: another vector, and a broken one that is whole now, and the other way round.
         other = unit(np.random.default_rng(5), 60)
@@ -74,15 +74,15 @@ def test_add_replace_amend_remove_and_open_again(address: str, kind: str) -> Non
         vectors[:10] = other[:10]
         # Amended: what is known changes, the vector stays.
         rows[20] = rows[20]._replace(camera=99, identity="somebody", time=None, mtime=5)
-        gallery.amend([rows[20]])
+        gallery.update_metadata([rows[20]])
         gallery.remove([rows[30].path, "no such row", odd.path])
         del rows[30]
         vectors = np.delete(vectors, 30, axis=0)
         assert len(gallery) == sum(not row.error for row in rows)
-        gallery.move(Path("/elsewhere"))
+        gallery.set_root(Path("/elsewhere"))
     with opened(address) as gallery:  # from what is kept
-        assert (gallery.space, gallery.dim, gallery.root) == (SPACE, DIM, Path("/elsewhere"))
-        assert sorted(gallery.rows()) == sorted(rows)
+        assert (gallery.embedding_space, gallery.dim, gallery.root) == (SPACE, DIM, Path("/elsewhere"))
+        assert sorted(gallery.items()) == sorted(rows)
         assert len(gallery) == sum(not row.error for row in rows)
         for query in unit(np.random.default_rng(2), 3):
             check_like_naive(gallery, rows, vectors, query, 60)
@@ -103,16 +103,18 @@ def test_vectors_by_path_and_whom_it_knows(address: str) -> None:
         for path in (rows[3].path, "no such row"):
             with pytest.raises(RunError, match=f"{path} was removed while it was searched"):
                 gallery.vectors([rows[7].path, path])
-        assert all(gallery.knows(name) for name in ("person 4", rows[4].identity))
-        assert not any(gallery.knows(name) for name in ("person", "person 9", rows[3].identity, '" or path != "'))
+        assert all(gallery.has_identity(name) for name in ("person 4", rows[4].identity))
+        assert not any(
+            gallery.has_identity(name) for name in ("person", "person 9", rows[3].identity, '" or path != "')
+        )
         gallery.remove([rows[4].path])
-        assert not gallery.knows(rows[4].identity)
+        assert not gallery.has_identity(rows[4].identity)
 
 
 def test_empty_gallery_and_wrong_query(address: str) -> None:
     with opened(address) as gallery:
         assert len(gallery) == 0
-        assert list(gallery.rows()) == gallery.broken() == []
+        assert list(gallery.items()) == gallery.broken() == []
         assert gallery.search(np.ones(DIM, np.float32), 3) == []
         gallery.remove(["nobody.jpg"])
         with pytest.raises(InputError, match=r"\(5,\): the vectors of .* have 12 numbers"):
@@ -236,7 +238,7 @@ def test_a_full_disk_loses_nothing(place: Path, little_room: Callable[[int], Non
                 failed += 1
             little_room(resource.RLIM_INFINITY)
             with opened(str(place)) as other:
-                added = len(list(other.rows())) > 300
+                added = len(list(other.items())) > 300
                 check_like_naive(other, rows if added else rows[:300], vectors if added else vectors[:300], query, 400)
             if added:
                 break

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bot_deploy import gallery as galleries
 from bot_deploy.artifacts.contract import Contract
-from bot_deploy.gallery import Row, Store
+from bot_deploy.gallery import GalleryItem, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,11 +41,11 @@ def unit(rng: np.random.Generator, count: int, dim: int = DIM) -> Vectors:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
-def crowd(count: int, seed: int = 0) -> tuple[list[Row], Vectors]:
+def crowd(count: int, seed: int = 0) -> tuple[list[GalleryItem], Vectors]:
     """Rows of which some lack a camera or a time, and some are no image; their vectors."""
     rng = np.random.default_rng(seed)
     rows = [
-        Row(
+        GalleryItem(
             f"{number % 7}/{number:04d}.jpg",
             size=number,
             mtime=10**18 + number,
@@ -61,7 +61,7 @@ def crowd(count: int, seed: int = 0) -> tuple[list[Row], Vectors]:
 
 
 def naive(
-    rows: list[Row], vectors: Vectors, query: Vectors, keep: Callable[[Row], bool] = lambda _: True
+    rows: list[GalleryItem], vectors: Vectors, query: Vectors, keep: Callable[[GalleryItem], bool] = lambda _: True
 ) -> list[tuple[float, str]]:
     """(cosine, path) of every row that may be found, best first."""
     scored = []
@@ -77,8 +77,8 @@ def held(gallery: Any, vectors: Vectors) -> Any:
     return vectors if isinstance(gallery, galleries.Milvus) else vectors.astype(np.float16)
 
 
-def passing(**filters: Any) -> Callable[[Row], bool]:
-    def keep(row: Row) -> bool:
+def passing(**filters: Any) -> Callable[[GalleryItem], bool]:
+    def keep(row: GalleryItem) -> bool:
         if filters.get("cameras") is not None and row.camera not in filters["cameras"]:
             return False
         if filters.get("exclude_cameras") is not None and row.camera in filters["exclude_cameras"]:
@@ -90,13 +90,15 @@ def passing(**filters: Any) -> Callable[[Row], bool]:
     return keep
 
 
-def check_like_naive(gallery: Any, rows: list[Row], vectors: Vectors, query: Vectors, top: int, **filters: Any) -> None:
+def check_like_naive(
+    gallery: Any, rows: list[GalleryItem], vectors: Vectors, query: Vectors, top: int, **filters: Any
+) -> None:
     expected = naive(rows, held(gallery, vectors), query, passing(**filters))[:top]
     found = gallery.search(query, top, **filters)
-    assert [one.row.path for one in found] == [path for _, path in expected]
+    assert [one.item.path for one in found] == [path for _, path in expected]
     assert [one.score for one in found] == pytest.approx([score for score, _ in expected], abs=2e-6)
     by_path = {row.path: row for row in rows}
-    assert all(one.row == by_path[one.row.path] for one in found)
+    assert all(one.item == by_path[one.item.path] for one in found)
 
 
 def contract(**changes: Any) -> Contract:

@@ -15,7 +15,7 @@ from bot_deploy import images
 from bot_deploy.artifacts.contract import Contract
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import ImageError, InputError, RunError
-from bot_deploy.gallery import Row, Store, parse
+from bot_deploy.gallery import GalleryItem, Store, parse_name
 from bot_deploy.matching.match import Match, Ranking, match
 from bot_deploy.matching.verdict import Verdict
 from bot_deploy.reports import montage
@@ -57,7 +57,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def indexed(folder: Path, embedder: Embedder) -> Store:
-    gallery, _ = galleries.of_folder(folder, embedder)
+    gallery, _ = galleries.open_folder_gallery(folder, embedder)
     return gallery
 
 
@@ -222,9 +222,9 @@ def test_equal_vectors_score_equally_and_go_by_path(tmp_path: Path, count: int, 
     vectors = np.tile(rng.normal(size=length).astype(np.float32), (count, 1))
     paths = [f"{index:03d}.jpg" for index in range(count)]
     with Store(tmp_path / "x.gallery", CONTRACT.embedding_space, length, tmp_path) as gallery:
-        gallery.add([Row(path) for path in paths[::-1]], vectors)
+        gallery.add([GalleryItem(path) for path in paths[::-1]], vectors)
         found = gallery.search(rng.normal(size=length).astype(np.float32), count)
-    assert [one.row.path for one in found] == paths
+    assert [one.item.path for one in found] == paths
     assert len({one.score for one in found}) == 1
 
 
@@ -303,8 +303,8 @@ def frame(sheet: npt.NDArray[np.uint8], row: int, column: int) -> set[tuple[int,
 
 
 def ranked(query: Path, *paths: Path, shots: tuple[Path, ...] = ()) -> Ranking:
-    matches = tuple(Match(path, 1 - rank / 10, rank, *parse(path.name)) for rank, path in enumerate(paths, 1))
-    return Ranking(query, matches, Verdict("", ""), parse(query.name), shots)
+    matches = tuple(Match(path, 1 - rank / 10, rank, *parse_name(path.name)) for rank, path in enumerate(paths, 1))
+    return Ranking(query, matches, Verdict("", ""), parse_name(query.name), shots)
 
 
 @pytest.fixture

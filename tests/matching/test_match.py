@@ -15,8 +15,8 @@ from bot_deploy.artifacts.contract import Calibration
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import ImageError, InputError
 from bot_deploy.evaluation.rerank import k_reciprocal
-from bot_deploy.gallery import Row
-from bot_deploy.gallery.names import Seen
+from bot_deploy.gallery import GalleryItem
+from bot_deploy.gallery.names import CropInfo
 from bot_deploy.matching import match as matching
 from bot_deploy.matching.match import Match, Query, Ranking, merge_queries, rank, read_queries
 from bot_deploy.matching.verdict import Verdict, decide
@@ -33,10 +33,10 @@ CALIBRATION = Calibration(
 def test_a_folder_of_queries(embedder: Embedder, tmp_path: Path) -> None:
     root = tmp_path / "asked"
     seen = {
-        "0002_c1s1_000451_03.png": (Seen("0002", 1, 451), None, (1,)),
-        "alice/2026-01-31_12-30-05_cam3.png": (Seen(None, 3, 1769862605), "alice", (3,)),
-        "bob/c4/x.png": (Seen(None, 4, None), "bob", (4,)),
-        "x.png": (Seen(), "asked", ()),
+        "0002_c1s1_000451_03.png": (CropInfo("0002", 1, 451), None, (1,)),
+        "alice/2026-01-31_12-30-05_cam3.png": (CropInfo(None, 3, 1769862605), "alice", (3,)),
+        "bob/c4/x.png": (CropInfo(None, 4, None), "bob", (4,)),
+        "x.png": (CropInfo(), "asked", ()),
     }
     for seed, name in enumerate(seen):
         draw(root / name, seed)
@@ -55,7 +55,7 @@ def test_a_folder_of_queries(embedder: Embedder, tmp_path: Path) -> None:
     # One of them by its name is the same query.
     (one,), none = read_queries(root / "x.png", embedder)
     assert none == {}
-    assert (one.path, one.info, one.folder) == (root / "x.png", Seen(), "asked")
+    assert (one.path, one.info, one.folder) == (root / "x.png", CropInfo(), "asked")
     np.testing.assert_array_equal(one.vector, project(images.read_image(root / "x.png")))
 
 
@@ -70,7 +70,7 @@ def test_no_usable_query(embedder: Embedder, tmp_path: Path) -> None:
 
 
 def shot(name: str, vector: list[float], identity: str | None, folder: str | None, *cameras: int) -> Query:
-    return Query(Path(name), np.asarray(vector, np.float32), Seen(identity, None, 5), folder, cameras)
+    return Query(Path(name), np.asarray(vector, np.float32), CropInfo(identity, None, 5), folder, cameras)
 
 
 def test_one_person_by_hand() -> None:
@@ -84,7 +84,7 @@ def test_one_person_by_hand() -> None:
     np.testing.assert_allclose(person.vector, np.array([1.6, 0.8, 1]) / 4.2**0.5, atol=1e-6)
     assert person.vector.dtype == np.float32
     assert (person.path, person.images) == (Path("p"), (Path("p/a"), Path("p/b"), Path("p/c")))
-    assert person.info == Seen("7")  # several times are none
+    assert person.info == CropInfo("7")  # several times are none
     assert (person.folder, person.cameras) == (None, (1, 3))
 
 
@@ -109,7 +109,7 @@ def test_one_person_is_who_all_shots_agree_on(identities: Any, folders: Any, agr
 
 class Filled(NamedTuple):
     gallery: Any
-    rows: list[Row]
+    rows: list[GalleryItem]
     vectors: Vectors
 
     def expected(self, query: Query, least: float = -1, **filters: Any) -> list[tuple[float, str]]:
@@ -212,15 +212,15 @@ def test_rerank_of_nothing(filled: Filled) -> None:
 )
 def test_right(wanted: str | None, found: str | None, right: bool | None) -> None:
     match = Match(Path("m"), 0.5, 1, found)
-    assert Ranking(Path("q"), (match,), Verdict("", ""), Seen(wanted)).is_correct(match) is right
+    assert Ranking(Path("q"), (match,), Verdict("", ""), CropInfo(wanted)).is_correct(match) is right
 
 
 def test_a_folder_names_an_identity_where_the_gallery_knows_it(filled: Filled) -> None:
     queries = [
         *asked(1, folder="person 3"),
         *asked(1, folder="holiday"),
-        *asked(1, info=Seen("0009")),  # whom nobody here is called
-        *asked(1, info=Seen("person 2"), folder="holiday"),
+        *asked(1, info=CropInfo("0009")),  # whom nobody here is called
+        *asked(1, info=CropInfo("person 2"), folder="holiday"),
     ]
     rankings = rank(queries, filled.gallery, None, 300)
     assert [ranking.info.identity for ranking in rankings] == ["person 3", None, None, "person 2"]

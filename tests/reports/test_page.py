@@ -16,8 +16,8 @@ from PIL import Image
 
 from bot_deploy.artifacts.contract import Calibration
 from bot_deploy.errors import RunError
-from bot_deploy.gallery import parse
-from bot_deploy.gallery.names import Seen
+from bot_deploy.gallery import parse_name
+from bot_deploy.gallery.names import CropInfo
 from bot_deploy.matching.match import Match, Ranking
 from bot_deploy.matching.verdict import Verdict
 from bot_deploy.reports import page
@@ -35,13 +35,13 @@ def save(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (30, 
     return path
 
 
-def found(path: Path, rank: int, seen: Seen) -> Match:
+def found(path: Path, rank: int, seen: CropInfo) -> Match:
     return Match(path, 1 - rank / 10, rank, *seen)
 
 
 def ranked(query: Path, *paths: Path) -> Ranking:
-    matches = tuple(found(path, rank, parse(path.name)) for rank, path in enumerate(paths, 1))
-    return Ranking(query, matches, VERDICT, parse(query.name))
+    matches = tuple(found(path, rank, parse_name(path.name)) for rank, path in enumerate(paths, 1))
+    return Ranking(query, matches, VERDICT, parse_name(query.name))
 
 
 class Page(HTMLParser):
@@ -105,8 +105,8 @@ def test_frames_pictures_and_words(tmp_path: Path, caplog: pytest.LogCaptureFixt
 def test_it_is_self_contained_and_runs_nothing(tmp_path: Path) -> None:
     root = tmp_path / "g"
     hostile = save(root / HOSTILE, (1, 2, 3))
-    seen = Seen("</bdi><script>alert(3)</script>", 1, float("nan"))
-    ranking = Ranking(tmp_path / HOSTILE, (found(hostile, 1, seen),), VERDICT, Seen("'\"><b onclick=x>"))
+    seen = CropInfo("</bdi><script>alert(3)</script>", 1, float("nan"))
+    ranking = Ranking(tmp_path / HOSTILE, (found(hostile, 1, seen),), VERDICT, CropInfo("'\"><b onclick=x>"))
     page.write([ranking], {"<i>": "<u>http"}, root, tmp_path / "x.html")
     html = Page(tmp_path / "x.html")
     assert {tag for tag, _ in html.elements} == {
@@ -131,7 +131,9 @@ def test_it_is_self_contained_and_runs_nothing(tmp_path: Path) -> None:
 def test_what_is_not_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MOST", 2)
     shots = tuple(save(tmp_path / "p" / f"{number}.png", (9, 9, 9)) for number in range(3))
-    many = Ranking(tmp_path / "p", tuple(found(shots[0], rank, Seen()) for rank in range(1, 6)), VERDICT, images=shots)
+    many = Ranking(
+        tmp_path / "p", tuple(found(shots[0], rank, CropInfo()) for rank in range(1, 6)), VERDICT, images=shots
+    )
     nobody = Ranking(shots[0], (), Verdict("no match", "no match: nobody"))
     page.write([many, nobody], {}, tmp_path, tmp_path / "x.html")
     html = Page(tmp_path / "x.html")
