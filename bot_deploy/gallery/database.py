@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DATABASE = "gallery.sqlite"
 FORMAT = 1
-WAIT = 60  # seconds for another writer; each holds the store for one batch only
+LOCK_TIMEOUT_S = 60  # how long a writer waits for another; each locks the store for one batch only
 COLUMNS = "path, size, mtime, digest, identity, camera, time, error"
 SCHEMA = (
     "CREATE TABLE gallery (format, space, dim, root, generation, length, alive)",
@@ -35,7 +35,7 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
         # A folder that may only be read has no place for a reader's lock, which none needs that nobody writes to.
         written = path.with_name(f"{path.name}-wal")
         mode = "mode=ro" if written.exists() and written.stat().st_size else "mode=ro&immutable=1"
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=WAIT, isolation_level=None)
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None)
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def explained(address: str) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         reason = str(error)
         if "locked" in reason:
-            reason = f"another process has been writing to it for {WAIT} s; wait for it and try again"
+            reason = f"another process has been writing to it for {LOCK_TIMEOUT_S} s; wait for it and try again"
         elif "no such table" in reason or "unable to open" in reason:
             raise InputError(f"{address}: no gallery there; `bot index` makes one") from None
         raise RunError(f"{address}: {reason}") from None

@@ -15,7 +15,7 @@ from helpers.crowds import DIM, SPACE, check_like_naive, contract, crowd, held, 
 
 from bot_deploy import gallery as galleries
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.gallery import GalleryItem, search, store
+from bot_deploy.gallery import GalleryItem, database, search
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -190,12 +190,12 @@ def test_damage_is_named(place: Path) -> None:
     (place / "vectors-1.f16").unlink()
     with opened(str(place)) as gallery, pytest.raises(RunError, match=r"people\.gallery: No such file"):
         gallery.search(vectors[0], 1)
-    database = (place / store.DATABASE).read_bytes()
-    (place / store.DATABASE).write_bytes(b"x" * len(database))
+    rows_file = (place / database.DATABASE).read_bytes()
+    (place / database.DATABASE).write_bytes(b"x" * len(rows_file))
     with pytest.raises(InputError, match=r"damaged .*delete it and index again"):
         opened(str(place))
-    (place / store.DATABASE).write_bytes(database)
-    with sqlite3.connect(place / store.DATABASE) as changed:
+    (place / database.DATABASE).write_bytes(rows_file)
+    with sqlite3.connect(place / database.DATABASE) as changed:
         changed.execute("UPDATE gallery SET format = 2")
     changed.close()
     with pytest.raises(InputError, match="format 2, but this bot_deploy reads 1"):
@@ -262,7 +262,7 @@ def test_who_may_only_read_sees_what_a_writer_has_just_added(place: Path, monkey
 
 def test_a_second_writer_waits_and_then_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, vectors = crowd(10)
-    monkeypatch.setattr(store, "WAIT", 0.3)
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.3)
     with opened(str(place)) as one, opened(str(place)) as two:
         with one._writing():
             started = time.monotonic()
