@@ -14,7 +14,7 @@ import click
 import numpy as np
 from features import features, options
 
-from bot_deploy.evaluation.metrics import evaluate_embeddings
+from bot_deploy.evaluation.metrics import DotProducts, evaluate
 
 
 def usual(query, gallery, query_ids, gallery_ids, query_cams, gallery_cams):  # noqa: ANN001, ANN201
@@ -33,8 +33,8 @@ def usual(query, gallery, query_ids, gallery_ids, query_cams, gallery_cams):  # 
     return float(np.mean(first)), float(np.mean(precisions))
 
 
-def ours(*arrays: np.ndarray) -> tuple[float, float]:
-    result = evaluate_embeddings(*arrays)
+def ours(query: np.ndarray, gallery: np.ndarray, *labels: np.ndarray) -> tuple[float, float]:
+    result = evaluate(DotProducts(query, gallery), *labels)
     return float(result.cmc[0]), result.mAP
 
 

@@ -128,7 +128,7 @@ def accuracy(embedder: Embedder, data: str) -> dict[str, tuple[float, float]]:
     result = {}
     for name, kernel in KERNELS.items():
         vectors = embedder.embed([kernel(picture, embedder.contract.size) for picture in large])
-        scores = metrics.evaluate_embeddings(native, vectors, *labels)
+        scores = metrics.evaluate(metrics.DotProducts(native, vectors), *labels)
         result[name] = 100 * float(scores.cmc[0]), 100 * scores.mAP
     return result
 

@@ -1,1 +1,1 @@
-"""Scores of a model on a benchmark: CMC, mAP, mINP, k-reciprocal re-ranking, and the embedding cache."""
+"""How well a model ranks a benchmark: CMC, mAP and mINP, k-reciprocal re-ranking, and the embedding cache."""

@@ -1,4 +1,4 @@
-"""Embeddings of a data set, kept for as long as neither the model nor the pictures change."""
+"""The embedding cache: embeddings of a data set are reused while neither the model nor the images change."""
 
 from __future__ import annotations
 
@@ -27,35 +27,46 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "embeddings-1"  # the number grows when the same crops would embed otherwise
-LIMIT = 2 << 30  # bytes kept in all; the longest unused go first
+CACHE_NAME = "embeddings-1"  # raise the number when the same crops get other embeddings
+MAX_CACHE_BYTES = 2 << 30  # beyond it the longest unused files are deleted
 
 
 def embed_or_reuse(
     embedder: Embedder, crops: Sequence[Crop], label: str, *, model: Path, fresh: bool = False
 ) -> Vectors:
-    """`embed_crops` by `embedder`, which is `model`, unless it was done before; `fresh` does it again anyway."""
+    """The embeddings [N, D] of `crops`, from the embedding cache if they are there.
+
+    Args:
+        embedder: the opened model.
+        crops: the images.
+        label: names the crops in the log and on the progress bar.
+        model: the file of `embedder`.
+        fresh: embed again instead of reading the cache; the result replaces the cached one.
+
+    Raises:
+        InputError: a crop is not a usable image.
+    """
     try:
-        path = cache_folder(FOLDER) / f"{_key(embedder, model, crops)}.npz"
-    except (OSError, KeyError, RunError):  # a crop that is not there, which embedding will name, or no home folder
+        path = cache_folder(CACHE_NAME) / f"{_key(embedder, model, crops)}.npz"
+    except (OSError, KeyError, RunError):  # a missing crop, which embed_crops will name, or no home folder
         return embed_crops(embedder, crops, label)
-    kept = None if fresh else _read(path, (len(crops), embedder.contract.dim))
-    if kept is not None:
-        logger.info(f"embeddings of {len(crops)} {label} crops reused; --fresh embeds them again")
-        return kept
+    cached = None if fresh else _read(path, (len(crops), embedder.contract.dim))
+    if cached is not None:
+        logger.info(f"embeddings of {len(crops)} {label} crops reused from the embedding cache")
+        return cached
     vectors = embed_crops(embedder, crops, label)
-    if vectors.nbytes <= LIMIT:
+    if vectors.nbytes <= MAX_CACHE_BYTES:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, lambda temporary: _write(temporary, vectors))
-            _forget(path.parent)
+            _delete_longest_unused(path.parent)
         except (OSError, RunError) as error:
-            logger.warning(f"embeddings not kept for the next time: {error}")
+            logger.warning(f"embeddings are not cached: {error}")
     return vectors
 
 
 def _key(embedder: Embedder, model: Path, crops: Sequence[Crop]) -> str:
-    """Over all that an embedding depends on: the model's bytes, what runs it and decodes, and every crop's file."""
+    """A hash of everything that an embedding depends on: model file, backend, contract, Pillow and the crops."""
     digest = hashlib.sha256()
     with model.open("rb") as file:
         digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -67,12 +78,12 @@ def _key(embedder: Embedder, model: Path, crops: Sequence[Crop]) -> str:
 
 
 def _version(path: Path | zipfile.Path) -> str:
-    """What changes when the file's content does."""
+    """A text that changes when the file's content changes."""
     if isinstance(path, zipfile.Path):
         entry = path.root.getinfo(path.at)
         return f"{entry.CRC} {entry.file_size}"
     stat = path.stat()
-    # The time of the change, too: that of the content can be set back.
+    # ctime too: a program can set mtime back.
     return f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
@@ -82,7 +93,7 @@ def _write(path: Path, vectors: Vectors) -> None:
 
 
 def _read(path: Path, shape: tuple[int, int]) -> Vectors | None:
-    """None for what is not there or is not as it was written, which the checksum of a zip tells."""
+    """The cached embeddings of this shape, or None if the file is missing or damaged (a zip has checksums)."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             vectors: Vectors = arrays["embeddings"]
@@ -90,15 +101,16 @@ def _read(path: Path, shape: tuple[int, int]) -> Vectors | None:
         return None
     if vectors.shape != shape or vectors.dtype != np.float32:
         return None
-    with contextlib.suppress(OSError):  # in a folder that may only be read
+    with contextlib.suppress(OSError):  # a read-only folder
         os.utime(path)
     return vectors
 
 
-def _forget(folder: Path) -> None:
-    """Deletes the longest unused files beyond LIMIT bytes."""
-    room = LIMIT
-    for path, stat in sorted(((path, path.stat()) for path in folder.iterdir()), key=lambda one: -one[1].st_mtime_ns):
-        room -= stat.st_size
-        if room < 0:
+def _delete_longest_unused(folder: Path) -> None:
+    """Deletes the longest unused files beyond MAX_CACHE_BYTES."""
+    bytes_left = MAX_CACHE_BYTES
+    files = sorted(((path, path.stat()) for path in folder.iterdir()), key=lambda file: -file[1].st_mtime_ns)
+    for path, stat in files:
+        bytes_left -= stat.st_size
+        if bytes_left < 0:
             path.unlink(missing_ok=True)

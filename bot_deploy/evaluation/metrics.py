@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,28 +10,51 @@ import numpy.typing as npt
 from bot_deploy.datasets import JUNK
 from bot_deploy.errors import InputError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 Floats = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.int64]
 
 MAX_RANK = 50
-_CHUNK = 1024  # queries whose similarities are held at once: 1,024 x 15,913 float32 is 65 MB
+_QUERIES_AT_ONCE = 1024  # rows of similarities held in memory: 1,024 x 15,913 float32 is 65 MB
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Fractions in [0, 1]."""
+    """The scores of a ranking, as fractions from 0 to 1."""
 
     cmc: npt.NDArray[np.float64]  # [max_rank]; cmc[0] is rank-1
     mAP: float  # noqa: N815 - the field's spelling
     mINP: float  # noqa: N815
-    queries: int  # that had a true match; the others do not count
+    queries: int  # number of queries that have a true match; the others do not count
+
+
+@dataclass(frozen=True)
+class DotProducts:
+    """The similarities [Q, G] of query [Q, D] and gallery [G, D], computed when a slice of their rows is read.
+
+    For unit vectors they are cosines. The whole matrix is never in memory.
+    """
+
+    query: Floats
+    gallery: Floats
+
+    def __post_init__(self) -> None:
+        if self.query.shape[1:] != self.gallery.shape[1:]:
+            raise InputError(
+                f"query embeddings are {self.query.shape}, gallery embeddings {self.gallery.shape}; "
+                "both must come from one model"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(Q, G)."""
+        return len(self.query), len(self.gallery)
+
+    def __getitem__(self, rows: slice) -> Floats:
+        return self.query[rows] @ self.gallery.T
 
 
 def evaluate(
-    similarity: Floats,
+    similarity: npt.ArrayLike | DotProducts,
     query_ids: npt.ArrayLike,
     gallery_ids: npt.ArrayLike,
     query_cams: npt.ArrayLike,
@@ -43,107 +65,74 @@ def evaluate(
 ) -> Evaluation:
     """Scores the rankings that `similarity` [Q, G] gives; larger is closer.
 
-    A gallery image of the query's own identity and camera is left out, as is identity -1 (junk); 0 is
-    an ordinary wrong answer (distractor). AP is the mean precision at each hit, not interpolated. Among
-    equal similarities the lower gallery index comes first.
+    For each query the protocol ignores gallery images of the same identity and camera, and junk (identity -1). A
+    distractor (identity 0) counts as an ordinary wrong answer. AP is the mean of the precisions at the hits; it is
+    not interpolated. Among equal similarities the lower gallery index comes first.
 
-    With `single_shot`, CMC is that of CUHK03's first protocol: of each gallery identity one image is drawn for
-    a query. The curve is the exact mean over all draws, where others average 10 or 100 random ones; mAP and mINP
-    are of the whole gallery.
+    Args:
+        similarity: an array [Q, G], or the `DotProducts` of query and gallery embeddings.
+        query_ids: identities [Q].
+        gallery_ids: identities [G].
+        query_cams: camera IDs [Q].
+        gallery_cams: camera IDs [G].
+        max_rank: length of the CMC curve; at most G.
+        single_shot: score CMC by CUHK03's first protocol: one image of each gallery identity is drawn for a query.
+            The curve is the exact mean over all draws, where other programs average 10 or 100 random ones. mAP and
+            mINP are still those of the whole gallery.
 
     Raises:
-        InputError: shapes that do not fit, a similarity that is not a number, or no query with a true match.
+        InputError: shapes do not fit, a similarity is not a number, or no query has a true match.
     """
-    similarity = np.asarray(similarity)
-    labels = _Labels.of(query_ids, gallery_ids, query_cams, gallery_cams)
-    if similarity.shape != labels.shape:
-        raise InputError(f"similarity is {similarity.shape}, but there are {labels.shape} query and gallery identities")
-    return _evaluate(lambda start, stop: similarity[start:stop], labels, max_rank, single_shot=single_shot)
-
-
-def evaluate_embeddings(
-    query: Floats,
-    gallery: Floats,
-    query_ids: npt.ArrayLike,
-    gallery_ids: npt.ArrayLike,
-    query_cams: npt.ArrayLike,
-    gallery_cams: npt.ArrayLike,
-    *,
-    max_rank: int = MAX_RANK,
-    single_shot: bool = False,
-) -> Evaluation:
-    """`evaluate` by cosine of unit vectors query [Q, D] and gallery [G, D], without holding all of [Q, G]."""
-    labels = _Labels.of(query_ids, gallery_ids, query_cams, gallery_cams)
-    if (len(query), len(gallery)) != labels.shape:
-        raise InputError(f"{len(query)} x {len(gallery)} embeddings, but {labels.shape} identities")
-    if query.shape[1:] != gallery.shape[1:]:
-        raise InputError(
-            f"query embeddings are {query.shape}, gallery embeddings {gallery.shape}; one model makes both"
-        )
-    return _evaluate(lambda start, stop: query[start:stop] @ gallery.T, labels, max_rank, single_shot=single_shot)
-
-
-@dataclass(frozen=True)
-class _Labels:
-    query_ids: npt.NDArray[np.int64]
-    gallery_ids: npt.NDArray[np.int64]
-    query_cams: npt.NDArray[np.int64]
-    gallery_cams: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, *arrays: npt.ArrayLike) -> _Labels:
-        labels = cls(*(np.asarray(array, dtype=np.int64).reshape(-1) for array in arrays))
-        if len(labels.query_ids) != len(labels.query_cams) or len(labels.gallery_ids) != len(labels.gallery_cams):
-            raise InputError("identities and cameras differ in number")
-        return labels
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.query_ids), len(self.gallery_ids)
-
-
-def _evaluate(rows: Callable[[int, int], Floats], labels: _Labels, max_rank: int, *, single_shot: bool) -> Evaluation:
-    queries, gallery = labels.shape
+    rows = similarity if isinstance(similarity, DotProducts) else np.asarray(similarity)
+    query_ids, gallery_ids, query_cams, gallery_cams = (
+        np.asarray(labels, dtype=np.int64).reshape(-1) for labels in (query_ids, gallery_ids, query_cams, gallery_cams)
+    )
+    queries, gallery = len(query_ids), len(gallery_ids)
+    if (len(query_cams), len(gallery_cams)) != (queries, gallery):
+        raise InputError("identities and cameras differ in number")
+    if rows.shape != (queries, gallery):
+        raise InputError(f"similarity is {rows.shape}, but there are {(queries, gallery)} query and gallery identities")
     max_rank = min(max_rank, gallery)
-    curve = np.zeros(max_rank)  # curve[r]: queries whose first hit has a rank up to r + 1
+    curve = np.zeros(max_rank)  # curve[r]: number of queries whose first hit has a rank up to r + 1
     precisions, inverse_penalties = [], []
-    people, numbers = np.unique(labels.gallery_ids, return_inverse=True)
+    # Each identity's gallery columns, ascending.
+    identities, numbers = np.unique(gallery_ids, return_inverse=True)
     columns = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
-    of_person = dict(zip(people.tolist(), columns, strict=False))  # the columns of each, ascending
-    nothing = np.empty(0, dtype=np.int64)
-    junk = of_person.pop(JUNK, nothing)
-    for start in range(0, queries, _CHUNK):
-        chunk = rows(start, min(start + _CHUNK, queries))
-        if np.isnan(chunk).any():
+    columns_of = dict(zip(identities.tolist(), columns, strict=False))
+    no_columns = np.empty(0, dtype=np.int64)
+    junk = columns_of.pop(JUNK, no_columns)
+    for start in range(0, queries, _QUERIES_AT_ONCE):
+        block = rows[start : min(start + _QUERIES_AT_ONCE, queries)]
+        if np.isnan(block).any():
             raise InputError("a similarity is not a number; an embedding must have failed")
-        for query, row in enumerate(chunk, start):
-            own = of_person.get(int(labels.query_ids[query]), nothing)
-            seen = labels.gallery_cams[own] == labels.query_cams[query]
-            hits, out = own[~seen], np.concatenate([own[seen], junk])
+        for query, row in enumerate(block, start):
+            same_id = columns_of.get(int(query_ids[query]), no_columns)
+            same_camera = gallery_cams[same_id] == query_cams[query]
+            hits, ignored = same_id[~same_camera], np.concatenate([same_id[same_camera], junk])
             if not len(hits):
                 continue
-            ranks = _ranks(row, hits, out)
-            matches = np.arange(1, len(ranks) + 1)
-            precisions.append(np.mean(matches / ranks))
+            ranks = _ranks(row, hits, ignored)
+            precisions.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
             inverse_penalties.append(len(ranks) / ranks[-1])
             if single_shot:
-                curve += _single_shot(row, hits, np.concatenate([own, junk]), numbers, max_rank)
+                curve += _single_shot(row, hits, np.concatenate([same_id, junk]), numbers, max_rank)
             else:
                 curve[ranks[0] - 1 :] += 1
     if not precisions:
         raise InputError(
-            "no query has a true match in the gallery that another camera took; nothing can be scored "
-            "(where there is only one camera, use --no-camera-filter)"
+            "no query has a true match from another camera, so nothing can be scored; "
+            "score data of a single camera without the camera filter",
+            parameter="no_camera_filter",
         )
     scored = len(precisions)
     return Evaluation(curve / scored, float(np.mean(precisions)), float(np.mean(inverse_penalties)), scored)
 
 
-def _ranks(row: Floats, hits: Indices, out: Indices) -> Indices:
-    """1-based ranks of the columns `hits` among all but the columns `out`, ascending.
+def _ranks(row: Floats, hits: Indices, ignored: Indices) -> Indices:
+    """The ranks of the columns `hits`, from 1 and ascending, when the columns `ignored` are left out.
 
-    A hit's rank is one more than the number of images ahead of it. To count those, the values are sorted,
-    which costs far less than sorting their indices, too.
+    A hit's rank is one more than the number of images ahead of it. Sorting the values is enough to count those, and
+    costs far less than sorting indices too.
     """
     values = row[hits]
     ordered = np.sort(row)
@@ -152,30 +141,34 @@ def _ranks(row: Floats, hits: Indices, out: Indices) -> Indices:
     tied = end - np.searchsorted(ordered, values, side="left") > 1
     for index in np.flatnonzero(tied):
         ahead[index] += np.count_nonzero(row[: hits[index]] == values[index])
-    left_out = _ahead(row[out], out, values[:, None], hits[:, None]).sum(axis=1)
-    return np.sort(ahead - left_out) + 1
+    ignored_ahead = _ahead(row[ignored], ignored, values[:, None], hits[:, None]).sum(axis=1)
+    return np.sort(ahead - ignored_ahead) + 1
 
 
 def _ahead(values: Floats, columns: Indices, value: Floats, column: Indices) -> npt.NDArray[np.bool_]:
+    """Which of `columns` with the similarities `values` rank before `column` with the similarity `value`."""
     return np.asarray((values > value) | ((values == value) & (columns < column)))
 
 
-def _single_shot(row: Floats, hits: Indices, out: Indices, people: Indices, max_rank: int) -> npt.NDArray[np.float64]:
-    """The chances [max_rank] that the one drawn hit is among the first 1, 2, ... of one drawn image per person.
+def _single_shot(
+    row: Floats, hits: Indices, left_out: Indices, identities: Indices, max_rank: int
+) -> npt.NDArray[np.float64]:
+    """The probabilities [max_rank] that the drawn hit has a rank up to 1, 2, ... among one drawn image per identity.
 
-    `people` [G] numbers the columns' identities; `out` are the columns of the query's own and of junk. A person
-    is ahead of the hit with the share of his images that are: how many are, is a Poisson binomial distribution.
+    `identities` [G] numbers the identity of each column; `left_out` are the columns of junk and of the query's own
+    identity. The drawn image of another identity is ahead of the hit with a probability equal to the share of its
+    images that are. The number of identities ahead then has a Poisson binomial distribution.
     """
-    others = np.delete(np.arange(len(row)), out)
-    images = np.bincount(people[others], minlength=people.max() + 1)
-    chances = np.zeros(max_rank)
+    others = np.delete(np.arange(len(row)), left_out)
+    images = np.bincount(identities[others], minlength=identities.max() + 1)
+    probabilities = np.zeros(max_rank)
     for hit in hits.tolist():
-        ahead = people[others[_ahead(row[others], others, row[hit], hit)]]
+        ahead = identities[others[_ahead(row[others], others, row[hit], hit)]]
         shares = np.bincount(ahead, minlength=len(images)) / np.maximum(images, 1)
-        places = np.zeros(max_rank)  # places[r]: the chance that r people are ahead
-        places[0] = 1
+        identities_ahead = np.zeros(max_rank)  # [r]: the probability that r identities are ahead
+        identities_ahead[0] = 1
         for share in shares[shares > 0]:
-            places[1:] = places[1:] * (1 - share) + places[:-1] * share
-            places[0] *= 1 - share
-        chances += np.cumsum(places)
-    return chances / len(hits)
+            identities_ahead[1:] = identities_ahead[1:] * (1 - share) + identities_ahead[:-1] * share
+            identities_ahead[0] *= 1 - share
+        probabilities += np.cumsum(identities_ahead)
+    return probabilities / len(hits)

@@ -1,4 +1,4 @@
-"""A model on a benchmark's query and gallery: embed both, rank, score."""
+"""Scores of a model on a data set: embed query and gallery, rank the gallery for each query, score the rankings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from bot_deploy.choices import METRICS
 from bot_deploy.errors import InputError
 
-from .metrics import evaluate, evaluate_embeddings
+from .metrics import DotProducts, evaluate
 from .rerank import k_reciprocal
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ COSINE, EUCLIDEAN = METRICS
 
 @dataclass(frozen=True)
 class Scores:
-    """Percentages 0-100, and the sizes they were measured on."""
+    """The scores of a model on a data set, as percentages from 0 to 100, and the numbers of crops."""
 
     rank1: float
     rank5: float
@@ -36,7 +36,7 @@ class Scores:
     mINP: float  # noqa: N815
     queries: int
     gallery: int
-    seconds: float  # embedding and ranking together
+    seconds: float  # for embedding and ranking
 
     def to_dict(self) -> dict[str, float]:
         return {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
@@ -47,7 +47,11 @@ class Scores:
 
 
 def embed_crops(embedder: Embedder, crops: Sequence[Crop], label: str) -> Vectors:
-    """Embeddings [N, D] of `crops`; a crop that is no image is an InputError, since scores would not be comparable."""
+    """The embeddings [N, D] of `crops`; `label` names them on the progress bar.
+
+    Raises:
+        InputError: a crop is not a usable image. Scores without it would not be comparable.
+    """
     vectors, errors = embedder.embed_files([crop.path for crop in crops], label)
     broken = [str(error) for error in errors if error]
     if broken:
@@ -65,14 +69,20 @@ def evaluate_dataset(
     single_shot: bool = False,
     embed: Callable[[Embedder, Sequence[Crop], str], Vectors] = embed_crops,
 ) -> Scores:
-    """Scores `embedder` on the query and gallery parts of `dataset`.
+    """Scores `embedder` on the query and gallery crops of `dataset`.
 
-    The default metric fits unit vectors; "euclidean" is for embedders whose vectors have lengths of their own.
-    Without `camera_filter` matches by the query's own camera count; a copy of the query's file never does.
-    `single_shot` is as in `metrics.evaluate`; `embed` may bring embeddings that were made before.
+    Args:
+        embedder: the model.
+        dataset: needs query and gallery.
+        metric: "cosine" for unit vectors; "euclidean" for embedders whose vectors differ in length.
+        rerank: rank by `k_reciprocal` distances.
+        camera_filter: ignore the gallery crops of a query's own identity and camera, as the protocol does. Without
+            it only copies of the query's own file are ignored.
+        single_shot: as in `metrics.evaluate`.
+        embed: a function with the parameters of `embed_crops`; `embed_or_reuse` reads the embedding cache.
 
     Raises:
-        InputError: a part is missing, a crop is no image, or nothing can be scored.
+        InputError: query or gallery is missing, a crop is not a usable image, or nothing can be scored.
     """
     dataset.require_splits("query", "gallery")
     started = time.perf_counter()
@@ -84,7 +94,7 @@ def evaluate_dataset(
     else:
         if metric == EUCLIDEAN:
             query, gallery = euclidean_as_dot(query, gallery)
-        result = evaluate_embeddings(query, gallery, *labels, single_shot=single_shot)
+        result = evaluate(DotProducts(query, gallery), *labels, single_shot=single_shot)
     seconds = time.perf_counter() - started
     rank1, rank5, rank10 = (100 * float(result.cmc[min(rank, len(result.cmc)) - 1]) for rank in (1, 5, 10))
     return Scores(
@@ -93,28 +103,33 @@ def evaluate_dataset(
 
 
 def euclidean_as_dot(query: Vectors, gallery: Vectors) -> tuple[Vectors, Vectors]:
-    """Vectors [Q, D+1] and [G, D+1] whose dot products rank as the Euclidean distances of the given ones do.
+    """Vectors [Q, D+1] and [G, D+1] whose dot products rank the gallery as Euclidean distances do.
 
-    |q - g|^2 = |q|^2 - 2 (q.g - |g|^2 / 2), and |q| is the same for all that one query is compared with.
+    |q - g|^2 = |q|^2 - 2 (q.g - |g|^2 / 2), and |q| is the same for all gallery vectors of a query.
     """
     halves = -np.square(gallery).sum(1, keepdims=True) / 2
     return np.c_[query, np.ones((len(query), 1), np.float32)], np.c_[gallery, halves]
 
 
 def _labels(dataset: Dataset, *, camera_filter: bool) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Identities of query and gallery, then their cameras."""
-    parts = dataset.query, dataset.gallery
-    query_ids, gallery_ids = ([crop.identity for crop in part] for part in parts)
-    # Each picture as a camera of its own: then what is left out is the picture itself.
+    """The identities of query and gallery, then their cameras."""
+    query, gallery = dataset.query, dataset.gallery
+    # With each file as a camera of its own, the protocol ignores only copies of the query's file.
     query_cams, gallery_cams = (
-        ([crop.camera for crop in part] for part in parts) if camera_filter else _pictures(*parts)
+        ([crop.camera for crop in query], [crop.camera for crop in gallery])
+        if camera_filter
+        else _number_files(query, gallery)
     )
-    return query_ids, gallery_ids, query_cams, gallery_cams
+    return [crop.identity for crop in query], [crop.identity for crop in gallery], query_cams, gallery_cams
 
 
-def _pictures(query: Sequence[Crop], gallery: Sequence[Crop]) -> tuple[list[int], list[int]]:
-    """A number for each crop, the same for files of the same bytes."""
+def _number_files(query: Sequence[Crop], gallery: Sequence[Crop]) -> tuple[list[int], list[int]]:
+    """A number for each crop; files with the same bytes have the same number."""
     numbers: dict[bytes, int] = {}
-    digests = ([hashlib.sha256(crop.path.read_bytes()).digest() for crop in part] for part in (query, gallery))
-    first, second = ([numbers.setdefault(digest, len(numbers)) for digest in part] for part in digests)
-    return first, second
+    query_digests, gallery_digests = (
+        [hashlib.sha256(crop.path.read_bytes()).digest() for crop in crops] for crops in (query, gallery)
+    )
+    return (
+        [numbers.setdefault(digest, len(numbers)) for digest in query_digests],
+        [numbers.setdefault(digest, len(numbers)) for digest in gallery_digests],
+    )

@@ -1,8 +1,8 @@
-"""k-reciprocal re-ranking (Zhong et al., CVPR 2017) in memory that grows with the images, not with their square.
+"""k-reciprocal re-ranking (Zhong et al., CVPR 2017) in memory that grows linearly with the number of images.
 
-The released implementation holds several [Q + G, Q + G] matrices. Here every distance is computed once, in
-strips of which only the nearest neighbours, the largest distances and the returned part are kept; and an
-image's encoding, of some dozens of entries among Q + G, is a list of those.
+The released implementation holds several matrices [N, N] for the N = Q + G images. Here each distance is computed
+once, in strips. Of a strip only three things are kept: the nearest neighbours, the largest distances, and the part
+[Q, G] that is returned. An image's encoding has some dozens of non-zero entries among N, so encodings are sparse.
 """
 
 from __future__ import annotations
@@ -24,38 +24,39 @@ Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
 
-_STRIP = 1024  # rows of distances held at once: 79 MB at the size of Market-1501
-_BLOCK = 256  # rows encoded at once
-_PAIRS = 1024  # vectors gathered at once: few enough for a CPU's cache
+_STRIP = 1024  # rows of distances in memory at once: 79 MB for Market-1501
+_BLOCK = 256  # images encoded at once
+_PAIRS = 1024  # pairs of vectors gathered at once, so that they fit in a CPU's cache
 
 
 def k_reciprocal(
     query: npt.ArrayLike, gallery: npt.ArrayLike, k1: int = 20, k2: int = 6, lambda_value: float = 0.3
 ) -> Floats:
-    """Distances float32 [Q, G] in [0, 1], smaller is closer, of query [Q, D] and gallery [G, D].
+    """Re-ranked distances float32 [Q, G] from 0 to 1 of query [Q, D] and gallery [G, D]; smaller is closer.
 
-    They rank as those of the released implementation do: Jaccard distance of the k-reciprocal encodings, and
-    squared Euclidean distance (2 - 2 cos for unit vectors) over the largest of its row. An image is its own
-    first neighbour; among equally near ones the lower index comes first, queries before gallery.
+    The result is the paper's final distance (section 3): (1 - lambda) times the Jaccard distance of the k-reciprocal
+    encodings, plus lambda times the original distance. The original distance is squared Euclidean (2 - 2 cos for
+    unit vectors), divided by the largest of its row, as in the released code. It ranks as that code does. An image is
+    its own first neighbour. Among equally near images the lower index comes first, queries before gallery.
 
     Args:
         query: unit vectors.
-        gallery: unit vectors of the same model; none is left out for its camera, as none is by the authors.
-        k1: neighbours that have to be mutual; more than there are images is all of them.
-        k2: neighbours whose encodings are averaged, oneself included; 1 for no such expansion.
+        gallery: unit vectors of the same model. None is left out for its camera, as in the released code.
+        k1: neighbours among which two images must find each other; a number above N means all images.
+        k2: neighbours whose encodings are averaged (local query expansion), the image itself included; 1 for none.
         lambda_value: weight of the original distance, 0 to 1.
 
     Raises:
-        InputError: arrays that do not fit or are empty or not finite; k1, k2 or lambda_value out of range.
+        InputError: arrays do not fit, are empty or not finite; k1, k2 or lambda_value is out of range.
     """
     if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
         raise InputError(
-            f"k1={k1}, k2={k2}, lambda_value={lambda_value}: choose k1 and k2 from 1 on (the authors' are 20 and 6) "
-            "and lambda_value from 0 (only Jaccard distance) to 1 (no re-ranking)"
+            f"k1={k1}, k2={k2}, lambda_value={lambda_value}: k1 and k2 must be at least 1 (the authors use 20 and 6), "
+            "lambda_value from 0 (only the Jaccard distance) to 1 (no re-ranking)"
         )
     features, queries = _features(query, gallery)
     distances, nearest, farthest = _neighbours(features, queries, max(k1 + 1, k2))
-    encodings = _expanded(_encodings(features, nearest, farthest, k1), nearest[:, :k2])
+    encodings = _average_neighbours(_encode(features, nearest, farthest, k1), nearest[:, :k2])
     distances *= np.float32(lambda_value) / farthest[:queries, None]
     for row, jaccard in enumerate(_jaccard(encodings, queries)):
         distances[row] += np.float32(1 - lambda_value) * jaccard
@@ -63,30 +64,31 @@ def k_reciprocal(
 
 
 def _features(query: npt.ArrayLike, gallery: npt.ArrayLike) -> tuple[Floats, int]:
-    """Both as one [N, D], and how many of them are queries."""
-    parts = [np.asarray(part, dtype=np.float32) for part in (query, gallery)]
-    shapes = " and ".join(str(part.shape) for part in parts)
-    if any(part.ndim != 2 or not part.size for part in parts) or parts[0].shape[1] != parts[1].shape[1]:  # noqa: PLR2004
-        raise InputError(f"query and gallery are {shapes}; give [Q, D] and [G, D] by one model, none of them empty")
-    features = np.concatenate(parts)
+    """The vectors [N, D] of query and gallery, and the number of queries."""
+    arrays = [np.asarray(vectors, dtype=np.float32) for vectors in (query, gallery)]
+    shapes = " and ".join(str(array.shape) for array in arrays)
+    if any(array.ndim != 2 or not array.size for array in arrays) or arrays[0].shape[1] != arrays[1].shape[1]:  # noqa: PLR2004
+        raise InputError(f"query and gallery are {shapes}; give [Q, D] and [G, D] of one model, neither of them empty")
+    features = np.concatenate(arrays)
     if not np.isfinite(features).all():
         raise InputError("a vector of query or gallery is not finite; an embedding must have failed")
-    return features, len(parts[0])
+    return features, len(arrays[0])
 
 
 # ---- neighbours ----
 
 
 def _neighbours(features: Floats, queries: int, count: int) -> tuple[Floats, Indices, Floats]:
-    """Squared distances [Q, G], the `count` nearest [N, count] of each, oneself first, and the largest distances [N].
+    """Squared distances [Q, G]; each image's `count` nearest [N, count], itself first; each largest distance [N].
 
-    The strip of rows a:b holds the columns from a on: by its rows it serves a:b, by its columns all later ones.
+    The strip of the rows a:b has the columns from a on. Its rows give the neighbours of a:b, and its columns, as the
+    distance is symmetric, those of all later images.
     """
     total = len(features)
     squares = np.einsum("nd,nd->n", features, features)
     distances = np.empty((queries, total - queries), np.float32)
     others = np.full((total, min(count, total) - 1), _keys(np.float32(np.inf), total))
-    farthest = np.full(total, np.finfo(np.float32).tiny)  # by 0 nothing could be divided
+    farthest = np.full(total, np.finfo(np.float32).tiny)  # not 0: it is a divisor
     for start in show_progress(range(0, total, _STRIP), "re-ranking" if total > _STRIP else None):
         stop = min(start + _STRIP, total)
         strip = features[start:stop] @ features[start:].T
@@ -106,8 +108,8 @@ def _neighbours(features: Floats, queries: int, count: int) -> tuple[Floats, Ind
 
 
 def _keys(distances: Floats | np.float32, columns: Indices | int) -> Keys:
-    """Numbers that sort by distance, then by column: floats that are not negative sort as their bits do."""
-    bits = np.asarray(distances + np.float32(0)).view(np.uint32).astype(np.uint64)  # + 0 for -0.0
+    """Integers that sort by distance, then by column. Non-negative floats sort in the order of their bits."""
+    bits = np.asarray(distances + np.float32(0)).view(np.uint32).astype(np.uint64)  # + 0 turns -0.0 into 0.0
     return np.asarray(bits << np.uint64(32) | np.asarray(columns, np.uint64))
 
 
@@ -116,34 +118,34 @@ def _indices(keys: Keys) -> Indices:
 
 
 def _merge(keys: Keys, distances: Floats, first: int) -> None:
-    """Puts into `keys` [R, K], ascending, the nearest of `distances` [R, C]; their columns are `first` and after."""
+    """Merges the nearest of `distances` [R, C], whose columns start at `first`, into the ascending `keys` [R, K]."""
     rows, count = keys.shape
     if not keys.size:
         return
     limit = (keys[:, -1] >> np.uint64(32)).astype(np.uint32).view(np.float32)
     if np.isinf(limit).any() and distances.shape[1] > count:
-        own = np.partition(distances, count - 1, axis=1)[:, count - 1]
-        limit = np.minimum(limit, np.nextafter(own, np.float32(np.inf)))
-    # Less, not equal: columns come in ascending order, so an equal one is behind those that are there.
+        kth = np.partition(distances, count - 1, axis=1)[:, count - 1]
+        limit = np.minimum(limit, np.nextafter(kth, np.float32(np.inf)))
+    # Less, not equal: columns arrive in ascending order, so an equal one ranks behind those already in `keys`.
     closer = distances < limit[:, None]
-    row, column = _true(closer) if closer.flags.c_contiguous else _true(closer.T)[::-1]
+    row, column = _nonzero(closer) if closer.flags.c_contiguous else _nonzero(closer.T)[::-1]
     order = np.argsort(row, kind="stable")
     row, column = row[order], column[order]
-    found = np.bincount(row, minlength=rows)
-    wide = np.full((rows, count + found.max()), _keys(np.float32(np.inf), first))
-    wide[:, :count] = keys
-    wide[row, count + _within(found)] = _keys(distances[row, column], column + first)
-    wide.sort(axis=1)
-    keys[:] = wide[:, :count]
+    added = np.bincount(row, minlength=rows)
+    merged = np.full((rows, count + added.max()), _keys(np.float32(np.inf), first))
+    merged[:, :count] = keys
+    merged[row, count + _count_up(added)] = _keys(distances[row, column], column + first)
+    merged.sort(axis=1)
+    keys[:] = merged[:, :count]
 
 
-def _true(mask: Mask) -> tuple[Indices, Indices]:
-    """np.nonzero of a matrix, many times faster where little is true."""
+def _nonzero(mask: Mask) -> tuple[Indices, Indices]:
+    """np.nonzero of a matrix, many times faster when few entries are true."""
     row, column = np.divmod(np.flatnonzero(mask), mask.shape[1])
     return row, column
 
 
-def _within(counts: Indices) -> Indices:
+def _count_up(counts: Indices) -> Indices:
     """0, 1, ... for each of `counts`: [2, 3] gives 0 1 0 1 2."""
     ends = np.cumsum(counts)
     return np.arange(ends[-1]) - np.repeat(ends - counts, counts)
@@ -154,25 +156,25 @@ def _within(counts: Indices) -> Indices:
 
 @dataclass(frozen=True)
 class _Sparse:
-    """A matrix by its entries, row after row: those of row i are at starts[i] : starts[i + 1]."""
+    """A sparse matrix in compressed rows: the entries of row i are at starts[i] : starts[i + 1]."""
 
     starts: Indices  # [rows + 1]
     columns: Indices
     values: Floats
 
     @classmethod
-    def of(cls, rows: Indices, columns: Indices, values: Floats, height: int) -> _Sparse:
-        """Of entries that are sorted by row."""
+    def from_entries(cls, rows: Indices, columns: Indices, values: Floats, height: int) -> _Sparse:
+        """The matrix of the given entries, which are sorted by row."""
         return cls(np.searchsorted(rows, np.arange(height + 1)), columns, values)
 
-    def places(self, rows: Indices) -> tuple[Indices, Indices]:
-        """Where the entries of `rows` are, one row after the other, and how many each has."""
+    def entries_of(self, rows: Indices) -> tuple[Indices, Indices]:
+        """The positions of the entries of `rows`, one row after the other, and the number of entries of each row."""
         counts = self.starts[rows + 1] - self.starts[rows]
-        return np.repeat(self.starts[rows], counts) + _within(counts), counts
+        return np.repeat(self.starts[rows], counts) + _count_up(counts), counts
 
 
-def _mutual(nearest: Indices) -> Mask:
-    """Which of `nearest` [N, K] have the row's own image among theirs."""
+def _reciprocal(nearest: Indices) -> Mask:
+    """Which of the neighbours `nearest` [N, K] are k-reciprocal: they have the row's image among their own K."""
     blocks = range(0, len(nearest), _BLOCK)
     rows = np.arange(len(nearest))[:, None, None]
     return np.concatenate(
@@ -180,72 +182,88 @@ def _mutual(nearest: Indices) -> Mask:
     )
 
 
-def _encodings(features: Floats, nearest: Indices, farthest: Floats, k1: int) -> _Sparse:
-    """Each image's k-reciprocal neighbours [N, N], weighted by exp(-distance over the largest) to the sum of 1."""
+def _encode(features: Floats, nearest: Indices, farthest: Floats, k1: int) -> _Sparse:
+    """The k-reciprocal encodings [N, N]: for each image a weight on every image of its expanded k-reciprocal set.
+
+    The paper's terms, for an image p (sections 3.2 and 3.3):
+
+    - R(p, k): the k-reciprocal neighbours of p, those of its k nearest that have p among their own k nearest;
+    - R*(p, k1): the expanded set, R(p, k1) and also R(q, k1 / 2) of each q in R(p, k1) if more than two thirds of
+      R(q, k1 / 2) are in R(p, k1). Images of one person that differ too much to be neighbours of p come in here;
+    - the encoding of p: exp(-distance) for each image in R*(p, k1) and 0 for all others.
+
+    As in the released code the distance is divided by the largest of its row, a row's weights are scaled to the sum
+    of 1, k1 / 2 is rounded, and an image counts besides its k neighbours.
+    """
     total = len(features)
-    near, half = nearest[:, : k1 + 1], nearest[:, : int(np.around(k1 / 2)) + 1]
-    near_mutual, half_mutual = _mutual(near), _mutual(half)
+    k1_nearest, half_nearest = nearest[:, : k1 + 1], nearest[:, : int(np.around(k1 / 2)) + 1]
+    k1_reciprocal, half_reciprocal = _reciprocal(k1_nearest), _reciprocal(half_nearest)
     rows, columns = [], []
+    # A block of images at a time: its members are a mask [B, N], small enough to index at random.
     for start in range(0, total, _BLOCK):
-        block = near[start : start + _BLOCK]
-        row, place = np.nonzero(near_mutual[start : start + _BLOCK])
-        candidate = block[row, place]
-        chosen = np.zeros((len(block), total), np.bool_)
-        chosen[row, candidate] = True
-        # A neighbour brings its own ones along when more than two thirds of them are ours already.
-        theirs, valid = half[candidate], half_mutual[candidate]
-        shared = (chosen[row[:, None], theirs] & valid).sum(axis=1)
-        welcome = valid & (3 * shared > 2 * valid.sum(axis=1))[:, None]
-        guest, place = np.nonzero(welcome)
-        chosen[row[guest], theirs[guest, place]] = True
-        row, column = _true(chosen)
+        block = k1_nearest[start : start + _BLOCK]
+        row, place = np.nonzero(k1_reciprocal[start : start + _BLOCK])
+        neighbour = block[row, place]  # each q in R(p, k1), with p's row of the block in `row`
+        members = np.zeros((len(block), total), np.bool_)
+        members[row, neighbour] = True
+        candidates, in_half = half_nearest[neighbour], half_reciprocal[neighbour]  # R(q, k1 / 2), by a mask
+        shared = (members[row[:, None], candidates] & in_half).sum(axis=1)
+        joins = in_half & (3 * shared > 2 * in_half.sum(axis=1))[:, None]
+        pair, place = np.nonzero(joins)
+        members[row[pair], candidates[pair, place]] = True
+        row, column = _nonzero(members)
         rows.append(row + start)
         columns.append(column)
     row, column = np.concatenate(rows), np.concatenate(columns)
     weights = np.exp(-_pair_distances(features, row, column) / farthest[row])
     weights /= np.bincount(row, weights, minlength=total)[row]
-    return _Sparse.of(row, column, weights.astype(np.float32), total)
+    return _Sparse.from_entries(row, column, weights.astype(np.float32), total)
 
 
 def _pair_distances(features: Floats, rows: Indices, columns: Indices) -> Floats:
-    """Squared distances [P] of the pairs that `rows` [P] and `columns` [P] name."""
+    """The squared distances [P] of the pairs (rows[i], columns[i])."""
     distances = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), _PAIRS):
-        part = slice(start, start + _PAIRS)
-        difference = features[rows[part]] - features[columns[part]]
-        distances[part] = np.einsum("pd,pd->p", difference, difference)
+        pairs = slice(start, start + _PAIRS)
+        difference = features[rows[pairs]] - features[columns[pairs]]
+        distances[pairs] = np.einsum("pd,pd->p", difference, difference)
     return distances
 
 
-def _expanded(encodings: _Sparse, nearest: Indices) -> _Sparse:
-    """The mean encoding [N, N] of each image's `nearest` [N, K]."""
+def _average_neighbours(encodings: _Sparse, nearest: Indices) -> _Sparse:
+    """Local query expansion (section 3.4): the mean encoding [N, N] of each image's `nearest` [N, K]."""
     total, count = nearest.shape
     rows, columns, values = [], [], []
     for start in range(0, total, _BLOCK):
         block = nearest[start : start + _BLOCK]
         sums = np.zeros((len(block), total), np.float32)
         for neighbours in block.T:
-            places, counts = encodings.places(neighbours)
-            # One row of encodings for each of ours: no entry is named twice.
-            sums[np.repeat(np.arange(len(block)), counts), encodings.columns[places]] += encodings.values[places]
-        row, column = _true(sums != 0)
+            entries, counts = encodings.entries_of(neighbours)
+            # One neighbour for each row of `sums`, so no entry of it is added to twice in one step.
+            sums[np.repeat(np.arange(len(block)), counts), encodings.columns[entries]] += encodings.values[entries]
+        row, column = _nonzero(sums != 0)
         rows.append(row + start)
         columns.append(column)
         values.append(sums[row, column] / np.float32(count))
-    return _Sparse.of(np.concatenate(rows), np.concatenate(columns), np.concatenate(values), total)
+    return _Sparse.from_entries(np.concatenate(rows), np.concatenate(columns), np.concatenate(values), total)
 
 
 def _jaccard(encodings: _Sparse, queries: int) -> Iterator[npt.NDArray[np.float64]]:
-    """Jaccard distances [G] of one query after the other: 1 - sum of minima / sum of maxima of the encodings."""
+    """The Jaccard distances [G] of each query: 1 - sum of minima / sum of maxima of two encodings.
+
+    A minimum is 0 unless both encodings have the entry, so only such pairs are visited, by an inverted index.
+    """
     total = len(encodings.starts) - 1
     first = encodings.starts[queries]
-    owners = np.repeat(np.arange(total - queries), np.diff(encodings.starts[queries:]))
+    images = np.repeat(np.arange(total - queries), np.diff(encodings.starts[queries:]))
     order = np.argsort(encodings.columns[first:], kind="stable")
-    # Column by column: which gallery images have an entry there.
-    holders = _Sparse.of(encodings.columns[first:][order], owners[order], encodings.values[first:][order], total)
+    # Row j of the index: the gallery images whose encodings have an entry in column j.
+    index = _Sparse.from_entries(
+        encodings.columns[first:][order], images[order], encodings.values[first:][order], total
+    )
     for query in range(queries):
-        own = slice(encodings.starts[query], encodings.starts[query + 1])
-        places, counts = holders.places(encodings.columns[own])
-        smaller = np.minimum(np.repeat(encodings.values[own], counts), holders.values[places])
-        minima = np.bincount(holders.columns[places], smaller, minlength=total - queries)
-        yield 1 - minima / (2 - minima)  # each encoding's sum is 1
+        row = slice(encodings.starts[query], encodings.starts[query + 1])
+        entries, counts = index.entries_of(encodings.columns[row])
+        smaller = np.minimum(np.repeat(encodings.values[row], counts), index.values[entries])
+        minima = np.bincount(index.columns[entries], smaller, minlength=total - queries)
+        yield 1 - minima / (2 - minima)  # both encodings have the sum 1, so the maxima sum to 2 - minima

@@ -12,7 +12,7 @@ import pytest
 
 from bot_deploy.errors import InputError
 from bot_deploy.evaluation import metrics
-from bot_deploy.evaluation.metrics import Evaluation, evaluate, evaluate_embeddings
+from bot_deploy.evaluation.metrics import DotProducts, Evaluation, evaluate
 
 Labels = tuple[list[int], list[int], list[int], list[int]]
 
@@ -180,18 +180,18 @@ def test_embeddings_like_similarities_across_chunks(monkeypatch: pytest.MonkeyPa
     labels = random_labels(rng, queries, 60, people=4)
     labels[0][:] = [1 + index % 3 for index in range(queries)]
     expected = naive(query @ gallery.T, labels)
-    monkeypatch.setattr(metrics, "_CHUNK", 7)
+    monkeypatch.setattr(metrics, "_QUERIES_AT_ONCE", 7)
     same(evaluate(query @ gallery.T, *labels), expected)
-    same(evaluate_embeddings(query, gallery, *labels), expected)
-    same(evaluate_embeddings(query, gallery, *labels, max_rank=3), naive(query @ gallery.T, labels, 3))
+    same(evaluate(DotProducts(query, gallery), *labels), expected)
+    same(evaluate(DotProducts(query, gallery), *labels, max_rank=3), naive(query @ gallery.T, labels, 3))
 
 
 def test_more_queries_than_one_real_chunk() -> None:
     rng = np.random.default_rng(0)
-    count = metrics._CHUNK + 3
+    count = metrics._QUERIES_AT_ONCE + 3
     query, gallery = unit(rng, count), unit(rng, 30)
     labels = random_labels(rng, count, 30)
-    same(evaluate_embeddings(query, gallery, *labels), naive(query @ gallery.T, labels))
+    same(evaluate(DotProducts(query, gallery), *labels), naive(query @ gallery.T, labels))
 
 
 def test_labels_of_any_kind() -> None:
@@ -251,7 +251,8 @@ def test_single_shot_by_hand() -> None:
     result = evaluate(np.array([[0.9, 0.8, 0.7, 0.6]]), [1], [1, 2, 1, 2], [1], [2] * 4, single_shot=True)
     assert result.cmc.tolist() == [0.75, 1, 1, 1]
     labels = ([1], [1, 2, 1, 2], [1], [2] * 4)
-    embedded = evaluate_embeddings(np.array([[1.0]]), np.array([[0.9], [0.8], [0.7], [0.6]]), *labels, single_shot=True)
+    products = DotProducts(np.array([[1.0]]), np.array([[0.9], [0.8], [0.7], [0.6]]))
+    embedded = evaluate(products, *labels, single_shot=True)
     assert embedded.cmc.tolist() == [0.75, 1, 1, 1]
 
 
@@ -276,14 +277,14 @@ def test_shapes_that_do_not_fit(shape: tuple[int, ...], sizes: tuple[int, ...], 
 @pytest.mark.parametrize(
     ("query", "gallery", "message"),
     [
-        ((2, 4), (4, 4), r"2 x 4 embeddings, but \(2, 3\)"),
-        ((1, 4), (3, 4), r"1 x 3 embeddings, but \(2, 3\)"),
+        ((2, 4), (4, 4), r"similarity is \(2, 4\), but there are \(2, 3\)"),
+        ((1, 4), (3, 4), r"similarity is \(1, 3\), but there are \(2, 3\)"),
         ((2, 5), (3, 4), r"query embeddings are \(2, 5\), gallery embeddings \(3, 4\)"),
     ],
 )
 def test_embeddings_that_do_not_fit(query: tuple[int, int], gallery: tuple[int, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        evaluate_embeddings(np.zeros(query), np.zeros(gallery), [1, 1], [1, 1, 1], [1, 1], [2, 2, 2])
+        evaluate(DotProducts(np.zeros(query), np.zeros(gallery)), [1, 1], [1, 1, 1], [1, 1], [2, 2, 2])
 
 
 @pytest.mark.parametrize("row", [0, 1])
@@ -293,8 +294,9 @@ def test_not_a_number(row: int) -> None:
     with pytest.raises(InputError, match="not a number"):
         evaluate(similarity, [1, 1], [1, 2, 3], [1, 1], [2, 2, 2])
     vectors = np.full((2, 4), np.nan, np.float32)
+    products = DotProducts(vectors, unit(np.random.default_rng(0), 3, 4))
     with pytest.raises(InputError, match="not a number"):
-        evaluate_embeddings(vectors, unit(np.random.default_rng(0), 3, 4), [1, 1], [1, 2, 3], [1, 1], [2, 2, 2])
+        evaluate(products, [1, 1], [1, 2, 3], [1, 1], [2, 2, 2])
 
 
 @pytest.mark.parametrize(

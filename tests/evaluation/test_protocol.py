@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from bot_deploy.artifacts.contract import Contract
-from bot_deploy.cli import bot
+from bot_deploy.cli import explained, main
 from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return cache_folder(embeddings.FOLDER)
+    return cache_folder(embeddings.CACHE_NAME)
 
 
 class Counting:
@@ -115,8 +114,9 @@ def one_camera(tmp_path: Path) -> Path:
 
 def test_no_camera_filter(colours: Counting, one_camera: Path) -> None:
     dataset = open_dataset(one_camera)
-    with pytest.raises(InputError, match="--no-camera-filter"):
+    with pytest.raises(InputError, match="from another camera") as caught:
         evaluate_dataset(colours.embedder, dataset)
+    assert explained(caught.value)[0].endswith("without the camera filter (--no-camera-filter)")
     scores = evaluate_dataset(colours.embedder, dataset, camera_filter=False)
     assert (scores.rank1, scores.mAP, scores.queries, scores.gallery) == (100, 100, 2, 3)
 
@@ -126,7 +126,7 @@ def test_a_copy_of_the_query_is_no_match_without_a_camera_filter(colours: Counti
     dataset = open_dataset(one_camera)
     queries = [crop.camera for crop in dataset.query], [crop.camera for crop in dataset.gallery]
     assert queries == ([1, 1], [1, 1])
-    numbers = protocol._pictures(dataset.query, dataset.gallery)
+    numbers = protocol._number_files(dataset.query, dataset.gallery)
     assert numbers[0][0] == numbers[1][0]
     assert len({*numbers[0], *numbers[1]}) == 3
     only = replace(dataset, query=dataset.query[:1])
@@ -234,7 +234,7 @@ def test_the_longest_unused_go_first(
 ) -> None:
     scores, _ = scored(colours, model, people)
     kept = {path.stat().st_size: path for path in cache.iterdir()}
-    monkeypatch.setattr(embeddings, "LIMIT", 2 * sum(kept))
+    monkeypatch.setattr(embeddings, "MAX_CACHE_BYTES", 2 * sum(kept))
     for age, path in enumerate(kept.values(), start=1):
         os.utime(path, (1000 + age, 1000 + age))
     (cache / ".left.1.tmp").write_bytes(b"by a run that was killed")
@@ -249,7 +249,7 @@ def test_the_longest_unused_go_first(
     model.write_bytes(b"third")
     scored(colours, model, people)
     assert all(path.exists() for path in first)
-    assert sum(path.stat().st_size for path in cache.iterdir()) <= embeddings.LIMIT
+    assert sum(path.stat().st_size for path in cache.iterdir()) <= embeddings.MAX_CACHE_BYTES
     model.write_bytes(b"second")
     assert scored(colours, model, people)[1] == scores.queries + scores.gallery
 
@@ -257,7 +257,7 @@ def test_the_longest_unused_go_first(
 def test_more_than_may_be_kept(
     colours: Counting, model: Path, people: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embeddings, "LIMIT", 100)
+    monkeypatch.setattr(embeddings, "MAX_CACHE_BYTES", 100)
     _, count = scored(colours, model, people)
     assert scored(colours, model, people)[1] == count
     assert not cache.exists()
@@ -274,7 +274,7 @@ def test_where_nothing_can_be_kept(
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     first, count = scored(colours, model, people)
-    assert "not kept for the next time" in caplog.text
+    assert "embeddings are not cached" in caplog.text
     monkeypatch.delenv("XDG_CACHE_HOME")
 
     def homeless() -> Path:
@@ -294,24 +294,26 @@ def test_a_missing_crop_is_named(colours: Counting, model: Path, own_people: Pat
 # ---- the command ----
 
 
-def run(*words: object) -> tuple[dict[str, float], str]:
-    done = CliRunner().invoke(bot, ["eval", *map(str, words), "--json"], catch_exceptions=False)
-    assert done.exit_code == 0
-    return json.loads(done.stdout), done.stderr
+def test_command(onnx_file: Path, people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: object) -> tuple[dict[str, float], str]:
+        """The JSON document and stderr of `bot eval`."""
+        with pytest.raises(SystemExit) as exited:
+            main(["eval", str(onnx_file), "--data", str(people), *map(str, arguments), "--json"])
+        assert not exited.value.code
+        out, err = capsys.readouterr()
+        return json.loads(out), err
 
-
-def test_command(onnx_file: Path, people: Path) -> None:
-    plain, said = run(onnx_file, "--data", people)
-    assert "reused" not in said
-    again, said = run(onnx_file, "--data", people)
-    assert said.count("reused") == 2
-    _, said = run(onnx_file, "--data", people, "--fresh")
-    assert "reused" not in said
+    plain, err = run()
+    assert "reused" not in err
+    again, err = run()
+    assert err.count("reused") == 2
+    _, err = run("--fresh")
+    assert "reused" not in err
     assert {**again, "seconds": 0} == {**plain, "seconds": 0}
-    reranked, said = run(onnx_file, "--data", people, "--rerank")
-    assert said.count("reused") == 2
-    unfiltered, _ = run(onnx_file, "--data", people, "--no-camera-filter")
-    single, _ = run(onnx_file, "--data", people, "--single-shot")
+    reranked, err = run("--rerank")
+    assert err.count("reused") == 2
+    unfiltered, _ = run("--no-camera-filter")
+    single, _ = run("--single-shot")
     assert list(plain) == list(reranked) == list(unfiltered) == list(single)
     assert len({plain["mAP"], reranked["mAP"], unfiltered["mAP"]}) == 3
     assert single["mAP"] == plain["mAP"]

@@ -161,8 +161,8 @@ def test_it_brings_people_together() -> None:
     [
         ((2, 4), (3, 5), {}, r"\(2, 4\) and \(3, 5\)"),
         ((4,), (3, 4), {}, r"give \[Q, D\] and \[G, D\]"),
-        ((0, 4), (3, 4), {}, "none of them empty"),
-        ((2, 4), (0, 4), {}, "none of them empty"),
+        ((0, 4), (3, 4), {}, "neither of them empty"),
+        ((2, 4), (0, 4), {}, "neither of them empty"),
         ((2, 4), (3, 4), {"k1": 0}, "k1=0, k2=6"),
         ((2, 4), (3, 4), {"k2": 0}, "k2=0"),
         ((2, 4), (3, 4), {"lambda_value": 1.5}, "lambda_value=1.5"),
