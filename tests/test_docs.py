@@ -1,0 +1,129 @@
+"""README.md and docs/ cannot rot: every command shown is one that `bot` has, and every Python example runs."""
+
+from __future__ import annotations
+
+import doctest
+import io
+import re
+import shlex
+import shutil
+from functools import cache
+from pathlib import Path
+
+import click
+import pytest
+
+from bot_deploy.cli import VERBS, bot
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [  # not CHANGELOG.md, which may name what no longer exists
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+MAKE_TARGET = re.compile(r"^([a-z]+):", re.MULTILINE)
+
+page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+def shell_lines(text: str) -> list[str]:
+    """The command lines in the plain fences of a page, without prompts and comments."""
+    lines = []
+    for language, block in FENCE.findall(text):
+        if language in {"", "sh", "console"}:
+            joined = block.replace("\\\n", " ")
+            lines += [line.removeprefix("$ ").partition("  #")[0].strip() for line in joined.splitlines()]
+    return lines
+
+
+def bot_commands(text: str) -> list[list[str]]:
+    """The arguments of each `bot ...` in the fences of a page, and of each `bot` under torchrun."""
+    lines = [re.sub(r"^torchrun .*-m bot_deploy ", "bot ", line) for line in shell_lines(text)]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("bot ")]
+
+
+def command_of(verb: str) -> click.Command:
+    """The command of `bot verb`."""
+    command = bot.get_command(click.Context(bot), verb)
+    assert command is not None, f"bot {verb}: no such verb; there are {', '.join(VERBS)}"
+    return command
+
+
+def parse(arguments: list[str]) -> None:
+    """Fails when `bot` would refuse the command line `arguments`."""
+    verb, *rest = arguments
+    try:
+        command_of(verb).make_context(verb, rest)
+    except click.UsageError as error:
+        pytest.fail(f"bot {shlex.join(arguments)}: {error.format_message()}")
+
+
+@cache
+def options_of(verb: str) -> frozenset[str]:
+    """The options of `bot verb`."""
+    return frozenset(name for option in command_of(verb).params for name in option.opts) | {"--help"}
+
+
+@page
+def test_every_command_line_is_accepted(path: Path) -> None:
+    for arguments in bot_commands(path.read_text(encoding="utf-8")):
+        parse(arguments)
+
+
+@page
+def test_every_verb_and_option_in_the_prose_exists(path: Path) -> None:
+    every_option = frozenset[str]().union(*map(options_of, VERBS), {"--version"})
+    for span in INLINE.findall(FENCE.sub("", path.read_text(encoding="utf-8"))):
+        options = set(re.findall(r"--[a-z][a-z0-9-]*", span))
+        if verb := re.match(r"bot ([a-z]+)", span):
+            assert options <= options_of(verb[1]), f"{path.name}: {span}"
+        elif path.parent.name == "docs" and span.startswith("--"):
+            assert options <= every_option, f"{path.name}: {span}"
+
+
+@page
+def test_make_targets_scripts_and_linked_files_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    targets = MAKE_TARGET.findall((ROOT / "Makefile").read_text(encoding="utf-8"))
+    for line in shell_lines(text) + INLINE.findall(FENCE.sub("", text)):
+        if match := re.fullmatch(r"make ((?:[a-z]+ ?)+)", line):
+            assert set(match[1].split()) <= set(targets), line
+        if match := re.match(r"python (benchmarks/\w+\.py)", line):
+            assert (ROOT / match[1]).is_file(), line
+    for link in LINK.findall(FENCE.sub("", text)):
+        if "://" not in link:
+            assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def test_the_pages_show_commands() -> None:
+    shown = {arguments[0] for path in PAGES for arguments in bot_commands(path.read_text(encoding="utf-8"))}
+    assert shown == set(VERBS)  # and so the extraction above finds them
+
+
+def test_a_wrong_option_is_found() -> None:
+    with pytest.raises(pytest.fail.Exception, match="No such option"):
+        parse(["match", "a.jpg", "crops", "--tpo", "5"])
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if "```pycon" in path.read_text(encoding="utf-8")])
+def test_python_examples_print_what_they_show(
+    path: Path, people: Path, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "people").symlink_to(people)
+    shutil.copy(onnx_file, tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    text = path.read_text(encoding="utf-8")
+    # One program for each page; the lines keep their numbers, so that a failure names them.
+    inside = False
+    lines = []
+    for line in text.splitlines():
+        inside = line == "```pycon" or (inside and line != "```")
+        lines.append(line if inside and line != "```pycon" else "")
+    examples = doctest.DocTestParser().get_doctest("\n".join(lines), {}, path.name, str(path), 0)
+    assert examples.examples
+    report = io.StringIO()
+    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(examples, out=report.write)
+    assert result.failed == 0, report.getvalue()
