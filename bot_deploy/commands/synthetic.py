@@ -6,22 +6,31 @@ from pathlib import Path
 
 import click
 
-CROPS = ("train_identities", "test_identities", "images_per_camera")
-CLIP = ("people", "cameras", "seconds", "fps", "height")
+DATASET_OPTIONS = ("train_identities", "test_identities", "images_per_camera")
+CLIP_OPTIONS = ("people", "cameras", "seconds", "fps", "height")
 
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--train-identities", default=120, show_default=True)
-@click.option("--test-identities", default=60, show_default=True)
-@click.option("--images-per-camera", default=4, show_default=True, help="Of each identity.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--clip", is_flag=True, help="Instead of crops: a video for each camera, the truth and a gallery.")
-@click.option("--people", default=8, show_default=True, help="In the clip; of the test identities.")
-@click.option("--cameras", default=2, show_default=True, help="That film the clip, 1 to 6.")
-@click.option("--seconds", default=20.0, show_default=True, help="Of the clip.")
-@click.option("--fps", default=25, show_default=True, help="Frames a second of the clip.")
-@click.option("--height", default=540, show_default=True, help="Of a frame in pixels; it is 16:9.")
+@click.option("--train-identities", default=120, show_default=True, help="Number of identities to train on.")
+@click.option("--test-identities", default=60, show_default=True, help="Number of identities in query and gallery.")
+@click.option(
+    "--images-per-camera",
+    default=4,
+    show_default=True,
+    help="Number of crops of each identity from each camera that sees it, 2 to 100.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the random numbers; it selects the people.")
+@click.option("--clip", is_flag=True, help="Clip instead of crops: a video per camera, the ground truth and a gallery.")
+@click.option(
+    "--people", default=8, show_default=True, help="Number of people in the clip, 1 to 60; all are test identities."
+)
+@click.option("--cameras", default=2, show_default=True, help="Number of cameras that film the clip, 1 to 6.")
+@click.option("--seconds", default=20.0, show_default=True, help="Length of the clip in seconds, 0.1 to 3600.")
+@click.option("--fps", default=25, show_default=True, help="Frames per second of the clip, 1 to 60.")
+@click.option(
+    "--height", default=540, show_default=True, help="Height of a 16:9 frame in pixels, 180 to 1080 and even."
+)
 @click.pass_context
 def synthetic(
     context: click.Context,
@@ -39,16 +48,16 @@ def synthetic(
 ) -> None:
     """Draw synthetic pedestrians into the folder OUT: crops in Market-1501 layout, or a clip.
 
-    With --clip: the test identities of the same seed walk past several cameras at once, filmed as cam1.mp4, cam2.mp4,
-    ...; truth.csv tells who is where on which frame, and gallery/ holds crops of each for
-    `bot demo --source OUT/cam2.mp4 --gallery OUT/gallery`.
+    With --clip, test identities of the same seed walk past several cameras at the same time. OUT gets the videos
+    cam1.mp4, cam2.mp4, ..., the identity and box of each person on each frame in truth.csv, and crops of each person
+    in gallery/, for `bot demo --source OUT/cam2.mp4 --gallery OUT/gallery`.
     """
     from bot_deploy.console import say
     from bot_deploy.progress import progress_counter
     from bot_deploy.synthetic import generate_clip, generate_dataset
 
-    _refuse(context, CROPS if clip else CLIP, clip=clip)
-    with progress_counter("filming synthetic pedestrians" if clip else "drawing synthetic pedestrians") as progress:
+    _reject_options(context, DATASET_OPTIONS if clip else CLIP_OPTIONS, clip=clip)
+    with progress_counter("drawing a clip" if clip else "drawing synthetic pedestrians") as progress:
         if clip:
             generate_clip(
                 out,
@@ -72,13 +81,13 @@ def synthetic(
     say(f"wrote {out}")
 
 
-def _refuse(context: click.Context, options: tuple[str, ...], *, clip: bool) -> None:
-    """An option that would do nothing is a mistake."""
+def _reject_options(context: click.Context, parameters: tuple[str, ...], *, clip: bool) -> None:
+    """Raise an error for a given option that would have no effect, because it probably is a mistake."""
     from click.core import ParameterSource
 
     from bot_deploy.errors import InputError
 
-    for name in options:
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            option = f"--{name.replace('_', '-')}"
-            raise InputError(f"{option} is of crops, not of a clip" if clip else f"{option} needs --clip")
+    for parameter in parameters:
+        if context.get_parameter_source(parameter) is not ParameterSource.DEFAULT:
+            option = f"--{parameter.replace('_', '-')}"
+            raise InputError(f"{option} has no effect with --clip" if clip else f"{option} needs --clip")

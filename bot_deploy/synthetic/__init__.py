@@ -1,4 +1,4 @@
-"""Synthetic pedestrians: crops in Market-1501 layout, the data set that needs no download, and video clips."""
+"""Synthetic pedestrians: a data set of crops in Market-1501 layout that needs no download, and video clips."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ def generate_dataset(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write the set under `out`, which must not exist or be empty.
+    """Write a data set of crops to the folder `out`, in Market-1501 layout.
 
-    `out` receives `bounding_box_train/`, `query/` and `bounding_box_test/`, holding 64x128 JPEG crops named
-    `IIII_cCsS_FFFFFF_NN.jpg`; gallery distractors carry identity `0000` and junk carries `-1`. Train and test
-    identities are disjoint and each is seen by 3 to 6 cameras, `images_per_camera` times by each (at least 2).
+    `out` gets `bounding_box_train/`, `query/` and `bounding_box_test/` with JPEG crops of 64x128 pixels, named
+    `IIII_cCsS_FFFFFF_NN.jpg`. Distractors in the gallery have the identity `0000`, and junk has `-1`. Train and test
+    identities are disjoint. Each identity is seen by 3 to 6 cameras, in `images_per_camera` crops (2 to 100) per
+    camera.
 
-    The same arguments write the same bytes whatever `workers` is: the number of processes, by default one per
-    core, and 1 to stay in the calling process. `progress(done, total)` is called as images are finished.
+    The same arguments write the same bytes. `workers` is the number of processes (default: one per core) and changes
+    no bytes; 1 stays in the calling process. `progress(done, total)` is called when crops are finished.
 
-    The set appears under `out` at once when it is complete; an interrupted run leaves nothing there.
-    Raises `bot_deploy.errors.InputError` for a non-empty `out` and for counts that make no set.
+    The data set appears under `out` only when it is complete; an interrupted run leaves nothing there.
+
+    Raises:
+        InputError: `out` exists and is not an empty folder, or a number is outside its limits.
     """
-    from .dataset import write_set
+    from .dataset_files import write_dataset
 
-    write_set(
+    write_dataset(
         Path(out),
         train_identities=train_identities,
         test_identities=test_identities,
@@ -57,32 +60,36 @@ def generate_clip(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write a clip of synthetic people before several cameras under `out`, which must not exist or be empty.
+    """Write a clip of synthetic people, filmed by several cameras at the same time, to the folder `out`.
 
-    `out` receives `cam1.mp4`, `cam2.mp4`, ..., filmed at the same time, `height` pixels high and 16:9; `truth.csv`: who
-    is where on which frame; and `gallery/IIII/`: crops of each person before the first camera. The people are those
-    searched for in the set that `generate_dataset` writes with the same `seed`, under the same numbers.
+    `out` gets one video per camera (`cam1.mp4`, `cam2.mp4`, ...; frames are `height` pixels high and 16:9),
+    `truth.csv` with the ground truth, and `gallery/IIII/` with crops of each person from the first camera. The people
+    are test identities of the data set that `generate_dataset` writes with the same `seed`, with the same numbers.
 
     A row of `truth.csv` is one person on one frame: camera (1 is `cam1.mp4`), frame (from 0), time (seconds), identity,
-    the box left, top, right, bottom (pixels; it ends at the edges of the picture, and before right and bottom), and
-    visible: the share of the person that is in the picture and behind nobody.
+    box, and visible. The box is left, top, right, bottom in pixels; it is cut at the edges of the frame, and ends
+    before right and bottom. Visible is the fraction of the person that is inside the frame and not occluded by other
+    people.
 
-    The same arguments write the same bytes. `progress(done, total)` is called as frames are finished. Like a set, a
-    clip appears under `out` when it is complete.
-    Raises `bot_deploy.errors.InputError` for a non-empty `out` and for what cannot be filmed.
+    The same arguments write the same bytes. `progress(done, total)` is called when frames are finished. The clip
+    appears under `out` only when it is complete; an interrupted run leaves nothing there.
+
+    Raises:
+        InputError: `out` exists and is not an empty folder, or a number is outside its limits.
+        RunError: a video cannot be written.
     """
-    from .clip import clip
-    from .video import write_clip
+    from .clip import plan_clip
+    from .clip_files import write_clip
 
     write_clip(
         Path(out),
-        clip(seed, people=people, cameras=cameras, seconds=seconds, fps=fps, height=height),
+        plan_clip(seed, people=people, cameras=cameras, seconds=seconds, fps=fps, height=height),
         progress=progress,
     )
 
 
 def cached_dataset() -> Path:
-    """The default set in the user's cache folder, written at the first call (some seconds)."""
+    """The folder of the default data set in the user's cache; the first call generates it, which takes seconds."""
     from bot_deploy.files import cache_folder
 
     root = cache_folder("synthetic-1")
@@ -92,9 +99,9 @@ def cached_dataset() -> Path:
 
         try:
             with progress_counter("drawing synthetic pedestrians") as progress:
-                # One process: more would ask every script that opens the set for a main guard.
+                # With more processes, each script that opens the data set would need a `__main__` guard.
                 generate_dataset(root, workers=1, progress=progress)
         except (InputError, OSError):
-            if not root.exists():  # otherwise another process was faster
+            if not root.exists():  # otherwise another process has written it meanwhile
                 raise
     return root

@@ -1,4 +1,4 @@
-"""The six cameras: where they look from, and what they do to the light that reaches them."""
+"""The six cameras: their positions, and their effects on a picture (blur, colours, noise, JPEG)."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from .tubes import Array, Light
+    from .primitives import Float32Array, LightDirection
 
 
 @dataclass(frozen=True)
 class Camera:
-    """One fixed camera. Its scene is 1280x720 pixels; angles are radians, lengths metres or scene pixels."""
+    """A fixed camera. Its scene is 1280x720 pixels; angles are radians. A row is a row of the scene."""
 
     number: int  # 1 to 6
     scene: str
-    horizon: float  # the scene row at eye level; above the picture for a camera that looks down
-    above_ground: float
-    wall: int  # the row where the ground ends
-    pitch: float
-    yaws: tuple[float, ...]  # walking directions, 0 towards the camera and pi/2 to the right
-    light: Light
+    horizon_row: float  # negative (above the picture) for a camera that looks down
+    height_m: float  # above the ground
+    wall_row: int  # where the ground ends and the wall begins
+    pitch: float  # downward tilt
+    headings: tuple[float, ...]  # walking directions in crops: 0 is towards the camera, pi/2 to the right
+    light: LightDirection
     gain: tuple[float, float, float]  # white balance and exposure, RGB
     gamma: float
     contrast: float
     saturation: float
-    blur: float  # defocus, in crop pixels
-    motion: float  # smear along the walking direction, in crop pixels
-    noise: float
-    quality: int  # of the JPEG
-    margin: float  # how much wider than the person a box is drawn
+    blur: float  # defocus; standard deviation in crop pixels
+    motion_blur: float  # length in crop pixels, for a person who walks sideways
+    noise: float  # standard deviation, on a scale of 0..1
+    jpeg_quality: int
+    box_margin: float  # extra size of a detection box, relative to the person
 
     def scale(self, row: float) -> float:
-        """Pixels per metre of a person whose feet are on scene row `row`."""
-        return (row - self.horizon) / self.above_ground
+        """Pixels per metre of a person whose feet are on `row`."""
+        return (row - self.horizon_row) / self.height_m
 
 
-_SPARE = 64  # rows and columns of noise beyond a frame
+_NOISE_MARGIN = 64  # extra rows and columns of the noise, beyond the size of a frame
 
 CAMERAS = (
     Camera(1, "park", 130, 2.6, 300, 0.10, (0.2, 2.9), (-0.6, -0.5, 0.62), (1.03, 1.0, 0.91), 0.92, 1.05, 1.1,
@@ -58,18 +58,19 @@ CAMERAS = (
 )  # fmt: skip
 
 
-def develop(
-    camera: Camera, picture: Array, size: tuple[int, int], rng: np.random.Generator, *, heading: float = 0.0
+def apply_camera(
+    camera: Camera, picture: Float32Array, size: tuple[int, int], rng: np.random.Generator, *, heading: float = 0.0
 ) -> npt.NDArray[np.uint8]:
-    """What `camera` makes of RGB `picture` [h, w, 3] in 0..1: uint8 RGB of `size` (width, height).
+    """The image that `camera` takes of a crop: blur, colours and noise, with random variation of each.
 
-    `heading` is the walking yaw; the smear of a moving person grows with its sideways part.
+    `picture` is RGB float32 [h, w, 3] in 0..1; the result is uint8 RGB of `size` (width, height). `heading` is the
+    walking direction; motion blur grows with its sideways part.
     """
     zoom = picture.shape[1] / size[0]
     picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), camera.blur * rng.uniform(0.7, 1.5) * zoom))
-    smear = round(zoom * camera.motion * abs(np.sin(heading)) * rng.uniform(0.5, 1.6))
-    if smear > 0:
-        picture = np.asarray(cv2.blur(picture, (smear + 1, 1)))
+    blur_length = round(zoom * camera.motion_blur * abs(np.sin(heading)) * rng.uniform(0.5, 1.6))
+    if blur_length > 0:
+        picture = np.asarray(cv2.blur(picture, (blur_length + 1, 1)))
     small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.float32)
     small = np.power(np.clip(small, 0, 1), np.float32(camera.gamma * rng.uniform(0.9, 1.1)))
     small *= (np.array(camera.gain) * rng.uniform(0.86, 1.14) * rng.uniform(0.96, 1.04, 3)).astype(np.float32)
@@ -80,35 +81,38 @@ def develop(
     return np.asarray(np.clip(small * 255 + 0.5, 0, 255), dtype=np.uint8)
 
 
-class Film:
-    """The same, but steady and quick: for the frames of a video, `size` (height, width), of one camera."""
+class CameraResponse:
+    """The effects of one camera on the frames of a video: `apply_camera` without its variation from crop to crop.
+
+    Everything that frames share is computed once, for speed.
+    """
 
     def __init__(self, camera: Camera, size: tuple[int, int], zoom: float) -> None:
-        """`zoom` is the size of a picture over that of the scene."""
+        """`size` is (height, width) of a frame; `zoom` is its size relative to the scene."""
         self._blur = 0.8 * camera.blur * zoom
-        tone = np.linspace(0, 1, 256, dtype=np.float32)[:, None] ** np.float32(camera.gamma)
-        self._tone = (tone * np.array(camera.gain, dtype=np.float32))[:, None, :]
-        # Saturation moves a colour away from its grey, contrast away from the middle.
+        curve = np.linspace(0, 1, 256, dtype=np.float32)[:, None] ** np.float32(camera.gamma)
+        self._tone_curve = (curve * np.array(camera.gain, dtype=np.float32))[:, None, :]
+        # Saturation scales the distance of a colour from its grey, contrast the distance from mid-grey.
         mix = camera.saturation * np.eye(3) + (1 - camera.saturation) * np.array((0.299, 0.587, 0.114))
         middle = np.full((3, 1), 0.45 * (1 - camera.contrast))
         self._matrix = 255 * np.hstack((camera.contrast * mix, middle))
-        # One sheet of noise, of which each frame takes another part.
-        rows, columns = size[0] + _SPARE, size[1] + _SPARE
-        grain = np.random.default_rng(camera.number).standard_normal((rows, columns, 3), dtype=np.float32)
-        self._grain = grain * np.float32(0.6 * 255 * camera.noise)
+        # Noise that is larger than a frame: each frame takes a random part of it.
+        rows, columns = size[0] + _NOISE_MARGIN, size[1] + _NOISE_MARGIN
+        noise = np.random.default_rng(camera.number).standard_normal((rows, columns, 3), dtype=np.float32)
+        self._noise = noise * np.float32(0.6 * 255 * camera.noise)
 
-    def develop(self, picture: Array, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-        """What the camera makes of RGB `picture` [H, W, 3] in 0..1: uint8 RGB of the same size."""
-        exposed = np.asarray(cv2.GaussianBlur(cv2.convertScaleAbs(picture, alpha=255), (0, 0), self._blur))
-        lit = cv2.transform(cv2.LUT(exposed, self._tone), self._matrix)
-        row, column = rng.integers(_SPARE, size=2).tolist()
-        grain = self._grain[row : row + picture.shape[0], column : column + picture.shape[1]]
-        return np.asarray(cv2.add(lit, grain, dtype=cv2.CV_8U), dtype=np.uint8)
+    def apply(self, picture: Float32Array, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """The frame that the camera takes of `picture` (RGB float32 [H, W, 3] in 0..1): uint8 RGB of the same size."""
+        blurred = np.asarray(cv2.GaussianBlur(cv2.convertScaleAbs(picture, alpha=255), (0, 0), self._blur))
+        toned = cv2.transform(cv2.LUT(blurred, self._tone_curve), self._matrix)
+        row, column = rng.integers(_NOISE_MARGIN, size=2).tolist()
+        noise = self._noise[row : row + picture.shape[0], column : column + picture.shape[1]]
+        return np.asarray(cv2.add(toned, noise, dtype=cv2.CV_8U), dtype=np.uint8)
 
 
-def encode(camera: Camera, picture: npt.NDArray[np.uint8]) -> bytes:
-    """uint8 RGB [H, W, 3] as the JPEG that `camera` would send."""
-    done, data = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, camera.quality])
-    if not done:
+def encode_jpeg(camera: Camera, picture: npt.NDArray[np.uint8]) -> bytes:
+    """Encode uint8 RGB [H, W, 3] as JPEG, in the quality of `camera`."""
+    success, data = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, camera.jpeg_quality])
+    if not success:
         raise RuntimeError("the picture cannot be encoded as JPEG; reinstall opencv-python")
     return data.tobytes()

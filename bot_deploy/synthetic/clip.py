@@ -1,4 +1,4 @@
-"""A short clip of synthetic people before several cameras: frames drawn when they are asked for, with the truth."""
+"""A clip of synthetic people: frames of several cameras, rendered on demand with their ground truth."""
 
 from __future__ import annotations
 
@@ -12,196 +12,226 @@ import numpy.typing as npt
 
 from bot_deploy.errors import InputError
 
-from .cameras import CAMERAS, Film
-from .crops import over, shadow
-from .dataset import DEFAULT_TEST
-from .draw import View, draw_person
-from .pose import walk as pose_of
-from .scenes import FOCAL, HEIGHT, WIDTH, background
-from .walks import Stand, Walk, near_and_far, plan
+from .backgrounds import FOCAL_LENGTH_PX, SCENE_HEIGHT_PX, SCENE_WIDTH_PX, render_background
+from .body import Viewpoint, draw_person
+from .cameras import CAMERAS, CameraResponse
+from .compositing import alpha_composite, draw_shadow
+from .dataset_plan import DEFAULT_TEST_IDENTITIES
+from .pose import walking_pose
+from .trajectories import GroundPlacement, Trajectory, plan_trajectories, walking_distances
 
 if TYPE_CHECKING:
+    from .appearance import Person
     from .cameras import Camera
-    from .people import Person
-    from .tubes import Array
+    from .primitives import Float32Array
 
-Picture = npt.NDArray[np.uint8]  # RGB [H, W, 3]
+RgbImage = npt.NDArray[np.uint8]  # [H, W, 3]
 
-_SHARP = 1.5  # how much larger than in the picture people are drawn
-_SOLID = 0.5  # the opacity from which a pixel is the person's
-_POSES = ((0.35, 0.8), (-0.9, 2.6), (2.8, 0.5))  # of the gallery: yaw and phase of the gait
+_SUPERSAMPLING = 1.5  # people are drawn larger by this factor
+_MIN_OPACITY = 0.5  # of a pixel that counts as part of the person
+_GALLERY_VIEWS = ((0.35, 0.8), (-0.9, 2.6), (2.8, 0.5))  # (yaw, gait phase) of each gallery crop
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The truth about one person on one frame."""
+class VisiblePerson:
+    """Ground truth for one person on one frame. The box is in pixels, and ends before `right` and `bottom`."""
 
     identity: int
-    left: int  # pixels; the box ends at the edges of the picture, and before `right` and `bottom`
+    left: int  # the box covers the whole person, and is cut at the edges of the frame
     top: int
     right: int
     bottom: int
-    visible: float  # share of the person that is in the picture and behind nobody
+    visible: float  # fraction of the person that is inside the frame and not occluded by other people
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """One picture, and who is on it, from far to near."""
+class RenderedFrame:
+    """One frame of one camera, and the people on it from far to near."""
 
-    picture: Picture
-    people: tuple[Seen, ...]
+    picture: RgbImage
+    people: tuple[VisiblePerson, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """What `cameras` film at the same time: `frames` pictures each, `height` x `width` pixels."""
+    """A clip of several cameras that film at the same time: `frames` frames each, `height` x `width` pixels."""
 
     seed: int
     cameras: tuple[Camera, ...]
-    walks: tuple[Walk, ...]
+    trajectories: tuple[Trajectory, ...]
     frames: int
     fps: int
     height: int
 
     @property
     def width(self) -> int:
-        return _width(self.height)
+        return _frame_width(self.height)
 
     @property
     def people(self) -> dict[int, Person]:
-        """Everybody who is seen, by identity."""
-        return {walk.identity: walk.person for walk in sorted(self.walks, key=lambda walk: walk.identity)}
+        """The people of the clip by identity."""
+        trajectories = sorted(self.trajectories, key=lambda trajectory: trajectory.identity)
+        return {trajectory.identity: trajectory.person for trajectory in trajectories}
 
-    def frame(self, camera: int, number: int) -> Frame:
-        """Frame `number`, from 0, of `camera`, from 1: the same at every call, in any order."""
+    def render_frame(self, camera: int, number: int) -> RenderedFrame:
+        """Render frame `number` (from 0) of camera number `camera` (from 1); the same at every call, in any order.
+
+        Raises:
+            IndexError: there is no such camera or frame.
+        """
         if not (1 <= camera <= len(self.cameras) and 0 <= number < self.frames):
-            raise IndexError(f"camera {camera}, frame {number}: there are {len(self.cameras)} of {self.frames} frames")
-        time, seen_by = number / self.fps, self.cameras[camera - 1]
-        stands = [(walk, stand) for walk in self.walks if walk.camera is seen_by and (stand := walk.at(time))]
-        stands.sort(key=lambda pair: -pair[1].away)
-        dice = np.random.default_rng([self.seed, camera, number])
-        canvas, people = _scene(seen_by, self.height, stands)
-        return Frame(_film(seen_by, self.height).develop(canvas, dice), people)
+            raise IndexError(
+                f"camera {camera}, frame {number}: the clip has {len(self.cameras)} cameras and {self.frames} frames"
+            )
+        time, view = number / self.fps, self.cameras[camera - 1]
+        placements = [
+            (trajectory, placement)
+            for trajectory in self.trajectories
+            if trajectory.camera is view and (placement := trajectory.placement_at(time))
+        ]
+        placements.sort(key=lambda pair: -pair[1].away)
+        canvas, people = _render_people(view, self.height, placements)
+        rng = np.random.default_rng([self.seed, camera, number])
+        return RenderedFrame(_camera_response(view, self.height).apply(canvas, rng), people)
 
 
-def clip(
+def plan_clip(
     seed: int = 0, *, people: int = 8, cameras: int = 2, seconds: float = 20, fps: int = 25, height: int = 540
 ) -> Clip:
-    """`people` who walk past the first `cameras` of the six cameras for `seconds`, and mostly return.
+    """Plan a clip: `people` walk past the first `cameras` of the six cameras for `seconds`, most of them repeatedly.
 
-    They are those searched for in the set that `generate_dataset` writes with the same `seed`, under the same
+    They are test identities of the data set that `generate_dataset` writes with the same `seed`, with the same
     numbers. A frame is `height` pixels high and 16:9.
 
     Raises:
-        InputError: what is asked for cannot be filmed.
+        InputError: a number is outside its limits, or `height` is odd.
     """
-    for name, value, least, most in (
-        ("people", people, 1, DEFAULT_TEST),
+    for name, value, minimum, maximum in (
+        ("people", people, 1, DEFAULT_TEST_IDENTITIES),
         ("cameras", cameras, 1, len(CAMERAS)),
         ("seconds", seconds, 0.1, 3600),
         ("fps", fps, 1, 60),
         ("height", height, 180, 1080),
     ):
-        if not least <= value <= most:
-            raise InputError(f"{name} is {value}; choose {least} to {most}")
+        if not minimum <= value <= maximum:
+            raise InputError(f"{name} is {value}; choose {minimum} to {maximum}", parameter=name)
     if seed < 0:
-        raise InputError(f"seed is {seed}; choose one from 0")
+        raise InputError(f"seed is {seed}; choose 0 or more", parameter="seed")
     if height % 2:
-        raise InputError(f"height is {height}; a video needs an even one")
-    walks = tuple(plan(seed, people, cameras, seconds))
-    return Clip(seed, CAMERAS[:cameras], walks, max(1, round(seconds * fps)), fps, height)
+        raise InputError(f"height is {height}; choose an even number, as video files need", parameter="height")
+    trajectories = tuple(plan_trajectories(seed, people, cameras, seconds))
+    return Clip(seed, CAMERAS[:cameras], trajectories, max(1, round(seconds * fps)), fps, height)
 
 
-def portraits(clip: Clip, identity: int) -> list[Picture]:
-    """Crops of `identity` alone before the first camera: from the front, from the side, from behind."""
+def gallery_crops(clip: Clip, identity: int) -> list[RgbImage]:
+    """Crops of `identity` alone in the first camera: from the front, from the side, from behind."""
     camera, person = clip.cameras[0], clip.people[identity]
-    near, far = near_and_far(camera)
+    near, far = walking_distances(camera)
     crops = []
-    for number, (yaw, phase) in enumerate(_POSES):
-        stand = Stand(0.0, near + 0.15 * (far - near), yaw, phase)
-        alone = Walk(identity, person, camera, 0.0, 1.0, np.zeros((2, 2)))
-        canvas, (seen,) = _scene(camera, clip.height, [(alone, stand)])
-        picture = _film(camera, clip.height).develop(canvas, np.random.default_rng([clip.seed, identity, number]))
-        margin = round(0.04 * (seen.bottom - seen.top))
-        rows = slice(max(seen.top - margin, 0), seen.bottom + margin)
-        crops.append(picture[rows, max(seen.left - margin, 0) : seen.right + margin])
+    for number, (yaw, phase) in enumerate(_GALLERY_VIEWS):
+        placement = GroundPlacement(0.0, near + 0.15 * (far - near), yaw, phase)
+        alone = Trajectory(identity, person, camera, 0.0, 1.0, np.zeros((2, 2)))
+        canvas, (box,) = _render_people(camera, clip.height, [(alone, placement)])
+        rng = np.random.default_rng([clip.seed, identity, number])
+        picture = _camera_response(camera, clip.height).apply(canvas, rng)
+        margin = round(0.04 * (box.bottom - box.top))
+        rows = slice(max(box.top - margin, 0), box.bottom + margin)
+        crops.append(picture[rows, max(box.left - margin, 0) : box.right + margin])
     return crops
 
 
-def _width(height: int) -> int:
-    return 2 * round(height * WIDTH / HEIGHT / 2)
+def _frame_width(height: int) -> int:
+    return 2 * round(height * SCENE_WIDTH_PX / SCENE_HEIGHT_PX / 2)
 
 
 @lru_cache(maxsize=len(CAMERAS))
-def _empty(camera: Camera, height: int) -> Array:
-    """The scene without people: RGB [H, W, 3] in 0..1; not to be written to."""
-    way = cv2.INTER_AREA if height < HEIGHT else cv2.INTER_CUBIC
-    scene = np.asarray(cv2.resize(background(camera), (_width(height), height), interpolation=way), dtype=np.float32)
-    scene /= np.float32(255)
-    scene.flags.writeable = False
-    return scene
+def _resized_background(camera: Camera, height: int) -> Float32Array:
+    """The background of `camera` at the size of a frame: RGB [H, W, 3] in 0..1, read-only."""
+    interpolation = cv2.INTER_AREA if height < SCENE_HEIGHT_PX else cv2.INTER_CUBIC
+    size = (_frame_width(height), height)
+    background = np.asarray(cv2.resize(render_background(camera), size, interpolation=interpolation), dtype=np.float32)
+    background /= np.float32(255)
+    background.flags.writeable = False
+    return background
 
 
 @lru_cache(maxsize=len(CAMERAS))
-def _film(camera: Camera, height: int) -> Film:
-    return Film(camera, (height, _width(height)), height / HEIGHT)
+def _camera_response(camera: Camera, height: int) -> CameraResponse:
+    return CameraResponse(camera, (height, _frame_width(height)), height / SCENE_HEIGHT_PX)
 
 
 @dataclass(frozen=True, eq=False)
 class _Sprite:
-    """A person cut out: premultiplied RGBA [h, w, 4] and where its upper left lies in the picture (x, y)."""
+    """A drawn person: premultiplied RGBA [h, w, 4], and its upper left corner (x, y) on the frame."""
 
-    picture: Array
+    picture: Float32Array
     corner: tuple[int, int]
 
 
-def _sprite(person: Person, stand: Stand, view: View, feet: tuple[float, float], height: float) -> _Sprite:
-    """`person`, `height` pixels tall; drawn larger and put down between the pixels, so that nobody jerks."""
-    large, origin = draw_person(person, pose_of(person, stand.phase), view, height * _SHARP)
-    x, y = int(feet[0] - origin[0] / _SHARP) - 1, int(feet[1] - origin[1] / _SHARP) - 1
-    shift = [(0.5 - at) / _SHARP + to - corner - 0.5 for at, to, corner in zip(origin, feet, (x, y), strict=True)]
-    matrix = np.array(((1 / _SHARP, 0, shift[0]), (0, 1 / _SHARP, shift[1])))
-    size = int(large.shape[1] / _SHARP) + 3, int(large.shape[0] / _SHARP) + 3
+def _draw_sprite(
+    person: Person, placement: GroundPlacement, viewpoint: Viewpoint, feet: tuple[float, float], height: float
+) -> _Sprite:
+    """Draw `person`, `height` pixels tall, with the feet at `feet` (x, y).
+
+    The person is drawn larger, then resized with a subpixel shift, so that people move smoothly.
+    """
+    pose = walking_pose(person, placement.phase)
+    large, origin = draw_person(person, pose, viewpoint, height * _SUPERSAMPLING)
+    x, y = int(feet[0] - origin[0] / _SUPERSAMPLING) - 1, int(feet[1] - origin[1] / _SUPERSAMPLING) - 1
+    shift = [
+        (0.5 - source) / _SUPERSAMPLING + target - corner - 0.5
+        for source, target, corner in zip(origin, feet, (x, y), strict=True)
+    ]
+    matrix = np.array(((1 / _SUPERSAMPLING, 0, shift[0]), (0, 1 / _SUPERSAMPLING, shift[1])))
+    size = int(large.shape[1] / _SUPERSAMPLING) + 3, int(large.shape[0] / _SUPERSAMPLING) + 3
     return _Sprite(np.asarray(cv2.warpAffine(large, matrix, size), dtype=np.float32), (x, y))
 
 
-def _scene(camera: Camera, height: int, stands: list[tuple[Walk, Stand]]) -> tuple[Array, tuple[Seen, ...]]:
-    """Everybody of `stands`, from far to near, before `camera`: RGB [H, W, 3] in 0..1, and the truth."""
-    canvas = _empty(camera, height).copy()
-    zoom = height / HEIGHT
+def _render_people(
+    camera: Camera, height: int, placements: list[tuple[Trajectory, GroundPlacement]]
+) -> tuple[Float32Array, tuple[VisiblePerson, ...]]:
+    """Render people, given from far to near, over the background: RGB [H, W, 3] in 0..1, and the ground truth."""
+    canvas = _resized_background(camera, height).copy()
+    zoom = height / SCENE_HEIGHT_PX
     sprites = []
-    for walk, stand in stands:
-        scale = FOCAL / stand.away * zoom
-        feet = _width(height) / 2 + stand.right * scale, (camera.horizon * zoom + camera.above_ground * scale)
-        tall = walk.person.height * scale
-        view = View(stand.yaw, camera.pitch, camera.light)
-        for reach in (1.0, 0.5):  # darker where they stand
-            shadow(canvas, feet, reach * tall, view)
-        sprites.append(_sprite(walk.person, stand, view, feet, tall))
+    for trajectory, placement in placements:
+        scale = FOCAL_LENGTH_PX / placement.away * zoom
+        feet = (
+            _frame_width(height) / 2 + placement.right * scale,
+            camera.horizon_row * zoom + camera.height_m * scale,
+        )
+        person_height = trajectory.person.height * scale
+        viewpoint = Viewpoint(placement.yaw, camera.pitch, camera.light)
+        for shadow_size in (1.0, 0.5):  # two shadows, so that the ground is darkest at the feet
+            draw_shadow(canvas, feet, shadow_size * person_height, viewpoint)
+        sprites.append(_draw_sprite(trajectory.person, placement, viewpoint, feet, person_height))
     for sprite in sprites:
-        over(canvas, sprite.picture, sprite.corner)
-    covered = np.zeros(canvas.shape[:2], dtype=np.bool_)
+        alpha_composite(canvas, sprite.picture, sprite.corner)
+    occluded = np.zeros(canvas.shape[:2], dtype=np.bool_)
     people = []
-    for (walk, _), sprite in zip(reversed(stands), reversed(sprites), strict=True):
-        seen = _truth(walk.identity, sprite, covered)
-        if seen:
-            people.append(seen)
+    for (trajectory, _), sprite in zip(reversed(placements), reversed(sprites), strict=True):
+        visible_person = _locate_person(trajectory.identity, sprite, occluded)
+        if visible_person:
+            people.append(visible_person)
     return canvas, tuple(reversed(people))
 
 
-def _truth(identity: int, sprite: _Sprite, covered: npt.NDArray[np.bool_]) -> Seen | None:
-    """What `covered` [H, W], by whoever is nearer, leaves of a person, who then covers it too; None outside."""
-    solid = sprite.picture[:, :, 3] > _SOLID
-    (height, width), (x, y) = covered.shape, sprite.corner
+def _locate_person(identity: int, sprite: _Sprite, occluded: npt.NDArray[np.bool_]) -> VisiblePerson | None:
+    """Box and visibility of the person of `sprite`; None outside the frame.
+
+    `occluded` [H, W] marks the pixels of nearer people; the pixels of this person are added to it.
+    """
+    solid = sprite.picture[:, :, 3] > _MIN_OPACITY
+    (height, width), (x, y) = occluded.shape, sprite.corner
     left, top = max(x, 0), max(y, 0)
     inside = solid[top - y : max(height - y, 0), left - x : max(width - x, 0)]
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     if not len(rows):
         return None
-    hidden = covered[top : top + inside.shape[0], left : left + inside.shape[1]]
+    hidden = occluded[top : top + inside.shape[0], left : left + inside.shape[1]]
     visible = float((inside & ~hidden).sum() / solid.sum())
     hidden |= inside
-    return Seen(
+    return VisiblePerson(
         identity,
         left=left + int(columns[0]),
         top=top + int(rows[0]),

@@ -1,4 +1,4 @@
-"""The synthetic clip: that it repeats, that its truth is true, and the files it is written to."""
+"""The synthetic clip: reproducible frames, correct ground truth, and the files of a clip."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from bot_deploy import cli, synthetic
-from bot_deploy.synthetic import clip as clips
-from bot_deploy.synthetic import dataset
+from bot_deploy.synthetic import clip as clip_module
+from bot_deploy.synthetic import dataset_plan
 from bot_deploy.synthetic.cameras import CAMERAS
-from bot_deploy.synthetic.clip import Clip, clip, portraits
-from bot_deploy.synthetic.walks import Walk, choose, near_and_far, plan
+from bot_deploy.synthetic.clip import Clip, gallery_crops, plan_clip
+from bot_deploy.synthetic.trajectories import Trajectory, plan_trajectories, select_people, walking_distances
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,159 +24,166 @@ if TYPE_CHECKING:
     from bot_deploy.synthetic.cameras import Camera
 
 SMALL = {"people": 4, "seconds": 1, "fps": 10, "height": 180}
-OPTIONS = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
+OPTIONS = [argument for name, value in SMALL.items() for argument in (f"--{name}", str(value))]
 
 
 def files(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def straight(camera: Camera, identity: int, *points: tuple[float, float]) -> Walk:
-    """Somebody who walks from point to point, metres to the right of `camera` and away, at a metre a second."""
-    person = dict(choose(0, 8))[identity]
-    gone = np.concatenate(((0,), np.cumsum(np.hypot(*np.diff(points, axis=0).T))))
-    even = np.arange(0, gone[-1], 0.1)
-    path = np.stack([np.interp(even, gone, column) for column in np.array(points).T], axis=1)
-    return Walk(identity, person, camera, 0.0, 1.0, path)
+def straight_trajectory(camera: Camera, identity: int, *points: tuple[float, float]) -> Trajectory:
+    """A person who walks from point to point (metres to the right of `camera`, metres away) at one metre per second."""
+    person = dict(select_people(0, 8))[identity]
+    distances = np.concatenate(((0,), np.cumsum(np.hypot(*np.diff(points, axis=0).T))))
+    even_distances = np.arange(0, distances[-1], 0.1)
+    path = np.stack([np.interp(even_distances, distances, column) for column in np.array(points).T], axis=1)
+    return Trajectory(identity, person, camera, 0.0, 1.0, path)
 
 
-def filmed(*walks: Walk, height: int = 540) -> Clip:
-    return Clip(0, (walks[0].camera,), walks, 100, 10, height)
+def clip_of(*trajectories: Trajectory, height: int = 540) -> Clip:
+    return Clip(0, (trajectories[0].camera,), trajectories, 100, 10, height)
 
 
-def test_the_same_frames_in_any_order() -> None:
-    first, again, other = (clip(seed, people=6, height=180) for seed in (3, 3, 4))
-    shots = [(camera, number) for camera in (1, 2) for number in (10, 90)]
-    frames = {shot: first.frame(*shot) for shot in shots}
-    for shot in reversed(shots):
-        frame = again.frame(*shot)
+def test_frames_are_the_same_in_any_order() -> None:
+    first, again, other = (plan_clip(seed, people=6, height=180) for seed in (3, 3, 4))
+    requests = [(camera, number) for camera in (1, 2) for number in (10, 90)]
+    frames = {request: first.render_frame(*request) for request in requests}
+    for request in reversed(requests):
+        frame = again.render_frame(*request)
         assert frame.picture.dtype == np.uint8
         assert frame.picture.shape == (180, 320, 3)
-        assert np.array_equal(frame.picture, frames[shot].picture)
-        assert frame.people == frames[shot].people
-        assert not np.array_equal(frame.picture, other.frame(*shot).picture)
+        assert np.array_equal(frame.picture, frames[request].picture)
+        assert frame.people == frames[request].people
+        assert not np.array_equal(frame.picture, other.render_frame(*request).picture)
 
 
-def test_boxes_enclose_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clips, "shadow", lambda *_: None)
-    near, far = near_and_far(CAMERAS[1])
-    walk = straight(CAMERAS[1], 128, (-5, far), (0, 0.5 * (near + far)), (1.5, near), (5, near))
-    alone = filmed(walk)
-    empty = replace(alone, walks=())
+def test_boxes_enclose_the_drawn_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip_module, "draw_shadow", lambda *_: None)
+    near, far = walking_distances(CAMERAS[1])
+    trajectory = straight_trajectory(CAMERAS[1], 128, (-5, far), (0, 0.5 * (near + far)), (1.5, near), (5, near))
+    alone = clip_of(trajectory)
+    empty = replace(alone, trajectories=())
     checked = 0
     for number in range(0, 100, 9):
-        frame = alone.frame(1, number)
-        changed = np.abs(frame.picture.astype(int) - empty.frame(1, number).picture).max(axis=2) > 30
+        frame = alone.render_frame(1, number)
+        changed = np.abs(frame.picture.astype(int) - empty.render_frame(1, number).picture).max(axis=2) > 30
         if not frame.people:
             assert changed.sum() < 20
             continue
         rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
-        (seen,) = frame.people
-        box = seen.left, seen.top, seen.right, seen.bottom
+        (person,) = frame.people
+        box = person.left, person.top, person.right, person.bottom
         drawn = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
         assert np.abs(np.subtract(box, drawn)).max() <= 3, (number, box, drawn)
-        edges = seen.left == 0 or seen.right == alone.width
-        assert seen.visible == 1 or edges
+        is_cut = person.left == 0 or person.right == alone.width
+        assert person.visible == 1 or is_cut
         checked += 1
     assert checked > 5
 
 
-def test_who_comes_closer_stands_lower_and_is_taller() -> None:
+def test_a_nearer_person_stands_lower_and_is_taller() -> None:
     for camera in CAMERAS[:2]:
-        near, far = near_and_far(camera)
-        coming = filmed(straight(camera, 125, (0.3, far), (0.3, near - 0.2)))
-        found = [coming.frame(1, number).people[0] for number in range(0, int(10 * (far - near)), 8)]
-        assert len(found) >= 3
-        for before, after in pairwise(found):
+        near, far = walking_distances(camera)
+        coming = clip_of(straight_trajectory(camera, 125, (0.3, far), (0.3, near - 0.2)))
+        people = [coming.render_frame(1, number).people[0] for number in range(0, int(10 * (far - near)), 8)]
+        assert len(people) >= 3
+        for before, after in pairwise(people):
             assert after.bottom > before.bottom
             assert after.bottom - after.top > before.bottom - before.top
-        # The height follows the distance from the horizon, give or take a step.
-        heights = [seen.bottom - seen.top for seen in (found[0], found[-1])]
-        below = [seen.bottom - 0.75 * camera.horizon for seen in (found[0], found[-1])]
+        # The height is proportional to the distance below the horizon, except for the phase of the gait.
+        heights = [person.bottom - person.top for person in (people[0], people[-1])]
+        below = [person.bottom - 0.75 * camera.horizon_row for person in (people[0], people[-1])]
         assert heights[1] / heights[0] == pytest.approx(below[1] / below[0], rel=0.12)
 
 
-def test_the_nearer_one_hides_the_farther_one() -> None:
+def test_a_nearer_person_occludes_a_farther_person() -> None:
     camera = CAMERAS[1]
-    behind, before = straight(camera, 121, (-0.5, 5.6), (3, 5.6)), straight(camera, 128, (-0.45, 5.0), (3, 5.0))
-    both = filmed(before, behind).frame(1, 5)
-    alone = filmed(before).frame(1, 5)
-    assert [seen.identity for seen in both.people] == [121, 128], "from far to near"
+    behind = straight_trajectory(camera, 121, (-0.5, 5.6), (3, 5.6))
+    in_front = straight_trajectory(camera, 128, (-0.45, 5.0), (3, 5.0))
+    both = clip_of(in_front, behind).render_frame(1, 5)
+    alone = clip_of(in_front).render_frame(1, 5)
+    assert [person.identity for person in both.people] == [121, 128], "from far to near"
     assert both.people[1].visible == 1
     assert both.people[1] == alone.people[0]
     assert 0 < both.people[0].visible < 0.7
-    farther = filmed(behind).frame(1, 5).people[0]
-    assert replace(both.people[0], visible=1.0) == farther, "the box is of the whole person"
-    seen = alone.people[0]
+    farther = clip_of(behind).render_frame(1, 5).people[0]
+    assert replace(both.people[0], visible=1.0) == farther, "the box covers the whole person"
+    person = alone.people[0]
     middle = (
-        slice(seen.top + 60, seen.top + 90),
-        slice((seen.left + seen.right) // 2 - 5, (seen.left + seen.right) // 2),
+        slice(person.top + 60, person.top + 90),
+        slice((person.left + person.right) // 2 - 5, (person.left + person.right) // 2),
     )
     assert np.array_equal(both.picture[middle], alone.picture[middle])
 
 
-def test_people_return_before_the_same_and_before_another_camera() -> None:
-    walks = plan(0, 8, 2, 20)
-    kept, changed = 0, 0
-    for identity in {walk.identity for walk in walks}:
-        own = [walk for walk in walks if walk.identity == identity]
+def test_people_return_to_the_same_camera_and_go_to_another() -> None:
+    trajectories = plan_trajectories(0, 8, 2, 20)
+    same_camera, other_camera = 0, 0
+    for identity in {trajectory.identity for trajectory in trajectories}:
+        own = [trajectory for trajectory in trajectories if trajectory.identity == identity]
         assert len(own) >= 2
         for before, after in pairwise(own):
             assert before.end < after.start
-            kept += before.camera is after.camera
-            changed += before.camera is not after.camera
-    assert kept
-    assert changed
+            same_camera += before.camera is after.camera
+            other_camera += before.camera is not after.camera
+    assert same_camera
+    assert other_camera
 
 
-def test_walks_begin_and_end_out_of_the_picture() -> None:
-    whole = clip(people=3, cameras=6, height=180)
-    for walk in whole.walks:
-        alone = filmed(replace(walk, start=0.0), height=180)
-        last = int((walk.end - walk.start) * alone.fps)
-        assert not alone.frame(1, 0).people
-        assert not alone.frame(1, last).people
-        assert alone.frame(1, last // 2).people
+def test_trajectories_begin_and_end_outside_the_picture() -> None:
+    whole = plan_clip(people=3, cameras=6, height=180)
+    for trajectory in whole.trajectories:
+        alone = clip_of(replace(trajectory, start=0.0), height=180)
+        last = int((trajectory.end - trajectory.start) * alone.fps)
+        assert not alone.render_frame(1, 0).people
+        assert not alone.render_frame(1, last).people
+        assert alone.render_frame(1, last // 2).people
 
 
-def test_everybody_is_in_even_a_short_clip() -> None:
+def test_a_short_clip_contains_all_people() -> None:
     for people in (1, 2, 12):
-        short = clip(people=people, seconds=1, fps=5, height=180)
+        short = plan_clip(people=people, seconds=1, fps=5, height=180)
         assert len(short.people) == people
         assert short.frames == 5
 
 
-def test_they_are_the_people_of_the_data_set() -> None:
-    asked = {shot.identity: shot.person for shot in dataset.plan(120, 60, 2, 5) if shot.folder == dataset.QUERY}
-    people = clip(5, people=10).people
-    assert all(asked[identity] == person for identity, person in people.items())
-    assert len({person.palette for person in people.values()}) == 10, "in different colours, while there are some"
+def test_people_are_test_identities_of_the_data_set() -> None:
+    queries = {
+        crop.identity: crop.person
+        for crop in dataset_plan.plan_dataset(120, 60, 2, 5)
+        if crop.folder == dataset_plan.QUERY
+    }
+    people = plan_clip(5, people=10).people
+    assert all(queries[identity] == person for identity, person in people.items())
+    assert len({person.palette for person in people.values()}) == 10, (
+        "different colours, as long as there are unused ones"
+    )
 
 
-def test_cameras_see_the_same_thing_in_another_light() -> None:
+def test_cameras_give_the_same_scene_different_colours() -> None:
     grey = np.full((90, 160, 3), 0.5, dtype=np.float32)
     means = [
-        clips._film(camera, 90).develop(grey, np.random.default_rng(0)).reshape(-1, 3).mean(axis=0)
+        clip_module._camera_response(camera, 90).apply(grey, np.random.default_rng(0)).reshape(-1, 3).mean(axis=0)
         for camera in CAMERAS
     ]
     for number, mean in enumerate(means):
         assert all(np.abs(mean - other).max() > 4 for other in means[:number])
 
 
-def test_portraits_are_clear_crops() -> None:
-    whole = clip(people=1)
-    crops = portraits(whole, next(iter(whole.people)))
+def test_gallery_crops_are_large_and_upright() -> None:
+    whole = plan_clip(people=1)
+    crops = gallery_crops(whole, next(iter(whole.people)))
     assert len(crops) == 3
     for crop in crops:
         assert crop.shape[0] > 200
         assert 1.5 < crop.shape[0] / crop.shape[1] < 4
 
 
-def test_a_frame_that_is_not_there_is_refused() -> None:
-    whole = clip(people=1, seconds=1, height=180)
+def test_a_missing_frame_is_an_index_error() -> None:
+    whole = plan_clip(people=1, seconds=1, height=180)
     for camera, number in ((0, 0), (3, 0), (1, -1), (1, 25)):
         with pytest.raises(IndexError):
-            whole.frame(camera, number)
+            whole.render_frame(camera, number)
 
 
 def test_the_command_writes_videos_truth_and_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,7 +192,7 @@ def test_the_command_writes_videos_truth_and_gallery(tmp_path: Path, capsys: pyt
         cli.main(["synthetic", str(out), "--clip", "--cameras", "3", *OPTIONS])
     assert done.value.code == 0
     assert capsys.readouterr() == ("", f"wrote {out}\n")
-    same = clip(cameras=3, **SMALL)  # type: ignore[arg-type]
+    same = plan_clip(cameras=3, **SMALL)  # type: ignore[arg-type]
     with (out / "truth.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     for camera in (1, 2, 3):
@@ -194,29 +201,32 @@ def test_the_command_writes_videos_truth_and_gallery(tmp_path: Path, capsys: pyt
         for number in range(10):
             read, picture = video.read()
             assert read
-            frame = same.frame(camera, number)
+            frame = same.render_frame(camera, number)
             assert picture.shape == (180, 320, 3)
             assert np.abs(picture[:, :, ::-1].astype(int) - frame.picture).mean() < 10
-            told = [row for row in rows if (row["camera"], row["frame"]) == (str(camera), str(number))]
+            truth = [row for row in rows if (row["camera"], row["frame"]) == (str(camera), str(number))]
             assert [
-                (int(row["identity"]), *(int(row[edge]) for edge in ("left", "top", "right", "bottom"))) for row in told
-            ] == [(seen.identity, seen.left, seen.top, seen.right, seen.bottom) for seen in frame.people]
-            assert all(float(row["time"]) == number / 10 for row in told)
-            assert all(0 <= float(row["visible"]) <= 1 for row in told)
+                (int(row["identity"]), *(int(row[edge]) for edge in ("left", "top", "right", "bottom")))
+                for row in truth
+            ] == [(person.identity, person.left, person.top, person.right, person.bottom) for person in frame.people]
+            assert all(float(row["time"]) == number / 10 for row in truth)
+            assert all(0 <= float(row["visible"]) <= 1 for row in truth)
         assert not video.read()[0]
         video.release()
     assert sorted(path.name for path in out.iterdir()) == ["cam1.mp4", "cam2.mp4", "cam3.mp4", "gallery", "truth.csv"]
     crops = [path.relative_to(out / "gallery").as_posix() for path in sorted(out.glob("gallery/*/*"))]
-    assert crops == [f"{who:04d}/{who:04d}_cam1_{number}.png" for who in same.people for number in (1, 2, 3)]
+    assert crops == [
+        f"{identity:04d}/{identity:04d}_cam1_{number}.png" for identity in same.people for number in (1, 2, 3)
+    ]
     assert cv2.imread(str(out / "gallery" / crops[0])) is not None
 
 
-def test_the_same_bytes_and_progress(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+def test_the_same_arguments_write_the_same_bytes_and_report_progress(tmp_path: Path) -> None:
+    reports: list[tuple[int, int]] = []
     for name in ("a", "b"):
-        synthetic.generate_clip(tmp_path / name, progress=lambda *done: told.append(done), **SMALL)  # type: ignore[arg-type]
+        synthetic.generate_clip(tmp_path / name, progress=lambda *report: reports.append(report), **SMALL)  # type: ignore[arg-type]
     assert files(tmp_path / "a") == files(tmp_path / "b")
-    assert told == 2 * [(done, 20) for done in range(1, 21)]
+    assert reports == 2 * [(done, 20) for done in range(1, 21)]
 
 
 def test_an_interrupted_clip_leaves_nothing(tmp_path: Path) -> None:
@@ -231,18 +241,18 @@ def test_an_interrupted_clip_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--clip", "--people", "0"], "people is 0; choose 1 to 60"),
-        (["--clip", "--cameras", "7"], "cameras is 7; choose 1 to 6"),
-        (["--clip", "--seconds", "nan"], "seconds is nan; choose 0.1 to 3600"),
-        (["--clip", "--fps", "0"], "fps is 0; choose 1 to 60"),
-        (["--clip", "--height", "541"], "height is 541; a video needs an even one"),
-        (["--clip", "--height", "20"], "height is 20; choose 180 to 1080"),
-        (["--clip", "--seed", "-1"], "seed is -1; choose one from 0"),
-        (["--clip", "--test-identities", "3"], "--test-identities is of crops, not of a clip"),
+        (["--clip", "--people", "0"], "people is 0; choose 1 to 60 (--people)"),
+        (["--clip", "--cameras", "7"], "cameras is 7; choose 1 to 6 (--cameras)"),
+        (["--clip", "--seconds", "nan"], "seconds is nan; choose 0.1 to 3600 (--seconds)"),
+        (["--clip", "--fps", "0"], "fps is 0; choose 1 to 60 (--fps)"),
+        (["--clip", "--height", "541"], "height is 541; choose an even number, as video files need (--height)"),
+        (["--clip", "--height", "20"], "height is 20; choose 180 to 1080 (--height)"),
+        (["--clip", "--seed", "-1"], "seed is -1; choose 0 or more (--seed)"),
+        (["--clip", "--test-identities", "3"], "--test-identities has no effect with --clip"),
         (["--cameras", "2"], "--cameras needs --clip"),
     ],
 )
-def test_what_cannot_be_filmed_is_refused_on_one_line(
+def test_a_number_outside_its_limits_is_an_error_on_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as done:

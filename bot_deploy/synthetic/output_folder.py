@@ -1,4 +1,4 @@
-"""A folder that appears at once when it is complete."""
+"""An output folder that appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -15,27 +15,25 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """Yields a folder beside `out`, which must not exist or be empty; on success it takes the place of `out`.
-
-    Whatever interrupts leaves nothing behind.
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `out` and renames it to `out` at the end; an error or interrupt removes it.
 
     Raises:
-        InputError: `out` holds something, or cannot be created.
+        InputError: `out` exists and is not an empty folder, or it cannot be created.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder; choose another one or empty it")
     out = out.absolute()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        half = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
         raise InputError(f"{out}: cannot be created ({error.strerror}); choose a folder you may write to") from None
     try:
-        half.chmod(0o755)  # mkdtemp makes it private
-        yield half
+        temporary.chmod(0o755)  # mkdtemp creates it with mode 0700
+        yield temporary
         if out.exists():
             out.rmdir()
-        half.rename(out)
+        temporary.rename(out)
     finally:
-        shutil.rmtree(half, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,5 +1,5 @@
-"""Who walks through the scenes: body, hair, clothes and bag of one person, drawn at random."""
-# ruff: noqa: PLR2004 - measures and odds read best in place
+"""The appearance of a person: body, hair, clothes and bag, sampled at random."""
+# ruff: noqa: PLR2004 - lengths and probabilities read best in place
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 
-Colour = tuple[float, float, float]  # RGB in 0..1
+FloatRgb = tuple[float, float, float]  # RGB in 0..1
 
 
-def _hex(code: str) -> Colour:
+def _hex(code: str) -> FloatRgb:
     red, green, blue = bytes.fromhex(code)
     return red / 255, green / 255, blue / 255
 
@@ -51,92 +51,92 @@ HAIR_COLOURS = tuple(_hex(code) for code in ["1a1614", "2e211a", "4c3222", "7a4e
 
 CUTS = ("tee", "vest", "long", "jacket", "hoodie", "coat", "dress")
 PATTERNS = ("plain", "rows", "columns", "checks", "block", "print", "dots")
-LOWERS = ("slim", "wide", "shorts", "skirt", "long skirt")
-HAIRS = ("short", "long", "bun", "ponytail", "bald", "curly", "cap", "beanie", "hood")
+LOWER_GARMENTS = ("slim", "wide", "shorts", "skirt", "long skirt")
+HAIR_STYLES = ("short", "long", "bun", "ponytail", "bald", "curly", "cap", "beanie", "hood")
 BAGS = ("none", "backpack", "shoulder", "handbag", "tote")
 
 
 @dataclass(frozen=True)
 class Palette:
-    """The clothing colours that several people may share."""
+    """Clothing colours, which several people may share."""
 
-    upper: Colour
-    lower: Colour
-    accent: Colour
+    upper: FloatRgb
+    lower: FloatRgb
+    accent: FloatRgb
 
 
 @dataclass(frozen=True)
 class Person:
-    """Everything about one person that no camera and no pose changes. Lengths are in metres, sides are -1 or 1."""
+    """The appearance of one person, whatever the camera and the pose. Lengths are metres; a side is -1 or 1."""
 
     palette: Palette
     height: float
-    build: float
+    build: float  # thickness of body and limbs; 1 is the average, and so for shoulders, hips and stride
     shoulders: float
     hips: float
-    skin: Colour
+    skin: FloatRgb
     hair: str
-    hair_colour: Colour
+    hair_colour: FloatRgb
     cut: str
     pattern: str
-    inner: Colour
-    lower: str
-    shoes: Colour
-    sole: Colour
+    inner_colour: FloatRgb  # of the shirt under an open jacket or coat
+    lower_garment: str
+    shoe_colour: FloatRgb
+    sole_colour: FloatRgb
     boots: bool
     bag: str
-    bag_colour: Colour
+    bag_colour: FloatRgb
     bag_side: int
-    hat_colour: Colour
+    hat_colour: FloatRgb
     glasses: bool
     beard: bool
     scarf: bool
     stride: float
-    texture: int
+    variation: int  # 0..255; varies the folds of the clothes and the phase of the gait, and gives a dress tights
 
 
 T = TypeVar("T")
 
 
 def _pick(rng: np.random.Generator, choices: tuple[T, ...], weights: tuple[float, ...] | None = None) -> T:
-    share = None if weights is None else np.asarray(weights) / np.sum(weights)
-    return choices[int(rng.choice(len(choices), p=share))]
+    probabilities = None if weights is None else np.asarray(weights) / np.sum(weights)
+    return choices[int(rng.choice(len(choices), p=probabilities))]
 
 
-def _contrast(first: Colour, second: Colour) -> float:
+def _contrast(first: FloatRgb, second: FloatRgb) -> float:
     return float(np.abs(np.subtract(first, second)).sum())
 
 
 def sample_palette(rng: np.random.Generator) -> Palette:
-    """Upper, lower and accent colours; the accent always stands out from the upper garment."""
+    """Sample the upper, lower and accent colours; upper and lower differ, and the accent contrasts with the upper."""
     upper = _pick(rng, UPPER_COLOURS)
-    lower = _pick(rng, tuple(c for c in LOWER_COLOURS if _contrast(c, upper) > 0.25), None)
-    accent = _pick(rng, tuple(c for c in ACCENT_COLOURS if _contrast(c, upper) > 0.8))
+    lower = _pick(rng, tuple(colour for colour in LOWER_COLOURS if _contrast(colour, upper) > 0.25), None)
+    accent = _pick(rng, tuple(colour for colour in ACCENT_COLOURS if _contrast(colour, upper) > 0.8))
     return Palette(upper, lower, accent)
 
 
 def sample_person(rng: np.random.Generator, palette: Palette) -> Person:
-    """One person who wears the colours of `palette`; everything else is drawn from `rng`."""
+    """Sample a person in the colours of `palette`."""
     cut = _pick(rng, CUTS, (4, 1.2, 3, 3, 2.5, 2, 2))
-    hair = _pick(rng, HAIRS, (5, 4, 2, 2.5, 1, 1.5, 1.5, 1, 1.5 if cut == "hoodie" else 0))
-    inner = _pick(rng, tuple(c for c in ACCENT_COLOURS if _contrast(c, palette.upper) > 0.8))
-    shoes = _pick(rng, SHOE_COLOURS)
-    frame = float(rng.normal(0, 1))
+    hair = _pick(rng, HAIR_STYLES, (5, 4, 2, 2.5, 1, 1.5, 1.5, 1, 1.5 if cut == "hoodie" else 0))
+    inner_colour = _pick(rng, tuple(colour for colour in ACCENT_COLOURS if _contrast(colour, palette.upper) > 0.8))
+    shoe_colour = _pick(rng, SHOE_COLOURS)
+    shoulder_width = float(rng.normal(0, 1))
     return Person(
         palette=palette,
         height=float(np.clip(rng.normal(1.71, 0.09), 1.52, 1.93)),
         build=float(np.clip(rng.normal(1.0, 0.14), 0.78, 1.38)),
-        shoulders=float(np.clip(1.0 + 0.055 * frame, 0.9, 1.12)),
-        hips=float(np.clip(1.0 - 0.04 * frame + rng.normal(0, 0.04), 0.88, 1.14)),
+        shoulders=float(np.clip(1.0 + 0.055 * shoulder_width, 0.9, 1.12)),
+        hips=float(np.clip(1.0 - 0.04 * shoulder_width + rng.normal(0, 0.04), 0.88, 1.14)),
         skin=_pick(rng, SKIN_TONES),
         hair=hair,
         hair_colour=_pick(rng, HAIR_COLOURS, (4, 3, 3, 2, 2, 0.8, 1)),
         cut=cut,
         pattern=_pick(rng, PATTERNS, (4, 2, 1.2, 1.5, 2, 2.5, 1)),
-        inner=inner,
-        lower="slim" if cut == "dress" else _pick(rng, LOWERS, (5, 2.5, 2.5, 1.8, 1.2)),
-        shoes=shoes,
-        sole=_pick(rng, ((0.93, 0.92, 0.9), (0.12, 0.12, 0.12)), (2, 1)),
+        inner_colour=inner_colour,
+        lower_garment="slim" if cut == "dress" else _pick(rng, LOWER_GARMENTS, (5, 2.5, 2.5, 1.8, 1.2)),
+        shoe_colour=shoe_colour,
+        sole_colour=_pick(rng, ((0.93, 0.92, 0.9), (0.12, 0.12, 0.12)), (2, 1)),
         boots=bool(rng.random() < 0.2),
         bag=_pick(rng, BAGS, (3, 3, 2, 1.2, 1.6)),
         bag_colour=_pick(rng, BAG_COLOURS),
@@ -146,20 +146,21 @@ def sample_person(rng: np.random.Generator, palette: Palette) -> Person:
         beard=bool(hair in ("short", "bald", "cap", "beanie") and rng.random() < 0.3),
         scarf=bool(cut in ("jacket", "coat") and rng.random() < 0.35),
         stride=float(rng.uniform(0.75, 1.15)),
-        texture=int(rng.integers(256)),
+        variation=int(rng.integers(256)),
     )
 
 
-def _shared(first: Person, second: Person) -> int:
-    return sum(getattr(first, name) == getattr(second, name) for name in ("cut", "pattern", "lower", "hair", "bag"))
+def _count_shared_traits(first: Person, second: Person) -> int:
+    traits = ("cut", "pattern", "lower_garment", "hair", "bag")
+    return sum(getattr(first, trait) == getattr(second, trait) for trait in traits)
 
 
 def sample_group(rng: np.random.Generator, size: int) -> tuple[Person, ...]:
-    """`size` people in the same colours who differ in most of cut, pattern, lower garment, hair and bag."""
+    """Sample `size` people in the same colours; two of them share at most 2 of 5 traits (cut, pattern, hair, ...)."""
     palette = sample_palette(rng)
     group: list[Person] = []
     while len(group) < size:
         person = sample_person(rng, palette)
-        if all(_shared(person, other) <= 2 for other in group):
+        if all(_count_shared_traits(person, other) <= 2 for other in group):
             group.append(person)
     return tuple(group)

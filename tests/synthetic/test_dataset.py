@@ -1,4 +1,4 @@
-"""The synthetic set: its layout, that it repeats, and that it asks for more than colours."""
+"""The synthetic data set: its layout, the same bytes for a seed, and that colours alone do not identify people."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 
 from bot_deploy import synthetic
 from bot_deploy.errors import InputError
-from bot_deploy.synthetic import dataset
+from bot_deploy.synthetic import dataset_plan
+from bot_deploy.synthetic.appearance import sample_group
+from bot_deploy.synthetic.body import Viewpoint, draw_person
 from bot_deploy.synthetic.cameras import CAMERAS
-from bot_deploy.synthetic.draw import View, draw_person
-from bot_deploy.synthetic.people import sample_group
-from bot_deploy.synthetic.pose import walk
+from bot_deploy.synthetic.pose import walking_pose
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +30,8 @@ def files(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def who(path: Path) -> tuple[int, int]:
-    """Identity and camera, as the name tells."""
+def identity_and_camera(path: Path) -> tuple[int, int]:
+    """Identity and camera in the file name."""
     identity, camera = path.name.split("_")[:2]
     return int(identity), int(camera[1])
 
@@ -53,7 +53,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_same_bytes_whatever_the_number_of_workers(tmp_path: Path) -> None:
+def test_the_number_of_workers_changes_no_bytes(tmp_path: Path) -> None:
     for workers in (1, 2):
         synthetic.generate_dataset(
             tmp_path / str(workers), train_identities=1, test_identities=2, images_per_camera=2, seed=3, workers=workers
@@ -61,25 +61,25 @@ def test_the_same_bytes_whatever_the_number_of_workers(tmp_path: Path) -> None:
     assert files(tmp_path / "1") == files(tmp_path / "2")
 
 
-def test_another_seed_draws_other_pictures() -> None:
-    first, again, other = (dataset.plan(1, 1, 2, seed)[0] for seed in (0, 0, 1))
+def test_another_seed_gives_other_pictures() -> None:
+    first, again, other = (dataset_plan.plan_dataset(1, 1, 2, seed)[0] for seed in (0, 0, 1))
     assert first.render() == again.render()
     assert first.render() != other.render()
 
 
-def test_names_and_sizes_are_those_of_market(root: Path) -> None:
+def test_names_and_sizes_are_as_in_market(root: Path) -> None:
     assert sorted(path.name for path in root.iterdir()) == sorted(FOLDERS)
     names = [path.name for folder in FOLDERS for path in crops(root, folder)]
     assert len(names) == len(set(names))
     for name in names:
-        assert dataset.NAME.fullmatch(name), name
+        assert dataset_plan.CROP_NAME.fullmatch(name), name
     for folder in FOLDERS:
         assert pixels(crops(root, folder)[0]).shape == (128, 64, 3)
     assert crops(root, "query")[0].read_bytes()[:3] == b"\xff\xd8\xff"
 
 
 def test_identities_of_train_and_test_are_disjoint(root: Path) -> None:
-    train, query, gallery = ({who(path)[0] for path in crops(root, folder)} for folder in FOLDERS)
+    train, query, gallery = ({identity_and_camera(path)[0] for path in crops(root, folder)} for folder in FOLDERS)
     assert len(train) == 6
     assert len(query) == 24
     assert not train & (query | gallery)
@@ -87,8 +87,8 @@ def test_identities_of_train_and_test_are_disjoint(root: Path) -> None:
 
 
 def test_each_query_has_a_match_from_another_camera(root: Path) -> None:
-    queries = [who(path) for path in crops(root, "query")]
-    gallery = {who(path) for path in crops(root, "bounding_box_test")}
+    queries = [identity_and_camera(path) for path in crops(root, "query")]
+    gallery = {identity_and_camera(path) for path in crops(root, "bounding_box_test")}
     assert len(queries) == len(set(queries)), "one query for each identity and camera"
     assert set(queries) == {pair for pair in gallery if pair[0] > 0}
     cameras = defaultdict(set)
@@ -98,9 +98,9 @@ def test_each_query_has_a_match_from_another_camera(root: Path) -> None:
 
 
 def test_the_gallery_holds_distractors_and_junk(root: Path) -> None:
-    found = [who(path)[0] for path in crops(root, "bounding_box_test")]
-    assert found.count(0) >= 20
-    assert found.count(-1) >= 20
+    identities = [identity_and_camera(path)[0] for path in crops(root, "bounding_box_test")]
+    assert identities.count(0) >= 20
+    assert identities.count(-1) >= 20
 
 
 @pytest.mark.parametrize("content", ["keep.txt", "query/0001_c1s1_000001_01.jpg"])
@@ -114,23 +114,23 @@ def test_a_folder_with_files_is_refused_and_kept(tmp_path: Path, content: str) -
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     synthetic.generate_dataset(
         tmp_path / "set", train_identities=1, test_identities=1, images_per_camera=2, workers=1,
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total: reports.append((done, total)),
     )  # fmt: skip
     empty = tmp_path / "empty"
     empty.mkdir()
     synthetic.generate_dataset(empty, train_identities=1, test_identities=1, images_per_camera=2, workers=1)
     assert files(empty) == files(tmp_path / "set")
-    assert seen[-1] == (len(files(empty)), len(files(empty)))
+    assert reports[-1] == (len(files(empty)), len(files(empty)))
 
 
 @pytest.mark.parametrize(
     "counts",
     [{"train_identities": 0}, {"test_identities": 0}, {"images_per_camera": 1}, {"seed": -1}, {"workers": 0}],
 )
-def test_counts_that_make_no_set_are_refused(tmp_path: Path, counts: dict[str, Any]) -> None:
+def test_numbers_outside_their_limits_are_refused(tmp_path: Path, counts: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         synthetic.generate_dataset(tmp_path / "set", **counts)
     assert not any(tmp_path.iterdir())
@@ -148,25 +148,25 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, workers: int) -> None
     assert not any(tmp_path.iterdir())
 
 
-def test_people_of_a_group_share_colours_and_differ_in_more() -> None:
-    people = [shot.person for shot in dataset.plan(12, 4, 2, 0)]
+def test_people_of_a_group_share_colours_and_differ_in_clothes() -> None:
+    people = [crop.person for crop in dataset_plan.plan_dataset(12, 4, 2, 0)]
     groups = defaultdict(set)
     for person in people:
         groups[person.palette].add(person)
     shared = [group for group in groups.values() if len(group) >= 3]
     assert len(shared) >= 3
     for group in shared:
-        looks = {(person.cut, person.pattern, person.lower, person.hair, person.bag) for person in group}
+        looks = {(person.cut, person.pattern, person.lower_garment, person.hair, person.bag) for person in group}
         assert len(looks) == len(group)
 
 
-def test_cameras_see_the_same_person_in_other_colours(root: Path) -> None:
+def test_cameras_give_the_same_person_different_colours(root: Path) -> None:
     means = defaultdict(list)
     for folder in ("query", "bounding_box_test"):
         for path in crops(root, folder):
-            if who(path)[0] > 0:
-                # The middle of the crop is the person, whatever stands around.
-                means[who(path)].append(pixels(path)[24:100, 22:42].reshape(-1, 3).mean(axis=0))
+            if identity_and_camera(path)[0] > 0:
+                # The middle of the crop shows the person, not the background.
+                means[identity_and_camera(path)].append(pixels(path)[24:100, 22:42].reshape(-1, 3).mean(axis=0))
     within = np.mean([np.std(values, axis=0).mean() for values in means.values()])
     people = defaultdict(list)
     for (identity, _), values in means.items():
@@ -176,42 +176,45 @@ def test_cameras_see_the_same_person_in_other_colours(root: Path) -> None:
 
 
 def histogram(path: Path) -> npt.NDArray[np.float64]:
-    """Hue and saturation of the person in six horizontal bands: the classic untrained matcher."""
+    """Histogram of hue and saturation in six horizontal bands: a classic descriptor without training."""
     hsv = cv2.cvtColor(pixels(path)[10:118, 18:46], cv2.COLOR_BGR2HSV)
     bands = [cv2.calcHist([band], [0, 1], None, [12, 6], [0, 180, 0, 256]) for band in np.split(hsv, 6)]
     return np.asarray(np.sqrt(np.concatenate([band.ravel() / band.sum() for band in bands])), dtype=np.float64)
 
 
 def test_colours_alone_do_not_find_a_person_in_another_camera(root: Path) -> None:
-    queries, gallery = crops(root, "query"), [path for path in crops(root, "bounding_box_test") if who(path)[0] >= 0]
-    likeness = np.stack([histogram(path) for path in queries]) @ np.stack([histogram(path) for path in gallery]).T
-    cameras = np.array([who(path)[1] for path in gallery])
-    identities = np.array([who(path)[0] for path in gallery])
+    queries, gallery = (
+        crops(root, "query"),
+        [path for path in crops(root, "bounding_box_test") if identity_and_camera(path)[0] >= 0],
+    )
+    similarity = np.stack([histogram(path) for path in queries]) @ np.stack([histogram(path) for path in gallery]).T
+    cameras = np.array([identity_and_camera(path)[1] for path in gallery])
+    identities = np.array([identity_and_camera(path)[0] for path in gallery])
     hits = 0
-    for query, row in zip(queries, likeness, strict=True):
-        identity, camera = who(query)
+    for query, row in zip(queries, similarity, strict=True):
+        identity, camera = identity_and_camera(query)
         hits += identities[np.argmax(np.where(cameras == camera, -1, row))] == identity
-    # Better than chance (1 in 25), because clothes do tell something, and far from solved.
+    # Better than chance (1 in 25), because clothes carry information, and far from solved.
     assert 0.08 < hits / len(queries) < 0.5
 
 
-def test_what_is_seen_follows_the_view() -> None:
+def test_the_drawing_depends_on_the_viewpoint() -> None:
     person = sample_group(np.random.default_rng(5), 1)[0]
-    pose = walk(person, 0.0)
-    front, side = (draw_person(person, pose, View(yaw), 200)[0] for yaw in (0.0, np.pi / 2))
+    pose = walking_pose(person, 0.0)
+    front, side = (draw_person(person, pose, Viewpoint(yaw), 200)[0] for yaw in (0.0, np.pi / 2))
     assert front.dtype == np.float32
     assert front.min() >= 0
     assert front.max() <= 1 + 1e-5
     stride, stance = (np.ptp(np.flatnonzero(image[120:, :, 3].max(axis=0) > 0.5)) for image in (side, front))
-    assert stride > 1.3 * stance, "a step is long from the side"
+    assert stride > 1.3 * stance, "a stride is longer from the side"
     rows = np.flatnonzero(front[..., 3].max(axis=1) > 0.5)
-    assert 180 < np.ptp(rows) < 230, "as tall as asked for"
+    assert 180 < np.ptp(rows) < 230, "about 200 pixels tall, as requested"
 
 
 def test_the_feet_stay_on_the_ground() -> None:
     person = sample_group(np.random.default_rng(7), 1)[0]
     for phase in np.linspace(0, 2 * np.pi, 9):
-        pose = walk(person, float(phase))
+        pose = walking_pose(person, float(phase))
         lowest = min(min(leg.end[1], leg.tip[1]) for leg in pose.legs)
         assert 0 < lowest < 0.06 * person.height
         assert pose.head[1] > pose.neck[1] > pose.pelvis[1]
