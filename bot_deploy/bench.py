@@ -1,4 +1,7 @@
-"""How fast models are, side by side: latency of one image and throughput in batches, with and without decoding."""
+"""Measures the speed of models side by side: latency of one image and throughput in batches.
+
+Both are measured for the model alone and for the whole way from image files to vectors.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,14 @@ if TYPE_CHECKING:
 
     from bot_deploy.embedder import Embedder
 
-ROUNDS = 5  # turns that each contender gets, so that a slow minute of the machine falls on all of them
-MOST = 512  # files that are used at most
+ROUNDS = 5  # turns of each entry, so that a slow minute of the machine slows all entries alike
+MAX_FILES = 512
+NAME_WIDTH = 36  # characters of a name in the table
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A model on a device, ready to run."""
+class Entry:
+    """An entry of the benchmark: a model on a device, ready to run."""
 
     name: str
     embedder: Embedder
@@ -34,12 +38,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured of one contender in one mode: by batch size, the seconds of every timed call."""
+    """The timings of one entry in one mode."""
 
-    seconds: dict[int, list[float]]
+    seconds: dict[int, list[float]]  # batch size -> duration of each timed call
 
     def latency_ms(self, percentile: float) -> float:
-        """Of one image."""
+        """Milliseconds for one image."""
         return float(np.percentile(self.seconds[1], percentile)) * 1000
 
     def rate(self, batch: int) -> float:
@@ -48,16 +52,18 @@ class Speed:
 
     @property
     def best_batch(self) -> int:
+        """The batch size with the highest rate."""
         return max(self.seconds, key=self.rate)
 
-    def times(self, yardstick: Speed) -> dict[str, float]:
-        """How many times as fast as `yardstick`: at one image, and each at its best batch."""
+    def speedup_over(self, baseline: Speed) -> dict[str, float]:
+        """How many times as fast as `baseline`: latency of one image, and throughput at the best batch size of each."""
         return {
-            "latency": yardstick.latency_ms(50) / self.latency_ms(50),
-            "throughput": self.rate(self.best_batch) / yardstick.rate(yardstick.best_batch),
+            "latency": baseline.latency_ms(50) / self.latency_ms(50),
+            "throughput": self.rate(self.best_batch) / baseline.rate(baseline.best_batch),
         }
 
     def to_dict(self) -> dict[str, object]:
+        """The figures for JSON."""
         return {
             "latency_ms": {"p50": self.latency_ms(50), "p95": self.latency_ms(95)},
             "images_per_second": {str(batch): self.rate(batch) for batch in self.seconds},
@@ -67,19 +73,28 @@ class Speed:
 
 @dataclass(frozen=True)
 class Result:
-    contender: Contender
-    model: Speed  # of the model alone, on crops that are decoded and resized
-    whole: Speed  # from image files to vectors, as `Embedder.embed` does it
+    """The measured speed of an entry."""
+
+    entry: Entry
+    model_only: Speed  # on crops that are decoded and resized already
+    with_decoding: Speed  # from image files to vectors, by `Embedder.embed`
 
 
 def measure(
-    contenders: Sequence[Contender],
+    entries: Sequence[Entry],
     files: Sequence[Path],
     batches: Sequence[int],
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Result]:
-    """Times every contender on `files` for `seconds` at each batch size in each mode; batch 1 is always among them.
+    """Times every entry in both modes.
+
+    Args:
+        entries: the models.
+        files: images; they are repeated where a batch needs more.
+        batches: batch sizes; 1 is always measured too.
+        seconds: duration of the measurement of one entry at one batch size in one mode.
+        clock: gives the time in seconds.
 
     Raises:
         ImageError: a file is not an image.
@@ -88,75 +103,81 @@ def measure(
     files = list(islice(cycle(files), max(sizes)))
     crops = {
         size: np.stack([images.read_resized(file, size) for file in files])
-        for size in {contender.embedder.contract.size for contender in contenders}
+        for size in {entry.embedder.contract.size for entry in entries}
     }
-    results = [Result(contender, Speed({}), Speed({})) for contender in contenders]
+    results = [Result(entry, Speed({}), Speed({})) for entry in entries]
     for batch in show_progress(sizes, "measuring", len(sizes)):
-        embedders = [replace(contender.embedder, batch=batch) for contender in contenders]
-        alone = [partial(embedder.run, crops[embedder.contract.size][:batch]) for embedder in embedders]
-        whole = [partial(embedder.embed, files[:batch]) for embedder in embedders]
-        timed = take_turns([*alone, *whole], seconds, clock)
+        embedders = [replace(entry.embedder, batch=batch) for entry in entries]
+        model_only = [partial(embedder.run, crops[embedder.contract.size][:batch]) for embedder in embedders]
+        with_decoding = [partial(embedder.embed, files[:batch]) for embedder in embedders]
+        timed = time_in_turns([*model_only, *with_decoding], seconds, clock)
         for number, result in enumerate(results):
-            result.model.seconds[batch] = timed[number]
-            result.whole.seconds[batch] = timed[len(results) + number]
+            result.model_only.seconds[batch] = timed[number]
+            result.with_decoding.seconds[batch] = timed[len(results) + number]
     return results
 
 
-def take_turns(
-    works: Sequence[Callable[[], object]], seconds: float, clock: Callable[[], float] = time.perf_counter
+def time_in_turns(
+    calls: Sequence[Callable[[], object]], seconds: float, clock: Callable[[], float] = time.perf_counter
 ) -> list[list[float]]:
-    """Runs `works` by turns in `ROUNDS` rounds, each for about `seconds` in all; the seconds of each timed call.
+    """Times `calls` in turns over `ROUNDS` rounds, each for about `seconds` in all.
 
-    Every turn begins with a call that is not timed: the caches still hold the last one's weights, its threads may
-    still be spinning, and the very first calls compile.
+    Every turn begins with one untimed call. Before it, the caches hold the weights of another model and the threads of
+    another model may still spin; the very first call compiles.
+
+    Returns:
+        The duration of each timed call in seconds, for each of `calls`.
     """
-    timed: list[list[float]] = [[] for _ in works]
-    for work in works:
-        work()
+    durations: list[list[float]] = [[] for _ in calls]
+    for call in calls:
+        call()
     for _ in range(ROUNDS):
-        for work, taken in zip(works, timed, strict=True):
-            work()
+        for call, measured in zip(calls, durations, strict=True):
+            call()
             end = clock() + seconds / ROUNDS
             while True:
                 started = clock()
-                work()
+                call()
                 stopped = clock()
-                taken.append(stopped - started)
+                measured.append(stopped - started)
                 if stopped >= end:
                     break
-    return timed
+    return durations
 
 
 def find_crops(folder: Path) -> list[Path]:
-    """Up to MOST images under `folder` that can be read.
+    """Up to MAX_FILES readable images under `folder`.
 
     Raises:
         InputError: there is none.
     """
-    found = images.find_images(folder)[:MOST]
-    usable = [
+    files = images.find_images(folder)[:MAX_FILES]
+    readable = [
         file
-        for file, picture in zip(found, images.read_many(found, (2, 1)), strict=True)
+        for file, picture in zip(files, images.read_many(files, (2, 1)), strict=True)
         if not isinstance(picture, ImageError)
     ]
-    if not usable:
+    if not readable:
         raise InputError(f"{folder}: no image in it that can be read")
-    return usable
+    return readable
 
 
-def table(results: Sequence[Result], yardsticks: Sequence[Result | None]) -> str:
-    """The figures in columns; `yardsticks` has for each result the one that it is compared with."""
+def format_table(results: Sequence[Result], baselines: Sequence[Result | None]) -> str:
+    """The figures in columns; `baselines` holds the baseline of each result, or None."""
     lines = [
-        f"{'':36}{'latency of one image, ms':^32}{'images/s, at batch':^28}{'times the yardstick':^20}",
+        f"{'':36}{'latency of one image, ms':^32}{'images/s, at batch':^28}{'speedup over baseline':^20}",
         f"{'':36}{'model only':>16}{'with decoding':>16}{'model only':>14}{'with decoding':>14}{'model only':>20}",
         f"{'':36}{'p50':>8}{'p95':>8}{'p50':>8}{'p95':>8}{'':28}{'latency':>10}{'images/s':>10}",
     ]
-    for result, yardstick in zip(results, yardsticks, strict=True):
-        name = result.contender.name
-        cells = [f"{name if len(name) < 36 else '…' + name[-34:]:36}"]  # noqa: PLR2004 - the end tells models apart
-        cells += [f" {speed.latency_ms(p):7.2f}" for speed in (result.model, result.whole) for p in (50, 95)]
-        cells += [f" {s.rate(s.best_batch):7.1f} at {s.best_batch:<2d}" for s in (result.model, result.whole)]
-        if yardstick:
-            cells += [f" {times:8.2f}x" for times in result.model.times(yardstick.model).values()]
+    for result, baseline in zip(results, baselines, strict=True):
+        name = result.entry.name
+        if len(name) >= NAME_WIDTH:
+            name = "…" + name[2 - NAME_WIDTH :]  # the end is what distinguishes models
+        speeds = (result.model_only, result.with_decoding)
+        cells = [f"{name:{NAME_WIDTH}}"]
+        cells += [f" {speed.latency_ms(percentile):7.2f}" for speed in speeds for percentile in (50, 95)]
+        cells += [f" {speed.rate(speed.best_batch):7.1f} at {speed.best_batch:<2d}" for speed in speeds]
+        if baseline:
+            cells += [f" {factor:8.2f}x" for factor in result.model_only.speedup_over(baseline.model_only).values()]
         lines.append("".join(cells))
     return "\n".join(line.rstrip() for line in lines)

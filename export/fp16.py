@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bot_deploy.model import IBN
 
-from .sensitivity import errors
+from .sensitivity import layer_errors
 
 if TYPE_CHECKING:
     from bot_deploy.images import Pixels
@@ -50,7 +50,7 @@ def to_fp16(graph: InferenceGraph, crops: Pixels) -> list[str]:
     A convolution stays when on `crops` uint8 [N, H, W, 3] its input, weights or output do not survive FP16:
     an overflow, or an error of more than TOLERANCE. Normalisation, pooling, neck and length are float32 anyway.
     """
-    found = errors(graph, crops, _in_fp16)
+    found = layer_errors(graph, crops, _in_fp16)
     kept = [name for name, error in found.items() if not error <= TOLERANCE]  # a NaN stays, too
     for name in found:
         parent, _, attribute = name.rpartition(".")

@@ -20,7 +20,7 @@ import torch
 
 from bot_deploy.artifacts.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
 
-from .sensitivity import losses
+from .sensitivity import embedding_costs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,7 +103,7 @@ def _sensitive(graph: InferenceGraph, crops: Pixels) -> list[str]:
     For each weight, because a large layer in float32 takes back what INT8 saves: a late one of MobileNetV2 is half
     of the file, and wins no more than a small early one.
     """
-    found = losses(graph, crops, _in_int8)
+    found = embedding_costs(graph, crops, _in_int8)
     sizes = {name: weights.numel() for name, weights in graph.backbone.named_parameters()}
     return sorted(found, key=lambda name: -found[name] / sizes[f"{name}.weight"])
 

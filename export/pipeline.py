@@ -69,7 +69,7 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Job:
+class ExportContext:
     """A checkpoint on its way out, and what its artifacts are compared with."""
 
     out: Path
@@ -92,7 +92,7 @@ def prepare(
     flip: bool = False,
     opset: int = OPSET,
     scored: bool = False,
-) -> Job:
+) -> ExportContext:
     """The checkpoint `source`, to be exported to the folder `out` and compared on crops of `dataset`.
 
     Args:
@@ -119,7 +119,7 @@ def prepare(
     crops, calibration = sample(dataset, contract.size), sample(train, contract.size, CALIBRATION)
     with _unverified(out / "probe") as path:  # whether it can be written, before the long part
         path.touch()
-    return Job(
+    return ExportContext(
         out=out,
         opset=opset,
         contract=contract,
@@ -132,26 +132,26 @@ def prepare(
     )
 
 
-def export_onnx(job: Job, precision: str = "fp32", done: Sequence[Artifact] = ()) -> Artifact:
+def export_onnx(context: ExportContext, precision: str = "fp32", done: Sequence[Artifact] = ()) -> Artifact:
     """Writes model.onnx, model.fp16.onnx or model.int8.onnx and compares it with PyTorch.
 
     Args:
-        job: what is exported.
+        context: what is exported.
         precision: "fp32", "fp16" or "int8".
-        done: artifacts of `job`, whose graphs are not made again.
+        done: artifacts of `context`, whose graphs are not made again.
 
     Raises:
         RunError: the folder cannot be written.
     """
-    final = job.out / NAMES[precision]
+    final = context.out / NAMES[precision]
     with _unverified(final) as path:
-        kept = _write(job, precision, path, done)
-        parity = _compared(job, path, precision)
+        kept = _write(context, precision, path, done)
+        parity = _compared(context, path, precision)
         return Artifact(_named(path, final, parity), precision, parity, float32=kept)
 
 
 def export_engine(
-    job: Job,
+    context: ExportContext,
     precision: str,
     batch: tuple[int, int, int] = ENGINE_BATCH_SIZES,
     archs: Sequence[str] = (),
@@ -163,12 +163,12 @@ def export_engine(
         ParityError: the ONNX model in `done` that it would be built of was rejected.
         RunError: the folder cannot be written, TensorRT is not installed or refuses, or its engine fails on its GPU.
     """
-    final, refused = job.out / ENGINE, _rejected(job.out / NAMES[precision])
+    final, refused = context.out / ENGINE, _rejected(context.out / NAMES[precision])
     if precision in SHARED and refused in [artifact.path for artifact in done]:
         raise ParityError(f"no {ENGINE}, which would be built of {refused}")
-    with _source(job, precision, done) as (source, kept), _unverified(final) as path:
+    with _source(context, precision, done) as (source, kept), _unverified(final) as path:
         not_run = _why_not(to_engine(source, path, batch=batch, archs=archs).sidecar)
-        parity = None if not_run else _compared(job, path, precision)
+        parity = None if not_run else _compared(context, path, precision)
         return Artifact(_named(path, final, parity), precision, parity, not_run, kept)
 
 
@@ -182,39 +182,39 @@ def _why_not(sidecar: Sidecar) -> str:
 
 
 @contextlib.contextmanager
-def _source(job: Job, precision: str, done: Sequence[Artifact]) -> Iterator[tuple[Path, tuple[str, ...]]]:
+def _source(context: ExportContext, precision: str, done: Sequence[Artifact]) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """What an engine or an INT8 graph is made of, and its layers left in float32: one of `done`, or gone afterwards."""
     for artifact in done:
-        if precision in SHARED and artifact.path == job.out / NAMES[precision]:
+        if precision in SHARED and artifact.path == context.out / NAMES[precision]:
             yield artifact.path, artifact.float32
             return
-    with _unverified(job.out / f"source.{NAMES[precision]}") as path:
-        yield path, _write(job, precision, path, done, tensorrt=True)
+    with _unverified(context.out / f"source.{NAMES[precision]}") as path:
+        yield path, _write(context, precision, path, done, tensorrt=True)
 
 
 def _write(
-    job: Job, precision: str, path: Path, done: Sequence[Artifact], *, tensorrt: bool = False
+    context: ExportContext, precision: str, path: Path, done: Sequence[Artifact], *, tensorrt: bool = False
 ) -> tuple[str, ...]:
     """The ONNX model in `precision`; returns the layers left in float32."""
-    contract = replace(job.contract, precision=precision)
+    contract = replace(context.contract, precision=precision)
     logger.info(f"writing {precision.upper()}")
     if precision == "fp32":
-        to_onnx(job.graph, contract, path, job.opset)
+        to_onnx(context.graph, contract, path, context.opset)
         return ()
     if precision == "fp16":
-        graph = copy.deepcopy(job.graph)
-        kept = to_fp16(graph, job.calibration[:64])
-        to_onnx(graph, contract, path, job.opset)
+        graph = copy.deepcopy(context.graph)
+        kept = to_fp16(graph, context.calibration[:64])
+        to_onnx(graph, contract, path, context.opset)
         return tuple(kept)
-    with _source(job, "fp32", done) as (source, _):
-        return tuple(to_int8(source, path, job.graph, contract, job.calibration, tensorrt=tensorrt))
+    with _source(context, "fp32", done) as (source, _):
+        return tuple(to_int8(source, path, context.graph, contract, context.calibration, tensorrt=tensorrt))
 
 
-def _compared(job: Job, path: Path, precision: str) -> Parity:
+def _compared(context: ExportContext, path: Path, precision: str) -> Parity:
     candidate = open_embedder(path)
-    parity = compare(job.reference, candidate, job.crops, TOLERANCES[precision])
-    if job.benchmark and job.expected:
-        parity = with_scores(parity, job.expected, evaluate_dataset(candidate, job.benchmark))
+    parity = compare(context.reference, candidate, context.crops, TOLERANCES[precision])
+    if context.benchmark and context.expected:
+        parity = with_scores(parity, context.expected, evaluate_dataset(candidate, context.benchmark))
     return parity
 
 

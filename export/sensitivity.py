@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     ]  # a convolution in the other format, by input and output in float32
 
 
-def errors(graph: InferenceGraph, crops: Pixels, imitate: Imitation) -> dict[str, float]:
+def layer_errors(graph: InferenceGraph, crops: Pixels, imitate: Imitation) -> dict[str, float]:
     """Each convolution's own error on `crops` uint8 [N, H, W, 3] as `imitate` computes it, its input as in float32.
 
     Relative to how the output varies within its channels, in the Euclidean norm; infinite or NaN for an overflow.
@@ -42,7 +42,7 @@ def errors(graph: InferenceGraph, crops: Pixels, imitate: Imitation) -> dict[str
     return found
 
 
-def losses(graph: InferenceGraph, crops: Pixels, imitate: Imitation) -> dict[str, float]:
+def embedding_costs(graph: InferenceGraph, crops: Pixels, imitate: Imitation) -> dict[str, float]:
     """What each convolution alone costs the embeddings of `crops` uint8 [N, H, W, 3] as `imitate` computes it.
 
     One minus the mean cosine with the embeddings in float32. A pass over `crops` for each convolution.

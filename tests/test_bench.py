@@ -1,14 +1,13 @@
-"""`bot bench`: what is timed, how figures follow from it, and one small run of the real thing."""
+"""`bot bench`: what is timed, how the figures are computed, the table, and the command on a real model."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from helpers.commands import run_bot, run_python
 from PIL import Image
 
 from bot_deploy import bench, images
@@ -24,7 +23,7 @@ CONTRACT = Contract(arch="resnet18", height=8, width=4, dim=2, fingerprint="f")
 
 
 class Clock:
-    """Time that passes only when somebody works."""
+    """A clock that moves only while a fake model works."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -33,7 +32,7 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def contender(self, name: str, seconds: Callable[[int, int], float]) -> bench.Contender:
+    def entry(self, name: str, seconds: Callable[[int, int], float]) -> bench.Entry:
         """A model whose `number`-th call on `batch` images takes `seconds(number, batch)`."""
         calls = iter(range(10**6))
 
@@ -44,7 +43,7 @@ class Clock:
             self.now += seconds(next(calls), len(batch))
             return np.zeros((len(batch), 2), np.float32)
 
-        return bench.Contender(name, Embedder(CONTRACT, name, run))
+        return bench.Entry(name, Embedder(CONTRACT, name, run))
 
 
 @pytest.fixture
@@ -71,44 +70,44 @@ def test_percentiles_median_and_best_batch_by_hand() -> None:
     assert speed.to_dict()["latency_ms"] == {"p50": pytest.approx(30), "p95": pytest.approx(48)}
 
 
-def test_times_the_yardstick_by_hand() -> None:
-    yardstick = bench.Speed({1: [0.1], 8: [0.4]})  # 100 ms; 20 images/s in batches of 8
+def test_speedup_over_baseline_by_hand() -> None:
+    baseline = bench.Speed({1: [0.1], 8: [0.4]})  # 100 ms; 20 images/s in batches of 8
     faster = bench.Speed({1: [0.025], 8: [0.25]})  # 25 ms; 40 images/s alone
-    assert faster.times(yardstick) == {"latency": pytest.approx(4), "throughput": pytest.approx(2)}
-    assert yardstick.times(yardstick) == {"latency": 1, "throughput": 1}
+    assert faster.speedup_over(baseline) == {"latency": pytest.approx(4), "throughput": pytest.approx(2)}
+    assert baseline.speedup_over(baseline) == {"latency": 1, "throughput": 1}
 
 
 # ---- turns ----
 
 
-def test_each_turn_warms_up_untimed_and_all_get_as_many_turns() -> None:
+def test_each_turn_begins_with_an_untimed_call_and_all_get_equally_many_turns() -> None:
     clock = Clock()
     order: list[str] = []
 
     def work(name: str, *seconds: float) -> Callable[[], None]:
         left = iter([*seconds, *[seconds[-1]] * 1000])
 
-        def once() -> None:
+        def call() -> None:
             order.append(name)
             clock.now += next(left)
 
-        return once
+        return call
 
-    # The first call of all compiles (9 s), and later a takes 1 s and b 2 s; 10 s are 2 s for each of 5 turns.
-    timed = bench.take_turns([work("a", 9, 1), work("b", 9, 2)], 10, clock)
+    # The very first call compiles (9 s); later a takes 1 s and b takes 2 s. 10 s are 2 s for each of 5 turns.
+    timed = bench.time_in_turns([work("a", 9, 1), work("b", 9, 2)], 10, clock)
     assert timed == [[1] * 10, [2] * 5]
     assert order == ["a", "b"] + (["a"] * 3 + ["b"] * 2) * 5
 
 
-def test_warm_up_of_a_turn_is_not_timed() -> None:
+def test_the_first_call_of_a_turn_is_not_timed() -> None:
     clock = Clock()
     calls = iter(range(1000))
 
-    def work() -> None:  # cold in every call but the last of a turn: one at first, then pairs of cold and warm
+    def work() -> None:  # after the first call, slow and fast calls alternate; each turn is one slow and one fast call
         number = next(calls)
         clock.now += 1 if number and number % 2 == 0 else 50
 
-    assert bench.take_turns([work], 0, clock) == [[1] * 5]
+    assert bench.time_in_turns([work], 0, clock) == [[1] * 5]
 
 
 def test_slow_work_is_timed_once_in_a_turn() -> None:
@@ -117,13 +116,13 @@ def test_slow_work_is_timed_once_in_a_turn() -> None:
     def work() -> None:
         clock.now += 100
 
-    assert bench.take_turns([work], 1, clock) == [[100] * bench.ROUNDS]
+    assert bench.time_in_turns([work], 1, clock) == [[100] * bench.ROUNDS]
 
 
 # ---- measuring ----
 
 
-def test_measured_side_by_side(crops: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_are_measured_side_by_side(crops: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     load = images.read_resized
 
@@ -132,30 +131,33 @@ def test_measured_side_by_side(crops: list[Path], monkeypatch: pytest.MonkeyPatc
         return load(path, size)
 
     monkeypatch.setattr(images, "read_resized", slow_load)
-    fast = clock.contender("fast", lambda _, batch: 0.25 + 0.25 * batch)  # 2 images/s in batches of 1, 3.2 in 4
-    slow = clock.contender("slow", lambda _, batch: 1.0 * batch**2)  # best alone
+    fast = clock.entry("fast", lambda _, batch: 0.25 + 0.25 * batch)  # 2 images/s in batches of 1, 3.2 in 4
+    slow = clock.entry("slow", lambda _, batch: 1.0 * batch**2)  # best alone
     results = bench.measure([slow, fast], crops, [4, 2], 1, clock)
-    assert [result.contender.name for result in results] == ["slow", "fast"]
+    assert [result.entry.name for result in results] == ["slow", "fast"]
     for result in results:
-        assert set(result.model.seconds) == set(result.whole.seconds) == {1, 2, 4}  # 1 though nobody asked
+        assert set(result.model_only.seconds) == set(result.with_decoding.seconds) == {1, 2, 4}  # 1 is always measured
     first, second = results
-    assert second.model.latency_ms(50) == pytest.approx(500)
-    assert second.whole.latency_ms(50) == pytest.approx(1000)
-    assert second.model.rate(4) == pytest.approx(4 / 1.25)
-    assert second.whole.rate(4) == pytest.approx(4 / (1.25 + 4 * 0.5))
-    assert second.model.best_batch == second.whole.best_batch == 4
-    assert (first.model.best_batch, first.model.rate(1)) == (1, pytest.approx(1))
-    assert second.model.times(first.model) == {"latency": pytest.approx(2), "throughput": pytest.approx(3.2)}
-    # Batches are whole, also with decoding: of 4 from 3 files, used again in turn.
+    assert second.model_only.latency_ms(50) == pytest.approx(500)
+    assert second.with_decoding.latency_ms(50) == pytest.approx(1000)
+    assert second.model_only.rate(4) == pytest.approx(4 / 1.25)
+    assert second.with_decoding.rate(4) == pytest.approx(4 / (1.25 + 4 * 0.5))
+    assert second.model_only.best_batch == second.with_decoding.best_batch == 4
+    assert (first.model_only.best_batch, first.model_only.rate(1)) == (1, pytest.approx(1))
+    assert second.model_only.speedup_over(first.model_only) == {
+        "latency": pytest.approx(2),
+        "throughput": pytest.approx(3.2),
+    }
+    # Batches are full, also with decoding: 3 files are repeated to fill a batch of 4.
     assert {size for _, size in clock.log} == {1, 2, 4}
-    # They take turns: between any two turns of one contender at a batch size the other had its own.
+    # Entries take turns: between two turns of one entry at a batch size, the other has its turn.
     names = [name for name, size in clock.log if size == 4]
     turns = [name for name, previous in zip(names[1:], names, strict=False) if name != previous]
     assert turns.count("slow") >= bench.ROUNDS
     assert turns.count("fast") >= bench.ROUNDS
 
 
-def test_crops_that_cannot_be_read_are_left_out(crops: list[Path], tmp_path: Path) -> None:
+def test_unreadable_crops_are_left_out(crops: list[Path], tmp_path: Path) -> None:
     (tmp_path / "0000.jpg").write_bytes(b"no picture")
     assert bench.find_crops(tmp_path) == crops
     (tmp_path / "empty").mkdir()
@@ -166,12 +168,12 @@ def test_crops_that_cannot_be_read_are_left_out(crops: list[Path], tmp_path: Pat
 # ---- the table ----
 
 
-def test_table_fits_in_120_columns_and_says_what_was_measured(crops: list[Path]) -> None:
+def test_table_fits_in_120_columns_and_holds_the_measured_figures(crops: list[Path]) -> None:
     clock = Clock()
-    long = clock.contender("somewhere/far/away/in/a/deep/folder/model.int8.onnx openvino-bf16", lambda _, n: 1e-4 * n)
-    slow = clock.contender("slow", lambda _, n: 1.23456789 * n)
+    long = clock.entry("somewhere/far/away/in/a/deep/folder/model.int8.onnx openvino-bf16", lambda _, n: 1e-4 * n)
+    slow = clock.entry("slow", lambda _, n: 1.23456789 * n)
     results = bench.measure([slow, long], crops, [1, 512], 0, clock)
-    text = bench.table(results, [None, results[0]])
+    text = bench.format_table(results, [None, results[0]])
     lines = text.splitlines()
     assert len(lines) == 3 + 2
     assert max(map(len, lines)) <= 120
@@ -184,86 +186,84 @@ def test_table_fits_in_120_columns_and_says_what_was_measured(crops: list[Path])
 # ---- the command ----
 
 
-def bot(*words: object, code: str = "from bot_deploy.cli import main; main()") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, "bench", *map(str, words)], capture_output=True, text=True, check=False
-    )
-
-
 def test_json_of_a_real_run(onnx_file: Path, checkpoint_file: Path, people: Path) -> None:
-    done = bot(
-        *(onnx_file, "--device", "cpu", "--seconds", "0", "--batches", "2,1", "--json"),
-        *("--images", people / "query", "--yardstick", checkpoint_file, "--threads", "1"),
+    result = run_bot(
+        *("bench", onnx_file, "--device", "cpu", "--seconds", "0", "--batches", "2,1", "--json"),
+        *("--images", people / "query", "--baseline", checkpoint_file, "--threads", "1"),
     )
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
     assert set(document["machine"]) == {"cpu", "cores", "threads"}
     assert document["machine"]["cpu"]
     assert document["machine"]["threads"] == 1
     assert document["images"] == str(people / "query")
     assert document["left_out"] == []
-    (contender,), (yardstick,) = document["contenders"], document["yardsticks"]
-    assert (contender["file"], contender["device"]) == (str(onnx_file), "cpu")
-    assert contender["backend"].startswith("ONNX Runtime")
-    assert str(checkpoint_file) in yardstick["name"] == contender["yardstick"]
-    for result in (contender, yardstick):
+    (entry,), (baseline,) = document["entries"], document["baselines"]
+    assert (entry["file"], entry["device"]) == (str(onnx_file), "cpu")
+    assert entry["backend"].startswith("ONNX Runtime")
+    assert str(checkpoint_file) in baseline["name"] == entry["baseline"]
+    for figures in (entry, baseline):
         for mode in ("model_only", "with_decoding"):
-            speed = result[mode]
+            speed = figures[mode]
             assert 0 < speed["latency_ms"]["p50"] <= speed["latency_ms"]["p95"] < 60_000
             rates = speed["images_per_second"]
             assert set(rates) == {"1", "2"}
             assert rates["1"] == pytest.approx(1000 / speed["latency_ms"]["p50"])
             assert rates[str(speed["best_batch"])] == max(rates.values())
-    for mode, times in contender["times_the_yardstick"].items():
-        assert times["latency"] == pytest.approx(
-            yardstick[mode]["latency_ms"]["p50"] / contender[mode]["latency_ms"]["p50"]
+    for mode, speedup in entry["speedup_over_baseline"].items():
+        assert speedup["latency"] == pytest.approx(
+            baseline[mode]["latency_ms"]["p50"] / entry[mode]["latency_ms"]["p50"]
         )
-        best = [max(result[mode]["images_per_second"].values()) for result in (contender, yardstick)]
-        assert times["throughput"] == pytest.approx(best[0] / best[1])
+        best = [max(figures[mode]["images_per_second"].values()) for figures in (entry, baseline)]
+        assert speedup["throughput"] == pytest.approx(best[0] / best[1])
 
 
-def test_without_torch_there_is_no_yardstick_but_a_table(onnx_file: Path, people: Path) -> None:
+def test_without_torch_there_is_a_table_and_no_baseline(onnx_file: Path, people: Path) -> None:
     blocked = "import sys; sys.modules.update(torch=None, torchvision=None, onnx=None)\n"
-    done = bot(
-        *(onnx_file, "--seconds", "0", "--batches", "1", "--images", people / "query"),
-        code=f"{blocked}from bot_deploy.cli import main; main()",
+    result = run_python(
+        *("-c", f"{blocked}from bot_deploy.cli import main; main()"),
+        *("bench", onnx_file, "--seconds", "0", "--batches", "1", "--images", people / "query"),
     )
-    assert done.returncode == 0, done.stderr
-    assert "no yardstick: torch is not installed" in done.stderr
-    assert "tensorrt: left out; " in done.stderr  # by default all devices are tried, and those that fail are named
-    assert f"{str(onnx_file)[-20:]} cpu" in done.stdout
-    assert "x\n" not in done.stdout
+    assert result.returncode == 0, result.stderr
+    assert "no baseline: torch is not installed" in result.stderr
+    assert "tensorrt: left out; " in result.stderr  # by default every device is tried, and the failed ones are listed
+    assert f"{str(onnx_file)[-20:]} cpu" in result.stdout
+    assert "x\n" not in result.stdout
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("options", "code", "message"),
     [
         (["--batches", "1,many"], 2, "--batches 1,many: give sizes from 1 to 1024"),
         (["--batches", "0"], 2, "--batches 0: "),
         (["--batches", ""], 2, "empty"),
         (["--device", "openvino-tpu"], 2, "is not one of"),
         (["--images", "nowhere", "--device", "cpu"], 2, "nowhere: no image in it"),
-        (["--yardstick", "nowhere.pt", "--device", "cpu"], 2, "nowhere.pt: no such file"),
+        (["--baseline", "nowhere.pt", "--device", "cpu"], 2, "nowhere.pt: no such file"),
     ],
 )
-def test_wrong_usage(onnx_file: Path, words: list[str], code: int, said: str) -> None:
-    done = bot(onnx_file, *words)
-    assert done.returncode == code, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+def test_wrong_usage(onnx_file: Path, options: list[str], code: int, message: str) -> None:
+    result = run_bot("bench", onnx_file, *options)
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
 
 
 def test_files_that_are_no_models(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"no model")
-    for name, said in (("a.onnx", "not an ONNX model"), ("b.onnx", "no such model file"), ("c.txt", "no such model")):
-        done = bot(tmp_path / name)
-        assert done.returncode == 2
-        assert said in done.stderr
-        assert "Traceback" not in done.stderr
+    for name, message in (
+        ("a.onnx", "not an ONNX model"),
+        ("b.onnx", "no such model file"),
+        ("c.txt", "no such model"),
+    ):
+        result = run_bot("bench", tmp_path / name)
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
 
 
-def test_a_yardstick_of_another_size_is_refused(onnx_file: Path, tmp_path: Path) -> None:
+def test_a_baseline_of_another_size_is_refused(onnx_file: Path, tmp_path: Path) -> None:
     import torch
 
     from bot_deploy.artifacts import checkpoint
@@ -274,6 +274,6 @@ def test_a_yardstick_of_another_size_is_refused(onnx_file: Path, tmp_path: Path)
     model = ReID("mobilenet_v2", 2)
     other = checkpoint.Checkpoint(contract_of(model, 64, 32), model.state_dict(), 2, 1, "bnneck", "none")
     checkpoint.save(tmp_path / "model.pt", other)
-    done = bot(onnx_file, "--device", "cpu", "--yardstick", tmp_path / "model.pt")
-    assert done.returncode == 2
-    assert "not of the architecture and image size" in done.stderr
+    result = run_bot("bench", onnx_file, "--device", "cpu", "--baseline", tmp_path / "model.pt")
+    assert result.returncode == 2
+    assert "not of the architecture and image size" in result.stderr

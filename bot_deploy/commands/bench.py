@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsonlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,30 +12,43 @@ from bot_deploy.choices import BACKENDS, DEVICES
 
 if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
-    from bot_deploy.bench import Contender, Result
+    from bot_deploy.bench import Entry, Result
 
-GPU = ("cuda", "tensorrt")
+GPU_DEVICES = ("cuda", "tensorrt")
+MAX_BATCH = 1024  # a larger number is a slip of the keyboard
 
 
-class Entry(NamedTuple):
-    model: Path
+class ModelOnDevice(NamedTuple):
+    """One of the MODELs on one device, as an entry of the benchmark."""
+
+    path: Path
     device: str
-    contender: Contender
+    entry: Entry
 
 
 @click.command()
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--device", "devices", multiple=True, type=click.Choice(DEVICES[1:]), help="Repeatable; all that work by default."
+    "--device",
+    "devices",
+    multiple=True,
+    type=click.Choice(DEVICES[1:]),
+    help="Device to run on; may be repeated; default: every device that works.",
 )
-@click.option("--images", "folder", type=click.Path(path_type=Path), help="Crops to decode; synthetic by default.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="For each measurement.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Of the CPU; all that are there by default.")
-@click.option("--batches", default="1,8,16,32", show_default=True, help="Batch sizes, with commas between.")
 @click.option(
-    "--yardstick",
+    "--images", "folder", type=click.Path(path_type=Path), help="Folder of crops to decode; default: synthetic crops."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Duration of each measurement."
+)
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of CPU threads; default: all available.")
+@click.option("--batches", default="1,8,16,32", show_default=True, help="Batch sizes, separated by commas.")
+@click.option(
+    "--baseline",
+    "baseline_path",
+    metavar="CKPT",
     type=click.Path(path_type=Path),
-    help="Checkpoint to compare with; model.pt beside MODEL by default, or else random weights.",
+    help="Checkpoint to compare with; default: model.pt beside MODEL, or else random weights.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def bench(
@@ -45,159 +58,165 @@ def bench(
     seconds: float,
     threads: int,
     batches: str,
-    yardstick: Path | None,
+    baseline_path: Path | None,
     as_json: bool,
 ) -> None:
     """Time each MODEL: latency at batch 1 and throughput, side by side with PyTorch in float32.
 
-    All take turns in one run. "With decoding" is from image files to vectors; decoding and resizing are on one thread.
+    All models take turns in one run. "With decoding" is the time from image files to vectors; one thread decodes and
+    resizes.
     """
     import tempfile
 
-    from bot_deploy import bench as benchmark
+    from bot_deploy.bench import ROUNDS, find_crops, format_table, measure
     from bot_deploy.console import say
     from bot_deploy.machine import available_cores
 
-    sizes = _sizes(batches)
+    sizes = _batch_sizes(batches)
     threads = threads or available_cores()
-    entries, left_out = _entries(models, devices, threads)
+    opened, left_out = _open_models(models, devices, threads)
     with tempfile.TemporaryDirectory() as temporary:
-        crops = benchmark.find_crops(folder or _drawn(Path(temporary)))
-        yardsticks = _yardsticks(entries, yardstick, threads)
-        distinct = list(dict.fromkeys(found for found in yardsticks if found))
-        contenders = [*distinct, *(entry.contender for entry in entries)]
-        for contender in contenders:
-            say(f"{contender.name}: {contender.embedder.backend}")
-        results = benchmark.measure(contenders, crops, sizes, seconds)
-    result_of = dict(zip(contenders, results, strict=True))
-    against = [result_of[found] if found else None for found in (*distinct, *yardsticks)]
+        crops = find_crops(folder or _generate_crops(Path(temporary)))
+        baseline_of = _baselines(opened, baseline_path, threads)
+        baselines = list(dict.fromkeys(baseline for baseline in baseline_of if baseline))
+        entries = [*baselines, *(model.entry for model in opened)]
+        for entry in entries:
+            say(f"{entry.name}: {entry.embedder.backend}")
+        results = measure(entries, crops, sizes, seconds)
+    result_of = dict(zip(entries, results, strict=True))
+    compared_with = [result_of[baseline] if baseline else None for baseline in baseline_of]
     if not as_json:
-        click.echo(benchmark.table(results, against))
+        click.echo(format_table(results, [*(result_of[baseline] for baseline in baselines), *compared_with]))
         return
     document = {
-        "machine": {"cpu": _cpu(), "cores": available_cores(), "threads": threads},
+        "machine": {"cpu": _cpu_name(), "cores": available_cores(), "threads": threads},
         "images": str(folder or "synthetic"),
         "seconds": seconds,
-        "rounds": benchmark.ROUNDS,
-        "yardsticks": [_document(result_of[found], None) for found in distinct],
-        "contenders": [
-            {"file": str(entry.model), "device": entry.device, **_document(result, yard)}
-            for entry, result, yard in zip(entries, results[len(distinct) :], against[len(distinct) :], strict=True)
+        "rounds": ROUNDS,
+        "baselines": [_document(result_of[baseline], None) for baseline in baselines],
+        "entries": [
+            {"file": str(model.path), "device": model.device, **_document(result_of[model.entry], baseline)}
+            for model, baseline in zip(opened, compared_with, strict=True)
         ],
         "left_out": left_out,
     }
-    click.echo(jsonlib.dumps(document))
+    click.echo(json.dumps(document))
 
 
-def _document(result: Result, yardstick: Result | None) -> dict[str, object]:
+def _document(result: Result, baseline: Result | None) -> dict[str, object]:
     document: dict[str, object] = {
-        "name": result.contender.name,
-        "backend": result.contender.embedder.backend,
-        "model_only": result.model.to_dict(),
-        "with_decoding": result.whole.to_dict(),
+        "name": result.entry.name,
+        "backend": result.entry.embedder.backend,
+        "model_only": result.model_only.to_dict(),
+        "with_decoding": result.with_decoding.to_dict(),
     }
-    if yardstick:
-        document["yardstick"] = yardstick.contender.name
-        document["times_the_yardstick"] = {
-            "model_only": result.model.times(yardstick.model),
-            "with_decoding": result.whole.times(yardstick.whole),
+    if baseline:
+        document["baseline"] = baseline.entry.name
+        document["speedup_over_baseline"] = {
+            "model_only": result.model_only.speedup_over(baseline.model_only),
+            "with_decoding": result.with_decoding.speedup_over(baseline.with_decoding),
         }
     return document
 
 
-def _sizes(batches: str) -> list[int]:
+def _batch_sizes(batches: str) -> list[int]:
     from bot_deploy.errors import InputError
 
-    words = [word.strip() for word in batches.split(",")]
-    if not all(word.isdecimal() and 0 < int(word) <= 1024 for word in words):  # noqa: PLR2004 - a million is a slip
-        raise InputError(f"--batches {batches}: give sizes from 1 to 1024 with commas between, such as 1,8,16,32")
-    return [int(word) for word in words]
+    sizes = [size.strip() for size in batches.split(",")]
+    if not all(size.isdecimal() and 0 < int(size) <= MAX_BATCH for size in sizes):
+        raise InputError(
+            f"--batches {batches}: give sizes from 1 to {MAX_BATCH}, separated by commas, such as 1,8,16,32"
+        )
+    return [int(size) for size in sizes]
 
 
-def _entries(
+def _open_models(
     models: tuple[Path, ...], devices: tuple[str, ...], threads: int
-) -> tuple[list[Entry], list[dict[str, str]]]:
-    """Every model on every device that works for it, and what was left out, with the reason."""
-    from bot_deploy.bench import Contender
+) -> tuple[list[ModelOnDevice], list[dict[str, str]]]:
+    """Opens every model on every device that works for it.
+
+    Also returns file, device and reason of the combinations that were left out.
+    """
+    from bot_deploy.bench import Entry
     from bot_deploy.console import say
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import RunError
 
-    entries: list[Entry] = []
+    opened: list[ModelOnDevice] = []
     left_out: list[dict[str, str]] = []
-    for model in models:
-        known = tuple(BACKENDS.get(model.suffix, ["auto"]))  # which leaves it to open_embedder to refuse the file
-        # Of several models not every one runs on every device that was asked for.
-        for device in [device for device in devices if device in known] or devices or known:
+    for path in models:
+        supported = tuple(BACKENDS.get(path.suffix, ["auto"]))  # with "auto", open_embedder refuses the file
+        # With several models, not every model runs on every requested device.
+        for device in [device for device in devices if device in supported] or devices or supported:
             try:
-                embedder = open_embedder(model, device, threads=threads)
+                embedder = open_embedder(path, device, threads=threads)
             except RunError as error:
                 if devices:
                     raise
-                say(f"{model} {device}: left out; {error}")
-                left_out.append({"file": str(model), "device": device, "reason": str(error)})
+                say(f"{path} {device}: left out; {error}")
+                left_out.append({"file": str(path), "device": device, "reason": str(error)})
                 continue
-            entries.append(Entry(model, device, Contender(f"{model} {device}", embedder)))
-    if not entries:
-        raise RunError(f"nothing here can run {' or '.join(map(str, models))}; for the reasons see above")
-    return entries, left_out
+            opened.append(ModelOnDevice(path, device, Entry(f"{path} {device}", embedder)))
+    if not opened:
+        raise RunError(f"nothing here can run {' or '.join(map(str, models))}; the reasons are above")
+    return opened, left_out
 
 
-def _yardsticks(entries: list[Entry], given: Path | None, threads: int) -> list[Contender | None]:
-    """For each entry the yardstick that it is compared with, one for all of the same network and place."""
+def _baselines(models: list[ModelOnDevice], path: Path | None, threads: int) -> list[Entry | None]:
+    """The baseline of each model; models of one network on one kind of device share it."""
     from bot_deploy.console import say
     from bot_deploy.errors import BotError
 
-    made: dict[object, Contender | None] = {}
-    found: list[Contender | None] = []
-    for entry in entries:
-        contract, on_gpu = entry.contender.embedder.contract, entry.device in GPU
+    made: dict[object, Entry | None] = {}
+    baselines: list[Entry | None] = []
+    for model in models:
+        contract, on_gpu = model.entry.embedder.contract, model.device in GPU_DEVICES
         key = (contract.arch, contract.size, contract.flip, on_gpu)
         if key not in made:
             try:
-                made[key] = _yardstick(entry.model, contract, given, threads, on_gpu=on_gpu)
+                made[key] = _make_baseline(model.path, contract, path, threads, on_gpu=on_gpu)
             except ModuleNotFoundError as error:
-                say(f"no yardstick: {error.name} is not installed; pip install 'bot-deploy[train]'")
+                say(f"no baseline: {error.name} is not installed; pip install 'bot-deploy[train]'")
                 made[key] = None
             except BotError as error:
-                if given:
+                if path:
                     raise
-                say(f"no yardstick: {error}")
+                say(f"no baseline: {error}")
                 made[key] = None
-        found.append(made[key])
-    return found
+        baselines.append(made[key])
+    return baselines
 
 
-def _yardstick(model: Path, contract: Contract, given: Path | None, threads: int, *, on_gpu: bool) -> Contender:
-    """Eager PyTorch in float32 doing what `contract` says, with the weights that are at hand."""
+def _make_baseline(model: Path, contract: Contract, path: Path | None, threads: int, *, on_gpu: bool) -> Entry:
+    """Eager PyTorch in float32 that fulfils `contract`: with the weights in `path`, beside `model`, or random ones."""
     import torch
 
     from bot_deploy.artifacts import checkpoint
     from bot_deploy.backends.torch import runner
-    from bot_deploy.bench import Contender
+    from bot_deploy.bench import Entry
     from bot_deploy.embedder import Embedder
     from bot_deploy.errors import InputError
     from bot_deploy.model import InferenceGraph, ReID
 
-    network, origin = None, given or model.parent / "model.pt"
-    name, weights = str(origin), "eager float32"
-    if given or origin.is_file():
-        saved = checkpoint.load(origin)
+    network, source = None, path or model.parent / "model.pt"
+    name, weights = str(source), "eager float32"
+    if path or source.is_file():
+        saved = checkpoint.load(source)
         if (saved.contract.arch, saved.contract.size) == (contract.arch, contract.size):
             network = saved.build()
-        elif given:
-            raise InputError(f"--yardstick {given}: not of the architecture and image size of {model}")
+        elif path:
+            raise InputError(f"--baseline {path}: not of the architecture and image size of {model}")
     if network is None:
         network = ReID(contract.arch, 1, feature=contract.feature)
         name, weights = contract.arch, "eager float32, random weights (as fast as trained ones)"
     device = "cuda" if on_gpu and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(threads)
     run = runner(InferenceGraph(network, contract), device)
-    return Contender(f"PyTorch {device} {name}", Embedder(contract, f"PyTorch {torch.__version__}, {weights}", run))
+    return Entry(f"PyTorch {device} {name}", Embedder(contract, f"PyTorch {torch.__version__}, {weights}", run))
 
 
-def _drawn(folder: Path) -> Path:
-    """A few synthetic crops in `folder`."""
+def _generate_crops(folder: Path) -> Path:
+    """Writes a few synthetic crops below `folder`; returns their folder."""
     from bot_deploy.errors import RunError
     from bot_deploy.synthetic import generate_dataset
 
@@ -205,12 +224,12 @@ def _drawn(folder: Path) -> Path:
         generate_dataset(folder / "crops", train_identities=1, test_identities=1, images_per_camera=2, workers=1)
     except ModuleNotFoundError as error:
         raise RunError(
-            f"drawing crops needs {error.name}; `pip install 'bot-deploy[demo]'`, or name crops of yours with --images"
+            f"synthetic crops need {error.name}; pip install 'bot-deploy[demo]', or give a folder with --images"
         ) from None
     return folder / "crops"
 
 
-def _cpu() -> str:
+def _cpu_name() -> str:
     import platform
 
     try:

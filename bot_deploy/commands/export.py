@@ -73,14 +73,14 @@ def export(
             say(f"{data}, which it was trained on, is not here; verifying on synthetic people (--data names others)")
             data = SYNTHETIC
     dataset = open_merged(data.split(MERGE_SEPARATOR))
-    job = prepare(source, out or source.parent, dataset, feature=feature, flip=flip, opset=opset, scored=scored)
+    context = prepare(source, out or source.parent, dataset, feature=feature, flip=flip, opset=opset, scored=scored)
     done: list[Artifact] = []
     for precision in ("fp32", *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])):
-        done.append(export_onnx(job, precision, done))
+        done.append(export_onnx(context, precision, done))
         _tell(done[-1], data)
     if engine:
         try:
-            done.append(export_engine(job, *engine, done))
+            done.append(export_engine(context, *engine, done))
             _tell(done[-1], data)
         except ParityError as error:
             say(str(error))

@@ -13,8 +13,8 @@ from bot_deploy import images
 from bot_deploy.errors import ImageError, InputError
 from bot_deploy.progress import show_progress
 
-from .corruptions import BGR, WHAT_IFS, WhatIf, rightly
-from .crop_checks import EXAMPLES, Finding, crop_warnings, look, share_of
+from .corruptions import BGR, CORRUPTIONS, Corruption, preprocess_correctly
+from .crop_checks import EXAMPLES, Finding, crop_warnings, measure_crop, share_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Embedder, Vectors
     from bot_deploy.images import Pixels
 
-    from .crop_checks import Look
+    from .crop_checks import CropStatistics
 
 COUNT = 200
 SINGLES = 8  # crops that are embedded once more, alone
@@ -52,7 +52,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found on `crops` crops; `mean_similarity` is the mean cosine between different ones, fed rightly."""
+    """The effects of corruptions and the warnings, measured on `crops` crops."""
 
     crops: int
     mean_similarity: float
@@ -106,7 +106,7 @@ def diagnose(embedder: Embedder, folder: Path, count: int = COUNT) -> Diagnosis:
     """
     paths: list[Path] = []
     broken: list[ImageError] = []
-    looks: list[Look] = []
+    statistics: list[CropStatistics] = []
     unchanged: dict[str, int] = defaultdict(int)
     inputs: dict[str, list[Pixels]] = defaultdict(list)
     embedded: dict[str, list[Vectors]] = defaultdict(list)
@@ -121,7 +121,7 @@ def diagnose(embedder: Embedder, folder: Path, count: int = COUNT) -> Diagnosis:
 
     for path, source in _opened(folder, count, broken):
         paths.append(path)
-        looks.append(look(source))
+        statistics.append(measure_crop(source))
         for way, pixels in _ways(source, embedder.contract):
             inputs[way].append(pixels)
             unchanged[way] += np.array_equal(pixels, inputs[RIGHT][-1])
@@ -134,10 +134,10 @@ def diagnose(embedder: Embedder, folder: Path, count: int = COUNT) -> Diagnosis:
         )
     vectors = {way: np.concatenate(batches).astype(np.float64) for way, batches in embedded.items()}
     with np.errstate(all="ignore"):  # a broken model's NaN goes into the figures, and a warning names it
-        effects = [_effect(what, vectors, 1 - unchanged[what.name] / len(paths)) for what in WHAT_IFS]
+        effects = [_effect(what, vectors, 1 - unchanged[what.name] / len(paths)) for what in CORRUPTIONS]
         warnings = [
             *_model_warnings(vectors[RIGHT], np.asarray(alone, np.float64), paths),
-            *crop_warnings(looks, paths, embedder.contract),
+            *crop_warnings(statistics, paths, embedder.contract),
         ]
         # Crops whose values are broken say nothing about their colours.
         if not UNFIT & {warning.kind for warning in warnings}:
@@ -171,15 +171,15 @@ RIGHT, MIRRORED, MIRRORED_BGR = "right", "right, mirrored", "BGR, mirrored"
 
 
 def _ways(source: Pixels, contract: Contract) -> Iterator[tuple[str, Pixels]]:
-    right = rightly(source, contract)
+    right = preprocess_correctly(source, contract)
     yield RIGHT, right
     yield MIRRORED, right[:, ::-1]
     yield MIRRORED_BGR, right[:, ::-1, ::-1]
-    for what in WHAT_IFS:
+    for what in CORRUPTIONS:
         yield what.name, what.pixels(source, contract)
 
 
-def _effect(what: WhatIf, vectors: dict[str, npt.NDArray[np.float64]], changed: float) -> Effect:
+def _effect(what: Corruption, vectors: dict[str, npt.NDArray[np.float64]], changed: float) -> Effect:
     right, wrong = vectors[RIGHT], vectors[what.name]
     cosines = (_unit(right) * _unit(wrong)).sum(1)
     return Effect(

@@ -43,7 +43,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Look:
+class CropStatistics:
     """What the values of a crop say; see the limits above."""
 
     height: int
@@ -56,7 +56,7 @@ class Look:
     border: float  # share of the height or width
 
 
-def look(source: Pixels) -> Look:
+def measure_crop(source: Pixels) -> CropStatistics:
     """Measures uint8 RGB [H, W, 3]; of a large picture, every n-th pixel."""
     height, width = source.shape[:2]
     pixels = source[:: max(1, height // LOOKED_AT), :: max(1, width // LOOKED_AT)]
@@ -66,7 +66,7 @@ def look(source: Pixels) -> Look:
     inside = pixels[top : rows - bottom, left : columns - right]
     grey = pixels.astype(np.float32).mean(2)
     darkest, brightest = np.percentile(grey, (1, 99))
-    return Look(
+    return CropStatistics(
         height=height,
         width=width,
         levels=len(np.unique(pixels)),
@@ -89,7 +89,7 @@ def _bars(pixels: Pixels) -> tuple[int, int]:
     return plain(rows), plain(rows[::-1])
 
 
-def signs(crop: Look, contract: Contract) -> Iterator[str]:
+def crop_issues(crop: CropStatistics, contract: Contract) -> Iterator[str]:
     """The kinds of warning that a crop gives cause for: one for its values, and those for its shape."""
     if crop.levels <= LEVELS:
         yield "levels"
@@ -122,8 +122,8 @@ MEANINGS = {
 }
 
 
-def crop_warnings(looks: Sequence[Look], paths: Sequence[Path], contract: Contract) -> Iterator[Finding]:
-    shown = [set(signs(one, contract)) for one in looks]
+def crop_warnings(statistics: Sequence[CropStatistics], paths: Sequence[Path], contract: Contract) -> Iterator[Finding]:
+    shown = [set(crop_issues(one, contract)) for one in statistics]
     for kind, meaning in MEANINGS.items():
         rows = np.array([kind in found for found in shown])
         if rows.mean() >= SHARE:

@@ -60,8 +60,8 @@ def test_clean_crops_give_no_warning(crops: list[Pixels], tmp_path: Path) -> Non
     ("kind", "violate"),
     [
         ("levels", lambda crop: corruptions.scaled(crop, REAL)),
-        ("flat", lambda crop: corruptions.never(crop, REAL)),
-        ("clipped", lambda crop: corruptions.twice(crop, REAL)),
+        ("flat", lambda crop: corruptions.not_normalized(crop, REAL)),
+        ("clipped", lambda crop: corruptions.normalized_twice(crop, REAL)),
         ("exposure", lambda crop: (255 * (crop / 255) ** 5).astype(np.uint8)),
         ("exposure", lambda crop: (255 - 255 * (1 - crop / 255) ** 6).astype(np.uint8)),
         ("grey", grey),
@@ -84,7 +84,7 @@ def test_violated_crops_give_that_warning(
 
 
 def test_values_wrapped_around_leave_few_levels(crops: list[Pixels], tmp_path: Path) -> None:
-    assert "levels" in kinds(shown([corruptions.wrapped(crop, REAL) for crop in crops], tmp_path))
+    assert "levels" in kinds(shown([corruptions.normalized_then_uint8(crop, REAL) for crop in crops], tmp_path))
 
 
 def test_a_few_odd_crops_are_no_violation(crops: list[Pixels], tmp_path: Path) -> None:
@@ -94,11 +94,11 @@ def test_a_few_odd_crops_are_no_violation(crops: list[Pixels], tmp_path: Path) -
     assert [name.rpartition("/")[2] for name in warning.examples] == ["000.png", "001.png", "002.png"]
 
 
-def test_look_measures_by_hand() -> None:
+def test_statistics_of_a_crop_by_hand() -> None:
     crop = np.zeros((10, 6, 3), np.uint8)
     crop[:, 1:5] = np.arange(20, 220, 20, dtype=np.uint8)[:, None, None]
     crop[:, 1:5, 0] += 30
-    seen = crop_checks.look(crop)
+    seen = crop_checks.measure_crop(crop)
     assert (seen.height, seen.width) == (10, 6)
     assert seen.border == pytest.approx(2 / 6)
     assert seen.levels == 1 + 10 + 10
@@ -118,10 +118,13 @@ def test_real_crops_show_no_sign(shared: Path, archive: str) -> None:
     for contract in (REAL, dataclasses.replace(REAL, height=256, width=128)):
         counts = dict.fromkeys(VALUE_SIGNS, 0)
         for crop in found:
-            for kind in crop_checks.signs(crop_checks.look(crop), contract):
+            for kind in crop_checks.crop_issues(crop_checks.measure_crop(crop), contract):
                 counts[kind] += 1
         assert max(counts.values()) < 0.02 * len(found), counts
-    violated = [set(crop_checks.signs(crop_checks.look(corruptions.twice(crop, REAL)), REAL)) for crop in found]
+    violated = [
+        set(crop_checks.crop_issues(crop_checks.measure_crop(corruptions.normalized_twice(crop, REAL)), REAL))
+        for crop in found
+    ]
     assert sum("clipped" in kinds for kinds in violated) > 0.8 * len(found)
 
 
@@ -142,7 +145,7 @@ def test_the_verb(onnx_file: Path, crops: list[Pixels], tmp_path: Path) -> None:
     document = json.loads(done.stdout)
     assert document["model"] == str(onnx_file)
     assert document["crops"] == 12
-    assert len(document["effects"]) == len(corruptions.WHAT_IFS)
+    assert len(document["effects"]) == len(corruptions.CORRUPTIONS)
     assert set(document["effects"][0]) == {field.name for field in dataclasses.fields(Effect)}
     assert "grey" in [warning["kind"] for warning in document["warnings"]]
     assert "left out" in done.stderr

@@ -40,9 +40,9 @@ def test_bgr() -> None:
     ("make", "reference"),
     [
         (corruptions.scaled, lambda v, m, s: int(v / 255)),
-        (corruptions.wrapped, lambda v, m, s: int((v / 255 - m) / s) % 256),
-        (corruptions.twice, lambda v, m, s: round(255 * min(1, max(0, (v / 255 - m) / s)))),
-        (corruptions.never, lambda v, m, s: round(255 * (m + s * v / 255))),
+        (corruptions.normalized_then_uint8, lambda v, m, s: int((v / 255 - m) / s) % 256),
+        (corruptions.normalized_twice, lambda v, m, s: round(255 * min(1, max(0, (v / 255 - m) / s)))),
+        (corruptions.not_normalized, lambda v, m, s: round(255 * (m + s * v / 255))),
     ],
 )
 def test_normalisation_mistakes(
@@ -60,7 +60,7 @@ def test_normalisation_mistakes(
 
 def test_never_normalised_is_what_a_network_without_it_sees() -> None:
     crop = noise(2, HEIGHT, WIDTH)
-    seen = (corruptions.never(crop, CONTRACT) / 255 - np.array(CONTRACT.mean)) / np.array(CONTRACT.std)
+    seen = (corruptions.not_normalized(crop, CONTRACT) / 255 - np.array(CONTRACT.mean)) / np.array(CONTRACT.std)
     np.testing.assert_allclose(seen, crop / 255, atol=0.5 / 255 / min(CONTRACT.std) + 1e-9)
 
 
@@ -74,7 +74,7 @@ def test_without_antialiasing_is_opencvs_linear(shape: tuple[int, int]) -> None:
 
 def test_kernels() -> None:
     crop = noise(4, 2 * HEIGHT, 2 * WIDTH)
-    ways = {what.name: what.pixels(crop, CONTRACT) for what in corruptions.WHAT_IFS}
+    ways = {what.name: what.pixels(crop, CONTRACT) for what in corruptions.CORRUPTIONS}
     blocks = crop.reshape(HEIGHT, 2, WIDTH, 2, 3)
     assert np.abs(ways["resized by area (box)"] - blocks.mean((1, 3))).max() <= 1  # rounded twice, once for each axis
     np.testing.assert_array_equal(ways["resized by nearest"], blocks[:, 1, :, 1])
@@ -101,9 +101,9 @@ def test_recompressed_halved_and_tighter() -> None:
     np.testing.assert_array_equal(corruptions.tighter(crop, CONTRACT), images.resize(crop[1:15, 1:7], (HEIGHT, WIDTH)))
 
 
-@pytest.mark.parametrize("what", corruptions.WHAT_IFS, ids=lambda what: what.name)
+@pytest.mark.parametrize("what", corruptions.CORRUPTIONS, ids=lambda what: what.name)
 @pytest.mark.parametrize("shape", [(1, 1), (2, 300), (3, 2), (33, 17)])
-def test_every_what_if_fits_the_model(what: corruptions.WhatIf, shape: tuple[int, int]) -> None:
+def test_every_what_if_fits_the_model(what: corruptions.Corruption, shape: tuple[int, int]) -> None:
     pixels = what.pixels(noise(6, *shape), CONTRACT)
     assert pixels.shape == (HEIGHT, WIDTH, 3)
     assert pixels.dtype == np.uint8
@@ -135,7 +135,7 @@ def test_effects_are_the_naive_ones(folder: Path) -> None:
     inputs = [images.resize(source, (HEIGHT, WIDTH)) for source in sources]
     right = [project(pixels[None])[0] for pixels in inputs]
     assert diagnosis.crops == len(sources) == 13
-    for what in corruptions.WHAT_IFS:
+    for what in corruptions.CORRUPTIONS:
         fed = [what.pixels(source, CONTRACT) for source in sources]
         wrong = [project(pixels[None])[0] for pixels in fed]
         cosines = [cosine(a, b) for a, b in zip(right, wrong, strict=True)]
@@ -148,7 +148,7 @@ def test_effects_are_the_naive_ones(folder: Path) -> None:
         if what.name != "as 0-1 cast to uint8":  # where all are equal, the nearest is a matter of rounding
             moved = [nearest_other(right, row) != nearest_other(wrong, row) for row in range(13)]
             assert got.nearest_changed == pytest.approx(np.mean(moved))
-    assert {what.name for what in corruptions.WHAT_IFS} == {one.name for one in diagnosis.effects}
+    assert {what.name for what in corruptions.CORRUPTIONS} == {one.name for one in diagnosis.effects}
     order = [one.mean_cosine for one in diagnosis.effects]
     assert order == sorted(order)
     pairs = [cosine(right[a], right[b]) for a in range(13) for b in range(a)]

@@ -19,7 +19,7 @@ from bot_deploy.commands.export import export
 from bot_deploy.commands.verify import verify
 from bot_deploy.errors import InputError, ParityError, RunError
 from bot_deploy.export import parity, pipeline
-from bot_deploy.export.pipeline import Artifact, Job, export_engine
+from bot_deploy.export.pipeline import Artifact, ExportContext, export_engine
 from bot_deploy.export.to_onnx import to_onnx
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def test_an_engine_that_fails_on_its_own_gpu_is_no_artifact(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: ExportContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx to build an engine")
 
@@ -37,10 +37,10 @@ def test_an_engine_that_fails_on_its_own_gpu_is_no_artifact(
     monkeypatch.setattr(nvidia, "gpu_arch", lambda: "sm89")
     monkeypatch.setattr(pipeline, "open_embedder", broken)
     with pytest.raises(RunError, match="cannot run a batch of 2"):
-        export_engine(replace(job, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
+        export_engine(replace(context, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(nvidia, "gpu_arch", lambda: "sm120")
-    done = export_engine(replace(job, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
+    done = export_engine(replace(context, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
     assert (done.parity, done.not_run) == (None, "it is for sm89, but the GPU is sm120")
 
 
@@ -54,7 +54,9 @@ def test_export_writes_all_and_says_what_it_could_not_run(
 
     monkeypatch.setattr(nvidia, "gpu_arch", none)
     written = []
-    monkeypatch.setattr(pipeline, "to_onnx", lambda *job: (written.append(job[1].precision), to_onnx(*job)))
+    monkeypatch.setattr(
+        pipeline, "to_onnx", lambda *arguments: (written.append(arguments[1].precision), to_onnx(*arguments))
+    )
     words = [str(checkpoint_file), "--fp16", "--trt", "--gpu-arch", "sm89", "--batch", "1:2:4"]
     done = CliRunner().invoke(export, [*words, "--data", str(people), "--out", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
@@ -130,11 +132,11 @@ def test_an_engine_without_tensorrt_is_refused_before_work_begins(
     assert not (tmp_path / "out").exists()
 
 
-def test_no_engine_is_built_of_what_was_rejected(job: Job, tmp_path: Path) -> None:
-    job = replace(job, out=tmp_path)
+def test_no_engine_is_built_of_what_was_rejected(context: ExportContext, tmp_path: Path) -> None:
+    context = replace(context, out=tmp_path)
     rejected = Artifact(tmp_path / "model.fp16.onnx.rejected", "fp16", None)
     with pytest.raises(ParityError, match=r"no model\.engine, which would be built of .*model\.fp16\.onnx\.rejected"):
-        export_engine(job, "fp16", done=[rejected])
+        export_engine(context, "fp16", done=[rejected])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -20,7 +20,7 @@ from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import InputError
 from bot_deploy.export import fp16, int8, parity, sensitivity
 from bot_deploy.export.graph import inference_graph
-from bot_deploy.export.pipeline import Job, export_engine, export_onnx, prepare
+from bot_deploy.export.pipeline import ExportContext, export_engine, export_onnx, prepare
 from bot_deploy.export.to_onnx import to_onnx
 from bot_deploy.model import ARCHS, IBN, InferenceGraph, ReID
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def fp16_file(job: Job) -> Path:
-    done = export_onnx(job, "fp16")
+def fp16_file(context: ExportContext) -> Path:
+    done = export_onnx(context, "fp16")
     assert not done.rejected
     assert done.float32 == ()
     return done.path
 
 
 @pytest.fixture(scope="module")
-def int8_file(job: Job) -> Path:
-    done = export_onnx(job, "int8")
+def int8_file(context: ExportContext) -> Path:
+    done = export_onnx(context, "int8")
     assert not done.rejected
     return done.path
 
@@ -113,16 +113,16 @@ def test_feature_before_the_neck(checkpoint_file: Path, people: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("opset", [18, 20, 23])
-def test_opset_is_what_was_asked_for(opset: int, job: Job, tmp_path: Path) -> None:
-    to_onnx(job.graph, job.contract, tmp_path / "m.onnx", opset)
+def test_opset_is_what_was_asked_for(opset: int, context: ExportContext, tmp_path: Path) -> None:
+    to_onnx(context.graph, context.contract, tmp_path / "m.onnx", opset)
     model = onnx.load(str(tmp_path / "m.onnx"))
     assert {entry.domain: entry.version for entry in model.opset_import}[""] == opset
 
 
 @pytest.mark.parametrize("opset", [9, 17, 24])
-def test_other_opsets_are_refused(opset: int, job: Job, tmp_path: Path) -> None:
+def test_other_opsets_are_refused(opset: int, context: ExportContext, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"opset {opset}: choose from 18 to 23"):
-        to_onnx(job.graph, job.contract, tmp_path / "m.onnx", opset)
+        to_onnx(context.graph, context.contract, tmp_path / "m.onnx", opset)
 
 
 # ---- how much a layer suffers ----
@@ -133,7 +133,9 @@ def test_layer_errors_against_a_naive_loop(crops: Pixels) -> None:
     model = ReID("resnet18", 3).eval()
     saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", "none")
     graph = inference_graph(saved, saved.contract)
-    found = sensitivity.errors(graph, crops[:2], lambda conv, x: 1.5 * conv._conv_forward(x, conv.weight, conv.bias))
+    found = sensitivity.layer_errors(
+        graph, crops[:2], lambda conv, x: 1.5 * conv._conv_forward(x, conv.weight, conv.bias)
+    )
     assert len(found) == 20
     with torch.inference_mode():
         pixels = torch.from_numpy(crops[:2]).float().permute(0, 3, 1, 2) * graph.scale + graph.shift
@@ -148,7 +150,9 @@ def test_what_a_layer_costs_the_embeddings_against_a_changed_copy(crops: Pixels)
     model = ReID("resnet18", 3).eval()
     saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", "none")
     graph = inference_graph(saved, saved.contract)
-    found = sensitivity.losses(graph, crops[:3], lambda conv, x: -2 * conv._conv_forward(x, conv.weight, conv.bias))
+    found = sensitivity.embedding_costs(
+        graph, crops[:3], lambda conv, x: -2 * conv._conv_forward(x, conv.weight, conv.bias)
+    )
     assert len(found) == 20
     for name in ("conv1", "layer2.0.conv2", "layer4.0.downsample.0"):
         changed = copy.deepcopy(graph)
@@ -160,7 +164,7 @@ def test_what_a_layer_costs_the_embeddings_against_a_changed_copy(crops: Pixels)
             cosine = np.mean([float(functional.cosine_similarity(a, b, dim=0)) for a, b in pairs])
         assert cosine < 0.999
         assert found[name] == pytest.approx(1 - cosine, abs=1e-5)
-    again = sensitivity.losses(graph, crops[:3], lambda conv, x: conv._conv_forward(x, conv.weight, conv.bias))
+    again = sensitivity.embedding_costs(graph, crops[:3], lambda conv, x: conv._conv_forward(x, conv.weight, conv.bias))
     assert max(map(abs, again.values())) < 1e-6  # no layer stays changed
 
 
@@ -201,17 +205,19 @@ def test_layers_that_overflow_in_fp16_stay_in_float32(
     checkpoint_file: Path, people: Path, onnx_file: Path, crops: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = unbalanced(checkpoint_file, 1e6, slice(None), tmp_path / "model.pt")
-    job = prepare(source, tmp_path, open_dataset(people))
-    done = export_onnx(job, "fp16")
+    context = prepare(source, tmp_path, open_dataset(people))
+    done = export_onnx(context, "fp16")
     assert done.float32 == ("layer2.0.conv1", "layer2.0.conv2")
     assert not done.rejected
     assert cosines(done.path, onnx_file, crops).min() >= 0.999
     # Without the way out, the gate stands.
     monkeypatch.setattr(fp16, "to_fp16", fp16.to_fp16)
     monkeypatch.setattr(
-        fp16, "errors", lambda *_: dict.fromkeys(sensitivity.errors(job.graph, crops[:1], fp16._in_fp16), 0.0)
+        fp16,
+        "layer_errors",
+        lambda *_: dict.fromkeys(sensitivity.layer_errors(context.graph, crops[:1], fp16._in_fp16), 0.0),
     )
-    rejected = export_onnx(job, "fp16")
+    rejected = export_onnx(context, "fp16")
     assert rejected.rejected
     assert rejected.path.name == "model.fp16.onnx.rejected"
     assert not (tmp_path / "model.fp16.onnx").exists()
@@ -243,35 +249,37 @@ def test_layers_that_suffer_in_int8_stay_in_float32(
 ) -> None:
     # One channel ten thousand times as large as the others leaves no steps for these.
     source = unbalanced(checkpoint_file, 1e4, slice(0, 1), tmp_path / "model.pt")
-    job = prepare(source, tmp_path, open_dataset(people))
-    done = export_onnx(job, "int8")
+    context = prepare(source, tmp_path, open_dataset(people))
+    done = export_onnx(context, "int8")
     assert "layer2.0.conv2" in done.float32
     assert len(done.float32) == 2
     assert not done.rejected
     assert cosines(done.path, onnx_file, crops).min() >= 0.97
 
 
-def test_float32_goes_first_where_it_costs_least(job: Job, crops: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_goes_first_where_it_costs_least(
+    context: ExportContext, crops: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # 9,408 weights, 36,864 and 2,359,296: a loss for each of them of 1e-7, 5e-7 and 4e-9.
     found = {"conv1": 0.00094, "layer1.0.conv1": 0.0184, "layer4.0.conv2": 0.0094}
-    monkeypatch.setattr(int8, "losses", lambda *_: found)
-    assert int8._sensitive(job.graph, crops) == ["layer1.0.conv1", "conv1", "layer4.0.conv2"]
+    monkeypatch.setattr(int8, "embedding_costs", lambda *_: found)
+    assert int8._sensitive(context.graph, crops) == ["layer1.0.conv1", "conv1", "layer4.0.conv2"]
 
 
 def test_int8_calibrates_on_crops_that_are_not_scored(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
     dataset = open_dataset(people)
-    job = prepare(checkpoint_file, tmp_path, dataset)
+    context = prepare(checkpoint_file, tmp_path, dataset)
     train = parity.sample(replace(dataset, query=(), gallery=()), (128, 64), 512)
-    np.testing.assert_array_equal(job.calibration, train)
+    np.testing.assert_array_equal(context.calibration, train)
     assert len(train) == len(dataset.train)
 
 
-def test_int8_for_tensorrt_is_symmetric_and_builds(job: Job, tmp_path: Path) -> None:
+def test_int8_for_tensorrt_is_symmetric_and_builds(context: ExportContext, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx to build an engine")
-    to_onnx(job.graph, job.contract, tmp_path / "fp32.onnx")
-    contract = replace(job.contract, precision="int8")
+    to_onnx(context.graph, context.contract, tmp_path / "fp32.onnx")
+    contract = replace(context.contract, precision="int8")
     int8.to_int8(
-        tmp_path / "fp32.onnx", tmp_path / "int8.onnx", job.graph, contract, job.calibration[:32], tensorrt=True
+        tmp_path / "fp32.onnx", tmp_path / "int8.onnx", context.graph, contract, context.calibration[:32], tensorrt=True
     )
     model = onnx.load(str(tmp_path / "int8.onnx"))
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -279,7 +287,7 @@ def test_int8_for_tensorrt_is_symmetric_and_builds(job: Job, tmp_path: Path) -> 
     assert zeros
     assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
     assert not [name for name, value in values.items() if value.dtype == np.int32]
-    done = export_engine(replace(job, out=tmp_path), "int8", (1, 2, 4), ["sm89"])
+    done = export_engine(replace(context, out=tmp_path), "int8", (1, 2, 4), ["sm89"])
     assert done.path == tmp_path / "model.engine"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "fp32.onnx", "int8.onnx", "model.engine", "model.engine.json"
