@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bot_deploy.images import Pixels
+    from bot_deploy.matching.identify import Candidate
     from bot_deploy.video.sources import Frame, Source
 
-    from .enrolment import Candidate
     from .recognition import Event, Live, Sighting
     from .recorder import Recorder
     from .window import Window

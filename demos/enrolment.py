@@ -6,7 +6,7 @@ import logging
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -14,8 +14,8 @@ from bot_deploy import gallery as galleries
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import unused_path
 from bot_deploy.gallery import GalleryItem
+from bot_deploy.matching.identify import Candidate, PersonIdentifier, person_name
 from bot_deploy.matching.match import NON_IDENTITIES
-from bot_deploy.matching.verdict import MATCH, NO_MATCH, UNCERTAIN, decide
 
 if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Calibration
@@ -26,70 +26,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT = "people.gallery"  # in the current folder, where none is named
-SAME, MARGIN = 0.6, 0.15  # cosines for a model that nobody calibrated: a match, and how far below is uncertain
-PICTURES, MOST_PICTURES = 24, 12288  # that a look-up compares: more while several are of one person
-PEOPLE = 4  # that it should find
 LONGEST = 200  # bytes of a name
 AUTOMATIC = "person-{}"
 
 
-class Candidate(NamedTuple):
-    """Somebody in the gallery who a person on camera may be."""
-
-    name: str
-    score: float  # cosine with the most similar picture
-    picture: Path
-
-
-class People:
-    """The gallery, and what counts as the same person."""
+class People(PersonIdentifier):
+    """The gallery, what counts as the same person, and the enrolling of new people."""
 
     def __init__(self, gallery: Gallery, calibration: Calibration | None, min_score: float | None = None) -> None:
-        """`min_score`, where given, goes before `calibration`: the least cosine that is a match."""
-        self.gallery = gallery
-        self._calibration = calibration if min_score is None else None
-        self._same = SAME if min_score is None else min_score
-        self._names = {name for row in gallery.items() if not row.error and (name := name_of(row)) is not None}
-        self._size = len(gallery)
-
-    @property
-    def outlier(self) -> float:
-        """Two pictures less similar than this do not show the same person."""
-        return self._calibration.reject_threshold if self._calibration else self._same - MARGIN
-
-    @property
-    def rule(self) -> str:
-        """What is a match, in words."""
-        if self._calibration:
-            return f"a match from {self._calibration.threshold:.3f} on (calibrated)"
-        return f"a match from {self._same:.3f} on (not calibrated: `bot calibrate` finds a threshold that holds)"
+        super().__init__(gallery, calibration, min_score)
+        self._names = {name for item in gallery.items() if not item.error and (name := person_name(item)) is not None}
 
     def __len__(self) -> int:
         return len(self._names)
-
-    def candidates(self, vector: Vectors) -> list[Candidate]:
-        """People that look like the unit `vector` [D], the most similar first."""
-        top, self._size = PICTURES, len(self.gallery)
-        while True:
-            found = self.gallery.search(vector, top)
-            best: dict[str, Candidate] = {}
-            for one in found:
-                name = name_of(one.item)
-                if name is not None:
-                    best.setdefault(name, Candidate(name, one.score, self.gallery.root / one.item.path))
-            if len(best) >= PEOPLE or len(found) < top or top >= MOST_PICTURES:
-                return list(best.values())
-            top *= 8
-
-    def decision(self, score: float) -> str:
-        """One of `verdict.MATCH`, `UNCERTAIN` and `NO_MATCH` for a candidate's `score`."""
-        if self._calibration:
-            return decide(self._calibration, score, self._size).decision
-        return MATCH if score >= self._same else UNCERTAIN if score >= self._same - MARGIN else NO_MATCH
-
-    def resembles(self, score: float) -> bool:
-        """Whether a candidate's `score` is a match but for the size of the gallery, and for who else is there."""
-        return score >= (self._calibration.threshold if self._calibration else self._same)
 
     def next_name(self) -> str:
         """An automatic name that nobody has."""
@@ -157,8 +106,3 @@ def open_people(address: str | None, embedder: Embedder, min_score: float | None
     for row in gallery.broken():
         logger.warning(f"left out: {gallery.root / row.path}: {row.error}")
     return People(gallery, embedder.contract.calibration, min_score)
-
-
-def name_of(row: GalleryItem) -> str | None:
-    """The identity, or the file's name where none is known; None for Market-1501's junk and distractors."""
-    return None if row.identity in NON_IDENTITIES else row.identity or Path(row.path).stem

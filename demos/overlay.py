@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bot_deploy.images import Pixels
+    from bot_deploy.matching.identify import Candidate
 
-    from .enrolment import Candidate
     from .recognition import Sighting
 
 Colour = tuple[int, int, int]

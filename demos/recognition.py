@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
     from bot_deploy.embedder import Embedder, Vectors
     from bot_deploy.images import Pixels
+    from bot_deploy.matching.identify import Candidate
     from bot_deploy.video.detectors import Detector
     from bot_deploy.video.sources import Frame
     from bot_deploy.video.tracks import Corners, Tracked
 
-    from .enrolment import Candidate, People
+    from .enrolment import People
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class Live:
         with self._stage("track"):
             tracked = self._tracks.update(boxes, frame.time if self._timed else None)
         for one in tracked:
-            new = Followed(Average(self._people.outlier), began=frame.time)
+            new = Followed(Average(self._people.outlier_threshold), began=frame.time)
             followed = self._followed.setdefault(one.number, new)
             followed.seen = frame.time
         with self._stage("embed"):
@@ -182,7 +183,7 @@ class Live:
                 continue
             del waiting[number]
             followed = self._followed[number]
-            decision = self._people.decision(candidate.score)
+            decision = self._people.decide(candidate.score)
             if decision == UNCERTAIN and self._holds(number, candidate):
                 decision = MATCH  # a name that was given stays until the person is clearly somebody else
             elif decision == MATCH and not followed.shown and not self._holds(number, candidate):
@@ -204,7 +205,7 @@ class Live:
             long = followed.seen - followed.began >= LONG
             settled = followed.shown and (followed.average.count >= SETTLED or long)
             # A match that is somebody else's here, or that a large gallery makes doubtful, is nobody new.
-            alike = bool(followed.candidates) and self._people.resembles(followed.candidates[0].score)
+            alike = bool(followed.candidates) and self._people.reaches_threshold(followed.candidates[0].score)
             if settled and not alike and (followed.decision == NO_MATCH or (followed.decision == UNCERTAIN and long)):
                 self._enrol_stranger(number)
             elif settled and number in renewed and followed.views and followed.decision == MATCH and followed.who:

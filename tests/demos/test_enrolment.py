@@ -12,8 +12,9 @@ from PIL import Image
 
 from bot_deploy import gallery as galleries
 from bot_deploy.artifacts.contract import Calibration
-from bot_deploy.demos.enrolment import MARGIN, PICTURES, SAME, open_people
+from bot_deploy.demos.enrolment import open_people
 from bot_deploy.errors import InputError, RunError
+from bot_deploy.matching.identify import SEARCH_SIZE, UNCALIBRATED_THRESHOLD, UNCERTAIN_MARGIN
 
 WHOLE = (0, 0, 320, 240)
 
@@ -100,7 +101,7 @@ def test_junk_and_distractors_are_nobody(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_many_pictures_of_one_person_hide_nobody(tmp_path: Path) -> None:
     people = open_people(str(tmp_path / "g"), embedder())
-    for shade in range(PICTURES + 6):
+    for shade in range(SEARCH_SIZE + 6):
         people.enrol("Ann", picture((200, shade, 0)), vector((200, shade, 0)))
     people.enrol("Bob", picture(BLUE), vector(BLUE))
     assert [one.name for one in people.candidates(vector(RED))] == ["Ann", "Bob"]
@@ -137,13 +138,13 @@ def test_automatic_names_are_free_ones(tmp_path: Path) -> None:
 
 def test_decisions_without_calibration(tmp_path: Path) -> None:
     people = open_people(str(tmp_path / "g"), embedder())
-    scores = (SAME, SAME - 0.01, SAME - MARGIN - 0.01)
-    assert [people.decision(score) for score in scores] == ["match", "uncertain", "no match"]
-    assert people.outlier == pytest.approx(SAME - MARGIN)
+    scores = (UNCALIBRATED_THRESHOLD, UNCALIBRATED_THRESHOLD - 0.01, UNCALIBRATED_THRESHOLD - UNCERTAIN_MARGIN - 0.01)
+    assert [people.decide(score) for score in scores] == ["match", "uncertain", "no match"]
+    assert people.outlier_threshold == pytest.approx(UNCALIBRATED_THRESHOLD - UNCERTAIN_MARGIN)
     assert "not calibrated" in people.rule
     people.gallery.close()
     strict = open_people(str(tmp_path / "g"), embedder(), 0.8)
-    assert strict.decision(0.79) == "uncertain"
+    assert strict.decide(0.79) == "uncertain"
     strict.gallery.close()
 
 
@@ -162,11 +163,11 @@ def test_decisions_are_those_of_the_calibration_unless_a_score_is_given(tmp_path
     model = embedder(replace(CONTRACT, calibration=calibration))
     people = open_people(str(tmp_path / "g"), model)
     people.enrol("Ann", picture(RED), vector(RED))
-    assert [people.decision(score) for score in (0.71, 0.69, 0.29)] == ["match", "uncertain", "no match"]
-    assert people.outlier == 0.3
+    assert [people.decide(score) for score in (0.71, 0.69, 0.29)] == ["match", "uncertain", "no match"]
+    assert people.outlier_threshold == 0.3
     people.gallery.close()
     lax = open_people(str(tmp_path / "g"), model, 0.4)
-    assert lax.decision(0.45) == "match"
+    assert lax.decide(0.45) == "match"
     lax.gallery.close()
 
 

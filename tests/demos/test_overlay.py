@@ -9,9 +9,9 @@ import pytest
 from helpers.fake_camera import BLUE, GREEN, GREY, RED, scene
 from PIL import Image
 
-from bot_deploy.demos.enrolment import Candidate
 from bot_deploy.demos.overlay import PAPER, STRANGER, STRIP, TROUBLE, colour_of, draw, label
 from bot_deploy.demos.recognition import Sighting
+from bot_deploy.matching.identify import Candidate
 
 BOX = (100.0, 60.0, 150.0, 210.0)
 

@@ -112,7 +112,7 @@ def test_only_who_was_seen_long_enough_is_enrolled_by_itself(people: People) -> 
 def test_who_resembles_somebody_a_little_is_enrolled_only_after_long(people: People) -> None:
     know(people, Ann=(200, 0, 0))
     alike = (100, 160, 0)  # a cosine of 0.53 with Ann: uncertain
-    assert people.decision(float(detect_vector(RED) @ detect_vector(alike))) == "uncertain"
+    assert people.decide(float(detect_vector(RED) @ detect_vector(alike))) == "uncertain"
     live = Live(DETECTOR, embedder(), people, 10, every=1, auto_enrol=True)
     long = round(10 * LONG)
     watch(live, [scene((alike, walker(10)))] * long)

@@ -1,0 +1,85 @@
+"""Identification: which person of a gallery an embedding shows, and whether the score is a match."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from .match import NON_IDENTITIES
+from .verdict import MATCH, NO_MATCH, UNCERTAIN, decide
+
+if TYPE_CHECKING:
+    from bot_deploy.artifacts.contract import Calibration
+    from bot_deploy.embedder import Vectors
+    from bot_deploy.gallery import Gallery, GalleryItem
+
+UNCALIBRATED_THRESHOLD = 0.6  # cosine from which a score is a match, for a model without a calibration
+UNCERTAIN_MARGIN = 0.15  # cosine; without a calibration, a score this far below the threshold is uncertain
+MIN_CANDIDATES = 4  # people that a search returns, if the gallery has so many
+SEARCH_SIZE = 24  # gallery images that the first search returns
+MAX_SEARCH_SIZE = 12288  # gallery images that the last search returns
+SEARCH_GROWTH = 8  # factor from one search to the next, while too few people are among the images
+
+
+class Candidate(NamedTuple):
+    """A person of the gallery who may be the one that an embedding shows."""
+
+    name: str
+    score: float  # cosine with this person's most similar image
+    picture: Path
+
+
+class PersonIdentifier:
+    """Finds the people of a gallery that look like an embedding, and decides whether a score is a match."""
+
+    def __init__(self, gallery: Gallery, calibration: Calibration | None, min_score: float | None = None) -> None:
+        """Uses the thresholds of `calibration`; `min_score`, the lowest cosine of a match, replaces them."""
+        self.gallery = gallery
+        self._calibration = calibration if min_score is None else None
+        self._threshold = UNCALIBRATED_THRESHOLD if min_score is None else min_score
+        if self._calibration:
+            self._threshold = self._calibration.threshold
+        self._gallery_size = len(gallery)
+
+    @property
+    def outlier_threshold(self) -> float:
+        """Cosine below which two images do not show the same person."""
+        return self._calibration.reject_threshold if self._calibration else self._threshold - UNCERTAIN_MARGIN
+
+    @property
+    def rule(self) -> str:
+        """The rule for a match, as a phrase."""
+        source = "calibrated" if self._calibration else "not calibrated; `bot calibrate` finds a threshold"
+        return f"a match needs a cosine of {self._threshold:.3f} or more ({source})"
+
+    def candidates(self, embedding: Vectors) -> list[Candidate]:
+        """The people most similar to the unit vector `embedding` [D], best first; each with the best score."""
+        top, self._gallery_size = SEARCH_SIZE, len(self.gallery)
+        while True:
+            hits = self.gallery.search(embedding, top)
+            people: dict[str, Candidate] = {}
+            for hit in hits:
+                name = person_name(hit.item)
+                if name is not None:
+                    people.setdefault(name, Candidate(name, hit.score, self.gallery.root / hit.item.path))
+            # Many images of one person can fill the first search.
+            if len(people) >= MIN_CANDIDATES or len(hits) < top or top >= MAX_SEARCH_SIZE:
+                return list(people.values())
+            top *= SEARCH_GROWTH
+
+    def decide(self, score: float) -> str:
+        """`verdict.MATCH`, `UNCERTAIN` or `NO_MATCH` for the score of a candidate."""
+        if self._calibration:
+            return decide(self._calibration, score, self._gallery_size).decision
+        if score >= self._threshold:
+            return MATCH
+        return UNCERTAIN if score >= self._threshold - UNCERTAIN_MARGIN else NO_MATCH
+
+    def reaches_threshold(self, score: float) -> bool:
+        """Whether `score` reaches the threshold of a match, whatever the size of the gallery."""
+        return score >= self._threshold
+
+
+def person_name(item: GalleryItem) -> str | None:
+    """The identity of `item`, or the stem of its file name; None for Market-1501's junk and distractors."""
+    return None if item.identity in NON_IDENTITIES else item.identity or Path(item.path).stem
