@@ -1,8 +1,9 @@
-"""The `bot` command: verbs are loaded when used, and errors become messages here, once."""
+"""The `bot` command: it imports a verb when it is called, and turns errors into messages at one place."""
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -49,8 +50,8 @@ EXTRAS = {
 }
 
 
-class Verbs(click.Group):
-    """The verbs, each imported only when it is called."""
+class LazyGroup(click.Group):
+    """A group of commands that imports each command only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -70,39 +71,40 @@ class Verbs(click.Group):
             formatter.write_dl([(verb, summary) for verb, (_, summary) in VERBS.items()])
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="bot-deploy", prog_name="bot")
 def bot() -> None:
     """Person re-identification: train, export, match."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs `bot`; exits 0 when done, 1 for a failed run, 2 for wrong usage or bad input, 3 when parity failed."""
+    """Runs `bot` and exits: 0 for success, 1 for a failed run, 2 for wrong usage or bad input, 3 when parity failed."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name need not be text
+            stream.reconfigure(errors="backslashreplace")  # file names need not be valid text
     console.show_library_output()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if "" in words:
-            raise click.UsageError("an argument is empty; is a variable not set?")
-        sys.exit(bot.main(words, standalone_mode=False) or 0)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        if "" in arguments:
+            raise click.UsageError("an argument is empty; is a shell variable not set?")
+        sys.exit(bot.main(arguments, standalone_mode=False) or 0)
+    except click.exceptions.Exit as exit_request:
+        sys.exit(exit_request.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output is gone, and so is its interest in ours
+        # The program that read our output has ended. Python flushes stdout again at exit, which must not fail then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (BotError, ImportError, OSError, click.Abort, KeyboardInterrupt) as error:
-        message, code = explained(error)
+        message, exit_code = describe_error(error)
         click.echo(f"bot: {message}", err=True)
-        sys.exit(code)
+        sys.exit(exit_code)
 
 
-def explained(error: BaseException) -> tuple[str, int]:
-    """The line and the exit code for an error that is not a defect of ours."""
+def describe_error(error: BaseException) -> tuple[str, int]:
+    """Returns the line to print and the exit code for an error that the user can act on; raises any other again."""
     if isinstance(error, BotError):
         option = f" (--{error.parameter.replace('_', '-')})" if error.parameter else ""
         return f"{error}{option}", error.exit_code
@@ -114,6 +116,7 @@ def explained(error: BaseException) -> tuple[str, int]:
             return f"{package} is not installed; pip install 'bot-deploy[{EXTRAS[package]}]'", 1
         if package == "bot_deploy" or isinstance(error, ModuleNotFoundError):
             raise error
+        # A system library is missing: libGL for OpenCV, for example.
         build = ", or a build without it (opencv-python-headless)" if "cv2" in f"{error.name} {error.path}" else ""
-        return f"{error}; install that library{build}", 1  # OpenCV without the system's libGL, for one
-    return str(error), 1  # a full disk, a folder that may not be read
+        return f"{error}; install that library{build}", 1
+    return str(error), 1  # OSError: a full disk, a folder without permission

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 from click.testing import CliRunner
+from helpers.commands import run_bot, run_python
 
 from bot_deploy import cli, errors
 
@@ -31,19 +32,10 @@ def fail():
     {line}
 
 cli.VERBS["fail"] = ("nowhere:fail", "Fails.")
-get_command = cli.Verbs.get_command
-cli.Verbs.get_command = lambda group, context, name: fail if name == "fail" else get_command(group, context, name)
+get_command = cli.LazyGroup.get_command
+cli.LazyGroup.get_command = lambda group, context, name: fail if name == "fail" else get_command(group, context, name)
 cli.main(["fail"])
 """
-
-
-def python(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, *(str(argument) for argument in arguments)]
-    return subprocess.run(words, capture_output=True, text=True, check=False, cwd=cwd)
-
-
-def bot(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return python("-m", "bot_deploy", *arguments, cwd=cwd)
 
 
 # ---- help ----
@@ -51,7 +43,7 @@ def bot(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProc
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help_lists_every_verb_with_what_it_does(option: str) -> None:
-    done = bot(option)
+    done = run_bot(option)
     assert done.returncode == 0
     assert done.stderr == ""
     words = " ".join(done.stdout.split())
@@ -61,7 +53,7 @@ def test_help_lists_every_verb_with_what_it_does(option: str) -> None:
 
 
 def test_nothing_asked_shows_the_help() -> None:
-    done = bot()
+    done = run_bot()
     assert done.returncode == 2
     assert "Commands:" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -69,7 +61,7 @@ def test_nothing_asked_shows_the_help() -> None:
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_help_of_every_verb(verb: str) -> None:
-    done = bot(verb, "--help")
+    done = run_bot(verb, "--help")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert re.match(rf"Usage: .*\b{verb}\b", done.stdout)
@@ -102,7 +94,7 @@ def test_help_is_quick() -> None:
     took = []
     for _ in range(5):
         started = time.perf_counter()
-        assert bot("--help").returncode == 0
+        assert run_bot("--help").returncode == 0
         took.append(time.perf_counter() - started)
     assert min(took) < 0.3, took
 
@@ -117,20 +109,20 @@ try:
 finally:
     print("loaded:", sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)
 """
-    done = python("-c", code)
+    done = run_python("-c", code)
     assert done.returncode == 0
     assert done.stderr.strip() == "loaded: []"
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    done = python("-c", f"import sys, bot_deploy; print(sorted(set({HEAVY!r}) & set(sys.modules)))")
+    done = run_python("-c", f"import sys, bot_deploy; print(sorted(set({HEAVY!r}) & set(sys.modules)))")
     assert done.stdout.strip() == "[]"
 
 
 def test_version() -> None:
     from importlib.metadata import version
 
-    assert bot("--version").stdout.strip() == f"bot, version {version('bot-deploy')}"
+    assert run_bot("--version").stdout.strip() == f"bot, version {version('bot-deploy')}"
 
 
 # ---- exit codes ----
@@ -148,7 +140,7 @@ def test_version() -> None:
     ],
 )
 def test_wrong_usage(words: list[str], said: str) -> None:
-    done = bot(*words)
+    done = run_bot(*words)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Usage:" in done.stderr
@@ -167,14 +159,14 @@ def test_wrong_usage(words: list[str], said: str) -> None:
     ],
 )
 def test_each_kind_of_error_is_one_line_and_its_exit_code(error: type[errors.BotError], code: int) -> None:
-    done = python("-c", FAILING.format(line=f"raise errors.{error.__name__}('x.onnx: what is wrong; what to do')"))
+    done = run_python("-c", FAILING.format(line=f"raise errors.{error.__name__}('x.onnx: what is wrong; what to do')"))
     assert done.returncode == code
     assert done.stderr == "bot: x.onnx: what is wrong; what to do\n"
     assert done.stdout == ""
 
 
 def test_a_mistake_of_ours_is_not_hidden() -> None:
-    done = python("-c", FAILING.format(line="raise RuntimeError('a bug')"))
+    done = run_python("-c", FAILING.format(line="raise RuntimeError('a bug')"))
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "RuntimeError: a bug" in done.stderr
@@ -184,7 +176,7 @@ def test_a_mistake_of_ours_is_not_hidden() -> None:
     "line", ["os.kill(os.getpid(), signal.SIGINT)", "raise KeyboardInterrupt", "raise click.Abort"]
 )
 def test_ctrl_c(line: str) -> None:
-    done = python("-c", FAILING.format(line=line))
+    done = run_python("-c", FAILING.format(line=line))
     assert done.returncode == 130
     assert done.stderr.strip() == "bot: interrupted"
 
@@ -197,19 +189,19 @@ def test_ctrl_c(line: str) -> None:
     ],
 )
 def test_a_missing_extra_is_named(module: str, said: str) -> None:
-    done = python("-c", FAILING.format(line=f"raise ModuleNotFoundError('none', name={module!r})"))
+    done = run_python("-c", FAILING.format(line=f"raise ModuleNotFoundError('none', name={module!r})"))
     assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_any_other_missing_module_is_a_bug() -> None:
-    done = python("-c", FAILING.format(line="import nowhere_to_be_found"))
+    done = run_python("-c", FAILING.format(line="import nowhere_to_be_found"))
     assert done.returncode == 1
     assert "Traceback" in done.stderr
 
 
 @pytest.mark.parametrize("line", ["pass", "click.echo('done')"])
 def test_done_is_0(line: str) -> None:
-    done = python("-c", FAILING.format(line=line))
+    done = run_python("-c", FAILING.format(line=line))
     assert done.returncode == 0
     assert done.stderr == ""
 
@@ -246,7 +238,7 @@ def test_a_reader_who_left_is_no_error() -> None:
     ],
 )
 def test_missing_files(tmp_path: Path, words: list[str], said: str) -> None:
-    done = bot(*words, cwd=tmp_path)
+    done = run_bot(*words, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert done.stderr.startswith("bot: ")
@@ -258,7 +250,7 @@ def test_missing_files(tmp_path: Path, words: list[str], said: str) -> None:
 @pytest.mark.parametrize(("name", "data"), [("m.onnx", b"no model"), ("m.onnx", b""), ("m.bin", b"?")])
 def test_what_is_no_model(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
-    done = bot("eval", name, cwd=tmp_path)
+    done = run_bot("eval", name, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"bot: {name}: ")
     assert done.stderr.count("\n") == 1

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from bot_deploy.artifacts.contract import Contract
-from bot_deploy.cli import explained, main
+from bot_deploy.cli import describe_error, main
 from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
@@ -116,7 +116,7 @@ def test_no_camera_filter(colours: Counting, one_camera: Path) -> None:
     dataset = open_dataset(one_camera)
     with pytest.raises(InputError, match="from another camera") as caught:
         evaluate_dataset(colours.embedder, dataset)
-    assert explained(caught.value)[0].endswith("without the camera filter (--no-camera-filter)")
+    assert describe_error(caught.value)[0].endswith("without the camera filter (--no-camera-filter)")
     scores = evaluate_dataset(colours.embedder, dataset, camera_filter=False)
     assert (scores.rank1, scores.mAP, scores.queries, scores.gallery) == (100, 100, 2, 3)
 
