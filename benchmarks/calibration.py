@@ -1,8 +1,8 @@
-"""Does a threshold keep its false-accept rate on people that it was not chosen on?
+"""Measures whether a calibrated threshold keeps its false-accept rate on other people.
 
     python benchmarks/calibration.py --model model.onnx --data Market-1501.zip
 
-Chosen on the training identities, measured on the identities of the official test split (query and gallery together).
+The threshold is chosen on the training identities, and measured on the test identities (query and gallery together).
 """
 
 from __future__ import annotations
@@ -18,27 +18,30 @@ from bot_deploy.matching import calibrate
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), required=True)
-@click.option("--data", required=True)
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="Exported model or checkpoint.")
+@click.option("--data", required=True, help="Data set with training and test identities.")
 def main(model: Path, data: str) -> None:
-    """Prints the table of benchmarks/README.md."""
+    """Print the table of benchmarks/README.md."""
     embedder, dataset = open_embedder(model), open_dataset(data)
-    chosen_on = _pairs(embedder, dataset.train, "training identities")
-    measured_on = _pairs(embedder, [*dataset.query, *dataset.gallery], "test identities")
-    accepted, missed = measured_on.rates()
-    print("| asked for | threshold | false accepts, test identities | missed, training | missed, test |")
+    train_pairs = _count_pairs(embedder, dataset.train, "training identities")
+    test_pairs = _count_pairs(embedder, [*dataset.query, *dataset.gallery], "test identities")
+    false_accept_rates, false_reject_rates = test_pairs.rates()
+    print(
+        "| target false-accept rate | threshold | on test identities | false rejects, training | false rejects, test |"
+    )
     print("| ---: | ---: | ---: | ---: | ---: |")
     for target in (1e-2, 1e-3, 1e-4):
-        found = calibrate.calibrate(chosen_on, "training identities", target)
-        row = int((calibrate.edges() < found.threshold - 1e-9).sum())
+        calibration = calibrate.calibrate(train_pairs, "training identities", target)
+        row = int((calibrate.edges() < calibration.threshold - 1e-9).sum())
+        rate = false_accept_rates[row]
         print(
-            f"| {target:g} | {found.threshold:.4f} | {accepted[row]:.2e} ({accepted[row] / target:.2f}x) | "
-            f"{100 * found.false_reject_rate:.1f} % | {100 * missed[row]:.1f} % |"
+            f"| {target:g} | {calibration.threshold:.4f} | {rate:.2e} ({rate / target:.2f}x) | "
+            f"{100 * calibration.false_reject_rate:.1f} % | {100 * false_reject_rates[row]:.1f} % |"
         )
-    print(f"\n{chosen_on.impostor.sum()} and {measured_on.impostor.sum()} pairs of different people")
+    print(f"\n{train_pairs.impostor.sum()} and {test_pairs.impostor.sum()} pairs of different people")
 
 
-def _pairs(embedder: Embedder, crops: list[Crop] | tuple[Crop, ...], label: str) -> calibrate.Pairs:
+def _count_pairs(embedder: Embedder, crops: list[Crop] | tuple[Crop, ...], label: str) -> calibrate.Pairs:
     vectors = embed_crops(embedder, crops, label)
     return calibrate.count_pairs(vectors, [crop.identity for crop in crops], [crop.camera for crop in crops])
 

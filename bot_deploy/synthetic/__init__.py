@@ -29,7 +29,8 @@ def generate_dataset(
     camera.
 
     The same arguments write the same bytes. `workers` is the number of processes (default: one per core) and changes
-    no bytes; 1 stays in the calling process. `progress(done, total)` is called when crops are finished.
+    no bytes. With 1, no process is started; with more, a script needs an `if __name__ == "__main__"` guard.
+    `progress(done, total)` is called when crops are finished.
 
     The data set appears under `out` only when it is complete; an interrupted run leaves nothing there.
 
