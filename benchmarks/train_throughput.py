@@ -1,12 +1,12 @@
-"""Training images/s: the plain loop everybody writes first, against ours, side by side in one run.
+"""Training speed in images per second: a plain training loop against bot_deploy's, in turns in one process.
 
     python benchmarks/train_throughput.py --data Market-1501.zip [--arch resnet50] [--height 256] [--width 128]
 
-Plain: PIL transforms image by image, eager float32, contiguous memory, Adam. Ours: `train.loop.train_step`
-with the recipe's defaults (decoded once, augmented as a batch, autocast to bf16 where the CPU has it,
-channels_last, fused Adam).
-Both take the same batches of P16 K4 through the same network and the same losses, in turns; the figures
-are medians over all steps after the first of each turn, decoding and augmentation included.
+The plain loop transforms image by image with PIL and trains in eager float32, contiguous memory and with Adam. Ours
+is `train.loop.train_step` with the recipe's defaults: crops are decoded once and augmented as a batch, with autocast
+to bf16 if the CPU has it, channels_last memory and fused Adam.
+Both train the same network with the same losses on the same batches of P16 K4. The figures are medians over all steps
+but the first of each turn. They include decoding and augmentation.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from bot_deploy.train.allocator import keep_freed_memory
 from bot_deploy.train.data import TrainingSet, open_training_set
 from bot_deploy.train.distributed import World
 from bot_deploy.train.losses import CenterLoss, TripletLoss, id_loss
-from bot_deploy.train.precision import resolved
+from bot_deploy.train.precision import resolve_precision
 from bot_deploy.train.recipe import Recipe
-from bot_deploy.train.sampler import batches
+from bot_deploy.train.sampler import draw_batches
+from bot_deploy.train.state import create_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CROPS = 2000
+MAX_CROPS = 2000
 
 
-def plain(recipe: Recipe, crops: TrainingSet, num_ids: int) -> Callable[[np.ndarray], None]:
-    """One step of the plain loop, as a function of the rows of a batch."""
+def plain_loop(recipe: Recipe, crops: TrainingSet, num_ids: int) -> Callable[[np.ndarray], None]:
+    """A function that trains the plain loop on the rows of one batch."""
     augment = tv.Compose(
         [
             tv.Resize((recipe.height, recipe.width)),
@@ -48,7 +49,7 @@ def plain(recipe: Recipe, crops: TrainingSet, num_ids: int) -> Callable[[np.ndar
             tv.RandomCrop((recipe.height, recipe.width)),
             tv.ToTensor(),
             tv.Normalize(transforms.MEAN, transforms.STD),
-            tv.RandomErasing(0.5, transforms.AREA, transforms.RATIO),
+            tv.RandomErasing(0.5, transforms.ERASED_AREA, transforms.ERASED_ASPECT_RATIO),
         ]
     )
     model = ReID(recipe.arch, num_ids).train()
@@ -73,14 +74,14 @@ def plain(recipe: Recipe, crops: TrainingSet, num_ids: int) -> Callable[[np.ndar
     return step
 
 
-def ours(recipe: Recipe, crops: TrainingSet, num_ids: int) -> Callable[[np.ndarray], None]:
-    """One step of `bot train`."""
+def our_loop(recipe: Recipe, crops: TrainingSet, num_ids: int) -> Callable[[np.ndarray], None]:
+    """A function that trains as `bot train` does on the rows of one batch."""
     world, rng = World(0, 1, "cpu"), np.random.default_rng(0)
-    state = loop._start(recipe, num_ids, "cpu")  # noqa: SLF001
+    state = create_state(recipe, num_ids, "cpu")
     state.model.train()
 
     def step(rows: np.ndarray) -> None:
-        pixels = transforms.augment(crops.pixels(rows), recipe, transforms.draw(len(rows), recipe, rng))
+        pixels = transforms.augment(crops.pixels(rows), recipe, transforms.draw_augmentation(len(rows), recipe, rng))
         loop.train_step(state, pixels, torch.from_numpy(crops.labels[rows]), recipe, world)
 
     return step
@@ -92,14 +93,14 @@ def ours(recipe: Recipe, crops: TrainingSet, num_ids: int) -> Callable[[np.ndarr
 @click.option("--height", default=256, show_default=True)
 @click.option("--width", default=128, show_default=True)
 @click.option("--turns", default=3, show_default=True)
-@click.option("--steps", default=4, show_default=True, help="Of each loop in a turn; the first is not counted.")
+@click.option("--steps", default=4, show_default=True, help="Steps of each loop in a turn; the first is not counted.")
 def main(data: str, arch: str, height: int, width: int, turns: int, steps: int) -> None:
     """Print images/s of both loops and their ratio as markdown."""
-    recipe = resolved(Recipe(arch=arch, weights="none", height=height, width=width), "cpu")
-    crops = open_training_set(open_dataset(data).train[:CROPS], (height, width))
-    schedule = list(batches(crops.labels, recipe.p, recipe.k, np.random.default_rng(0)))
+    recipe = resolve_precision(Recipe(arch=arch, weights="none", height=height, width=width), "cpu")
+    crops = open_training_set(open_dataset(data).train[:MAX_CROPS], (height, width))
+    schedule = list(draw_batches(crops.labels, recipe.p, recipe.k, np.random.default_rng(0)))
     seconds: dict[str, list[float]] = {"plain": [], "ours": []}
-    loops = {"plain": plain(recipe, crops, crops.num_ids), "ours": ours(recipe, crops, crops.num_ids)}
+    loops = {"plain": plain_loop(recipe, crops, crops.num_ids), "ours": our_loop(recipe, crops, crops.num_ids)}
     for turn in range(turns):
         for name, step in loops.items():
             if name == "ours":

@@ -1,4 +1,4 @@
-"""The paper's tables, run: which trick brings what, with the paper's figure beside ours."""
+"""Ablations: runs the tables of the paper, and writes our rank-1 and mAP beside the paper's."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from bot_deploy.errors import InputError
 from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
 from bot_deploy.files import write_atomically
 from bot_deploy.model import InferenceGraph
-from bot_deploy.train import loop
 
-from . import run_files
-from .distributed import join
+from . import loop, run_files
+from .distributed import join_world
 from .recipe import to_toml
+from .torch_settings import full_float32
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,19 +37,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Figures = tuple[float, float]  # rank-1 and mAP, percent
+Scores = tuple[float, float]  # rank-1 and mAP, percent
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One row of a table: what is laid over the recipe, and the paper's Market-1501 figures (ResNet-50, 120 epochs)."""
+class Variant:
+    """One row of a table: its changes to the recipe, and the paper's scores on Market-1501 (ResNet-50, 120 epochs)."""
 
     name: str
     changes: dict[str, Any]
-    paper: Figures
+    paper: Scores
 
 
-# Table 1, first row, as the released code has it (section 2).
+# The first row of Table 1, as in the released code (section 2).
 BASELINE: dict[str, Any] = {
     "warmup_epochs": 0,
     "erasing": 0.0,
@@ -60,7 +60,7 @@ BASELINE: dict[str, Any] = {
     "metric": "euclidean",
     "center_weight": 0.0,
 }
-# row -> the keys that take the recipe's own value from here on
+# row -> keys that have the recipe's own value from this row on
 TRICKS = {
     "+warmup": ("warmup_epochs",),
     "+REA": ("erasing",),
@@ -89,44 +89,50 @@ TABLES = (1, 2, 3, 5, 6)
 WITHOUT_CENTER = {"center_weight": 0.0}
 
 
-def rungs(table: int, recipe: Recipe) -> list[Rung]:
-    """The rows of the paper's `table`; `recipe` has every trick on, and says how strong each is."""
+def table_variants(table: int, recipe: Recipe) -> list[Variant]:
+    """The rows of the paper's `table`; `recipe` has all tricks on.
+
+    Raises:
+        InputError: no such table.
+    """
     if table == 1:
-        return _ladder(recipe, TABLE_1)
+        return _cumulative_variants(recipe, TABLE_1)
     if table == 2:  # noqa: PLR2004 - the paper's number
-        without = Rung(
+        without_neck = Variant(
             "f (w/o BNNeck)", {**WITHOUT_CENTER, "neck": "none", "feature": "ft", "metric": "euclidean"}, TABLE_1[4]
         )
-        measured = [
-            Rung(f"{feature}, {metric}", {**WITHOUT_CENTER, "feature": feature, "metric": metric}, paper)
+        with_neck = [
+            Variant(f"{feature}, {metric}", {**WITHOUT_CENTER, "feature": feature, "metric": metric}, paper)
             for (feature, metric), paper in TABLE_2.items()
         ]
-        return [without, *measured]
+        return [without_neck, *with_neck]
     if table == 3:  # noqa: PLR2004
-        return [*_ladder(recipe, TABLE_3), Rung("-REA", {"erasing": 0.0}, TABLE_3_WITHOUT_REA)]
-    scored = {**WITHOUT_CENTER, "metric": "euclidean"}  # inferred from equal numbers across the paper's tables
+        return [*_cumulative_variants(recipe, TABLE_3), Variant("-REA", {"erasing": 0.0}, TABLE_3_WITHOUT_REA)]
+    settings = {**WITHOUT_CENTER, "metric": "euclidean"}  # inferred: the paper's tables have equal numbers
     if table == 5:  # noqa: PLR2004
-        return [Rung(f"{p} x {k}", {**scored, "p": p, "k": k}, paper) for (p, k), paper in TABLE_5.items()]
+        return [Variant(f"{p} x {k}", {**settings, "p": p, "k": k}, paper) for (p, k), paper in TABLE_5.items()]
     if table == 6:  # noqa: PLR2004
-        # The paper's sizes, as multiples of the recipe's own.
+        # The paper's sizes, scaled to the recipe's image size.
         return [
-            Rung(f"{h} x {w}", {**scored, "height": h * recipe.height // 256, "width": w * recipe.width // 128}, paper)
+            Variant(
+                f"{h} x {w}", {**settings, "height": h * recipe.height // 256, "width": w * recipe.width // 128}, paper
+            )
             for (h, w), paper in TABLE_6.items()
         ]
-    raise InputError(f"no table {table}; choose from {', '.join(map(str, TABLES))}")
+    raise InputError(f"no table {table}; choose from {', '.join(map(str, TABLES))}", parameter="table")
 
 
-def _ladder(recipe: Recipe, paper: Sequence[Figures]) -> list[Rung]:
-    changes, rows = dict(BASELINE), [Rung("Baseline-S", dict(BASELINE), paper[0])]
-    for (name, keys), figures in zip(TRICKS.items(), paper[1:], strict=True):
+def _cumulative_variants(recipe: Recipe, paper: Sequence[Scores]) -> list[Variant]:
+    changes, variants = dict(BASELINE), [Variant("Baseline-S", dict(BASELINE), paper[0])]
+    for (name, keys), scores in zip(TRICKS.items(), paper[1:], strict=True):
         for key in keys:
             changes[key] = getattr(recipe, key)
-        rows.append(Rung(name, dict(changes), figures))
-    return rows
+        variants.append(Variant(name, dict(changes), scores))
+    return variants
 
 
-def scaled(recipe: Recipe, epochs: int) -> Recipe:
-    """`recipe` in `epochs` epochs, warmup and milestones moved in proportion."""
+def scale_schedule(recipe: Recipe, epochs: int) -> Recipe:
+    """`recipe` with `epochs` epochs; warmup and milestones move in proportion."""
     factor = epochs / recipe.epochs
     return dataclasses.replace(
         recipe,
@@ -136,79 +142,88 @@ def scaled(recipe: Recipe, epochs: int) -> Recipe:
     )
 
 
-def run(recipe: Recipe, table: Sequence[Rung], seeds: int, dataset: Dataset, test: Dataset, out: Path) -> list[Row]:
-    """Trains what `table` needs on `dataset`, scores each row on `test`, and writes the table after every row.
+def run_ablation(
+    recipe: Recipe, variants: Sequence[Variant], seeds: int, dataset: Dataset, test: Dataset, out: Path
+) -> list[VariantResult]:
+    """Trains each variant on `dataset`, evaluates it on `test`, and writes the table to `out` after each row.
 
-    Rows that differ only in how they are scored share a training; finished trainings and scores are kept,
-    so that a stopped ablation goes on where it was.
+    Variants that differ only in feature or metric share one training. Finished trainings and scores are kept in `out`,
+    so that a stopped ablation can be started again and continues.
+
+    Raises:
+        InputError: it runs under `torchrun`.
+        RunError, InputError: see `train`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("an ablation runs in one process; start others with other --steps and the same --out")
-    rows: list[Row] = []
-    for rung in table:
-        figures = []
+        raise InputError("an ablation runs in one process; start more with other rows of the table and the same folder")
+    results: list[VariantResult] = []
+    for variant in variants:
+        scores = []
         for seed in range(recipe.seed, recipe.seed + seeds):
-            chosen = dataclasses.replace(recipe, **rung.changes, seed=seed)
-            logger.info(f"{rung.name}, seed {seed}")
-            figures.append(_figures(chosen, dataset, test, out))
-        rows.append(Row(rung, tuple(figures)))
-        logger.info(str(rows[-1]))
-        write(rows, recipe, dataset.name, test.name, out)
-    return rows
+            logger.info(f"{variant.name}, seed {seed}")
+            scores.append(
+                _train_and_score(dataclasses.replace(recipe, **variant.changes, seed=seed), dataset, test, out)
+            )
+        results.append(VariantResult(variant, tuple(scores)))
+        logger.info(str(results[-1]))
+        write_table(results, recipe, dataset.name, test.name, out)
+    return results
 
 
-def _figures(recipe: Recipe, dataset: Dataset, test: Dataset, out: Path) -> Figures:
-    # Feature and metric only matter when a finished network is scored.
+def _train_and_score(recipe: Recipe, dataset: Dataset, test: Dataset, out: Path) -> Scores:
+    # Feature and metric only matter when the trained model is evaluated.
     trained = dataclasses.replace(recipe, feature="fi", metric=COSINE, eval_every=0, eval_at_start=False)
     task = f"{to_toml(trained)}\n{crops_fingerprint(dataset.train)}"
     folder = out / "runs" / hashlib.sha256(task.encode()).hexdigest()[:12]
-    known = folder / f"{recipe.feature}-{recipe.metric}-{crops_fingerprint([*test.query, *test.gallery])}.txt"
-    if known.exists():
-        rank1, mean_ap = map(float, known.read_text(encoding="utf-8").split())
+    score_file = folder / f"{recipe.feature}-{recipe.metric}-{crops_fingerprint([*test.query, *test.gallery])}.txt"
+    if score_file.exists():
+        rank1, mean_ap = map(float, score_file.read_text(encoding="utf-8").split())
         return rank1, mean_ap
-    # Scored below, not by the loop.
+    # Without query and gallery: it is evaluated below, on `test`.
     loop.train(trained, dataclasses.replace(dataset, query=(), gallery=()), folder, resume=True)
-    rank1, mean_ap = score(folder / run_files.MODEL, recipe.feature, recipe.metric, test)
-    run_files.write_text(known, f"{rank1} {mean_ap}\n")
+    rank1, mean_ap = score_checkpoint(folder / run_files.MODEL, recipe.feature, recipe.metric, test)
+    run_files.write_text(score_file, f"{rank1} {mean_ap}\n")
     return rank1, mean_ap
 
 
-def score(path: Path, feature: str, metric: str, test: Dataset) -> Figures:
-    """Rank-1 and mAP in percent of the checkpoint at `path` by this feature and metric."""
+def score_checkpoint(path: Path, feature: str, metric: str, test: Dataset) -> Scores:
+    """Rank-1 and mAP in percent of the checkpoint at `path` on `test`, with this feature and metric."""
     from bot_deploy.backends.torch import runner
 
     saved = checkpoint.load(path)
     contract = dataclasses.replace(saved.contract, feature=feature)
     graph = InferenceGraph(saved.build(), contract, unit=metric == COSINE)
-    scores = evaluate_dataset(Embedder(contract, "PyTorch", runner(graph, join().device)), test, metric)
+    with full_float32():
+        scores = evaluate_dataset(Embedder(contract, "PyTorch", runner(graph, join_world().device)), test, metric)
     return scores.rank1, scores.mAP
 
 
 @dataclass(frozen=True)
-class Row:
-    """A rung with what was measured, one pair of figures for each seed."""
+class VariantResult:
+    """The scores of a variant, one pair for each seed."""
 
-    rung: Rung
-    figures: tuple[Figures, ...]
+    variant: Variant
+    scores: tuple[Scores, ...]
 
     @property
-    def mean(self) -> Figures:
-        rank1, mean_ap = np.mean(self.figures, axis=0)
+    def mean(self) -> Scores:
+        """Mean over the seeds."""
+        rank1, mean_ap = np.mean(self.scores, axis=0)
         return float(rank1), float(mean_ap)
 
     def __str__(self) -> str:
-        return f"{self.rung.name}: rank-1 {self.mean[0]:.2f}  mAP {self.mean[1]:.2f}"
+        return f"{self.variant.name}: rank-1 {self.mean[0]:.2f}  mAP {self.mean[1]:.2f}"
 
 
-def write(rows: Sequence[Row], recipe: Recipe, data: str, test: str, out: Path) -> None:
-    """table.md, table.csv and table.png in `out`."""
-    how = (
-        f"{recipe.arch} {recipe.height}x{recipe.width}, {recipe.epochs} epochs, weights {_name(recipe.weights)}, "
-        f"trained on {_name(data)}, scored on {_name(test)}, {len(rows[0].figures)} seed(s) from {recipe.seed}. "
-        "The paper: ResNet-50 256x128, 120 epochs."
+def write_table(results: Sequence[VariantResult], recipe: Recipe, data: str, test: str, out: Path) -> None:
+    """Writes table.md, table.csv and table.png to `out`."""
+    setting = (
+        f"{recipe.arch} {recipe.height}x{recipe.width}, {recipe.epochs} epochs, weights {_file_names(recipe.weights)}, "
+        f"trained on {_file_names(data)}, scored on {_file_names(test)}, {len(results[0].scores)} seed(s) from "
+        f"{recipe.seed}. The paper: ResNet-50 256x128, 120 epochs."
     )
     lines = [
-        how,
+        setting,
         "",
         "| model | rank-1 | mAP | change | paper rank-1 | paper mAP | paper's change |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -216,36 +231,41 @@ def write(rows: Sequence[Row], recipe: Recipe, data: str, test: str, out: Path) 
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["model", "rank1", "mAP", "rank1_std", "mAP_std", "paper_rank1", "paper_mAP"])
-    before: Row | None = None
-    for row in rows:
-        ours, paper = row.mean, row.rung.paper
-        change = f"{ours[0] - before.mean[0]:+.1f} / {ours[1] - before.mean[1]:+.1f}" if before else ""
-        theirs = f"{paper[0] - before.rung.paper[0]:+.1f} / {paper[1] - before.rung.paper[1]:+.1f}" if before else ""
+    previous: VariantResult | None = None
+    for result in results:
+        mean, paper = result.mean, result.variant.paper
+        change = _change(mean, previous.mean) if previous else ""
+        paper_change = _change(paper, previous.variant.paper) if previous else ""
         lines.append(
-            f"| {row.rung.name} | {ours[0]:.2f} | {ours[1]:.2f} | {change} | {paper[0]} | {paper[1]} | {theirs} |"
+            f"| {result.variant.name} | {mean[0]:.2f} | {mean[1]:.2f} | {change} | {paper[0]} | {paper[1]} | "
+            f"{paper_change} |"
         )
-        spread = np.std(row.figures, axis=0)
-        table.writerow([row.rung.name, *(f"{value:.4f}" for value in (*ours, *spread)), *paper])
-        before = row
+        deviations = np.std(result.scores, axis=0)
+        table.writerow([result.variant.name, *(f"{value:.4f}" for value in (*mean, *deviations)), *paper])
+        previous = result
     run_files.write_text(out / "table.md", "\n".join(lines) + "\n")
     run_files.write_text(out / "table.csv", text.getvalue())
-    write_atomically(out / "table.png", lambda path: _plot(rows, path))
+    write_atomically(out / "table.png", lambda path: _plot(results, path))
 
 
-def _name(sources: str) -> str:
-    """Files by their names, without the folders of the machine they lie on."""
+def _change(scores: Scores, previous: Scores) -> str:
+    return f"{scores[0] - previous[0]:+.1f} / {scores[1] - previous[1]:+.1f}"
+
+
+def _file_names(sources: str) -> str:
+    """The names of the files in `sources`, without their folders."""
     return MERGE_SEPARATOR.join(PurePath(source).name for source in sources.split(MERGE_SEPARATOR))
 
 
-def _plot(rows: Sequence[Row], path: Path) -> None:
+def _plot(results: Sequence[VariantResult], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, column, title in zip(figure.subplots(1, 2), (0, 1), ("rank-1, %", "mAP, %"), strict=True):
-        places = np.arange(len(rows))
-        axes.plot(places, [row.rung.paper[column] for row in rows], "o--", color="grey", label="paper")
-        axes.plot(places, [row.mean[column] for row in rows], "o-", label="ours")
-        axes.set_xticks(places, [row.rung.name for row in rows], rotation=30, ha="right")
+        positions = np.arange(len(results))
+        axes.plot(positions, [result.variant.paper[column] for result in results], "o--", color="grey", label="paper")
+        axes.plot(positions, [result.mean[column] for result in results], "o-", label="ours")
+        axes.set_xticks(positions, [result.variant.name for result in results], rotation=30, ha="right")
         axes.set_title(title)
         axes.legend()
     figure.savefig(path, format="png", dpi=100)

@@ -1,4 +1,4 @@
-"""The training crops as arrays: decoded once into memory where they fit, else again for every batch."""
+"""The training crops as arrays: decoded once if they fit into memory, or else for each batch."""
 
 from __future__ import annotations
 
@@ -24,51 +24,51 @@ if TYPE_CHECKING:
 
     from bot_deploy.datasets import Crop
 
-CACHE_SHARE = 0.25  # of the machine's memory
-CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
-SHOWN = 5  # broken files named in the error
+MAX_CACHE_SHARE = 0.25  # of the machine's or the GPU's memory
+CONTAINER_LIMIT_FILE = Path("/sys/fs/cgroup/memory.max")
+MAX_FILES_SHOWN = 5  # broken files in an error message
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Crops with labels 0..num_ids-1."""
+    """The crops to train on, with labels from 0 to num_ids - 1."""
 
     crops: tuple[Crop, ...]
     labels: npt.NDArray[np.int64]  # [N]
     size: tuple[int, int]  # height, width
-    cache: Tensor | None  # uint8 [N, height, width, 3], on the training device where it fits
+    cache: Tensor | None  # uint8 [N, height, width, 3], on the training device if it fits there
 
     @property
     def num_ids(self) -> int:
         return int(self.labels.max()) + 1
 
     def pixels(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        """uint8 [len(rows), height, width, 3]."""
+        """The crops of these rows, uint8 [len(rows), height, width, 3]."""
         if self.cache is not None:
             return self.cache[torch.from_numpy(rows).to(self.cache.device)]
-        return torch.from_numpy(_decoded([self.crops[row] for row in rows], self.size))
+        return torch.from_numpy(_decode([self.crops[row] for row in rows], self.size))
 
-    def names(self, rows: npt.NDArray[np.int64]) -> list[str]:
+    def paths(self, rows: npt.NDArray[np.int64]) -> list[str]:
         return [str(self.crops[row].path) for row in rows]
 
 
 def open_training_set(crops: Sequence[Crop], size: tuple[int, int], device: str = "cpu") -> TrainingSet:
-    """`crops` with identities renumbered from 0, to be trained with on `device`.
+    """The training set of `crops`, resized to `size`, for training on `device`.
 
     Raises:
-        InputError: files that are no images; the message names them.
+        InputError: files that are not images; the message names them.
     """
     _, labels = np.unique([crop.identity for crop in crops], return_inverse=True)
     needed = len(crops) * size[0] * size[1] * 3
     cache = None
-    if needed < CACHE_SHARE * _memory():
-        cache = torch.from_numpy(_decoded(crops, size, label="decoding the training crops"))
-        if device != "cpu" and needed < CACHE_SHARE * torch.cuda.mem_get_info(device)[0]:
-            cache = cache.to(device)  # no picture crosses the bus again
+    if needed < MAX_CACHE_SHARE * _available_memory():
+        cache = torch.from_numpy(_decode(crops, size, label="decoding the training crops"))
+        if device != "cpu" and needed < MAX_CACHE_SHARE * torch.cuda.mem_get_info(device)[0]:
+            cache = cache.to(device)  # no crop is copied to the GPU again
     return TrainingSet(tuple(crops), labels.astype(np.int64), size, cache)
 
 
-def _decoded(crops: Sequence[Crop], size: tuple[int, int], label: str | None = None) -> images.Pixels:
+def _decode(crops: Sequence[Crop], size: tuple[int, int], label: str | None = None) -> images.Pixels:
     pixels = np.empty((len(crops), *size, 3), np.uint8)
     broken = []
     loaded = images.read_many([crop.path for crop in crops], size, workers=available_cores())
@@ -78,20 +78,22 @@ def _decoded(crops: Sequence[Crop], size: tuple[int, int], label: str | None = N
         else:
             pixels[row] = picture
     if broken:
-        shown = "; ".join(broken[:SHOWN]) + (f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else "")
-        raise InputError(f"{len(broken)} training crops cannot be used, remove or repair them: {shown}")
+        shown = "; ".join(broken[:MAX_FILES_SHOWN]) + (
+            f"; and {len(broken) - MAX_FILES_SHOWN} more" if len(broken) > MAX_FILES_SHOWN else ""
+        )
+        raise InputError(f"{len(broken)} training crops cannot be read; remove or repair them: {shown}")
     return pixels
 
 
-def _memory() -> int:
-    """This process's share of the machine's or container's bytes.
+def _available_memory() -> int:
+    """Bytes of memory for this process: of the machine or container, divided by the processes of torchrun.
 
-    0 where the system does not say, so that nothing is cached on a guess.
+    It is 0, so that nothing is cached, if the system does not report its memory.
     """
     try:
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 0
-    with contextlib.suppress(OSError, ValueError):  # no container, or "max"
-        machine = min(machine, int(CONTAINER_LIMIT.read_text(encoding="ascii")))
-    return machine // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes keep a copy each
+    with contextlib.suppress(OSError, ValueError):  # not in a container, or the limit is "max"
+        machine = min(machine, int(CONTAINER_LIMIT_FILE.read_text(encoding="ascii")))
+    return machine // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # each process has its own copy

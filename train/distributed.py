@@ -1,7 +1,7 @@
-"""Several processes as one trainer: `torchrun` starts them, identities are split across them.
+"""Training in several processes that `torchrun` starts; the identities of each batch are split between them.
 
-Every rank draws the same batches from the same seed and takes its own share. Features are gathered with
-their gradients, so that batch-hard mining and the centers see the whole batch.
+All ranks draw the same batches from the same seed, and each takes its own share. Features are gathered with their
+gradients, so that the triplet loss and the center loss are those of the whole batch.
 """
 
 from __future__ import annotations
@@ -19,60 +19,62 @@ from bot_deploy.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-PATIENCE = timedelta(hours=2)  # of the others while the first one scores
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+EVALUATION_TIMEOUT = timedelta(hours=2)  # the other ranks wait while the first one evaluates
+TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among `size`; `device` is the one it trains on."""
+    """The place of this process among all that train together, and the device it trains on."""
 
     rank: int
     size: int
     device: str
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that writes, evaluates and talks."""
+    def is_first(self) -> bool:
+        """Whether this is the process that evaluates, writes the files of the run and logs."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """This rank's part of `count` rows, which `size` divides."""
-        each = count // self.size
-        return slice(self.rank * each, (self.rank + 1) * each)
+        """The rows of this rank in a batch of `count` rows, a multiple of `size`."""
+        rows = count // self.size
+        return slice(self.rank * rows, (self.rank + 1) * rows)
 
 
-def join() -> World:
-    """The world that `torchrun` describes in the environment; alone without it.
+def join_world() -> World:
+    """Connects to the other processes of `torchrun`; without it, the world is this process alone.
 
     Raises:
         InputError: more processes than GPUs.
     """
     gpu = torch.cuda.is_available()
-    if not all(name in os.environ for name in TORCHRUN):
+    if not all(name in os.environ for name in TORCHRUN_VARIABLES):
         return World(0, 1, "cuda" if gpu else "cpu")
-    rank, size, local = (int(os.environ[name]) for name in TORCHRUN)
+    rank, size, local = (int(os.environ[name]) for name in TORCHRUN_VARIABLES)
     device = f"cuda:{local}" if gpu else "cpu"
     if gpu:
         if local >= torch.cuda.device_count():
-            raise InputError(f"{torch.cuda.device_count()} GPUs here, but this is process {local + 1}; start fewer")
+            raise InputError(
+                f"this machine has {torch.cuda.device_count()} GPUs, but this is process {local + 1}; start fewer"
+            )
         torch.cuda.set_device(local)
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if gpu else "gloo", timeout=PATIENCE)
+        distributed.init_process_group("nccl" if gpu else "gloo", timeout=EVALUATION_TIMEOUT)
     return World(rank, size, device)
 
 
-def leave() -> None:
-    """Ends what `join` began."""
+def leave_world() -> None:
+    """Ends the connection that `join_world` made."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def gather(local: Tensor, world: World) -> Tensor:
-    """The rows of all ranks [size * N, ...] from this rank's [N, ...]; gradients flow back to each.
+    """The rows of all ranks, [size * N, ...], from this rank's `local` [N, ...]; gradients flow back to each rank.
 
-    Every rank computes the same loss from them, so a rank's gradient is `size` times its share, which the
-    averaging of gradients in DistributedDataParallel divides out again.
+    All ranks compute the same loss from these rows, so that a rank's gradient is `size` times its share.
+    DistributedDataParallel divides it by `size` when it averages gradients.
     """
     if world.size == 1:
         return local
@@ -84,7 +86,7 @@ def gather(local: Tensor, world: World) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """all_gather whose gradient is the sum over ranks of what each has for these rows."""
+    """all_gather with a gradient: the sum of all ranks' gradients of these rows."""
 
     @staticmethod
     def forward(ctx, local, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
@@ -95,13 +97,13 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN205
-        whole = torch.stack(gradients)
-        distributed.all_reduce(whole)
-        return whole[ctx.rank], None
+        summed = torch.stack(gradients)
+        distributed.all_reduce(summed)
+        return summed[ctx.rank], None
 
 
-def mean(value: Tensor, world: World) -> Tensor:
-    """`value` averaged over the ranks, without gradient."""
+def average(value: Tensor, world: World) -> Tensor:
+    """The mean of `value` over the ranks, without gradient."""
     value = value.detach().clone()
     if world.size > 1:
         distributed.all_reduce(value)

@@ -1,4 +1,4 @@
-"""The three losses: ID with label smoothing, batch-hard triplet, center (paper sections 2 and 3)."""
+"""The three losses: ID loss with label smoothing, batch-hard triplet loss and center loss (paper sections 2, 3)."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ AUTHORS, PAPER = "authors", "paper"
 
 
 def id_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Cross entropy of logits [N, C] and labels [N] with label smoothing (Eq. 3), mean over the batch."""
+    """Cross entropy of logits [N, num_ids] and labels [N] with label smoothing (Eq. 3), mean over the batch."""
     return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distances [N, M] of a [N, D] and b [M, D]; not squared."""
     squared = a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T
-    # The root has no gradient at zero; an image is at distance ~0 from itself.
+    # The square root has no gradient at zero, and the distance of an image to itself is about zero.
     return squared.clamp(min=1e-12).sqrt()
 
 
 class TripletLoss(nn.Module):
-    """Batch-hard triplet loss (Eq. 4; Hermans et al. 2017): hardest positive and negative of every anchor.
+    """Batch-hard triplet loss (Eq. 4; Hermans et al. 2017) with the hardest positive and negative of each anchor.
 
-    Features [N, D] are f_t, not normalised; labels [N]; mean over the anchors, as in the released code.
-    Every identity needs a negative in the batch.
+    Called with features [N, D] (f_t, not normalised) and labels [N]. The result is the mean over the anchors, as in the
+    released code. A batch needs at least two identities.
     """
 
     def __init__(self, margin: float = 0.3) -> None:
@@ -42,8 +42,9 @@ class TripletLoss(nn.Module):
 class CenterLoss(nn.Module):
     """Squared distance of each feature to the learned center of its identity (Eq. 5; Wen et al. 2016).
 
-    Features [N, D], labels [N]. `scaling` "authors": mean over the batch, no 1/2 (the released code);
-    "paper": 1/2 * sum, as Eq. 5 is printed. `centers` is [num_ids, dim], drawn from N(0, 1).
+    Called with features [N, dim] and labels [N]. `scaling="authors"` is the mean over the batch without the factor 1/2
+    (the released code); "paper" is half the sum, as in Eq. 5. The parameter `centers` [num_ids, dim] is drawn from
+    N(0, 1).
     """
 
     def __init__(self, num_ids: int, dim: int, *, scaling: str = AUTHORS) -> None:

@@ -1,4 +1,4 @@
-"""Which number format trains fastest on this machine."""
+"""The number format that trains fastest on this machine."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from bot_deploy.errors import InputError
 if TYPE_CHECKING:
     from .recipe import Recipe
 
-# oneDNN (torch 2.14, AVX512-BF16) reads uninitialised memory for the bf16 gradients of a strided 3x3 convolution whose
-# output has a side of one: images with a shorter side than this reach such maps.
+# oneDNN (torch 2.14, AVX512-BF16) reads uninitialised memory for the bf16 gradients of a strided 3x3 convolution with
+# an output one pixel high or wide. Images with a side below this limit have such feature maps.
 MIN_BF16_SIDE = 64  # pixels
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def resolved(recipe: Recipe, device: str) -> Recipe:
-    """`recipe` with its precision named, where it says "auto".
+def resolve_precision(recipe: Recipe, device: str) -> Recipe:
+    """`recipe` with "bf16", "fp16" or "fp32" in place of the precision "auto".
 
-    bf16 where the hardware computes in it: a CPU that only emulates it is fifty times slower than in float32,
-    and a GPU without it has fp16. A CPU takes float32 for images with a side below MIN_BF16_SIDE.
+    "auto" means bf16 if the hardware computes in it; a CPU that only emulates bf16 is fifty times slower than in
+    float32. Otherwise it means fp16 on a GPU and float32 on a CPU. A CPU also takes float32 for images with a side
+    below MIN_BF16_SIDE.
+
+    Raises:
+        InputError: fp16 on a CPU.
     """
     gpu = device != "cpu"
     if recipe.precision == "fp16" and not gpu:
-        raise InputError("precision=fp16 needs a GPU; use --set precision=bf16")
+        raise InputError("precision=fp16 needs a GPU; use precision=bf16", parameter="set")
     if recipe.precision != "auto":
         return recipe
     if gpu:
@@ -37,4 +41,4 @@ def resolved(recipe: Recipe, device: str) -> Recipe:
 
 
 def _cpu_has_bf16() -> bool:
-    return any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
+    return any(available for name, available in torch.cpu.get_capabilities().items() if "bf16" in name)

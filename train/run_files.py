@@ -1,4 +1,4 @@
-"""The files of a run: config.toml, metrics.csv and curves.png beside the weights."""
+"""The files of a run besides its weights: config.toml, metrics.csv, curves.png and the TensorBoard log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bot_deploy.datasets import MERGE_SEPARATOR, crops_fingerprint
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import write_atomically
 
-from .recipe import from_values, to_toml, toml_value
+from .recipe import load_recipe, to_toml, toml_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
     from .recipe import Recipe
 
-TENSORBOARD = "tensorboard"  # a folder
 MODEL, STATE, CONFIG, METRICS, CURVES = "model.pt", "state.pt", "config.toml", "metrics.csv", "curves.png"
+TENSORBOARD = "tensorboard"  # a folder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One epoch: means over its images; accuracy, rank-1 and mAP in percent; None where not measured."""
+class EpochMetrics:
+    """What was measured in one epoch: means over its images, percentages, and None for what was not measured."""
 
     epoch: int  # 0: before training
     lr: float | None = None
     id_loss: float | None = None
     triplet_loss: float | None = None
     center_loss: float | None = None
-    accuracy: float | None = None  # of the classifier on the training batches
+    accuracy: float | None = None  # percent, of the classifier on the training batches
     images_per_second: float | None = None
     seconds: float | None = None
-    rank1: float | None = None
-    mAP: float | None = None  # noqa: N815 - the field's spelling
+    rank1: float | None = None  # percent
+    mAP: float | None = None  # noqa: N815 - percent; the field's spelling
 
     def __str__(self) -> str:
         parts = [f"epoch {self.epoch:3d}"]
@@ -62,27 +62,31 @@ class Row:
 
 
 def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> None:
-    """Makes the folder `out` and writes its config.toml, so that what cannot be written fails before training.
+    """Makes the folder `out` and writes its config.toml, so that a folder that cannot be written fails before training.
 
     Raises:
-        InputError: `out` holds a run and `resume` is off, one by another recipe or on other data, or only results.
-        RunError: it cannot be written.
+        InputError: `out` holds a run and `resume` is off, a run with another recipe or other data, or results only.
+        RunError: `out` cannot be written.
     """
     config = out / CONFIG
     text = _config(recipe, dataset)
-    begun = (out / STATE).exists()  # a run that failed before its first epoch ended is begun anew
-    if (begun or (out / MODEL).exists()) and not resume:
-        raise InputError(f"{out} already holds a run; continue it with --resume, or choose another --out")
-    if resume and not begun and (out / METRICS).exists():  # written only after the first state.pt
-        raise InputError(f"{out}: its {STATE} is gone, so it cannot go on; choose another --out")
-    if begun and config.exists() and _decisive(config.read_text(encoding="utf-8")) != _decisive(text):
-        raise InputError(f"{out} was started with another recipe or other data ({config}); choose another --out")
+    has_state = (out / STATE).exists()  # a run that failed in its first epoch has none, and starts again
+    if (has_state or (out / MODEL).exists()) and not resume:
+        raise InputError(f"{out} already holds a run; resume it, or choose another folder", parameter="out")
+    if resume and not has_state and (out / METRICS).exists():  # metrics.csv is written after the first state.pt
+        raise InputError(
+            f"{out}: {STATE} is missing, so the run cannot be resumed; choose another folder", parameter="out"
+        )
+    if has_state and config.exists() and _comparable(config.read_text(encoding="utf-8")) != _comparable(text):
+        raise InputError(
+            f"{out} was started with another recipe or other data ({config}); choose another folder", parameter="out"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
-    for left in out.glob(".*.tmp"):  # by a run that was killed while it wrote
-        left.unlink(missing_ok=True)
+        raise RunError(f"{out}: cannot be created ({error.strerror}); choose another folder", parameter="out") from None
+    for unfinished in out.glob(".*.tmp"):  # a run was killed while it wrote them
+        unfinished.unlink(missing_ok=True)
     write_text(config, text)
 
 
@@ -108,66 +112,67 @@ def _lines(values: Mapping[str, object]) -> str:
     return "".join(f"{key} = {toml_value(value)}\n" for key, value in values.items())
 
 
-def _decisive(config: str) -> dict[str, object]:
+def _comparable(config: str) -> dict[str, object]:
+    """The values of a config.toml that have to be the same for a run to be resumed."""
     try:
         values = tomllib.loads(config)
         return {**values, "data": values["data"]["fingerprint"], "versions": None}
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"the run's {CONFIG} is damaged; choose another --out") from None
+        raise InputError(f"the run's {CONFIG} is damaged; choose another folder", parameter="out") from None
 
 
 def read_config(out: Path) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe of the run in `out`, and what it is trained on."""
+    """The recipe of the run in `out`, and the sources of its data."""
+    config = out / CONFIG
     try:
-        values = tomllib.loads((out / CONFIG).read_text(encoding="utf-8"))
-        sources = tuple(values.pop("data")["source"].split(MERGE_SEPARATOR))
-        values.pop("versions")
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{out}: no run to resume; it has no readable {CONFIG}") from None
-    return from_values(values), sources
+        sources = tuple(tomllib.loads(config.read_text(encoding="utf-8"))["data"]["source"].split(MERGE_SEPARATOR))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{out}: no run to resume; it has no readable {CONFIG}", parameter="out") from None
+    return load_recipe(config), sources
 
 
-def write(out: Path, rows: Sequence[Row]) -> None:
-    """metrics.csv and curves.png of the epochs so far."""
+def write_metrics(out: Path, epochs: Sequence[EpochMetrics]) -> None:
+    """Writes metrics.csv and curves.png of the epochs so far."""
     text = io.StringIO()
-    table = csv.DictWriter(text, [field.name for field in dataclasses.fields(Row)], lineterminator="\n")
+    table = csv.DictWriter(text, [field.name for field in dataclasses.fields(EpochMetrics)], lineterminator="\n")
     table.writeheader()
-    table.writerows(dataclasses.asdict(row) for row in rows)
+    table.writerows(dataclasses.asdict(epoch) for epoch in epochs)
     write_text(out / METRICS, text.getvalue())
-    write_atomically(out / CURVES, lambda path: _plot(rows, path))
+    write_atomically(out / CURVES, lambda path: _plot(epochs, path))
 
 
-def log(out: Path, row: Row) -> None:
-    """Adds `row` to the run's TensorBoard log; what a killed run logged for later epochs is dropped from view."""
+def log_to_tensorboard(out: Path, metrics: EpochMetrics) -> None:
+    """Adds an epoch to the run's TensorBoard log; TensorBoard hides what a killed run logged for later epochs."""
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(out / TENSORBOARD), purge_step=row.epoch) as writer:
-        for key, value in dataclasses.asdict(row).items():
+    with SummaryWriter(str(out / TENSORBOARD), purge_step=metrics.epoch) as writer:
+        for key, value in dataclasses.asdict(metrics).items():
             if key != "epoch" and value is not None:
-                writer.add_scalar(key, value, row.epoch)
+                writer.add_scalar(key, value, metrics.epoch)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes `path` atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _plot(rows: Sequence[Row], path: Path) -> None:
+def _plot(epochs: Sequence[EpochMetrics], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.5), layout="constrained")
-    losses, rate, scores = figure.subplots(1, 3)
-    trained = [row for row in rows if row.lr is not None]
-    epochs = [row.epoch for row in trained]
-    losses.plot(epochs, [row.id_loss for row in trained], label="ID")
-    losses.plot(epochs, [row.triplet_loss for row in trained], label="triplet")
+    losses, lr, scores = figure.subplots(1, 3)
+    trained = [epoch for epoch in epochs if epoch.lr is not None]
+    numbers = [epoch.epoch for epoch in trained]
+    losses.plot(numbers, [epoch.id_loss for epoch in trained], label="ID")
+    losses.plot(numbers, [epoch.triplet_loss for epoch in trained], label="triplet")
     losses.set(title="losses", xlabel="epoch")
     losses.legend()
-    rate.plot(epochs, [row.lr for row in trained])
-    rate.set(title="learning rate", xlabel="epoch", yscale="log")
-    scored = [row for row in rows if row.rank1 is not None]
-    scores.plot([row.epoch for row in scored], [row.rank1 for row in scored], "o-", label="rank-1")
-    scores.plot([row.epoch for row in scored], [row.mAP for row in scored], "o-", label="mAP")
+    lr.plot(numbers, [epoch.lr for epoch in trained])
+    lr.set(title="learning rate", xlabel="epoch", yscale="log")
+    evaluated = [epoch for epoch in epochs if epoch.rank1 is not None]
+    scores.plot([epoch.epoch for epoch in evaluated], [epoch.rank1 for epoch in evaluated], "o-", label="rank-1")
+    scores.plot([epoch.epoch for epoch in evaluated], [epoch.mAP for epoch in evaluated], "o-", label="mAP")
     scores.set(title="query to gallery, %", xlabel="epoch", ylim=(0, 100))
-    if scored:
+    if evaluated:
         scores.legend()
     figure.savefig(path, format="png", dpi=100)

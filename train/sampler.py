@@ -1,4 +1,4 @@
-"""P x K sampling: every batch holds P identities with K images each (paper section 2, step 2)."""
+"""P x K sampling: each batch has P identities with K images each (paper section 2, step 2)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-def batches(labels: npt.NDArray[np.int64], p: int, k: int, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
-    """One epoch of batches of p * k indices into `labels` [N], as the released code draws them.
+def draw_batches(
+    labels: npt.NDArray[np.int64], p: int, k: int, rng: np.random.Generator
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Yields one epoch of batches of p * k indices into `labels` [N], as the released code draws them.
 
-    Each identity's images are shuffled and cut into chunks of k (fewer than k: resampled with
-    replacement; a remainder is dropped). Batches take a chunk of each of p identities that still have
-    one, until fewer than p identities remain.
+    The images of each identity are shuffled and cut into chunks of k; a remainder is dropped. An identity with fewer
+    than k images is resampled with replacement. A batch takes one chunk from each of p identities that have chunks
+    left. The epoch ends when fewer than p identities have any.
 
     Raises:
         InputError: fewer than p identities.
@@ -31,7 +33,9 @@ def batches(labels: npt.NDArray[np.int64], p: int, k: int, rng: np.random.Genera
             own = rng.choice(own, size=k, replace=True)
         chunks[int(identity)] = [own[start : start + k] for start in range(0, len(own) - k + 1, k)]
     if len(chunks) < p:
-        raise InputError(f"{len(chunks)} identities, but a batch takes p={p}; use --set p={len(chunks)} or less")
+        raise InputError(
+            f"{len(chunks)} identities, but a batch takes p={p}; set p to {len(chunks)} or less", parameter="set"
+        )
     left = sorted(chunks)
     while len(left) >= p:
         drawn = rng.choice(left, size=p, replace=False)

@@ -1,4 +1,4 @@
-"""The learning rate of every epoch (paper section 3.1, Eq. 1)."""
+"""The learning rate of each epoch (paper section 3.1, Eq. 1)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .recipe import Recipe
 
-WARMUP_FACTOR = 0.01  # of the authors' released code
+WARMUP_FACTOR = 0.01  # share of the base rate at which the released code starts
 
 
 def learning_rate(epoch: int, recipe: Recipe) -> float:
-    """The learning rate of the 1-based `epoch`.
+    """The learning rate of `epoch`, counted from 1.
 
-    "authors": linear from 1 % towards the base rate, which is reached at epoch `warmup_epochs`; a
-    milestone's own epoch is already decayed. "paper": Eq. 1 with its misprint corrected to what its
-    figure 3 shows, lr * t / warmup; a milestone's own epoch is the last before the decay.
+    Protocol "authors": it rises linearly from 1 % of the base rate, which it reaches at epoch `warmup_epochs`; the
+    epoch of a milestone is already decayed. Protocol "paper": Eq. 1, with its misprint corrected to lr * t / warmup as
+    in figure 3; the epoch of a milestone is the last one before the decay.
     """
     warmup = recipe.warmup_epochs
     if recipe.protocol == "paper":
         scale = min(1.0, epoch / warmup) if warmup else 1.0
         decays = bisect_left(recipe.milestones, epoch)
     else:
-        done = epoch / warmup if epoch < warmup else 1.0
-        scale = WARMUP_FACTOR * (1 - done) + done
+        progress = epoch / warmup if epoch < warmup else 1.0
+        scale = WARMUP_FACTOR * (1 - progress) + progress
         decays = bisect_right(recipe.milestones, epoch)
     return recipe.lr * scale * recipe.gamma**decays

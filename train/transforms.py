@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on the training device: flip, pad and crop, normalise, erase (section 2, 3.2)."""
+"""Augmentation of whole batches on the training device (paper sections 2 and 3.2)."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from bot_deploy.artifacts.contract import MEAN, STD
 if TYPE_CHECKING:
     from .recipe import Recipe
 
-AREA = (0.02, 0.4)  # of the image, erased
-RATIO = (0.3, 3.33)  # height to width of what is erased
-TRIES = 100
+ERASED_AREA = (0.02, 0.4)  # share of the image
+ERASED_ASPECT_RATIO = (0.3, 3.33)  # height / width
+MAX_BOX_TRIES = 100
 
 
 @dataclass(frozen=True)
-class Draws:
-    """What chance decided for each image of a batch."""
+class Augmentation:
+    """The random changes to each image of a batch."""
 
     flipped: npt.NDArray[np.bool_]  # [N]
     top: npt.NDArray[np.int64]  # [N], of the crop in the padded image
-    left: npt.NDArray[np.int64]
-    boxes: npt.NDArray[np.int64]  # [N, 4], to erase
+    left: npt.NDArray[np.int64]  # [N]
+    boxes: npt.NDArray[np.int64]  # [N, 4], to erase: top, left, height, width
 
-    def of(self, rows: slice) -> Draws:
-        """Those of some of the images."""
-        return Draws(self.flipped[rows], self.top[rows], self.left[rows], self.boxes[rows])
+    def select(self, rows: slice) -> Augmentation:
+        """The changes to some images of the batch."""
+        return Augmentation(self.flipped[rows], self.top[rows], self.left[rows], self.boxes[rows])
 
 
-def draw(count: int, recipe: Recipe, rng: np.random.Generator) -> Draws:
-    """Draws for `count` images of the recipe's size."""
+def draw_augmentation(count: int, recipe: Recipe, rng: np.random.Generator) -> Augmentation:
+    """Random changes to `count` images of the recipe's size."""
     flipped = rng.random(count) < recipe.flip
     top, left = rng.integers(0, 2 * recipe.pad + 1, (2, count))
-    return Draws(flipped, top, left, erasing_boxes(count, recipe.height, recipe.width, recipe.erasing, rng))
+    return Augmentation(flipped, top, left, draw_erasing_boxes(count, recipe.height, recipe.width, recipe.erasing, rng))
 
 
-def augment(images: Tensor, recipe: Recipe, draws: Draws) -> Tensor:
-    """uint8 [N, H, W, 3] to normalised float [N, 3, H, W] in channels_last memory."""
-    cropped = flip_and_crop(images, draws.flipped, draws.top, draws.left, recipe.pad)
-    return erase(normalise(cropped), draws.boxes, authors=recipe.protocol == "authors")
+def augment(images: Tensor, recipe: Recipe, augmentation: Augmentation) -> Tensor:
+    """Images uint8 [N, H, W, 3] to augmented, normalised float [N, 3, H, W] in channels_last memory."""
+    cropped = flip_and_crop(images, augmentation.flipped, augmentation.top, augmentation.left, recipe.pad)
+    return erase(normalise(cropped), augmentation.boxes, authors=recipe.protocol == "authors")
 
 
 def flip_and_crop(
@@ -54,11 +54,11 @@ def flip_and_crop(
     left: npt.NDArray[np.int64],
     pad: int,
 ) -> Tensor:
-    """Mirrors the `flipped` of images [N, H, W, 3], pads all by `pad` black pixels and crops each at its corner."""
+    """Images [N, H, W, 3], mirrored where `flipped`, padded by `pad` black pixels and cropped from `top`, `left`."""
     count, height, width, _ = images.shape
     padded = nn.functional.pad(images, (0, 0, pad, pad, pad, pad))
     columns = left[:, None] + np.arange(width)
-    # A mirrored image, padded and cropped, is the padded original read from the right.
+    # Reading the padded image from the right mirrors it.
     columns = np.where(flipped[:, None], width + 2 * pad - 1 - columns, columns)
     rows = top[:, None] + np.arange(height)
     at = [torch.from_numpy(index).to(images.device) for index in (np.arange(count), rows, columns)]
@@ -66,21 +66,21 @@ def flip_and_crop(
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 [N, H, W, 3] to float [N, 3, H, W]: to [0, 1], minus mean, by std."""
+    """Images uint8 [N, H, W, 3] to float [N, 3, H, W]: scaled to [0, 1], minus the mean, divided by std."""
     mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
     return images.permute(0, 3, 1, 2).float().mul(1 / 255).sub(mean).div(std)
 
 
-def erasing_boxes(
+def draw_erasing_boxes(
     count: int, height: int, width: int, probability: float, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """What to erase of each image, int [N, 4] as top, left, height, width; a height of 0 leaves it whole.
+    """Boxes to erase, int [N, 4] as top, left, height, width; a box of height 0 erases nothing.
 
-    Area and ratio are uniform; the first of 100 tries that is smaller than the image both ways is
-    taken, and where none is, nothing is erased (the released code).
+    As in the released code, area and aspect ratio are uniform. The first of 100 tries with a box that is smaller than
+    the image in both directions counts. If there is none, nothing is erased.
     """
-    area = rng.uniform(*AREA, (count, TRIES)) * height * width
-    ratio = rng.uniform(*RATIO, (count, TRIES))
+    area = rng.uniform(*ERASED_AREA, (count, MAX_BOX_TRIES)) * height * width
+    ratio = rng.uniform(*ERASED_ASPECT_RATIO, (count, MAX_BOX_TRIES))
     heights, widths = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
     fits = (heights < height) & (widths < width)
     first = fits.argmax(1)
@@ -92,10 +92,10 @@ def erasing_boxes(
 
 
 def erase(images: Tensor, boxes: npt.NDArray[np.int64], *, authors: bool = True) -> Tensor:
-    """Fills the boxes of normalised images [N, 3, H, W].
+    """Normalised images [N, 3, H, W] with their `boxes` [N, 4] filled.
 
-    The released code fills with (0.485, 0.456, 0.406) although the image is already normalised; the
-    paper with the image's mean value.
+    The released code fills with (0.485, 0.456, 0.406), although the image is already normalised. The paper fills with
+    the mean of the image.
     """
     top, left, height, width = (side[:, None] for side in torch.from_numpy(boxes).to(images.device).T)
     rows, columns = (torch.arange(size, device=images.device) for size in images.shape[2:])

@@ -8,21 +8,27 @@ import click
 
 
 @click.command()
-@click.option("--data", multiple=True, help="What to train on; repeat it to merge sets. `synthetic` by default.")
-@click.option("--test", help="What to score on; the same by default (Table 3 wants another).")
-@click.option("--table", "number", type=int, default=1, show_default=True, help="Of the paper: 1, 2, 3, 5 or 6.")
-@click.option("--recipe", "name", default="strong", show_default=True, help="With every trick on.")
-@click.option("--weights", help="Start from `imagenet`, a weights FILE, or `none`; the recipe's own by default.")
-@click.option("--steps", help="Only these rows, by name or number from 1, with commas between.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Train this long, the schedule scaled to it.")
+@click.option("--data", multiple=True, help="Data to train on; repeat to merge data sets. Default: synthetic.")
+@click.option("--test", help="Data to evaluate on; default: --data. Table 3 needs another data set.")
+@click.option("--table", type=int, default=1, show_default=True, help="Number of the paper's table: 1, 2, 3, 5 or 6.")
+@click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    default="strong",
+    show_default=True,
+    help="Recipe with all tricks on: name of one that ships, or a .toml file.",
+)
+@click.option("--weights", help="Initial weights: `imagenet`, a FILE, or `none`. Default: those of the recipe.")
+@click.option("--steps", help="Rows of the table, as names or numbers from 1, separated by commas. Default: all.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Number of epochs; the schedule is scaled to it.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each row, averaged.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the table; runs/ablation-TABLE by default.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Value of a recipe key; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the table. Default: runs/ablation-TABLE.")
 def ablate(
     data: tuple[str, ...],
     test: str | None,
-    number: int,
-    name: str,
+    table: int,
+    recipe: str,
     weights: str | None,
     steps: str | None,
     epochs: int | None,
@@ -30,28 +36,35 @@ def ablate(
     overrides: tuple[str, ...],
     out: Path | None,
 ) -> None:
-    """Run a table of the paper, trick by trick; started again, it goes on where it was stopped."""
+    """Run a table of the paper, trick by trick; an ablation that was stopped continues."""
+    import torch
+
     from bot_deploy import runs
     from bot_deploy.choices import SYNTHETIC
     from bot_deploy.console import say
     from bot_deploy.datasets import open_dataset, open_merged
     from bot_deploy.errors import InputError
-    from bot_deploy.train import ablation, recipe
+    from bot_deploy.train import ablation
+    from bot_deploy.train.allocator import keep_freed_memory
+    from bot_deploy.train.recipe import load_recipe
 
-    chosen = recipe.load(name, overrides, weights)
+    settings = load_recipe(recipe, overrides, weights)
     if epochs:
-        chosen = ablation.scaled(chosen, epochs)
-    table = ablation.rungs(number, chosen)
+        settings = ablation.scale_schedule(settings, epochs)
+    variants = ablation.table_variants(table, settings)
     if steps:
-        wanted = [step.strip() for step in steps.split(",")]
-        names = {key: rung for row, rung in enumerate(table, start=1) for key in (str(row), rung.name)}
-        unknown = [step for step in wanted if step not in names]
+        chosen = [step.strip() for step in steps.split(",")]
+        by_name = {key: variant for row, variant in enumerate(variants, 1) for key in (str(row), variant.name)}
+        unknown = [step for step in chosen if step not in by_name]
         if unknown:
-            raise InputError(f"--steps: no row {', '.join(unknown)}; there are {', '.join(r.name for r in table)}")
-        table = [names[step] for step in wanted]
-    trained = open_merged(data or (SYNTHETIC,))
-    scored = open_dataset(test) if test else trained
-    out = out or runs.RUNS / f"ablation-{number}"
-    ablation.run(chosen, table, seeds, trained, scored, out)
+            names = ", ".join(variant.name for variant in variants)
+            raise InputError(f"no row {', '.join(unknown)}; choose from {names}", parameter="steps")
+        variants = [by_name[step] for step in chosen]
+    train_data = open_merged(data or (SYNTHETIC,))
+    test_data = open_dataset(test) if test else train_data
+    out = out or runs.RUNS / f"ablation-{table}"
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+    ablation.run_ablation(settings, variants, seeds, train_data, test_data, out)
     say(f"wrote {out / 'table.md'}, table.csv and table.png")
     click.echo((out / "table.md").read_text(encoding="utf-8"))

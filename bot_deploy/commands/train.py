@@ -9,41 +9,57 @@ import click
 
 
 @click.command()
-@click.option("--data", multiple=True, help="Folder, .zip or .csv of crops; repeat to merge. `synthetic` by default.")
-@click.option("--recipe", "name", help="How to train, a name in train/recipes/; `quick`, or `synthetic` on synthetic.")
-@click.option("--weights", help="Start from `imagenet`, a weights FILE, or `none`; the recipe's own by default.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; runs/RECIPE by default.")
+@click.option("--data", multiple=True, help="Folder, .zip or .csv of crops; repeat to merge. Default: synthetic.")
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."
+    "--recipe",
+    metavar="NAME|FILE",
+    help="Name of a recipe that ships, or a .toml file. Default: quick; on synthetic data: synthetic.",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run in --out (the newest by default), as it was begun.")
+@click.option("--weights", help="Initial weights: `imagenet`, a FILE, or `none`. Default: those of the recipe.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run. Default: runs/RECIPE.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Value of a recipe key; repeatable.")
+@click.option(
+    "--resume", is_flag=True, help="Continue the run in --out (default: the newest run) with its own settings."
+)
 def train(
     data: tuple[str, ...],
-    name: str | None,
+    recipe: str | None,
     weights: str | None,
     out: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
 ) -> None:
     """Train a model; writes model.pt, metrics.csv and curves.png."""
+    import torch
+
     from bot_deploy import runs
     from bot_deploy.choices import SYNTHETIC
     from bot_deploy.console import say
     from bot_deploy.datasets import open_merged
     from bot_deploy.errors import InputError
-    from bot_deploy.train import loop, recipe, run_files
+    from bot_deploy.train import loop, run_files
+    from bot_deploy.train.allocator import keep_freed_memory
+    from bot_deploy.train.recipe import load_recipe
 
     if resume and out is None:
         out = runs.newest_file(run_files.CONFIG, "nothing to resume").parent
-    if out and resume and not (data or name or overrides or weights):
-        chosen, data = run_files.read_config(out)
+    if out and resume and not (data or recipe or overrides or weights):
+        settings, data = run_files.read_config(out)
     else:
         data = data or (SYNTHETIC,)
-        name = name or ("synthetic" if data == (SYNTHETIC,) else "quick")
-        chosen = recipe.load(name, overrides, weights)
+        recipe = recipe or ("synthetic" if data == (SYNTHETIC,) else "quick")
+        settings = load_recipe(recipe, overrides, weights)
         if out is None and "WORLD_SIZE" in os.environ:
-            raise InputError("name the folder of the run with --out, so that all processes of torchrun mean the same")
-        out = out or runs.new_folder(name)
-    path = loop.train(chosen, open_merged(data), out, resume=resume)
+            raise InputError("name the folder of the run, so that all processes of torchrun share it", parameter="out")
+        out = out or runs.new_folder(_run_name(recipe))
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+    path = loop.train(settings, open_merged(data), out, resume=resume)
     if os.environ.get("RANK", "0") == "0":
         say(f"wrote {path}; next: bot export {out}")
+
+
+def _run_name(recipe: str) -> str:
+    """The name of a run with this recipe: that of the recipe or its file, or of the run whose config.toml it is."""
+    path = Path(recipe)
+    return path.resolve().parent.name if path.name == "config.toml" else path.stem

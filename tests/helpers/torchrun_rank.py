@@ -1,4 +1,4 @@
-"""One process of test_distributed.py: a training step on its share of a fixed batch."""
+"""A rank of test_distributed.py: trains one step on its share of a fixed batch."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ import torch
 from torch import nn
 
 from bot_deploy.train import loop
-from bot_deploy.train.distributed import World, join, leave
+from bot_deploy.train.distributed import World, join_world, leave_world
 from bot_deploy.train.recipe import Recipe
+from bot_deploy.train.state import create_state
 
 
-def one_step(recipe: Recipe, world: World) -> dict[str, Any]:
-    """The losses and what the step made of gradients and centers."""
+def train_one_step(recipe: Recipe, world: World) -> dict[str, Any]:
+    """The losses, gradients and centers after one training step."""
     torch.set_num_threads(1)
-    state = loop._start(recipe, 16, world.device)
+    state = create_state(recipe, 16, world.device)
     generator = torch.Generator().manual_seed(5)
     pixels = torch.randn(64, 3, recipe.height, recipe.width, generator=generator)
     labels = torch.arange(16).repeat_interleave(4)
-    mine = world.share(64)
-    network = loop._network(state.model, recipe, world)
+    share = world.share(64)
+    network = loop.wrap_model(state.model, recipe, world)
     state.model.train()
-    # Statistics of half a batch are not those of a whole one, and SyncBatchNorm needs a GPU: they are held fixed.
+    # Batch-norm uses its running statistics: those of half a batch differ, and SyncBatchNorm needs a GPU.
     for module in state.model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.eval()
-    values = loop.train_step(state, pixels[mine], labels[mine], recipe, world, network)
+    values = loop.train_step(state, pixels[share], labels[share], recipe, world, network)
     gradients = {key: parameter.grad for key, parameter in state.model.named_parameters() if parameter.grad is not None}
     return {"values": values, "gradients": gradients, "centers": state.center.centers.detach()}
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    here = join()
-    result = one_step(Recipe(**json.loads((folder / "recipe.json").read_text())), here)
-    torch.save(result, folder / f"rank{here.rank}.pt")
-    leave()
+    world = join_world()
+    recipes = [Recipe(**values) for values in json.loads((folder / "recipes.json").read_text())]
+    torch.save([train_one_step(recipe, world) for recipe in recipes], folder / f"rank{world.rank}.pt")
+    leave_world()

@@ -1,4 +1,4 @@
-"""A recipe for a handful of noise crops, and whether two runs are the same to the last bit."""
+"""A recipe for a few noise crops, and comparisons of two runs bit by bit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bot_deploy.train.recipe import Recipe
 IDENTITIES, CAMERAS, IMAGES = 6, 2, 3
 SIZE = (32, 16)
 RECIPE = Recipe(
-    arch="mobilenet_v2",  # small files, and the convolution of its own
+    arch="mobilenet_v2",  # small files, and the layers of cpu_layers.py
     weights="none",
     height=SIZE[0],
     width=SIZE[1],
@@ -28,41 +28,41 @@ RECIPE = Recipe(
 )
 
 
-def table(out: Path) -> list[dict[str, str]]:
+def read_metrics(out: Path) -> list[dict[str, str]]:
     with (out / "metrics.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def measured(out: Path) -> list[dict[str, str]]:
-    """metrics.csv without what the clock says."""
-    clock = {"seconds", "images_per_second"}
-    return [{key: value for key, value in row.items() if key not in clock} for row in table(out)]
+def metrics_without_time(out: Path) -> list[dict[str, str]]:
+    """metrics.csv without the columns of time."""
+    time_columns = {"seconds", "images_per_second"}
+    return [{key: value for key, value in row.items() if key not in time_columns} for row in read_metrics(out)]
 
 
-def flat(value: Any, name: str = "") -> dict[str, Any]:
+def flatten(value: Any, name: str = "") -> dict[str, Any]:
     """Every leaf of nested dictionaries and lists."""
     if isinstance(value, dict):
-        return {key: leaf for k, v in value.items() for key, leaf in flat(v, f"{name}/{k}").items()}
+        return {key: leaf for k, v in value.items() for key, leaf in flatten(v, f"{name}/{k}").items()}
     if isinstance(value, list | tuple):
-        return {key: leaf for k, v in enumerate(value) for key, leaf in flat(v, f"{name}/{k}").items()}
+        return {key: leaf for k, v in enumerate(value) for key, leaf in flatten(v, f"{name}/{k}").items()}
     return {name: value}
 
 
-def same_weights(one: Path, other: Path) -> bool:
-    states = [checkpoint.load(run / "model.pt").state for run in (one, other)]
+def same_weights(first: Path, second: Path) -> bool:
+    states = [checkpoint.load(run / "model.pt").state for run in (first, second)]
     return states[0].keys() == states[1].keys() and all(
         torch.equal(states[0][key], states[1][key]) for key in states[0]
     )
 
 
-def assert_same_run(one: Path, other: Path) -> None:
+def assert_same_run(first: Path, second: Path) -> None:
     """Weights, optimisers, centers and metrics are equal to the last bit."""
-    assert same_weights(one, other)
-    states = [flat(torch.load(run / "state.pt", weights_only=True)) for run in (one, other)]
+    assert same_weights(first, second)
+    states = [flatten(torch.load(run / "state.pt", weights_only=True)) for run in (first, second)]
     assert states[0].keys() == states[1].keys()
     for key, value in states[0].items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, states[1][key]), key
         elif not key.endswith(("seconds", "images_per_second")):
             assert value == states[1][key], key
-    assert measured(one) == measured(other)
+    assert metrics_without_time(first) == metrics_without_time(second)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from bot_deploy.model import ReID
-from bot_deploy.train import loop
 from bot_deploy.train.cpu_layers import LeanReLU6, StridedDepthwise, use_cpu_layers
 from bot_deploy.train.recipe import Recipe
+from bot_deploy.train.state import create_state
 
 
 def depthwise(channels: int, dtype: torch.dtype) -> tuple[nn.Conv2d, StridedDepthwise]:
@@ -105,7 +105,7 @@ def test_a_resnet_keeps_its_layers() -> None:
 
 def test_only_the_trainer_uses_them() -> None:
     recipe = Recipe(arch="mobilenet_v2", weights="none", height=32, width=16)
-    trained = loop._start(recipe, 5, "cpu").model
+    trained = create_state(recipe, 5, "cpu").model
     assert {StridedDepthwise, LeanReLU6} <= set(layer_types(trained))
     model = ReID("mobilenet_v2", 5)
     assert not {StridedDepthwise, LeanReLU6} & set(layer_types(model))

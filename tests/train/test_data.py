@@ -1,4 +1,4 @@
-"""How much is cached, and what keeps memory."""
+"""The memory that training data may use, and the allocator's settings."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def test_a_containers_limit_counts(
     file = tmp_path / "memory.max"
     if limit:
         file.write_text(limit)
-    monkeypatch.setattr(data, "CONTAINER_LIMIT", file)
-    assert data._memory() == memory
+    monkeypatch.setattr(data, "CONTAINER_LIMIT_FILE", file)
+    assert data._available_memory() == memory
 
 
 def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = data._memory()
+    whole = data._available_memory()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert data._memory() == whole // 4
+    assert data._available_memory() == whole // 4
 
 
-def test_a_system_that_does_not_say_gets_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_does_not_report_its_memory_gets_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(name: str) -> int:
         raise ValueError(name)
 
     monkeypatch.setattr(data.os, "sysconf", unknown)
-    assert data._memory() == 0
+    assert data._available_memory() == 0
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The loop on a handful of noise crops: what a run leaves behind, that it repeats, and what it refuses."""
+"""The training loop on a few noise crops: the files of a run, repeated runs, and errors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from helpers.training_run import (
     RECIPE,
     SIZE,
     assert_same_run,
-    measured,
+    metrics_without_time,
+    read_metrics,
     same_weights,
-    table,
 )
 from PIL import Image
 
@@ -35,19 +35,20 @@ from bot_deploy.evaluation.protocol import evaluate_dataset
 from bot_deploy.train import loop
 from bot_deploy.train.data import TrainingSet
 from bot_deploy.train.distributed import World
-from bot_deploy.train.recipe import Recipe, from_values
+from bot_deploy.train.recipe import Recipe, recipe_from_values
 from bot_deploy.train.schedule import learning_rate
+from bot_deploy.train.state import create_state
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_gpu")
 
 
-def test_what_a_run_leaves_behind(finished: Path) -> None:
+def test_the_files_of_a_run(finished: Path) -> None:
     names = sorted(path.name for path in finished.iterdir())
     assert names == ["config.toml", "curves.png", "metrics.csv", "model.pt", "state.pt", "tensorboard"]
 
 
 def test_metrics_have_a_row_for_every_epoch(finished: Path) -> None:
-    rows = table(finished)
+    rows = read_metrics(finished)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     for row in rows:
         assert float(row["lr"]) == learning_rate(int(row["epoch"]), RECIPE)
@@ -55,27 +56,27 @@ def test_metrics_have_a_row_for_every_epoch(finished: Path) -> None:
             assert math.isfinite(float(row[key]))
             assert float(row[key]) > 0
         assert 0 <= float(row["accuracy"]) <= 100
-    # Untrained, all six identities are as likely as each other.
+    # For an untrained model, all six identities are equally likely.
     assert float(rows[0]["id_loss"]) == pytest.approx(math.log(6), abs=0.2)
     # The centers move to their features.
     assert float(rows[1]["center_loss"]) < 0.8 * float(rows[0]["center_loss"])
-    # Scored after the last epoch only.
+    # Evaluated only after the last epoch.
     assert (rows[0]["rank1"], rows[0]["mAP"]) == ("", "")
     assert 0 <= float(rows[1]["rank1"]) <= 100
     assert 0 < float(rows[1]["mAP"]) <= 100
 
 
-def test_the_curves_are_a_picture(finished: Path) -> None:
+def test_curves_png_is_an_image_with_content(finished: Path) -> None:
     with Image.open(finished / "curves.png") as image:
         assert (image.format, image.size) == ("PNG", (1200, 350))
         assert len(set(np.asarray(image.convert("L")).flatten().tolist())) > 10
 
 
-def test_the_configuration_tells_everything(finished: Path, data: Dataset) -> None:
+def test_config_toml_has_recipe_data_and_versions(finished: Path, data: Dataset) -> None:
     config = tomllib.loads((finished / "config.toml").read_text(encoding="utf-8"))
     keys = {field.name for field in dataclasses.fields(Recipe)}
     assert set(config) == {*keys, "data", "versions"}
-    assert from_values({key: config[key] for key in keys}) == RECIPE
+    assert recipe_from_values({key: config[key] for key in keys}) == RECIPE
     lines = "\n".join(f"{crop.path.name} {crop.identity} {crop.camera}" for crop in data.train)
     assert config["data"] == {
         "source": data.name,
@@ -90,43 +91,43 @@ def test_the_configuration_tells_everything(finished: Path, data: Dataset) -> No
     }
 
 
-def test_the_model_scores_what_the_metrics_say(finished: Path, data: Dataset) -> None:
+def test_the_checkpoint_has_the_scores_of_metrics_csv(finished: Path, data: Dataset) -> None:
     embedder = open_embedder(finished / "model.pt", device="cpu")
     assert embedder.contract.size == SIZE
     scores = evaluate_dataset(embedder, data)
-    last = table(finished)[-1]
+    last = read_metrics(finished)[-1]
     assert scores.rank1 == pytest.approx(float(last["rank1"]))
     assert scores.mAP == pytest.approx(float(last["mAP"]))
     saved = checkpoint.load(finished / "model.pt")
     assert (saved.num_ids, saved.last_stride, saved.neck, saved.data) == (6, 1, "bnneck", data.name)
 
 
-def test_one_seed_gives_one_run_to_the_last_bit(finished: Path, data: Dataset, tmp_path: Path) -> None:
-    torch.rand(17)  # what was drawn before a run does not matter
+def test_two_runs_with_one_seed_are_bit_identical(finished: Path, data: Dataset, tmp_path: Path) -> None:
+    torch.rand(17)  # random numbers drawn before a run do not matter
     np.random.default_rng().random()
     loop.train(RECIPE, data, tmp_path / "again")
     assert_same_run(finished, tmp_path / "again")
 
 
-def test_another_seed_gives_another(finished: Path, data: Dataset, tmp_path: Path) -> None:
+def test_another_seed_gives_another_run(finished: Path, data: Dataset, tmp_path: Path) -> None:
     loop.train(dataclasses.replace(RECIPE, seed=1), data, tmp_path / "other")
-    assert measured(tmp_path / "other")[0]["id_loss"] != measured(finished)[0]["id_loss"]
+    assert metrics_without_time(tmp_path / "other")[0]["id_loss"] != metrics_without_time(finished)[0]["id_loss"]
     assert not same_weights(tmp_path / "other", finished)
 
 
-def test_scores_do_not_change_what_is_trained(finished: Path, data: Dataset, tmp_path: Path) -> None:
+def test_evaluation_does_not_change_training(finished: Path, data: Dataset, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, eval_at_start=True, eval_every=1)
     loop.train(recipe, data, tmp_path / "run")
     assert same_weights(finished, tmp_path / "run")
-    rows = table(tmp_path / "run")
+    rows = read_metrics(tmp_path / "run")
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert all(float(row["mAP"]) > 0 for row in rows)
     assert rows[0]["id_loss"] == ""
 
 
-def test_without_query_and_gallery_nothing_is_scored(data: Dataset, tmp_path: Path) -> None:
+def test_without_query_and_gallery_there_is_no_evaluation(data: Dataset, tmp_path: Path) -> None:
     loop.train(dataclasses.replace(RECIPE, epochs=1), dataclasses.replace(data, query=(), gallery=()), tmp_path / "run")
-    assert [row["mAP"] for row in table(tmp_path / "run")] == [""]
+    assert [row["mAP"] for row in read_metrics(tmp_path / "run")] == [""]
 
 
 @pytest.mark.parametrize(
@@ -142,20 +143,20 @@ def test_without_query_and_gallery_nothing_is_scored(data: Dataset, tmp_path: Pa
 )
 def test_every_trick_has_a_switch(changes: dict[str, Any], finished: Path, data: Dataset, tmp_path: Path) -> None:
     loop.train(dataclasses.replace(RECIPE, epochs=1, **changes), data, tmp_path / "run")
-    (row,) = measured(tmp_path / "run")
+    (row,) = metrics_without_time(tmp_path / "run")
     assert all(math.isfinite(float(row[key])) for key in ("id_loss", "triplet_loss", "center_loss"))
     if "center_weight" in changes:
         assert float(row["center_loss"]) == 0
     if "feature" in changes:
-        assert row["id_loss"] == measured(finished)[0]["id_loss"]  # matched otherwise, trained alike
+        assert row["id_loss"] == metrics_without_time(finished)[0]["id_loss"]  # another embedding, the same training
         assert checkpoint.load(tmp_path / "run" / "model.pt").contract.feature == "ft"
     else:
-        assert row["id_loss"] != measured(finished)[0]["id_loss"]
+        assert row["id_loss"] != metrics_without_time(finished)[0]["id_loss"]
 
 
-def test_the_optimisers_are_the_released_codes() -> None:
+def test_the_optimizers_are_those_of_the_released_code() -> None:
     recipe = dataclasses.replace(RECIPE, protocol="paper", center_lr=0.25)
-    state = loop._start(recipe, 6, "cpu")
+    state = create_state(recipe, 6, "cpu")
     assert isinstance(state.optimizer, torch.optim.Adam)
     (group,) = state.optimizer.param_groups
     assert group["weight_decay"] == 5e-4
@@ -174,14 +175,14 @@ ALONE = World(0, 1, "cpu")
 
 
 def test_training_learns() -> None:
-    # Everybody wears a colour of their own.
+    # Each identity has its own colour.
     labels, rng = np.repeat(np.arange(6), 8), np.random.default_rng(0)
     colours = np.array([[number & 1, number & 2, number & 4] for number in labels + 1]) > 0
     pixels = rng.integers(0, 56, (len(labels), *SIZE, 3)) + 200 * colours[:, None, None]
     crops = TrainingSet((), labels, SIZE, torch.from_numpy(pixels.astype(np.uint8)))
     changes = {"arch": "resnet18", "p": 6, "k": 4, "lr": 1e-3, "warmup_epochs": 0, "erasing": 0.0}
     recipe = dataclasses.replace(RECIPE, **changes)
-    state = loop._start(recipe, 6, "cpu")
+    state = create_state(recipe, 6, "cpu")
     rows = [loop.train_epoch(state, crops, recipe, ALONE) for _ in range(5)]
     first, last = rows[0], rows[-1]
     assert state.epoch == last.epoch == 5
@@ -197,23 +198,23 @@ def test_training_learns() -> None:
     assert last.center_loss < first.center_loss / 3
 
 
-def test_every_epoch_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_epoch_has_other_random_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     batches, pixels = [], []
     augment = loop.transforms.augment
 
-    def record(images: torch.Tensor, recipe: Recipe, draws: loop.transforms.Draws) -> torch.Tensor:
-        result = augment(images, recipe, draws)
+    def record(images: torch.Tensor, recipe: Recipe, augmentation: loop.transforms.Augmentation) -> torch.Tensor:
+        result = augment(images, recipe, augmentation)
         batches.append(images)
         pixels.append(result)
         return result
 
     monkeypatch.setattr(loop.transforms, "augment", record)
-    # One picture throughout: what differs after augmentation is what was drawn.
+    # In the second cache all images are the same: differences after augmentation come from the random draws.
     noise = np.random.default_rng(0).integers(0, 256, (6, *SIZE, 3), dtype=np.uint8)
     recipe = dataclasses.replace(RECIPE, p=3, k=2)
     for cache in (noise, noise[[0] * 6]):
         crops = TrainingSet((), np.arange(6) // 2, SIZE, torch.from_numpy(cache))
-        state = loop._start(recipe, 3, "cpu")
+        state = create_state(recipe, 3, "cpu")
         loop.train_epoch(state, crops, recipe, ALONE)
         loop.train_epoch(state, crops, recipe, ALONE)
     assert not torch.equal(batches[0], batches[1])
@@ -222,14 +223,14 @@ def test_every_epoch_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(data: Dataset, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, lr=1e30, warmup_epochs=0)
-    with pytest.raises(RunError, match=r"epoch 1: the loss is not finite.*lower lr.*the batch was ") as caught:
+    with pytest.raises(RunError, match=r"epoch 1: the loss is not finite.*a lower lr.*the batch was ") as caught:
         loop.train(recipe, data, tmp_path / "run")
     files = [str(crop.path) for crop in data.train]
     assert sum(file in str(caught.value) for file in files) == recipe.p * recipe.k
     assert not (tmp_path / "run" / "model.pt").exists()
 
 
-def test_a_loss_that_is_not_finite_spares_the_last_good_epoch(
+def test_a_loss_that_is_not_finite_leaves_the_files_of_the_last_good_epoch(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
@@ -244,7 +245,7 @@ def test_unreadable_crops_are_named(data: Dataset, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no image")
     (tmp_path / "empty.png").write_bytes(b"")
     bad = [dataclasses.replace(data.train[0], path=tmp_path / name) for name in ("broken.png", "empty.png", "gone.png")]
-    words = r"^3 training crops cannot be used.*broken\.png.*empty\.png.*gone\.png"
+    words = r"^3 training crops cannot be read.*broken\.png.*empty\.png.*gone\.png"
     with pytest.raises(InputError, match=words):
         loop.train(RECIPE, dataclasses.replace(data, train=(*data.train, *bad)), tmp_path / "run")
 
@@ -255,13 +256,13 @@ def test_many_unreadable_crops_are_counted(data: Dataset, tmp_path: Path) -> Non
         loop.train(RECIPE, dataclasses.replace(data, train=(*data.train, *bad)), tmp_path / "run")
 
 
-def test_without_a_cache_the_same_is_trained(
+def test_training_without_a_cache_is_the_same(
     finished: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot_deploy.train.data.CACHE_SHARE", 0)
+    monkeypatch.setattr("bot_deploy.train.data.MAX_CACHE_SHARE", 0)
     loop.train(dataclasses.replace(RECIPE, epochs=1), data, tmp_path / "run")
     for key in ("id_loss", "triplet_loss", "center_loss", "accuracy"):
-        assert measured(tmp_path / "run")[0][key] == measured(finished)[0][key]
+        assert metrics_without_time(tmp_path / "run")[0][key] == metrics_without_time(finished)[0][key]
 
 
 def test_no_training_crops(data: Dataset, tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_an_out_that_cannot_be_written_fails_before_training(
         out = out / "below"
     else:
         (out / "config.toml").mkdir(parents=True)
-    with pytest.raises(RunError, match=r"run.*: cannot be (made|written) "):
+    with pytest.raises(RunError, match=r"run.*: cannot be (created|written) "):
         loop.train(RECIPE, data, out)
     if obstacle != "a folder for config.toml":
         assert (tmp_path / "run").read_bytes() == b"mine"
@@ -298,7 +299,7 @@ def test_tensorboard_has_every_epoch(finished: Path) -> None:
 
     log = EventAccumulator(str(finished / "tensorboard"))
     log.Reload()
-    rows = table(finished)
+    rows = read_metrics(finished)
     assert [event.step for event in log.Scalars("id_loss")] == [int(row["epoch"]) for row in rows]
     for event, row in zip(log.Scalars("id_loss"), rows, strict=True):
         assert event.value == pytest.approx(float(row["id_loss"]), rel=1e-5)
@@ -319,16 +320,16 @@ def test_fp16_without_a_gpu_is_refused(data: Dataset, tmp_path: Path) -> None:
         loop.train(dataclasses.replace(RECIPE, precision="fp16"), data, tmp_path / "run")
 
 
-def test_a_dataset_that_cannot_be_scored_costs_no_epoch(
+def test_a_failed_evaluation_does_not_stop_the_run(
     data: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     strangers = dataclasses.replace(
         data, gallery=tuple(dataclasses.replace(crop, identity=999) for crop in data.gallery)
     )
     loop.train(RECIPE, strangers, tmp_path / "run")
-    assert "not scored: no query has a true match" in caplog.text
+    assert "not evaluated: no query has a true match" in caplog.text
     assert (tmp_path / "run" / "model.pt").is_file()
-    assert [row["rank1"] for row in table(tmp_path / "run")] == ["", ""]
+    assert [row["rank1"] for row in read_metrics(tmp_path / "run")] == ["", ""]
 
 
 def test_compile_goes_through_torch_compile_and_trains(
@@ -337,13 +338,13 @@ def test_compile_goes_through_torch_compile_and_trains(
     compiled: list[torch.nn.Module] = []
     compile_ = torch.compile
 
-    def plainly(model: torch.nn.Module) -> object:
-        # Dynamo as it is, but no C++ compiler; what comes back has no length, which once mattered.
+    def compile_eagerly(model: torch.nn.Module) -> object:
+        # Without a C++ compiler. The compiled model has no length.
         compiled.append(model)
         return compile_(model, backend="eager")
 
-    monkeypatch.setattr(loop.torch, "compile", plainly)
-    loop.train(dataclasses.replace(RECIPE, compile=True), data, tmp_path / "run")
+    monkeypatch.setattr(loop.torch, "compile", compile_eagerly)
+    loop.train(dataclasses.replace(RECIPE, epochs=1, compile=True), data, tmp_path / "run")
     assert len(compiled) == 1
-    for row, plain in zip(table(tmp_path / "run"), table(finished), strict=True):
-        assert float(row["id_loss"]) == pytest.approx(float(plain["id_loss"]), rel=1e-3)
+    for row, eager in zip(read_metrics(tmp_path / "run"), read_metrics(finished)[:1], strict=True):
+        assert float(row["id_loss"]) == pytest.approx(float(eager["id_loss"]), rel=1e-3)

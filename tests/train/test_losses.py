@@ -1,4 +1,4 @@
-"""The losses against loops written from the formulas, their gradients against finite differences of those loops."""
+"""The losses against loops over the formulas, and their gradients against finite differences of those loops."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import nn
 from bot_deploy.train import loop
 from bot_deploy.train.losses import CenterLoss, TripletLoss, euclidean, id_loss
 from bot_deploy.train.recipe import Recipe
+from bot_deploy.train.state import TrainingState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +70,7 @@ def naive_triplet(features: Array, labels: tuple[int, ...], margin: float) -> fl
 
 
 def naive_center(features: Array, centers: Array, labels: tuple[int, ...], scaling: str) -> float:
-    """Eq. 5, and what the released code makes of it."""
+    """Eq. 5, or the version of the released code."""
     total = 0.0
     for feature, label in zip(features, labels, strict=True):
         total += sum((a - b) ** 2 for a, b in zip(feature, centers[label], strict=True))
@@ -90,8 +91,8 @@ def test_id_loss_is_equation_3(epsilon: float, classes: int) -> None:
     np.testing.assert_allclose(logits.grad.numpy(), expected, atol=1e-8)
 
 
-def test_smoothing_is_the_released_codes_mixture_too() -> None:
-    # (1 - eps) * onehot + eps / N is what protocol.md calls the same thing.
+def test_smoothing_is_the_mixture_of_the_released_code() -> None:
+    # (1 - eps) * onehot + eps / N is the same mixture.
     logits, label, epsilon = draw(1, 5), 3, 0.1
     probabilities = np.exp(logits[0]) / np.exp(logits[0]).sum()
     target = (1 - epsilon) * np.eye(5)[label] + epsilon / 5
@@ -113,7 +114,7 @@ def test_triplet_is_batch_hard(labels: tuple[int, ...], margin: float) -> None:
     loss = TripletLoss(margin)(features, torch.tensor(labels))
     loss.backward()
     expected = naive_triplet(values, labels, margin)
-    assert expected > 0  # the case tells something
+    assert expected > 0  # a loss of 0 would test nothing
     # The distance of an image to itself is 1e-6 instead of 0: the root needs a gradient.
     assert loss.item() == pytest.approx(expected, abs=1.1e-6)
     assert features.grad is not None
@@ -178,7 +179,7 @@ def test_center_loss(scaling: str, labels: tuple[int, ...]) -> None:
     by_center = finite_differences(lambda at: naive_center(values, at, labels, scaling), places)
     np.testing.assert_allclose(features.grad.numpy(), by_feature, atol=1e-7)
     np.testing.assert_allclose(loss.centers.grad.numpy(), by_center, atol=1e-7)
-    assert not loss.centers.grad[1].any()  # nobody in the batch
+    assert not loss.centers.grad[1].any()  # not in the batch
 
 
 def test_papers_center_loss_is_32_times_the_authors_at_batch_64() -> None:
@@ -196,11 +197,11 @@ def test_centers_are_drawn_from_the_standard_normal() -> None:
 
 
 def step_once(recipe: Recipe) -> tuple[CenterLoss, Array, nn.Linear, dict[str, Array]]:
-    """One `_step` on a linear model whose own optimiser is SGD at 1, so that its gradient can be read off."""
+    """One update of a linear model with SGD at learning rate 1, which shows its gradient."""
     torch.manual_seed(3)
     model = nn.Linear(6, 4, bias=False, dtype=torch.float64)
     center = CenterLoss(5, 4, scaling=recipe.protocol).double()
-    state = loop.State(
+    state = TrainingState(
         model,  # type: ignore[arg-type]
         center,
         torch.optim.SGD(model.parameters(), lr=1),
@@ -210,8 +211,8 @@ def step_once(recipe: Recipe) -> tuple[CenterLoss, Array, nn.Linear, dict[str, A
     images, labels = torch.tensor(draw(6, 6)), torch.tensor([0, 0, 0, 2, 4, 4])
     before = {"center": center.centers.detach().numpy().copy(), "model": model.weight.detach().numpy().copy()}
     features = model(images)
-    other = features.square().sum()  # stands for the losses that have nothing to do with centers
-    loop._step(state, other + recipe.center_weight * center(features, labels), recipe)
+    other = features.square().sum()  # stands for the losses without centers
+    loop.update_weights(state, other + recipe.center_weight * center(features, labels), recipe)
     before["images"] = images.numpy()
     return center, features.detach().numpy(), model, before
 
@@ -230,7 +231,7 @@ def test_a_step_moves_the_centers_by_the_gradient_of_the_unweighted_loss(
         gradient[label] -= pull
         by_feature[row] += weight * pull
     np.testing.assert_allclose(center.centers.detach().numpy(), before["center"] - rate * gradient, rtol=1e-10)
-    # The network, though, sees the weighted loss.
+    # The network is trained with the weighted loss.
     np.testing.assert_allclose(
         model.weight.detach().numpy(), before["model"] - by_feature.T @ before["images"], rtol=1e-10
     )

@@ -1,4 +1,4 @@
-"""Runs that are stopped, by a crash or a real kill -9, and go on: to the last bit what they would have been."""
+"""Runs that stop by a crash or by kill -9 and are resumed: bit-identical to runs without a stop."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.training_run import RECIPE, assert_same_run, same_weights, table
+from helpers.training_run import RECIPE, assert_same_run, read_metrics, same_weights
 
 from bot_deploy.datasets import Dataset
 from bot_deploy.errors import InputError
 from bot_deploy.train import loop, run_files
-from bot_deploy.train.recipe import Recipe, load
+from bot_deploy.train.recipe import Recipe, load_recipe
+from bot_deploy.train.state import TrainingState
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_gpu")
 
@@ -31,19 +32,19 @@ class CrashError(Exception):
 
 
 def crash_in(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Lets `epoch` raise after three of its steps."""
-    original, steps = loop._step, [0]
+    """Makes `epoch` raise after three steps."""
+    original, steps = loop.update_weights, [0]
 
-    def step(state: loop.State, loss: torch.Tensor, recipe: Recipe) -> None:
+    def step(state: TrainingState, loss: torch.Tensor, recipe: Recipe) -> None:
         original(state, loss, recipe)
         steps[0] += state.epoch + 1 == epoch
         if steps[0] == 3:
             raise CrashError
 
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(loop, "update_weights", step)
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
+def test_a_resumed_run_is_bit_identical(
     finished: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
@@ -51,7 +52,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
         crash_in(patch, epoch=2)
         with pytest.raises(CrashError):
             loop.train(RECIPE, data, out)
-    assert [row["epoch"] for row in table(out)] == ["1"]
+    assert [row["epoch"] for row in read_metrics(out)] == ["1"]
     assert not same_weights(finished, out)
     loop.train(RECIPE, data, out, resume=True)
     assert_same_run(finished, out)
@@ -62,46 +63,44 @@ def test_a_run_killed_between_its_last_state_and_its_metrics_is_completed(
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        write = run_files.write
+        write = run_files.write_metrics
 
-        def crash(folder: Path, rows: list[run_files.Row]) -> None:
+        def crash(folder: Path, rows: list[run_files.EpochMetrics]) -> None:
             if len(rows) == RECIPE.epochs:
                 raise CrashError
             write(folder, rows)
 
-        patch.setattr(run_files, "write", crash)
+        patch.setattr(run_files, "write_metrics", crash)
         with pytest.raises(CrashError):
             loop.train(RECIPE, data, out)
-    assert len(table(out)) == 1
+    assert len(read_metrics(out)) == 1
     loop.train(RECIPE, data, out, resume=True)
     assert_same_run(finished, out)
 
 
 def test_resuming_a_finished_run_changes_nothing(finished: Path, data: Dataset) -> None:
-    before = (finished / "model.pt").read_bytes(), table(finished)
+    before = (finished / "model.pt").read_bytes(), read_metrics(finished)
     assert loop.train(RECIPE, data, finished, resume=True) == finished / "model.pt"
-    assert before == ((finished / "model.pt").read_bytes(), table(finished))
+    assert before == ((finished / "model.pt").read_bytes(), read_metrics(finished))
 
 
-def test_a_run_without_its_state_is_not_begun_anew_over_its_results(
-    finished: Path, data: Dataset, tmp_path: Path
-) -> None:
+def test_a_run_without_its_state_is_not_overwritten(finished: Path, data: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     (out / "state.pt").unlink()
     before = (out / "model.pt").read_bytes()
-    with pytest.raises(InputError, match=r"its state\.pt is gone, so it cannot go on"):
+    with pytest.raises(InputError, match=r"state\.pt is missing, so the run cannot be resumed"):
         loop.train(RECIPE, data, out, resume=True)
     assert (out / "model.pt").read_bytes() == before
 
 
-def test_resume_with_nothing_there_starts(data: Dataset, tmp_path: Path) -> None:
+def test_resume_in_an_empty_folder_starts_a_run(data: Dataset, tmp_path: Path) -> None:
     loop.train(dataclasses.replace(RECIPE, epochs=1), data, tmp_path / "run", resume=True)
-    assert [row["epoch"] for row in table(tmp_path / "run")] == ["1"]
+    assert [row["epoch"] for row in read_metrics(tmp_path / "run")] == ["1"]
 
 
 def bot_train(data: Dataset, recipe: Recipe, out: Path, *more: str) -> list[str]:
-    quick = load("quick")
+    quick = load_recipe("quick")
     changed = {key: value for key, value in vars(recipe).items() if value != getattr(quick, key)}
     settings = [f"{key}={list(value) if isinstance(value, tuple) else value}" for key, value in changed.items()]
     options = [option for setting in settings for option in ("--set", setting)]
@@ -109,11 +108,12 @@ def bot_train(data: Dataset, recipe: Recipe, out: Path, *more: str) -> list[str]
     return [*command, "--out", str(out), *options, *more]
 
 
-def test_kill_9_and_resume_is_the_uninterrupted_run_to_the_last_bit(data: Dataset, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_resumed_after_kill_9_is_bit_identical(data: Dataset, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=5)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     whole, done = tmp_path / "whole", recipe.epochs
-    for attempt in range(6):  # a fast machine may be done before it is killed
+    for attempt in range(6):  # on a fast machine the run may end before it is killed
         killed, delay = tmp_path / f"killed-{attempt}", random.random() / 2**attempt
         with (tmp_path / "log").open("wb") as log:
             process = subprocess.Popen(bot_train(data, recipe, killed), stderr=log, env=environment)
@@ -140,12 +140,12 @@ def test_kill_9_and_resume_is_the_uninterrupted_run_to_the_last_bit(data: Datase
     assert f"epoch {done + 1:3d} " in resumed.stderr
     loop.train(recipe, data, whole)
     assert_same_run(whole, killed)
-    assert [row["epoch"] for row in table(killed)] == ["1", "2", "3", "4", "5"]
+    assert [row["epoch"] for row in read_metrics(killed)] == ["1", "2", "3", "4", "5"]
 
 
 def test_an_existing_run_is_not_overwritten(finished: Path, data: Dataset) -> None:
     before = (finished / "model.pt").read_bytes()
-    with pytest.raises(InputError, match=r"already holds a run; continue it with --resume, or choose another --out"):
+    with pytest.raises(InputError, match=r"already holds a run; resume it, or choose another folder"):
         loop.train(RECIPE, data, finished)
     assert (finished / "model.pt").read_bytes() == before
 
@@ -163,9 +163,9 @@ def test_resume_with_other_data_is_refused(finished: Path, data: Dataset) -> Non
         loop.train(RECIPE, dataclasses.replace(data, train=data.train[:-1]), finished, resume=True)
 
 
-def test_a_run_that_failed_before_its_first_epoch_ended_is_begun_anew(data: Dataset, tmp_path: Path) -> None:
+def test_a_run_that_failed_in_its_first_epoch_starts_again(data: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with pytest.raises(InputError, match=r"6 training identities, but a batch takes p=16; use --set p=6 or less"):
+    with pytest.raises(InputError, match=r"6 training identities, but a batch takes p=16; set p to 6 or less"):
         loop.train(dataclasses.replace(RECIPE, p=16), data, out)
     with pytest.raises(InputError, match="unknown backbone 'resnet'"):
         loop.train(dataclasses.replace(RECIPE, arch="resnet"), data, out)

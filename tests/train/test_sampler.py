@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from bot_deploy.errors import InputError
-from bot_deploy.train.sampler import batches
+from bot_deploy.train.sampler import draw_batches
 
 Labels = npt.NDArray[np.int64]
 
@@ -24,7 +24,7 @@ def labels_of(counts: list[int], seed: int = 0) -> Labels:
 
 
 def epoch(labels: Labels, p: int, k: int, seed: int = 0) -> list[Labels]:
-    return list(batches(labels, p, k, np.random.default_rng(seed)))
+    return list(draw_batches(labels, p, k, np.random.default_rng(seed)))
 
 
 COUNTS = [1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 30]
@@ -110,7 +110,7 @@ def test_the_seed_decides() -> None:
 
 def test_epochs_of_one_generator_differ() -> None:
     labels, rng = labels_of(COUNTS * 2), np.random.default_rng(0)
-    first, second = (np.stack(list(batches(labels, 4, 4, rng))[:5]) for _ in range(2))
+    first, second = (np.stack(list(draw_batches(labels, 4, 4, rng))[:5]) for _ in range(2))
     assert (first != second).any()
 
 
@@ -121,7 +121,7 @@ def test_identities_need_not_be_numbered_from_zero() -> None:
 
 
 def test_too_few_identities_name_the_remedy() -> None:
-    with pytest.raises(InputError, match=r"3 identities, but a batch takes p=16; use --set p=3 or less"):
+    with pytest.raises(InputError, match=r"3 identities, but a batch takes p=16; set p to 3 or less"):
         epoch(labels_of([4, 4, 4]), 16, 4)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from bot_deploy.train.recipe import Recipe, load
+from bot_deploy.train.recipe import Recipe, load_recipe
 from bot_deploy.train.schedule import learning_rate
 
 EPOCHS = range(1, 121)
@@ -35,7 +35,7 @@ def naive(protocol: str, epoch: int) -> float:
 @pytest.mark.parametrize("protocol", ["authors", "paper"])
 @pytest.mark.parametrize("source", ["defaults", "strong"])
 def test_all_120_epochs(source: str, protocol: str) -> None:
-    recipe = dataclasses.replace(Recipe() if source == "defaults" else load("strong"), protocol=protocol)
+    recipe = dataclasses.replace(Recipe() if source == "defaults" else load_recipe("strong"), protocol=protocol)
     assert recipe.epochs == 120
     rates = [learning_rate(epoch, recipe) for epoch in EPOCHS]
     assert rates == pytest.approx([naive(protocol, epoch) for epoch in EPOCHS], rel=1e-12)

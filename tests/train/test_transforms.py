@@ -26,7 +26,7 @@ OFF = Recipe(flip=0, pad=0, erasing=0)
 def augment(images: torch.Tensor, recipe: Recipe, rng: np.random.Generator) -> torch.Tensor:
     count, height, width, _ = images.shape
     sized = dataclasses.replace(recipe, height=height, width=width)
-    return transforms.augment(images, sized, transforms.draw(count, sized, rng))
+    return transforms.augment(images, sized, transforms.draw_augmentation(count, sized, rng))
 
 
 def noise(count: int, height: int, width: int, seed: int = 0) -> Pixels:
@@ -89,7 +89,7 @@ def test_normalise_is_to_unit_range_minus_mean_by_std() -> None:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_erasing_boxes_keep_within_their_limits(height: int, width: int) -> None:
-    boxes = transforms.erasing_boxes(DRAWS, height, width, 0.5, np.random.default_rng(0))
+    boxes = transforms.draw_erasing_boxes(DRAWS, height, width, 0.5, np.random.default_rng(0))
     assert boxes.shape == (DRAWS, 4)
     assert boxes.dtype == np.int64
     erased = boxes[boxes[:, 2] > 0]
@@ -124,7 +124,7 @@ def test_erasing_boxes_keep_within_their_limits(height: int, width: int) -> None
 @pytest.mark.parametrize(("height", "width"), [*SIZES, (16, 64)])
 def test_erasing_boxes_are_distributed_as_the_authors_loop_draws_them(height: int, width: int) -> None:
     rng = np.random.default_rng(1)
-    ours = transforms.erasing_boxes(DRAWS, height, width, 1, rng).astype(float)
+    ours = transforms.draw_erasing_boxes(DRAWS, height, width, 1, rng).astype(float)
     theirs = np.array([naive_box(height, width, rng) for _ in range(DRAWS)], dtype=float)
     assert (ours[:, 2] > 0).all()
     assert (theirs[:, 2] > 0).all()
@@ -148,7 +148,7 @@ def test_erasing_boxes_are_distributed_as_the_authors_loop_draws_them(height: in
 
 @pytest.mark.parametrize("probability", [0, 0.1, 0.9, 1])
 def test_the_share_erased_is_the_probability(probability: float) -> None:
-    boxes = transforms.erasing_boxes(DRAWS, 128, 64, probability, np.random.default_rng(2))
+    boxes = transforms.draw_erasing_boxes(DRAWS, 128, 64, probability, np.random.default_rng(2))
     share = (boxes[:, 2] > 0).mean()
     if probability in {0, 1}:
         assert share == probability
@@ -158,7 +158,7 @@ def test_the_share_erased_is_the_probability(probability: float) -> None:
 
 def test_where_no_box_is_smaller_than_the_image_nothing_is_erased() -> None:
     # Of a strip one pixel high every box is at least as high.
-    boxes = transforms.erasing_boxes(200, 1, 64, 1, np.random.default_rng(0))
+    boxes = transforms.draw_erasing_boxes(200, 1, 64, 1, np.random.default_rng(0))
     assert not boxes[boxes[:, 2] > 0].size
 
 
