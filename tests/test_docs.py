@@ -7,6 +7,7 @@ import io
 import re
 import shlex
 import shutil
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -100,6 +101,15 @@ def test_make_targets_scripts_and_linked_files_exist(path: Path) -> None:
 def test_the_pages_show_commands() -> None:
     shown = {arguments[0] for path in PAGES for arguments in bot_commands(path.read_text(encoding="utf-8"))}
     assert shown == set(VERBS)  # and so the extraction above finds them
+
+
+def test_architecture_shows_the_layers_that_are_checked() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        rules = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    layers = next(rule["layers"] for rule in rules if rule["type"] == "layers")
+    blocks = [block for _, block in FENCE.findall((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))]
+    shown = next(block for block in blocks if block.startswith(layers[0]))
+    assert [re.split(r"\s{2,}", line)[0] for line in shown.splitlines()] == layers
 
 
 def test_a_wrong_option_is_found() -> None:
