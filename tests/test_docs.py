@@ -117,6 +117,7 @@ def test_a_wrong_option_is_found() -> None:
         parse(["match", "a.jpg", "crops", "--tpo", "5"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in PAGES if "```pycon" in path.read_text(encoding="utf-8")])
 def test_python_examples_print_what_they_show(
     path: Path, people: Path, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
