@@ -20,8 +20,8 @@ from bot_deploy.model import ARCHS, IBN, L2_LENGTH, STEMS, InferenceGraph, ReID
 SMALL = "mobilenet_v2"
 
 
-def randomised(model: ReID, seed: int = 0) -> ReID:
-    """`model` as after training: statistics that let an image through, and a neck that does something."""
+def randomise(model: ReID, seed: int = 0) -> ReID:
+    """`model` with the batch-norm statistics of noise and a random neck, as after training."""
     generator = torch.Generator().manual_seed(seed)
     neck: Any = model.neck
     for module in model.modules():
@@ -35,7 +35,7 @@ def randomised(model: ReID, seed: int = 0) -> ReID:
     return model
 
 
-def pictures(count: int = 3, height: int = 64, width: int = 32, seed: int = 0) -> torch.Tensor:
+def make_images(count: int = 3, height: int = 64, width: int = 32, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=generator)
 
@@ -80,7 +80,7 @@ def test_keys_and_shapes_are_torchvisions(arch: str, dim: int, last_stride: int)
     assert model.classifier.weight.shape == (5, dim)
 
 
-def test_archs_are_all_covered_here() -> None:
+def test_every_backbone_of_the_table_is_tested_here() -> None:
     plain = {"resnet18", "resnet34", "resnet50", "resnet101"}
     assert set(ARCHS) == {*plain, *(f"{arch}_ibn_a" for arch in plain), SMALL}
 
@@ -115,25 +115,25 @@ def test_ibn_against_a_naive_loop() -> None:
     for n in range(2):
         for channel in range(6):
             values = [float(images[n, channel, y, x]) for y in range(4) for x in range(3)]
-            if channel < 3:  # by the image's own statistics
+            if channel < 3:  # instance-norm: the statistics of the image
                 state, c = norm_in, channel
                 mean = sum(values) / 12
                 var = sum((value - mean) ** 2 for value in values) / 12
             else:
                 state, c = norm_bn, channel - 3
                 mean, var = norm_bn["running_mean"][c], norm_bn["running_var"][c]
-            wanted = [(v - mean) / (var + 1e-5) ** 0.5 * state["weight"][c] + state["bias"][c] for v in values]
-            np.testing.assert_allclose(actual[n, channel].ravel(), wanted, atol=1e-9)
+            expected = [(v - mean) / (var + 1e-5) ** 0.5 * state["weight"][c] + state["bias"][c] for v in values]
+            np.testing.assert_allclose(actual[n, channel].ravel(), expected, atol=1e-9)
 
 
-def test_ibn_trains_by_the_batchs_statistics() -> None:
+def test_ibn_trains_with_the_statistics_of_the_batch() -> None:
     model = ReID("resnet18_ibn_a", 5).train()
     f_t, logits = model(torch.randn(2, 3, 64, 32))
     assert (f_t.shape, logits.shape) == ((2, 512), (2, 5))
     assert float(model.state_dict()["backbone.layer1.0.bn1.BN.running_mean"].abs().max()) > 0
 
 
-def test_the_stems_against_their_definitions() -> None:
+def test_each_stem_is_its_definition() -> None:
     torch.manual_seed(0)
     images = torch.randn(2, 3, 64, 32)
     models_ = {stem: ReID("resnet18", 5, stem=stem).eval() for stem in STEMS}
@@ -178,7 +178,7 @@ def test_bnneck_has_a_frozen_shift_of_zero_and_a_classifier_without_bias() -> No
     assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == ["neck.bias"]
 
 
-def test_without_a_neck_one_feature_serves_both_losses() -> None:
+def test_without_a_neck_both_losses_use_one_feature() -> None:
     model = ReID(SMALL, 5, neck="none")
     assert isinstance(model.neck, nn.Identity)
     assert model.classifier.bias is not None
@@ -212,7 +212,7 @@ def test_f_t_is_the_mean_over_the_feature_map() -> None:
 
 
 def test_f_i_is_the_batch_norm_of_f_t() -> None:
-    model = randomised(ReID(SMALL, 5)).eval()
+    model = randomise(ReID(SMALL, 5)).eval()
     neck: Any = model.neck
     images = torch.randn(2, 3, 64, 32)
     with torch.inference_mode():
@@ -225,7 +225,7 @@ def test_f_i_is_the_batch_norm_of_f_t() -> None:
 
 
 def test_in_training_both_features_are_the_same_network() -> None:
-    # `feature` decides what is matched, not what is trained.
+    # `feature` chooses the embedding, not what is trained.
     model = ReID(SMALL, 5, feature="ft").train()
     f_t, logits = model(torch.randn(2, 3, 64, 32))
     assert (f_t.shape, logits.shape) == ((2, 1280), (2, 5))
@@ -240,14 +240,14 @@ def test_unknown_names_list_the_choices(arch: str, neck: str, words: str) -> Non
 
 
 @pytest.mark.parametrize("arch", ["resnet18", SMALL])
-def test_poolings_gradient_is_in_channels_last_memory(arch: str) -> None:
+def test_the_gradient_of_the_pooling_is_in_channels_last_memory(arch: str) -> None:
     model = ReID(arch, 5).train().to(memory_format=torch.channels_last)
     orders: list[bool] = []
 
-    def note(_module: nn.Module, _inputs: Any, grads: Any) -> None:
+    def record(_module: nn.Module, _inputs: Any, grads: Any) -> None:
         orders.append(grads[0].is_contiguous(memory_format=torch.channels_last))
 
-    model.backbone.register_full_backward_hook(note)
+    model.backbone.register_full_backward_hook(record)
     images = torch.randn(2, 3, 64, 32, requires_grad=True)
     model(images.to(memory_format=torch.channels_last))[0].sum().backward()
     assert orders == [True]
@@ -282,10 +282,10 @@ def test_resnet_at_its_own_stride_is_torchvisions() -> None:
 @pytest.mark.parametrize("arch", ["resnet18", SMALL])
 @pytest.mark.parametrize("feature", ["fi", "ft"])
 def test_the_inference_graph_is_the_formula(arch: str, feature: str) -> None:
-    model = randomised(ReID(arch, 5, feature=feature)).eval()
+    model = randomise(ReID(arch, 5, feature=feature)).eval()
     neck: Any = model.neck
     contract = contract_of(model, 64, 32)
-    images = pictures()
+    images = make_images()
     pixels = images.double().numpy() / 255
     pixels = (pixels - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     with torch.inference_mode():
@@ -302,11 +302,11 @@ def test_the_inference_graph_is_the_formula(arch: str, feature: str) -> None:
     np.testing.assert_allclose(np.linalg.norm(actual.numpy(), axis=1), 1, atol=1e-6)
 
 
-def test_the_inference_graph_normalises_as_its_contract_says() -> None:
-    model = randomised(ReID(SMALL, 5)).eval()
+def test_the_inference_graph_uses_mean_and_std_of_its_contract() -> None:
+    model = randomise(ReID(SMALL, 5)).eval()
     contract = contract_of(model, 64, 32)
     other = dataclasses.replace(contract, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
-    images = pictures()
+    images = make_images()
     pixels = (images.float() / 255 - torch.tensor(other.mean)) / torch.tensor(other.std)
     with torch.inference_mode():
         expected = nn.functional.normalize(model(pixels.permute(0, 3, 1, 2)))
@@ -319,7 +319,7 @@ def test_a_zero_feature_gives_no_nan() -> None:
     for parameter in model.parameters():
         parameter.data.zero_()
     with torch.inference_mode():
-        embeddings = InferenceGraph(model, contract_of(model, 64, 32)).eval()(pictures())
+        embeddings = InferenceGraph(model, contract_of(model, 64, 32)).eval()(make_images())
     assert not embeddings.any()
 
 
@@ -346,8 +346,8 @@ def test_the_fingerprint_changes_with_every_weight_that_inference_uses(key: str)
     assert fingerprint(model) != before
 
 
-def test_the_fingerprint_is_of_the_weights_alone() -> None:
-    # Galleries hold fingerprints: the definition must never change for a model that was trained here.
+def test_the_fingerprint_is_a_hash_of_the_weights() -> None:
+    # Galleries store fingerprints, so their definition must not change for models of `bot train`.
     model = ReID(SMALL, 5)
     digest = hashlib.sha256()
     for key in sorted(model.state_dict()):
@@ -368,7 +368,7 @@ def test_the_fingerprint_does_not_change_with_the_classifier_or_the_memory_forma
     assert fingerprint(model) == before
 
 
-def test_l2norm_stands_where_bnneck_stood() -> None:
+def test_the_neck_l2norm() -> None:
     torch.manual_seed(0)
     model = ReID(SMALL, 5, neck="l2norm").eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A handful of noise crops, and a finished run on them."""
+"""A few noise crops, and a finished run on them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def one_thread_and_no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Noise in Market-1501's layout: six identities to train on, three to find again."""
+    """Noise in Market-1501's layout: six identities to train on, three as query and gallery."""
     root, rng = tmp_path_factory.mktemp("crops"), np.random.default_rng(0)
     folders = {
         "bounding_box_train": range(1, IDENTITIES + 1),

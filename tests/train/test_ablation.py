@@ -13,6 +13,8 @@ from bot_deploy.errors import InputError
 from bot_deploy.train import ablation
 from bot_deploy.train.recipe import Recipe, load_recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread_and_no_gpu")
+
 STRONG = Recipe()
 TINY = Recipe(
     arch="mobilenet_v2",

@@ -29,10 +29,10 @@ def torchrun(processes: int, *arguments: object) -> list[str]:
 def test_two_ranks_of_32_are_one_of_64(tmp_path: Path) -> None:
     recipes = [{**RECIPE, "center_weight": center_weight} for center_weight in (5e-4, 0.0)]
     (tmp_path / "recipes.json").write_text(json.dumps(recipes))
-    done = subprocess.run(
+    result = subprocess.run(
         torchrun(2, "-m", "helpers.torchrun_rank", tmp_path), capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     results = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     for recipe, *ranks in zip(recipes, *results, strict=True):
         alone = train_one_step(Recipe(**recipe), World(0, 1, "cpu"))
@@ -54,10 +54,10 @@ def test_a_whole_run_under_torchrun(tmp_path: Path, people: Path) -> None:
     arguments = [word for setting in sets for word in ("--set", setting)]
     out = tmp_path / "run"
     command = torchrun(2, "-m", "bot_deploy", "train", "--data", people, "--recipe", "quick", "--out", out, *arguments)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "2 x cpu" in done.stderr
-    assert done.stderr.count("epoch   1") == 1  # only one process logs
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "2 x cpu" in result.stderr
+    assert result.stderr.count("epoch   1") == 1  # only one process logs
     assert (out / "model.pt").is_file()
     assert len((out / "metrics.csv").read_text().splitlines()) == 2
 

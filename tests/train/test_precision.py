@@ -1,4 +1,4 @@
-"""Which number format a run trains in."""
+"""The number format that a run trains in."""
 
 from __future__ import annotations
 

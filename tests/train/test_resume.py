@@ -112,7 +112,7 @@ def bot_train(data: Dataset, recipe: Recipe, out: Path, *more: str) -> list[str]
 def test_a_run_resumed_after_kill_9_is_bit_identical(data: Dataset, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=5)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    whole, done = tmp_path / "whole", recipe.epochs
+    whole, epochs_done = tmp_path / "whole", recipe.epochs
     for attempt in range(6):  # on a fast machine the run may end before it is killed
         killed, delay = tmp_path / f"killed-{attempt}", random.random() / 2**attempt
         with (tmp_path / "log").open("wb") as log:
@@ -127,17 +127,17 @@ def test_a_run_resumed_after_kill_9_is_bit_identical(data: Dataset, tmp_path: Pa
         finally:
             process.kill()
             process.wait()
-        done = torch.load(killed / "state.pt", weights_only=True)["epoch"]
-        if done < recipe.epochs:
+        epochs_done = torch.load(killed / "state.pt", weights_only=True)["epoch"]
+        if epochs_done < recipe.epochs:
             break
     assert process.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
-    assert 1 <= done < recipe.epochs, f"killed {delay} s after the first epoch"
+    assert 1 <= epochs_done < recipe.epochs, f"killed {delay} s after the first epoch"
 
     command = bot_train(data, recipe, killed, "--resume")
     resumed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"epoch {done:3d} " not in resumed.stderr
-    assert f"epoch {done + 1:3d} " in resumed.stderr
+    assert f"epoch {epochs_done:3d} " not in resumed.stderr
+    assert f"epoch {epochs_done + 1:3d} " in resumed.stderr
     loop.train(recipe, data, whole)
     assert_same_run(whole, killed)
     assert [row["epoch"] for row in read_metrics(killed)] == ["1", "2", "3", "4", "5"]

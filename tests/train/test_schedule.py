@@ -1,4 +1,4 @@
-"""The learning rate of every epoch against loops and tables written from protocol.md."""
+"""The learning rate of each epoch against loops and tables computed by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bot_deploy.train.schedule import learning_rate
 EPOCHS = range(1, 121)
 
 
-def naive(protocol: str, epoch: int) -> float:
+def naive_rate(protocol: str, epoch: int) -> float:
     """3.5e-4, warmed up over 10 epochs, a tenth from the 40th and a hundredth from the 70th."""
     rate = 3.5e-4
     if protocol == "authors":
@@ -38,7 +38,7 @@ def test_all_120_epochs(source: str, protocol: str) -> None:
     recipe = dataclasses.replace(Recipe() if source == "defaults" else load_recipe("strong"), protocol=protocol)
     assert recipe.epochs == 120
     rates = [learning_rate(epoch, recipe) for epoch in EPOCHS]
-    assert rates == pytest.approx([naive(protocol, epoch) for epoch in EPOCHS], rel=1e-12)
+    assert rates == pytest.approx([naive_rate(protocol, epoch) for epoch in EPOCHS], rel=1e-12)
 
 
 # Computed by hand.
@@ -52,7 +52,7 @@ PAPER |= {40: 3.5e-4, 41: 3.5e-5, 69: 3.5e-5, 70: 3.5e-5, 71: 3.5e-6, 120: 3.5e-
     ("protocol", "epoch", "rate"),
     [("authors", *item) for item in AUTHORS.items()] + [("paper", *item) for item in PAPER.items()],
 )
-def test_by_hand(protocol: str, epoch: int, rate: float) -> None:
+def test_rates_computed_by_hand(protocol: str, epoch: int, rate: float) -> None:
     assert learning_rate(epoch, Recipe(protocol=protocol)) == pytest.approx(rate, rel=1e-12)
 
 
@@ -71,11 +71,11 @@ def test_no_warmup(protocol: str) -> None:
 def test_no_milestones(protocol: str) -> None:
     recipe = Recipe(protocol=protocol, milestones=())
     assert [learning_rate(epoch, recipe) for epoch in range(10, 121)] == [3.5e-4] * 111
-    assert learning_rate(3, recipe) == pytest.approx(naive(protocol, 3), rel=1e-12)
+    assert learning_rate(3, recipe) == pytest.approx(naive_rate(protocol, 3), rel=1e-12)
 
 
 @pytest.mark.parametrize(("protocol", "rates"), [("authors", (1, 0.2, 0.2, 0.04)), ("paper", (1, 1, 0.2, 0.2))])
-def test_every_key_counts(protocol: str, rates: tuple[float, ...]) -> None:
+def test_every_key_changes_the_rate(protocol: str, rates: tuple[float, ...]) -> None:
     recipe = Recipe(protocol=protocol, lr=1, gamma=0.2, warmup_epochs=2, milestones=(4, 6))
     assert [learning_rate(epoch, recipe) for epoch in (3, 4, 5, 6)] == pytest.approx(rates)
     first = 0.01 * 0.5 + 0.5 if protocol == "authors" else 0.5

@@ -1,4 +1,4 @@
-"""Augmentation against loops over single images, and random erasing against the authors' algorithm."""
+"""Augmentation against loops over single images, and random erasing against the loop of the released code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Boxes = npt.NDArray[np.int64]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 SIZES = [(256, 128), (128, 64)]
-DRAWS = 10_000
+NUM_BOXES = 10_000
 OFF = Recipe(flip=0, pad=0, erasing=0)
 
 
@@ -38,7 +38,7 @@ def naive_flip_and_crop(image: Pixels, *, flipped: bool, top: int, left: int, pa
     result = np.zeros_like(image)
     for y in range(height):
         for x in range(width):
-            # where this pixel of the crop lies in the image before padding
+            # position of this pixel in the image before padding
             row, column = top + y - pad, left + x - pad
             if 0 <= row < height and 0 <= column < width:
                 result[y, x] = image[row, width - 1 - column if flipped else column]
@@ -64,7 +64,7 @@ def erase(images: torch.Tensor, boxes: list[list[int]], *, authors: bool = True)
 
 @pytest.mark.parametrize("pad", [0, 2, 5])
 def test_flip_and_crop_is_flip_then_pad_then_crop(pad: int) -> None:
-    # Every corner and the middle, each as it is and mirrored.
+    # The corners, the edges and the middle, each with and without mirroring.
     places = [(top, left) for top in (0, pad, 2 * pad) for left in (0, pad, 2 * pad)]
     draws = [(flipped, top, left) for flipped in (False, True) for top, left in places]
     images = noise(len(draws), 12, 7)
@@ -89,11 +89,11 @@ def test_normalise_is_to_unit_range_minus_mean_by_std() -> None:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_erasing_boxes_keep_within_their_limits(height: int, width: int) -> None:
-    boxes = transforms.draw_erasing_boxes(DRAWS, height, width, 0.5, np.random.default_rng(0))
-    assert boxes.shape == (DRAWS, 4)
+    boxes = transforms.draw_erasing_boxes(NUM_BOXES, height, width, 0.5, np.random.default_rng(0))
+    assert boxes.shape == (NUM_BOXES, 4)
     assert boxes.dtype == np.int64
     erased = boxes[boxes[:, 2] > 0]
-    assert len(erased) / DRAWS == pytest.approx(0.5, abs=0.02)  # four standard deviations
+    assert len(erased) / NUM_BOXES == pytest.approx(0.5, abs=0.02)  # four standard deviations
     whole = boxes[boxes[:, 2] == 0]
     assert not whole[:, 2:].any()
     top, left, high, wide = erased.T
@@ -109,12 +109,12 @@ def test_erasing_boxes_keep_within_their_limits(height: int, width: int) -> None
     assert ((high - 0.5) * (wide - 0.5) <= 0.4 * area).all()
     assert ((high + 0.5) / (wide - 0.5) >= 0.3).all()
     assert ((high - 0.5) / (wide + 0.5) <= 3.33).all()
-    # And the limits are used.
+    # The limits are reached.
     assert (high * wide < 0.03 * area).any()
     assert (high * wide > 0.38 * area).any()
     assert (high / wide < 0.4).any()
     assert (high / wide > 3.2).any()
-    # Both ends of the range of corners, too.
+    # Boxes reach all four edges of the image.
     assert (top == 0).any()
     assert (left == 0).any()
     assert (top + high == height).any()
@@ -124,8 +124,8 @@ def test_erasing_boxes_keep_within_their_limits(height: int, width: int) -> None
 @pytest.mark.parametrize(("height", "width"), [*SIZES, (16, 64)])
 def test_erasing_boxes_are_distributed_as_the_authors_loop_draws_them(height: int, width: int) -> None:
     rng = np.random.default_rng(1)
-    ours = transforms.draw_erasing_boxes(DRAWS, height, width, 1, rng).astype(float)
-    theirs = np.array([naive_box(height, width, rng) for _ in range(DRAWS)], dtype=float)
+    ours = transforms.draw_erasing_boxes(NUM_BOXES, height, width, 1, rng).astype(float)
+    theirs = np.array([naive_box(height, width, rng) for _ in range(NUM_BOXES)], dtype=float)
     assert (ours[:, 2] > 0).all()
     assert (theirs[:, 2] > 0).all()
 
@@ -141,14 +141,14 @@ def test_erasing_boxes_are_distributed_as_the_authors_loop_draws_them(height: in
 
     for name, values in measures(ours).items():
         others = measures(theirs)[name]
-        deviation = math.sqrt((values.var() + others.var()) / DRAWS)
+        deviation = math.sqrt((values.var() + others.var()) / NUM_BOXES)
         assert abs(values.mean() - others.mean()) < 4 * deviation, name
         assert values.std() == pytest.approx(others.std(), rel=0.04), name
 
 
 @pytest.mark.parametrize("probability", [0, 0.1, 0.9, 1])
 def test_the_share_erased_is_the_probability(probability: float) -> None:
-    boxes = transforms.draw_erasing_boxes(DRAWS, 128, 64, probability, np.random.default_rng(2))
+    boxes = transforms.draw_erasing_boxes(NUM_BOXES, 128, 64, probability, np.random.default_rng(2))
     share = (boxes[:, 2] > 0).mean()
     if probability in {0, 1}:
         assert share == probability
@@ -157,7 +157,7 @@ def test_the_share_erased_is_the_probability(probability: float) -> None:
 
 
 def test_where_no_box_is_smaller_than_the_image_nothing_is_erased() -> None:
-    # Of a strip one pixel high every box is at least as high.
+    # In an image one pixel high, no box is smaller than the image.
     boxes = transforms.draw_erasing_boxes(200, 1, 64, 1, np.random.default_rng(0))
     assert not boxes[boxes[:, 2] > 0].size
 
@@ -239,7 +239,7 @@ def test_augment_erases_as_its_protocol_says(protocol: str) -> None:
         assert 0.01 < box[0].numel() / (32 * 16) < 0.45
 
 
-def test_augment_draws_anew_for_every_image_and_repeats_with_its_seed() -> None:
+def test_augment_differs_between_images_and_repeats_with_its_seed() -> None:
     images = torch.from_numpy(np.repeat(noise(1, 32, 16), 6, axis=0))
     recipe = Recipe(pad=4)
     once, again, other = (augment(images, recipe, np.random.default_rng(seed)) for seed in (1, 1, 2))
@@ -248,7 +248,7 @@ def test_augment_draws_anew_for_every_image_and_repeats_with_its_seed() -> None:
     assert len({picture.numpy().tobytes() for picture in once}) > 3
 
 
-def test_augment_leaves_its_input_alone() -> None:
+def test_augment_does_not_change_its_input() -> None:
     images = torch.from_numpy(noise(4, 32, 16))
     before = images.clone()
     augment(images, Recipe(erasing=1), np.random.default_rng(0))

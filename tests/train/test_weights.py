@@ -1,4 +1,4 @@
-"""Where a run starts from: every kind of file, and what is said of those that do not fit."""
+"""Initial weights: every kind of file, and errors for files that do not fit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADS = ("fc.", "classifier.")
 
 
 def torchvision_state(arch: str, num_classes: int = 1000, seed: int = 7) -> dict[str, Tensor]:
-    """Weights in torchvision's layout, batch-norm statistics random too, so that no two tensors are alike."""
+    """Random weights with torchvision's keys. Batch-norm statistics are random too, so that all tensors differ."""
     torch.manual_seed(seed)
     state: dict[str, Tensor] = getattr(models, arch)(weights=None, num_classes=num_classes).state_dict()
     return {
@@ -43,8 +43,8 @@ def write(path: Path, state: dict[str, Any]) -> Path:
     return path
 
 
-def same(model: ReID, state: dict[str, Tensor]) -> None:
-    """Asserts that the backbone holds exactly `state` in torchvision's layout, its head left out."""
+def assert_backbone_is(model: ReID, state: dict[str, Tensor]) -> None:
+    """Asserts that the backbone has exactly the tensors of `state`, which has torchvision's keys and a head."""
     own = model.backbone.state_dict()
     given = {key: value for key, value in state.items() if not key.startswith(HEADS)}
     assert set(own) == set(given)
@@ -74,20 +74,20 @@ def test_a_file_in_torchvisions_layout_fills_the_backbone(arch: str, suffix: str
     model = ReID(arch, 5)
     before = copy_of(model)
     weights.initialise(model, str(write(tmp_path / f"weights{suffix}", state)))
-    same(model, state)
+    assert_backbone_is(model, state)
     for key in ("neck.weight", "neck.running_var", "classifier.weight"):
         assert torch.equal(model.state_dict()[key], before[key])
 
 
 @pytest.mark.parametrize("arch", ["resnet18", ARCH])
 @pytest.mark.parametrize("classes", [5, 7])
-def test_the_files_own_head_is_ignored(arch: str, classes: int, tmp_path: Path) -> None:
+def test_the_head_in_the_file_is_ignored(arch: str, classes: int, tmp_path: Path) -> None:
     state = torchvision_state(arch, classes)
     assert any(key.startswith(HEADS) for key in state)
     model = ReID(arch, 5, neck="none")
     before = copy_of(model)
     weights.initialise(model, str(write(tmp_path / "w.pth", state)))
-    same(model, state)
+    assert_backbone_is(model, state)
     assert torch.equal(model.classifier.weight, before["classifier.weight"])
     assert torch.equal(model.classifier.bias, before["classifier.bias"])
 
@@ -130,7 +130,7 @@ def test_our_own_checkpoint_loads_with_or_without_its_classifier(num_ids: int, t
     assert torch.equal(after["classifier.weight"], expected["classifier.weight"])
 
 
-def test_our_own_checkpoint_without_a_neck_lists_what_it_lacks(tmp_path: Path) -> None:
+def test_our_own_checkpoint_without_a_neck_lists_the_missing_keys(tmp_path: Path) -> None:
     own_checkpoint(tmp_path / "model.pt", 5, neck="none")
     with pytest.raises(
         InputError, match=r"missing keys: neck\.weight, neck\.bias, neck\.running_mean, neck\.running_var$"
@@ -168,7 +168,7 @@ def test_other_shapes_are_listed(tmp_path: Path) -> None:
         weights.initialise(ReID("resnet18", 5), str(write(tmp_path / "w.pth", state)))
 
 
-def test_another_backbones_file_is_named_with_all_that_is_wrong_but_not_at_endless_length(tmp_path: Path) -> None:
+def test_the_error_for_another_backbone_names_the_file_and_lists_some_keys(tmp_path: Path) -> None:
     path = write(tmp_path / "w.pth", torchvision_state("resnet18"))
     with pytest.raises(
         InputError, match=r"w\.pth does not fit mobilenet_v2: unknown keys: .* in all\); missing keys"
@@ -187,7 +187,7 @@ class Touch:
         return Path.touch, (self.path,)
 
 
-def test_the_trap_works_where_nothing_guards_against_it(tmp_path: Path) -> None:
+def test_the_trap_runs_when_it_is_unpickled(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Touch(tmp_path / "ran")))
     assert (tmp_path / "ran").exists()
 
@@ -238,20 +238,20 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("arch", "enum"), [("resnet18", models.ResNet18_Weights), (ARCH, models.MobileNet_V2_Weights)])
-def test_imagenet_asks_for_the_first_generation_of_weights(
+def test_imagenet_downloads_the_first_version_of_the_weights(
     arch: str, enum: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, state = [], torchvision_state(arch)
+    downloads, state = [], torchvision_state(arch)
 
     def get_state_dict(self: object, *args: object, **options: object) -> dict[str, Tensor]:
-        asked.append((self, options.get("check_hash")))
+        downloads.append((self, options.get("check_hash")))
         return state
 
     monkeypatch.setattr(enum, "get_state_dict", get_state_dict)
     model = ReID(arch, 5)
     weights.initialise(model, "imagenet")
-    same(model, state)
-    assert asked == [(enum.IMAGENET1K_V1, True)]
+    assert_backbone_is(model, state)
+    assert downloads == [(enum.IMAGENET1K_V1, True)]
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101", ARCH])
@@ -276,8 +276,8 @@ def test_imagenet_without_network_names_the_remedy(error: Exception, monkeypatch
 def test_real_imagenet_weights() -> None:
     model = ReID(ARCH, 5)
     weights.initialise(model, str(REAL))
-    same(model, load_file(REAL))
-    # Trained filters see edges: unlike random ones, they tell a person-sized stripe from its flat mean.
+    assert_backbone_is(model, load_file(REAL))
+    # Trained filters detect edges: unlike random ones, they distinguish stripes from their flat mean.
     model.eval()
     stripes = torch.zeros(2, 3, 64, 64)
     stripes[0, :, :, ::8] = 2
