@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 # verb -> (module:function, one line for --help)
 VERBS = {
     "train": ("train:train", "Train a model on identities seen by several cameras."),
-    "ablate": ("ablate:ablate", "Run a table of the paper: what each trick brings."),
-    "bench": ("bench:bench", "Time a model: latency and throughput on every backend, side by side."),
-    "doctor": ("doctor:doctor", "Measure what wrong preprocessing would do to your crops, and look for signs of it."),
+    "ablate": ("ablate:ablate", "Repeat a table of the paper: the gain from each training trick."),
+    "bench": ("bench:bench", "Measure the latency and throughput of models on every backend."),
+    "doctor": ("doctor:doctor", "Measure the effect of wrong preprocessing on your crops, and look for signs of it."),
     "eval": ("evaluate:evaluate", "Score a model: rank-1, mAP and mINP on query and gallery."),
     "export": ("export:export", "Export a trained model to ONNX and prove that it gives the same embeddings."),
     "index": ("index:index", "Keep the embeddings of a gallery, for `bot match` to search."),
     "import": ("importer:import_", "Turn a checkpoint of another toolkit into one of ours."),
     "verify": ("verify:verify", "Compare two models on real crops: do they give the same embeddings?"),
-    "calibrate": ("calibrate:calibrate", "Find the score from which a match is the same person, and store it."),
-    "match": ("match:match", "Find the person on a picture in a gallery."),
-    "demo": ("demo:demo", "Recognise people live: a webcam, a video, a stream."),
-    "synthetic": ("synthetic:synthetic", "Write the built-in synthetic pedestrians to a folder."),
+    "calibrate": ("calibrate:calibrate", "Find the score threshold for the same person, and store it in the model."),
+    "match": ("match:match", "Find the person of an image in a gallery, or compare two images."),
+    "demo": ("demo:demo", "Recognise people live, from a webcam, a video or a stream."),
+    "synthetic": ("synthetic:synthetic", "Draw synthetic pedestrians: a data set of crops, or a video clip."),
 }
 
 # module -> the extra that installs it
