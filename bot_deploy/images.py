@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 import zipfile
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from bot_deploy.errors import ImageError
+from bot_deploy.errors import ImageError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -112,16 +113,35 @@ def read_resized(path: str | Path | zipfile.Path, size: tuple[int, int]) -> Pixe
 
 
 def find_images(folder: str | Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
-    """Every image file under `folder`, at any depth, in a fixed order; hidden files and folders are passed over."""
+    """The image files under `folder` at any depth, sorted, see `walk_images`; none where there is no folder."""
     root = Path(folder)
-    found = [
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and (path.is_file() or path.is_symlink())  # a link to nowhere is for `read_image` to name
-    ]
-    return sorted(found)
+    return [] if not root.is_dir() else sorted(root / path for path, _ in walk_images(root, suffixes))
+
+
+def walk_images(folder: str | Path, suffixes: frozenset[str] = SUFFIXES) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yields the path below `folder` (parts joined by "/") and the directory entry of each image file, in no order.
+
+    Hidden files and folders are skipped; links to folders are not followed.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+    folders = [("", os.fspath(folder))]
+    while folders:
+        prefix, path = folders.pop()
+        try:
+            entries = list(os.scandir(path))  # an entry holds its type, so that a folder costs no other call
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        for entry in entries:
+            name = entry.name
+            if name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append((f"{prefix}{name}/", entry.path))
+            # `read_image` reports a broken link.
+            elif os.path.splitext(name)[1].lower() in suffixes and (entry.is_file() or entry.is_symlink()):  # noqa: PTH122
+                yield prefix + name, entry
 
 
 def read_many(

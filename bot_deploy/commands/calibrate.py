@@ -40,7 +40,7 @@ def calibrate(
     training set it looks better than it is.
     """
     from bot_deploy.console import say
-    from bot_deploy.datasets import UNKNOWN_CAMERAS, open_dataset
+    from bot_deploy.datasets import open_dataset
     from bot_deploy.embedder import open_embedder
     from bot_deploy.evaluation.protocol import embed_crops
     from bot_deploy.files import prepare_output
@@ -56,7 +56,7 @@ def calibrate(
     crops = [*dataset.query, *dataset.gallery] or list(dataset.train)
     rest = f"; {_of(dataset.train)} are for training" if dataset.query and dataset.train else ""
     say(f"{dataset.name}: {_of(crops)}{rest}")
-    unknown = sum(crop.camera >= UNKNOWN_CAMERAS for crop in crops)
+    unknown = sum(not crop.has_known_camera for crop in crops)
     if unknown:
         say(
             f"{unknown} of them do not say which camera saw them, and count as seen by one each: if they are "

@@ -1,6 +1,6 @@
-"""Crops on disk or in a zip to train, query and gallery: who is on which picture, from which camera.
+"""Crops on disk or in a zip as train, query and gallery, with the identity and the camera of each crop.
 
-Only names are read here; pixels come later, through images.py. One small file for each layout.
+Only names and tables are read here; images.py reads pixels. Each layout has a reader, a small file of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bot_deploy import images, synthetic
+from bot_deploy import images
 from bot_deploy.choices import SYNTHETIC
 from bot_deploy.errors import InputError
 
@@ -19,82 +19,100 @@ from .dataset import (
     EXPECTED,
     JUNK,
     MERGE_SEPARATOR,
-    UNKNOWN_CAMERAS,
     Crop,
     Dataset,
     File,
+    LayoutMismatch,
     crops_fingerprint,
+    image_files,
     merge,
 )
-from .market import identity_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = [
     "DISTRACTOR",
     "EXPECTED",
     "JUNK",
     "MERGE_SEPARATOR",
-    "UNKNOWN_CAMERAS",
     "Crop",
     "Dataset",
     "crops_fingerprint",
-    "identity_in",
     "merge",
     "open_dataset",
     "open_merged",
 ]
 
-LAYOUTS = (market, msmt17, viper, folders)  # the last fits nearly everything
+# Each layout with its reader, in the order in which they are tried; the last one takes nearly everything. A reader
+# returns a Dataset, or raises LayoutMismatch with the reason why the files do not fit.
+READERS: tuple[tuple[str, Callable[[str, Sequence[File]], Dataset]], ...] = (
+    ("a table", table.read),
+    ("Market-1501", market.read),
+    ("MSMT17", msmt17.read),
+    ("VIPeR", viper.read),
+    ("a folder for each identity", folders.read),
+)
 
 
 def open_dataset(source: str | Path) -> Dataset:
-    """The data set at `source`: a folder, a .zip, a .csv, or the word `synthetic` for the built-in one.
+    """The data set at `source`: a folder, a .zip, a .csv, or the word `synthetic` for generated people.
 
     Raises:
-        InputError: nothing there, or none of the known layouts; the message shows them.
+        InputError: nothing there, or no known layout; the message lists them, and why each one does not fit.
     """
     name = str(source)
-    root = synthetic.cached_dataset() if name == SYNTHETIC else Path(source)
+    root = _synthetic() if name == SYNTHETIC else Path(source)
     if not root.exists():
         raise InputError(f"{root}: no such folder or file; {EXPECTED}")
-    if root.suffix.lower() == ".csv" and root.is_file():
-        return table.read(root)
-    files = _files(root)
-    pictures = [(names, path) for names, path in files if Path(names[-1]).suffix.lower() in images.SUFFIXES]
-    for layout in LAYOUTS:
-        dataset: Dataset | None = layout.read(name, files if layout is msmt17 else pictures)
-        if dataset:
-            return dataset
-    raise InputError(f"{root}: {len(pictures)} images, but no known layout; {EXPECTED}")
+    files = _find_files(root)
+    reasons = []
+    for layout, read in READERS:
+        try:
+            return read(name, files)
+        except LayoutMismatch as reason:
+            reasons.append(f"  {layout}: {reason}\n")
+    count = len(image_files(files))
+    raise InputError(f"{root}: {count} images, but no known layout:\n{''.join(reasons)}{EXPECTED}")
 
 
 def open_merged(sources: Sequence[str]) -> Dataset:
-    """All of `sources` as one, with identities and cameras kept apart.
+    """All of `sources` as one data set; identities and cameras of different sources never coincide.
 
     Raises:
-        InputError: as `open_dataset` does; or " + " in a path, which is how runs name several.
+        InputError: as `open_dataset` does; or " + " in a path, which separates the data sets of a run.
     """
     for source in sources:
         if MERGE_SEPARATOR in source:
-            raise InputError(f"{source}: a run of merged sets names them with{MERGE_SEPARATOR}between; rename this one")
+            raise InputError(
+                f"{source}: a run of merged sets separates them with{MERGE_SEPARATOR.rstrip()}; rename this one"
+            )
     return merge([open_dataset(source) for source in sources])
 
 
-def _files(root: Path) -> list[File]:
-    """Every file below `root` that could matter: pictures and lists; hidden ones are passed over."""
+def _synthetic() -> Path:
+    from bot_deploy import synthetic  # the generator is only loaded for its own data
+
+    return synthetic.cached_dataset()
+
+
+def _find_files(root: Path) -> list[File]:
+    """The images and lists below `root`, a folder or .zip; or `root` itself, a table. Hidden files are skipped."""
+    suffixes = images.SUFFIXES | {".txt"}
     if root.is_dir():
-        return [(path.relative_to(root).parts, path) for path in images.find_images(root, images.SUFFIXES | {".txt"})]
+        return [File(path.relative_to(root).parts, path) for path in images.find_images(root, suffixes)]
+    if root.suffix.lower() == ".csv":
+        return [File((root.name,), root)]
     try:
         archive = zipfile.ZipFile(root)
     except (OSError, zipfile.BadZipFile):
         raise InputError(f"{root}: neither a folder nor a readable .zip; {EXPECTED}") from None
-    # Shared by every zipfile.Path below, so the directory of the archive is read once.
+    # All paths share this one, so the directory of the archive is read once.
     top = zipfile.Path(archive)
-    found = sorted(tuple(name.split("/")) for name in archive.namelist() if not name.endswith("/"))
+    entries = sorted(tuple(name.split("/")) for name in archive.namelist() if not name.endswith("/"))
     return [
-        (names, top.joinpath("/".join(names)))
-        for names in found
-        if not any(name.startswith(".") or name == "__MACOSX" for name in names)
+        File(names, top.joinpath("/".join(names)))
+        for names in entries
+        if Path(names[-1]).suffix.lower() in suffixes
+        and not any(name.startswith(".") or name == "__MACOSX" for name in names)
     ]

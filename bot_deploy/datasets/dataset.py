@@ -1,13 +1,17 @@
-"""What every reader returns: crops with identity and camera, in three splits."""
+"""The result of every reader: crops with identity and camera, in three splits."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bot_deploy.errors import InputError
+from bot_deploy.images import SUFFIXES
+
+from .names import SPLITS
 
 if TYPE_CHECKING:
     import zipfile
@@ -16,9 +20,8 @@ if TYPE_CHECKING:
 
 JUNK = -1  # identity of crops that count neither as right nor as wrong
 DISTRACTOR = 0  # identity of crops that are never right
-UNKNOWN_CAMERAS = 1_000_000  # numbers from here on stand for "nobody says": a camera of its own for each crop
-MERGE_SEPARATOR = " + "  # between the names of merged sets
-SPLITS = ("train", "query", "gallery")
+FIRST_UNKNOWN_CAMERA = 1_000_000  # crops of unknown cameras are numbered from here
+MERGE_SEPARATOR = " + "  # between the sources of a merged set, where they are shown
 
 EXPECTED = """expected one of
   Market-1501, DukeMTMC-reID, CUHK03-NP:           a folder for each identity:
@@ -33,27 +36,48 @@ EXPECTED = """expected one of
 a folder or a .zip of it, or the table itself; or the word `synthetic`"""
 
 
+class LayoutMismatch(Exception):  # noqa: N818 - not an error: the next layout is tried
+    """The files do not have the layout of a reader; the message is the reason."""
+
+
+class File(NamedTuple):
+    """A file of a data set: the names of its folders below the root and its own name, and where to read it."""
+
+    names: tuple[str, ...]
+    path: Path | zipfile.Path
+
+    def __str__(self) -> str:
+        return "/".join(self.names)
+
+
+def image_files(files: Sequence[File]) -> list[File]:
+    """The images among `files`, by the ends of their names."""
+    return [file for file in files if os.path.splitext(file.names[-1])[1].lower() in SUFFIXES]  # noqa: PTH122 - faster
+
+
 @dataclass(frozen=True)
 class Crop:
-    """One picture of one person."""
+    """One image of one person."""
 
     path: Path | zipfile.Path
     identity: int
     camera: int
-
-
-# A file as its folders' and its own names below the root, and where to read it.
-File = tuple[tuple[str, ...], "Path | zipfile.Path"]
+    has_known_camera: bool = True  # if not, `camera` is a number of this crop alone
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The three splits of a ReID benchmark; a split that is not there is empty."""
+    """The three splits of a ReID benchmark; a missing split is empty."""
 
-    name: str
+    sources: tuple[str, ...]  # what `open_dataset` takes; several in a merged set
     train: tuple[Crop, ...]
     query: tuple[Crop, ...]
     gallery: tuple[Crop, ...]
+
+    @property
+    def name(self) -> str:
+        """The sources in one line, for people to read."""
+        return MERGE_SEPARATOR.join(self.sources)
 
     def require_splits(self, *splits: str) -> None:
         """Raises InputError when one of `splits` has no crops."""
@@ -68,26 +92,42 @@ def crops_fingerprint(crops: Sequence[Crop]) -> str:
     return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def build_dataset(name: str, splits: dict[str, list[Crop]]) -> Dataset:
-    """A Dataset of lists; by the protocol junk is dropped, and distractors teach nothing."""
+def build_crop(path: Path | zipfile.Path, identity: int, camera: int | None, index: int) -> Crop:
+    """A crop; an unknown camera (None) gets a number from `index`, which no other crop of the set has.
+
+    With a camera of its own, no true match of the crop is dropped as "same camera".
+    """
+    if camera is None:
+        return Crop(path, identity, FIRST_UNKNOWN_CAMERA + index, has_known_camera=False)
+    return Crop(path, identity, camera)
+
+
+def empty_splits() -> dict[str, list[Crop]]:
+    """The three splits, for a reader to fill."""
+    return {split: [] for split in SPLITS}
+
+
+def build_dataset(source: str, splits: dict[str, list[Crop]]) -> Dataset:
+    """A data set of `splits`, without junk and without distractors to train on, as the protocol has it."""
     train = tuple(crop for crop in splits["train"] if crop.identity > DISTRACTOR)
     gallery = tuple(crop for crop in splits["gallery"] if crop.identity != JUNK)
-    return Dataset(name, train, tuple(splits["query"]), gallery)
+    return Dataset((source,), train, tuple(splits["query"]), gallery)
 
 
-def merge(sets: Sequence[Dataset]) -> Dataset:
-    """All of `sets` as one: identities and cameras of different sets never coincide."""
-    if len(sets) == 1:
-        return sets[0]
-    merged: dict[str, list[Crop]] = {split: [] for split in SPLITS}
+def merge(datasets: Sequence[Dataset]) -> Dataset:
+    """All of `datasets` as one; identities and cameras of different sets never coincide."""
+    if len(datasets) == 1:
+        return datasets[0]
+    merged = empty_splits()
     identities, cameras = 0, 0
-    for one in sets:
-        everyone = [*one.train, *one.query, *one.gallery]
+    for dataset in datasets:
+        crops = [*dataset.train, *dataset.query, *dataset.gallery]
         for split in SPLITS:
-            merged[split] += [_shifted(crop, identities, cameras) for crop in getattr(one, split)]
-        identities += max((crop.identity for crop in everyone), default=0)
-        cameras += 1 + max((crop.camera for crop in everyone), default=0)
-    return Dataset(MERGE_SEPARATOR.join(one.name for one in sets), *(tuple(merged[split]) for split in SPLITS))
+            merged[split] += [_shifted(crop, identities, cameras) for crop in getattr(dataset, split)]
+        identities += max((crop.identity for crop in crops), default=0)
+        cameras += 1 + max((crop.camera for crop in crops), default=0)
+    sources = tuple(source for dataset in datasets for source in dataset.sources)
+    return Dataset(sources, *(tuple(merged[split]) for split in SPLITS))
 
 
 def _shifted(crop: Crop, identities: int, cameras: int) -> Crop:
@@ -97,6 +137,6 @@ def _shifted(crop: Crop, identities: int, cameras: int) -> Crop:
 
 
 def number_identities(names: Sequence[str]) -> Callable[[str], int]:
-    """Identities from 1 for names, in the order of the names."""
+    """A function from name to identity: 1, 2, ... in the sorted order of `names`."""
     numbers = {name: number for number, name in enumerate(sorted(set(names)), start=1)}
     return numbers.__getitem__

@@ -7,32 +7,36 @@ from typing import TYPE_CHECKING
 
 from bot_deploy.errors import InputError
 
-from .dataset import SPLITS, Crop, Dataset, File, build_dataset
+from .dataset import Crop, Dataset, LayoutMismatch, build_dataset, empty_splits, image_files
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-# list -> (split, the folder its paths are below, in the first release and in the second)
+    from .dataset import File
+
+# list -> (split, the folder of its paths, in the first release and in the second)
 LISTS = {
     "list_train.txt": ("train", ("train", "mask_train_v2")),
     "list_val.txt": ("train", ("train", "mask_train_v2")),
     "list_query.txt": ("query", ("test", "mask_test_v2")),
     "list_gallery.txt": ("gallery", ("test", "mask_test_v2")),
 }
-TEST_IDENTITIES = 10_000  # train and test number their people from 0 each
+TEST_IDENTITIES = 10_000  # train and test both number their people from 0; those of test go on from here
 
 
-def read(name: str, files: list[File]) -> Dataset | None:
-    """None without list_train.txt or list_query.txt; a line is `0000/0000_000_01_0303morning_0015_0.jpg 0`."""
-    lists = {names[-1]: path for names, path in files if names[-1] in LISTS}
-    if not {"list_train.txt", "list_query.txt"} & set(lists):
-        return None
-    found = {"/".join(names[-3:]): path for names, path in files}
-    splits: dict[str, list[Crop]] = {split: [] for split in SPLITS}
-    for list_name, (split, folders) in LISTS.items():
-        if list_name in lists:
-            splits[split] += [_crop(name, line, split, folders, found) for line in _lines(lists[list_name])]
-    return build_dataset(name, splits)
+def read(source: str, files: Sequence[File]) -> Dataset:
+    """The data set in the lists; a line is `0000/0000_000_01_0303morning_0015_0.jpg 0`. See `datasets.READERS`."""
+    path_of_list = {file.names[-1]: file.path for file in files if file.names[-1] in LISTS}
+    if not {"list_train.txt", "list_query.txt"} & set(path_of_list):
+        raise LayoutMismatch("no list_train.txt and no list_query.txt")
+    path_of = {"/".join(file.names[-3:]): file.path for file in image_files(files)}
+    splits = empty_splits()
+    for name, (split, folders) in LISTS.items():
+        if name in path_of_list:
+            lines = _lines(path_of_list[name])
+            splits[split] += [_crop(source, line, split, folders, path_of) for line in lines]
+    return build_dataset(source, splits)
 
 
 def _lines(path: Path | zipfile.Path) -> list[str]:
@@ -42,12 +46,14 @@ def _lines(path: Path | zipfile.Path) -> list[str]:
         raise InputError(f"{path}: not a readable list ({error})") from None
 
 
-def _crop(name: str, line: str, split: str, folders: tuple[str, ...], found: dict[str, Path | zipfile.Path]) -> Crop:
+def _crop(
+    source: str, line: str, split: str, folders: tuple[str, ...], path_of: Mapping[str, Path | zipfile.Path]
+) -> Crop:
     try:
         file, identity = line.rsplit(maxsplit=1)
         camera = int(file.split("/")[-1].split("_")[2])
-        path = next(found[f"{folder}/{file}"] for folder in folders if f"{folder}/{file}" in found)
+        path = next(path_of[f"{folder}/{file}"] for folder in folders if f"{folder}/{file}" in path_of)
         # From 1: 0 would be a distractor.
         return Crop(path, int(identity) + 1 + (0 if split == "train" else TEST_IDENTITIES), camera)
     except (ValueError, IndexError, StopIteration):
-        raise InputError(f"{name}: the list names {line!r}, which is not below {' or '.join(folders)}/") from None
+        raise InputError(f"{source}: the list names {line!r}, which is not below {' or '.join(folders)}/") from None

@@ -1,29 +1,38 @@
-"""VIPeR (Gray & Tao, 2008): 632 people, one picture from each of two cameras."""
+"""VIPeR (Gray & Tao, 2008): 632 people, one image from each of two cameras."""
 
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
-from .dataset import SPLITS, Crop, Dataset, File, build_dataset, number_identities
+from .dataset import Crop, Dataset, LayoutMismatch, build_dataset, empty_splits, image_files, number_identities
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .dataset import File
 
 CAMERAS = {"cam_a": 1, "cam_b": 2}
-SPLIT = 0  # seed of the one random half that is for training; published figures average ten such halves
+SPLIT_SEED = 0  # of one random half to train on; published figures are the mean over ten such halves
 
 
-def read(name: str, files: list[File]) -> Dataset | None:
-    """Half of the people to train on; of the other half, camera a asks and camera b is the gallery."""
+def read(source: str, files: Sequence[File]) -> Dataset:
+    """Half of the people to train on; of the others, camera a is query and camera b is gallery.
+
+    See `datasets.READERS`.
+    """
     shots = [
         (names[-1].split("_")[0], CAMERAS[names[-2]], path)
-        for names, path in files
-        if names[-2:-1] and names[-2] in CAMERAS
+        for names, path in image_files(files)
+        if len(names) > 1 and names[-2] in CAMERAS
     ]
     if {camera for _, camera, _ in shots} != set(CAMERAS.values()):
-        return None
+        raise LayoutMismatch("no images in cam_a/ or none in cam_b/")
     number_of = number_identities([person for person, _, _ in shots])
-    everyone = sorted({person for person, _, _ in shots})
-    taught = set(random.Random(SPLIT).sample(everyone, len(everyone) // 2))  # noqa: S311 - a fixed split, no secret
-    splits: dict[str, list[Crop]] = {split: [] for split in SPLITS}
+    people = sorted({person for person, _, _ in shots})
+    train_people = set(random.Random(SPLIT_SEED).sample(people, len(people) // 2))  # noqa: S311 - no secret
+    splits = empty_splits()
     for person, camera, path in shots:
-        split = "train" if person in taught else "query" if camera == CAMERAS["cam_a"] else "gallery"
-        splits[split].append(Crop(path, number_of(person), camera))
-    return build_dataset(name, splits)
+        test_split = "query" if camera == CAMERAS["cam_a"] else "gallery"
+        splits["train" if person in train_people else test_split].append(Crop(path, number_of(person), camera))
+    return build_dataset(source, splits)

@@ -1,7 +1,5 @@
 """The gallery: everyone a query can be matched with, as unit vectors beside their files, kept between runs.
 
-logger = logging.getLogger(__name__)
-
 An embedded store in a folder of its own (store.py) or a collection in Milvus (milvus.py), with the same calls: rows.py.
 """
 
@@ -17,13 +15,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bot_deploy.datasets.names import CropInfo, parse_name, parse_time
 from bot_deploy.errors import BotError, InputError
 from bot_deploy.files import cache_folder
 
 from .indexing import IndexUpdate, check_folder, file_digest, index_folder
 from .interface import Filters, Gallery, GalleryItem, SearchHit
+from .metadata import read_metadata
 from .milvus import Milvus, is_milvus
-from .names import parse_name, parse_time, read_metadata
 from .store import Store, is_store
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Embedder
 
 __all__ = [
+    "CropInfo",
     "Filters",
     "Gallery",
     "GalleryItem",

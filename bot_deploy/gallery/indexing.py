@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from bot_deploy import images
+from bot_deploy.datasets.names import CropInfo, parse_name
 from bot_deploy.errors import InputError
 from bot_deploy.progress import progress_counter
 
 from .interface import GalleryItem
-from .names import CropInfo, parse_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    import os
+    from collections.abc import Mapping
     from pathlib import Path
 
     from bot_deploy.embedder import Embedder
@@ -126,32 +127,21 @@ def check_folder(folder: Path) -> None:
 
 
 def scan(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change (ns) of every image file below `folder`, as `images.find_images` finds them.
+    """Size (bytes) and modification time (ns) of every image file below `folder`, by path, in order.
 
     Raises:
         InputError: no such folder, or one that cannot be read.
     """
     check_folder(folder)
-    return dict(sorted(_files(os.fspath(folder), "")))
+    return {path: _size_and_mtime(entry) for path, entry in sorted(images.walk_images(folder), key=itemgetter(0))}
 
 
-def _files(folder: str, prefix: str) -> Iterator[tuple[str, tuple[int, int]]]:
+def _size_and_mtime(entry: os.DirEntry[str]) -> tuple[int, int]:
     try:
-        entries = list(os.scandir(folder))  # which knows what is a folder without asking again
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
-    for entry in entries:
-        name = entry.name
-        if name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(entry.path, f"{prefix}{name}/")
-        elif os.path.splitext(name)[1].lower() in images.SUFFIXES and (entry.is_file() or entry.is_symlink()):  # noqa: PTH122
-            try:
-                stat = entry.stat()
-                yield prefix + name, (stat.st_size, stat.st_mtime_ns)
-            except OSError:  # a link to nowhere, for `images.read_image` to name
-                yield prefix + name, (0, 0)
+        stat = entry.stat()
+    except OSError:  # a broken link, which `read_image` reports
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 def file_digest(path: Path) -> bytes:

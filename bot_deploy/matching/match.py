@@ -9,9 +9,9 @@ import numpy as np
 
 from bot_deploy import images
 from bot_deploy.choices import TOP_MATCHES
+from bot_deploy.datasets.names import CropInfo, parse_name
 from bot_deploy.errors import InputError
 from bot_deploy.evaluation.rerank import k_reciprocal
-from bot_deploy.gallery.names import CropInfo, parse_name
 from bot_deploy.progress import show_progress
 
 from .verdict import Verdict, decide

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from bot_deploy import images
-from bot_deploy.datasets import Crop, Dataset, identity_in, open_dataset, open_merged
+from bot_deploy.datasets import Crop, Dataset, open_dataset, open_merged
 from bot_deploy.errors import InputError
 
 MARKET = [
@@ -179,6 +181,14 @@ def test_no_known_layout(tmp_path: Path, names: list[str], packed: bool) -> None
     assert message.startswith(f"{root}: {sum(name.endswith('.jpg') for name in names)} images, but no known layout")
     assert "bounding_box_train/0002_c1s1_000451_03.jpg" in message
     assert "alice/c1_001.jpg" in message
+    reasons = {line.split(": ")[0].strip(): line.split(": ")[1] for line in message.splitlines()[1:6]}
+    assert reasons == {
+        "a table": "not a .csv file",
+        "Market-1501": "no images in bounding_box_train/ or bounding_box_test/",
+        "MSMT17": "no list_train.txt and no list_query.txt",
+        "VIPeR": "no images in cam_a/ or none in cam_b/",
+        "a folder for each identity": "no images in folders",
+    }
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive at all", None], ids=["empty", "text", "cut"])
@@ -194,6 +204,18 @@ def test_a_path_that_reads_like_two(tmp_path: Path) -> None:
         open_merged([str(tmp_path / "a + b")])
 
 
+@pytest.mark.parametrize("module", ["bot_deploy.datasets", "bot_deploy.commands.match", "bot_deploy.gallery"])
+def test_only_synthetic_data_loads_the_generator(tmp_path: Path, module: str) -> None:
+    write(tmp_path, MARKET)
+    code = f"""
+import sys, {module}
+from bot_deploy.datasets import open_dataset
+open_dataset({str(tmp_path)!r}).require_splits("train")
+sys.exit("bot_deploy.synthetic" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere: no such folder or file; expected one of"):
         open_dataset(tmp_path / "nowhere")
@@ -201,22 +223,6 @@ def test_missing(tmp_path: Path) -> None:
 
 def test_need_passes_where_there_is_something(tmp_path: Path) -> None:
     open_dataset(write(tmp_path, MARKET)).require_splits("train", "query", "gallery")
-
-
-@pytest.mark.parametrize(
-    ("name", "identity"),
-    [
-        ("0001_c1s1_001051_00.jpg", 1),
-        ("-1_c1s1_001051_00.jpg", -1),
-        ("0000_c6s1_001051_00.jpg", 0),
-        ("1501_c3.png", 1501),
-        ("alice.jpg", None),
-        ("x0001_c1s1.jpg", None),
-        ("0001.jpg", None),
-    ],
-)
-def test_identity_in(name: str, identity: int | None) -> None:
-    assert identity_in(name) == identity
 
 
 def test_market_1501(shared: Path) -> None:

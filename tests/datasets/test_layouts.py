@@ -17,7 +17,7 @@ def write(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def seen(crops: tuple[Crop, ...]) -> list[tuple[str, int, int]]:
+def names_and_labels(crops: tuple[Crop, ...]) -> list[tuple[str, int, int]]:
     return [(Path(str(crop.path)).name, crop.identity, crop.camera) for crop in crops]
 
 
@@ -35,12 +35,12 @@ def test_msmt17(tmp_path: Path, train: str, test: str) -> None:
                 files[f"MSMT17/{folder}/{line.split()[0]}"] = "picture"
     files[f"MSMT17/{train}/0009/0009_000_01_x_0_0.jpg"] = "in no list"
     dataset = open_dataset(write(tmp_path, files))
-    assert [(identity, camera) for _, identity, camera in seen(dataset.train)] == [(1, 1), (2, 14), (2, 2)]
+    assert [(identity, camera) for _, identity, camera in names_and_labels(dataset.train)] == [(1, 1), (2, 14), (2, 2)]
     (query,) = dataset.query
     match, other = dataset.gallery
     assert (query.camera, match.camera, other.camera) == (5, 7, 8)
     assert query.identity == match.identity != other.identity
-    # Numbered from 0 in both halves, but nobody of the test is in training.
+    # Numbered from 0 in both halves, but no person is in both.
     assert not {crop.identity for crop in dataset.train} & {query.identity, other.identity}
     assert all(crop.path.read_text() == "picture" for crop in (*dataset.train, query, match, other))
 
@@ -61,27 +61,27 @@ def test_dukemtmc_and_cuhk03_np_share_market_folders(tmp_path: Path) -> None:
         },
     )
     dataset = open_dataset(duke)
-    assert seen(dataset.train) == [("0001_c2_f0046182.jpg", 1, 2)]
-    assert seen(dataset.gallery) == [("0005_c7_f0046985.jpg", 5, 7)]
+    assert names_and_labels(dataset.train) == [("0001_c2_f0046182.jpg", 1, 2)]
+    assert names_and_labels(dataset.gallery) == [("0005_c7_f0046985.jpg", 5, 7)]
     names = ["bounding_box_train/0003_c1_21.png", "query/0006_c1_5.png", "bounding_box_test/0006_c2_9.png"]
     both = write(tmp_path / "cuhk", {f"{kind}/{name}": "" for kind in ("detected", "labeled") for name in names})
     with pytest.raises(InputError, match=r"2 data sets \(detected, labeled\); name one"):
         open_dataset(both)
-    assert seen(open_dataset(both / "labeled").query) == [("0006_c1_5.png", 6, 1)]
+    assert names_and_labels(open_dataset(both / "labeled").query) == [("0006_c1_5.png", 6, 1)]
 
 
 def test_viper_halves(shared: Path) -> None:
     dataset = open_dataset(shared / "data" / "VIPeR.v1.0.zip")
     assert (len(dataset.train), len(dataset.query), len(dataset.gallery)) == (632, 316, 316)
-    taught = {crop.identity for crop in dataset.train}
-    asked, offered = ({crop.identity for crop in part} for part in (dataset.query, dataset.gallery))
-    assert len(taught) == len(asked) == 316
-    assert asked == offered
-    assert not taught & asked
+    train_ids = {crop.identity for crop in dataset.train}
+    query_ids, gallery_ids = ({crop.identity for crop in part} for part in (dataset.query, dataset.gallery))
+    assert len(train_ids) == len(query_ids) == 316
+    assert query_ids == gallery_ids
+    assert not train_ids & query_ids
     assert {crop.camera for crop in dataset.query} == {1}
     assert {crop.camera for crop in dataset.gallery} == {2}
     again = open_dataset(shared / "data" / "VIPeR.v1.0.zip")
-    assert seen(dataset.query) == seen(again.query)
+    assert names_and_labels(dataset.query) == names_and_labels(again.query)
 
 
 TABLE = """path,identity,camera,split
@@ -95,11 +95,12 @@ shop/d.jpg,carol,3,gallery
 def test_table(tmp_path: Path) -> None:
     write(tmp_path, {"crops.csv": TABLE})
     dataset = open_dataset(tmp_path / "crops.csv")
-    assert seen(dataset.train)[0] == ("a.jpg", 1, 1)
+    assert names_and_labels(dataset.train)[0] == ("a.jpg", 1, 1)
+    assert [crop.has_known_camera for crop in dataset.train] == [True, False]
     assert dataset.train[1].camera > 1000  # unknown: a camera of its own
     assert dataset.train[0].path == tmp_path / "shop" / "a.jpg"
-    assert seen(dataset.query) == [("c.jpg", 3, 2)]
-    assert seen(dataset.gallery) == [("d.jpg", 3, 3)]
+    assert names_and_labels(dataset.query) == [("c.jpg", 3, 2)]
+    assert names_and_labels(dataset.gallery) == [("d.jpg", 3, 3)]
 
 
 @pytest.mark.parametrize(
@@ -112,21 +113,28 @@ def test_table(tmp_path: Path) -> None:
         ("path,identity\n,alice\n", "line 2"),
     ],
 )
-def test_tables_that_do_not_say_enough(tmp_path: Path, text: str, message: str) -> None:
+def test_tables_without_the_needed_values(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path, {"crops.csv": text})
     with pytest.raises(InputError, match=message):
         open_dataset(tmp_path / "crops.csv")
 
 
 def test_merged_sets_keep_identities_and_cameras_apart() -> None:
-    one = Dataset("one", (Crop(Path("a"), 5, 1), Crop(Path("b"), 7, 6)), (Crop(Path("q"), 9, 1),), ())
-    two = Dataset("two", (Crop(Path("c"), 5, 1),), (), (Crop(Path("d"), 0, 2), Crop(Path("e"), 5, 2)))
-    both = merge([one, two])
+    first = Dataset(("one",), (Crop(Path("a"), 5, 1), Crop(Path("b"), 7, 6)), (Crop(Path("q"), 9, 1),), ())
+    second = Dataset(("two",), (Crop(Path("c"), 5, 1),), (), (Crop(Path("d"), 0, 2), Crop(Path("e"), 5, 2)))
+    both = merge([first, second])
     assert both.name == "one + two"
-    assert seen(both.train) == [("a", 5, 1), ("b", 7, 6), ("c", 14, 8)]
-    assert seen(both.query) == [("q", 9, 1)]
-    assert seen(both.gallery) == [("d", 0, 9), ("e", 14, 9)]  # a distractor stays one
-    assert merge([one]) is one
+    assert names_and_labels(both.train) == [("a", 5, 1), ("b", 7, 6), ("c", 14, 8)]
+    assert names_and_labels(both.query) == [("q", 9, 1)]
+    assert names_and_labels(both.gallery) == [("d", 0, 9), ("e", 14, 9)]  # a distractor stays one
+    assert both.sources == ("one", "two")
+    assert merge([first]) is first
+
+
+def test_merged_sets_still_show_which_cameras_are_unknown() -> None:
+    unknown = Dataset(("a",), (Crop(Path("a"), 1, 1_000_003, has_known_camera=False),), (), ())
+    known = Dataset(("b",), (Crop(Path("b"), 1, 4),), (), ())
+    assert [crop.has_known_camera for crop in merge([unknown, known]).train] == [False, True]
 
 
 def test_every_layout_is_in_the_message() -> None:
@@ -135,13 +143,13 @@ def test_every_layout_is_in_the_message() -> None:
 
 
 @pytest.mark.parametrize("names", [["0001_C1.jpg"], ["0002_c1s1_1_1.jpg", "holiday.jpg"]])
-def test_market_pictures_that_do_not_say_who_they_show(tmp_path: Path, names: list[str]) -> None:
+def test_market_images_without_identity_and_camera_in_their_names(tmp_path: Path, names: list[str]) -> None:
     root = write(tmp_path, {f"bounding_box_train/{name}": "" for name in names})
-    with pytest.raises(InputError, match=rf"1 pictures such as bounding_box_train/{names[-1]} do not say who"):
+    with pytest.raises(InputError, match=rf"1 images such as bounding_box_train/{names[-1]} have no identity"):
         open_dataset(root)
 
 
-def test_folders_beside_the_parts_are_not_silently_taught(tmp_path: Path) -> None:
+def test_folders_beside_the_splits_are_refused(tmp_path: Path) -> None:
     root = write(tmp_path, {"train/alice/c1_1.jpg": "", "query/bob/c1_1.jpg": "", "val/carol/c1_1.jpg": ""})
     with pytest.raises(InputError, match=r"val/carol/c1_1\.jpg is not below train/, query/, gallery/"):
         open_dataset(root)
@@ -157,5 +165,5 @@ def test_numbers_in_a_table_are_market_numbers(tmp_path: Path) -> None:
     rows = "path,identity,camera,split\na.jpg,7,1,query\nb.jpg,7,2,gallery\nc.jpg,0,2,gallery\nd.jpg,-1,2,gallery\n"
     write(tmp_path, {"crops.csv": rows})
     dataset = open_dataset(tmp_path / "crops.csv")
-    assert seen(dataset.query) == [("a.jpg", 7, 1)]
-    assert seen(dataset.gallery) == [("b.jpg", 7, 2), ("c.jpg", 0, 2)]  # junk is dropped
+    assert names_and_labels(dataset.query) == [("a.jpg", 7, 1)]
+    assert names_and_labels(dataset.gallery) == [("b.jpg", 7, 2), ("c.jpg", 0, 2)]  # junk is dropped

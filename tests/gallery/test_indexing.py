@@ -15,8 +15,7 @@ from bot_deploy import gallery as galleries
 from bot_deploy import images
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
-from bot_deploy.gallery import indexing
-from bot_deploy.gallery.names import read_metadata
+from bot_deploy.gallery import indexing, read_metadata
 from bot_deploy.matching.match import match
 
 

@@ -12,11 +12,11 @@ from helpers.crowds import Vectors, crowd, draw, held, naive, opened, passing, p
 
 from bot_deploy import images
 from bot_deploy.artifacts.contract import Calibration
+from bot_deploy.datasets.names import CropInfo
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import ImageError, InputError
 from bot_deploy.evaluation.rerank import k_reciprocal
 from bot_deploy.gallery import GalleryItem
-from bot_deploy.gallery.names import CropInfo
 from bot_deploy.matching import match as matching
 from bot_deploy.matching.match import Match, Query, Ranking, merge_queries, rank, read_queries
 from bot_deploy.matching.verdict import Verdict, decide

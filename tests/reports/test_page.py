@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from bot_deploy.artifacts.contract import Calibration
+from bot_deploy.datasets.names import CropInfo
 from bot_deploy.errors import RunError
 from bot_deploy.gallery import parse_name
-from bot_deploy.gallery.names import CropInfo
 from bot_deploy.matching.match import Match, Ranking
 from bot_deploy.matching.verdict import Verdict
 from bot_deploy.reports import page

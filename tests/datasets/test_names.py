@@ -1,4 +1,4 @@
-"""What names of files and folders say."""
+"""Identity, camera and time in the names of files and folders."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from bot_deploy.gallery.names import CropInfo, parse_name, parse_time
+from bot_deploy.datasets.names import CropInfo, parse_market_name, parse_name, parse_time
 
 
 @pytest.mark.parametrize(
-    ("path", "seen"),
+    ("path", "info"),
     [
         ("0002_c1s1_000451_03.jpg", ("0002", 1, 451)),
         ("bounding_box_test/-1_c6s3_000001_01.jpg", ("-1", 6, 1)),
@@ -35,13 +35,31 @@ from bot_deploy.gallery.names import CropInfo, parse_name, parse_time
         ("b\udcff/x.jpg", ("b�", None, None)),
     ],
 )
-def test_names(path: str, seen: tuple[Any, ...]) -> None:
-    assert parse_name(path) == CropInfo(*seen)
+def test_names(path: str, info: tuple[Any, ...]) -> None:
+    assert parse_name(path) == CropInfo(*info)
 
 
-def test_instants() -> None:
+def test_times() -> None:
     assert parse_time("451") == 451
     assert parse_time("1970-01-01T00:01") == parse_time("1970-01-01T01:01+01:00") == 60
     for text in ("noon", "nan", "1e999"):
         with pytest.raises(ValueError, match=text):
             parse_time(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("0001_c1s1_001051_00.jpg", ("0001", 1)),
+        ("-1_c1s1_001051_00.jpg", ("-1", 1)),
+        ("0000_c6s1_001051_00.jpg", ("0000", 6)),
+        ("1501_c3.png", ("1501", 3)),
+        ("0005_c2_f0046302.jpg", ("0005", 2)),
+        ("alice.jpg", None),
+        ("x0001_c1s1.jpg", None),
+        ("0001.jpg", None),
+        ("0001_c123456.jpg", None),
+    ],
+)
+def test_market_names(name: str, label: tuple[str, int] | None) -> None:
+    assert parse_market_name(name) == label
