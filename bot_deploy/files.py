@@ -1,4 +1,4 @@
-"""Files that are never seen half written, and the folders of what is kept between runs."""
+"""Writes files atomically, checks output paths, and gives the folders of the user's cache."""
 
 from __future__ import annotations
 
@@ -15,48 +15,52 @@ if TYPE_CHECKING:
 
 
 def cache_folder(name: str) -> Path:
-    """The folder `name`, which need not exist, in the user's cache of this program.
+    """The folder `name` in this program's cache of the user; it may not exist yet.
 
     Raises:
-        RunError: this user has no home folder.
+        RunError: the user has no home folder.
     """
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
-        raise RunError("no home folder to keep files in; name a folder in the variable XDG_CACHE_HOME") from None
+        raise RunError("no home folder for the cache; set the variable XDG_CACHE_HOME to a folder") from None
     return home / "bot-deploy" / name
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a neighbour of `path`, which takes its place only when it is safely on disk."""
+    """Writes a file atomically: `write` fills a temporary file beside `path`, which replaces `path` once it is on disk.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
-        with temporary.open("r+b") as file:  # Windows flushes only what may be written
+        with temporary.open("r+b") as file:  # on Windows, fsync needs a file that is open for writing
             os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save on a full disk raises the latter
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
         raise RunError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
     finally:
-        with contextlib.suppress(OSError):  # gone by now, or never begun
+        with contextlib.suppress(OSError):  # it was renamed, or never created
             temporary.unlink()
 
 
 def unused_path(path: Path) -> Path:
-    """`path`, or with a number behind its stem if there is something already."""
-    number, free = 1, path
-    while free.exists():
+    """`path`, or `path` with a number after its stem if it exists already."""
+    number, unused = 1, path
+    while unused.exists():
         number += 1
-        free = path.with_stem(f"{path.stem}_{number}")
-    return free
+        unused = path.with_stem(f"{path.stem}_{number}")
+    return unused
 
 
 def prepare_output(path: Path, kind: str, suffixes: Collection[str]) -> None:
-    """Makes the folder of `path`, so that what takes long is not begun where its result cannot be kept.
+    """Creates the folder of the output file `path`, and checks early that the file can be written.
 
     Raises:
-        InputError: `path` does not end in one of `suffixes`, as `kind` does.
-        RunError: it cannot be written.
+        InputError: `path` does not end in one of `suffixes`; `kind` names the file in the message.
+        RunError: the file cannot be written.
     """
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path}: {kind} ends in {', '.join(sorted(suffixes))}")
@@ -68,12 +72,12 @@ def prepare_output(path: Path, kind: str, suffixes: Collection[str]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raises a RunError where `write_atomically` could not write `path`, or should not."""
+    """Raises a RunError if `write_atomically` cannot write `path`, or if `path` is a folder or write-protected."""
     reason = "it is a folder" if path.is_dir() else ""
     if path.is_file() and not os.access(path, os.W_OK):
         reason = "it is write-protected"
     try:
-        tempfile.TemporaryFile(dir=path.parent).close()  # which root may even where os.access says otherwise
+        tempfile.TemporaryFile(dir=path.parent).close()  # os.access is not reliable for root
     except OSError as error:
         reason = error.strerror or str(error)
     if reason:
