@@ -82,8 +82,8 @@ def _build_mobilenet_v2(last_stride: int, _stem: str) -> tuple[nn.Module, int]:
 
 
 BACKBONES = {
-    **{name: Backbone(partial(_build_resnet, name), STEMS, name) for name in RESNETS},
-    **{f"{name}_ibn_a": Backbone(partial(_build_resnet, name, ibn=True), STEMS) for name in RESNETS},
+    **{name: Backbone(partial(_build_resnet, name), stems=STEMS, torchvision_name=name) for name in RESNETS},
+    **{f"{name}_ibn_a": Backbone(partial(_build_resnet, name, ibn=True), stems=STEMS) for name in RESNETS},
     "mobilenet_v2": Backbone(_build_mobilenet_v2, torchvision_name="mobilenet_v2", imported_last_stride=2),
 }
 ARCHS = tuple(BACKBONES)
