@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsonlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,80 +20,94 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", required=True, help="Crops of identities that several cameras saw: a folder, .zip or .csv.")
+@click.option(
+    "--data", required=True, help="Crops of identities from several cameras: a folder, .zip or .csv, or `synthetic`."
+)
 @click.option(
     "--far",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=TARGET_FALSE_ACCEPT_RATE,
     show_default=True,
-    help="Share of pairs of different people to accept by mistake.",
+    help="False-accept rate: share of pairs of different people that may count as a match.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), metavar="F.png", help="Beside the model by default.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="F.png",
+    help="Picture of scores, thresholds and ROC; default: beside the model.",
+)
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def calibrate(
     model: Path, data: str, far: float, plot: Path | None, device: str, threads: int, batch: int, as_json: bool
 ) -> None:
-    """Find the cosine from which MODEL's matches count as the same person, and store it in MODEL.
+    """Find the cosine from which a match is the same person, and store it in MODEL.
 
-    MODEL is what will run: an .onnx or .engine file. Identities that it was not trained on tell the truth; on its own
-    training set it looks better than it is.
+    MODEL is an exported model: an .onnx or .engine file. Use identities that it was not trained on: on its own
+    training identities it looks better than it is.
     """
     from bot_deploy.console import say
     from bot_deploy.datasets import open_dataset
     from bot_deploy.embedder import open_embedder
-    from bot_deploy.evaluation.protocol import embed_crops
     from bot_deploy.files import prepare_output
-    from bot_deploy.matching import calibrate as calibration
+    from bot_deploy.matching.calibrate import (
+        MAX_REJECTED_GENUINE,
+        calibration_crops,
+        check_storable,
+        choose_thresholds,
+        score_crop_pairs,
+        store_calibration,
+    )
+    from bot_deploy.reports.calibration_plot import plot_calibration
 
-    calibration.check(model)
+    check_storable(model)
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
-    plot = _picture(model, plot)
+    plot = _plot_path(model, plot)
     if plot:
         prepare_output(plot, "a picture", {".png"})
     dataset = open_dataset(data)
-    crops = [*dataset.query, *dataset.gallery] or list(dataset.train)
-    rest = f"; {_of(dataset.train)} are for training" if dataset.query and dataset.train else ""
-    say(f"{dataset.name}: {_of(crops)}{rest}")
-    unknown = sum(not crop.has_known_camera for crop in crops)
-    if unknown:
+    crops = calibration_crops(dataset)
+    training = f"; its {_sizes(dataset.train)} for training are not used" if dataset.query and dataset.train else ""
+    say(f"{dataset.name}: {_sizes(crops)}{training}")
+    without_camera = sum(not crop.has_known_camera for crop in crops)
+    if without_camera:
         say(
-            f"{unknown} of them do not say which camera saw them, and count as seen by one each: if they are "
-            "neighbouring frames, a person will score lower before another camera than is estimated here"
+            f"{without_camera} of them have no camera ID, and each counts as a camera of its own: if they are "
+            "neighbouring frames, a person will score lower on another camera than is estimated here"
         )
-    labels = [crop.identity for crop in crops], [crop.camera for crop in crops]
-    calibration.check_pairs(*calibration.how_many(*labels), dataset.name, far)
-    pairs = calibration.count_pairs(embed_crops(embedder, crops, "crops"), *labels)
-    found = calibration.calibrate(pairs, dataset.name, far)
-    calibration.store(model, found)
+    scores = score_crop_pairs(embedder, crops, dataset.name, far)
+    calibration = choose_thresholds(scores, dataset.name, far)
+    store_calibration(model, calibration)
     say(
-        f"{found.genuine} genuine pairs, {found.impostor} pairs of different people\n"
-        f"match from {found.threshold:.4f}: false accepts {found.target:g}, "
-        f"misses {100 * found.false_reject_rate:.1f} %\n"
-        f"no match below {found.reject_threshold:.4f}: misses {100 * calibration.MISSED:.0f} % at most"
+        f"{calibration.genuine} genuine pairs, {calibration.impostor} pairs of different people\n"
+        f"match from {calibration.threshold:.4f}: false-accept rate {calibration.target:g}, "
+        f"false-reject rate {100 * calibration.false_reject_rate:.1f} %\n"
+        f"no match below {calibration.reject_threshold:.4f}: at most {100 * MAX_REJECTED_GENUINE:.0f} % of the genuine "
+        "pairs score lower"
     )
     say(f"stored in {model}")
     if plot:
-        calibration.draw(pairs, found, plot)
-        say(f"drawn in {plot}")
+        plot_calibration(scores, calibration, plot)
+        say(f"wrote {plot}")
     if as_json:
-        click.echo(jsonlib.dumps({"model": str(model), "plot": str(plot) if plot else None, **vars(found)}))
+        document = {"model": str(model), "plot": str(plot) if plot else None, **vars(calibration)}
+        click.echo(json.dumps(document))
 
 
-def _of(crops: Sequence[Crop]) -> str:
+def _sizes(crops: Sequence[Crop]) -> str:
     return f"{len(crops)} crops of {len({crop.identity for crop in crops})} identities"
 
 
-def _picture(model: Path, plot: Path | None) -> Path | None:
-    """Where to draw; nowhere when that was not asked for and matplotlib is not installed."""
+def _plot_path(model: Path, plot: Path | None) -> Path | None:
+    """The path of the plot; None if none was given and matplotlib is not installed."""
     from bot_deploy.console import say
 
     try:
-        import matplotlib.figure  # noqa: F401 - it is heavy, but used
+        import matplotlib.figure  # noqa: F401 - only to see whether it is installed
     except ModuleNotFoundError:
         if plot:
             raise
-        say("nothing will be drawn, as matplotlib is not installed; pip install matplotlib")
+        say("no plot, as matplotlib is not installed; pip install matplotlib")
         return None
     return plot or model.with_name(f"{model.name}.calibration.png")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsonlib
+import json
 from pathlib import Path
 
 import click
@@ -16,15 +16,15 @@ from .options import runtime
     "--data",
     default="synthetic",
     show_default=True,
-    help="Folder, .zip or .csv with query and gallery, or `synthetic`.",
+    help="Data set with query and gallery: a folder, .zip or .csv, or `synthetic`.",
 )
 @runtime
-@click.option("--rerank", is_flag=True, help="Rank by k-reciprocal neighbours (Zhong et al., 2017).")
-@click.option("--no-camera-filter", is_flag=True, help="Count matches by the query's own camera, too.")
+@click.option("--rerank", is_flag=True, help="Ranking by k-reciprocal re-ranking (Zhong et al., 2017).")
+@click.option("--no-camera-filter", is_flag=True, help="Matches from the query's own camera count, too.")
 @click.option(
-    "--single-shot", is_flag=True, help="One gallery image per identity, as in CUHK03's first protocol (CMC only)."
+    "--single-shot", is_flag=True, help="One gallery image of each identity, as in CUHK03's first protocol (CMC only)."
 )
-@click.option("--fresh", is_flag=True, help="Embed again what was embedded before.")
+@click.option("--fresh", is_flag=True, help="New embeddings instead of those in the embedding cache.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def evaluate(
     model: Path,
@@ -40,7 +40,7 @@ def evaluate(
 ) -> None:
     """Score MODEL by the Market-1501 protocol: rank-1, rank-5, rank-10, mAP, mINP.
 
-    Embeddings are kept in the user's cache folder, and reused while model and data have not changed.
+    Embeddings are kept in your cache folder and reused while model and data stay the same.
     """
     from functools import partial
 
@@ -60,4 +60,4 @@ def evaluate(
         single_shot=single_shot,
         embed=partial(embed_or_reuse, model=model, fresh=fresh),
     )
-    click.echo(jsonlib.dumps(scores.to_dict()) if as_json else str(scores))
+    click.echo(json.dumps(scores.to_dict()) if as_json else str(scores))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsonlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,37 +17,49 @@ if TYPE_CHECKING:
 
     from bot_deploy.embedder import Embedder
     from bot_deploy.errors import ImageError
-    from bot_deploy.gallery import Filters, Gallery
-    from bot_deploy.matching.match import Query
+    from bot_deploy.gallery import Filters, ReadableGallery
+    from bot_deploy.matching.queries import Query
 
 
-CAMERA = click.IntRange(0, 99_999)  # as many digits as a name may have
+CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five digits
 
 
 @click.command()
 @click.argument("query", type=click.Path(path_type=Path))
 @click.argument("gallery")
-@click.option("--model", type=click.Path(path_type=Path), help="Exported model; the newest under runs/ by default.")
-@click.option("--same-person", is_flag=True, help="QUERY is a folder of shots of one person: their vectors' mean.")
+@click.option("--model", type=click.Path(path_type=Path), help="Exported model; default: the newest under runs/.")
 @click.option(
-    "--top", type=click.IntRange(min=1), default=TOP_MATCHES, show_default=True, help="How many matches of a query."
+    "--same-person",
+    is_flag=True,
+    help="Multi-shot query: all images of the folder QUERY show one person (mean embedding).",
 )
-@click.option("--min-score", type=click.FloatRange(-1, 1), default=-1, help="Leave out matches with a lower score.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=TOP_MATCHES,
+    show_default=True,
+    help="Number of matches for each query.",
+)
+@click.option("--min-score", type=click.FloatRange(-1, 1), default=-1, help="Lowest cosine of a match.")
 @click.option(
     "--rerank",
     is_flag=True,
-    help="Put the best 1000 of a query in the order of k-reciprocal re-ranking (Zhong et al., 2017). Scores remain "
-    "cosines, which then need not fall; the verdict is about the first.",
+    help="Order of the best 1000 matches by k-reciprocal re-ranking (Zhong et al., 2017). Scores remain cosines, which "
+    "then need not fall; the verdict is about the first match.",
 )
-@click.option("--camera", "cameras", type=CAMERA, multiple=True, help="Only what this camera saw; may be repeated.")
-@click.option("--exclude-camera", "excluded", type=CAMERA, multiple=True, help="Nothing that this camera saw.")
-@click.option("--exclude-same-camera", "other_cameras", is_flag=True, help="Nothing that the query's camera saw.")
-@click.option("--since", metavar="TIME", help="Nothing before, such as 2026-01-31T12:00 (UTC where no zone is given).")
-@click.option("--until", metavar="TIME", help="Nothing after.")
+@click.option("--camera", "cameras", type=CAMERA, multiple=True, help="Camera ID to search; may be repeated.")
+@click.option(
+    "--exclude-camera", "excluded", type=CAMERA, multiple=True, help="Camera ID to leave out; may be repeated."
+)
+@click.option("--exclude-same-camera", is_flag=True, help="Filter that leaves out the query's own camera.")
+@click.option("--since", metavar="TIME", help="Earliest time, such as 2026-01-31T12:00 (UTC if it has no zone).")
+@click.option("--until", metavar="TIME", help="Latest time.")
 @runtime
-@click.option("--html", type=click.Path(path_type=Path), metavar="F.html", help="Also write a page to send around.")
-@click.option("--montage", type=click.Path(path_type=Path), metavar="F.png", help="Also draw the rank lists.")
-@click.option("--csv", type=click.Path(path_type=Path), metavar="F.csv", help="Also write a row for each match.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="F.html", help="Page of the rank lists to send around."
+)
+@click.option("--montage", type=click.Path(path_type=Path), metavar="F.png", help="Picture of the rank lists.")
+@click.option("--csv", type=click.Path(path_type=Path), metavar="F.csv", help="Table with a row for each match.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def match(
     query: Path,
@@ -59,7 +71,7 @@ def match(
     rerank: bool,
     cameras: tuple[int, ...],
     excluded: tuple[int, ...],
-    other_cameras: bool,
+    exclude_same_camera: bool,
     since: str | None,
     until: str | None,
     device: str,
@@ -70,74 +82,85 @@ def match(
     csv: Path | None,
     as_json: bool,
 ) -> None:
-    """Find the person on the picture QUERY, or each one in the folder QUERY, in GALLERY.
+    """Find the person of QUERY in GALLERY.
 
-    GALLERY is a folder of crops, what `bot index` made, or a Milvus address. The index of a folder is kept in your
-    cache: the next time, only what changed in it is embedded.
+    QUERY is an image, or a folder whose images are a query each. GALLERY is a folder of crops, an index that `bot
+    index` made, a Milvus address, or one image to compare with. The index of a folder is kept in your cache: the next
+    time only new and changed files are embedded.
     """
-    from bot_deploy import gallery as galleries
     from bot_deploy import runs
     from bot_deploy.console import say
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
-    from bot_deploy.matching import match as matching
-    from bot_deploy.reports import page, tables
+    from bot_deploy.gallery import open_any_gallery
+    from bot_deploy.matching.match import rank
     from bot_deploy.reports.montage import write_montage
+    from bot_deploy.reports.page import describe_filters, describe_queries, describe_threshold, write_page
+    from bot_deploy.reports.tables import json_document, text_table, write_csv
 
-    # What is wrong with the options or the query is said before a long gallery is embedded.
-    _check_outputs(html, montage, csv)
+    # Wrong options and queries are reported before a large gallery is embedded.
+    _prepare_outputs(html, montage, csv)
     if same_person and query.is_file():
-        raise InputError(f"--same-person {query}: one picture; name a folder of several of that person")
-    filters: galleries.Filters = {
+        raise InputError(f"{query}: one image; name a folder of several images of that person", parameter="same_person")
+    filters: Filters = {
         "cameras": cameras or None,
         "exclude_cameras": excluded or None,
-        "since": _time("--since", since),
-        "until": _time("--until", until),
+        "since": _parse_time(since, "since"),
+        "until": _parse_time(until, "until"),
     }
     if model is None:
         model = runs.newest_file("model.onnx", "`bot export` writes one, or name it with --model")
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
-    queries, broken = _queries(query, embedder, same_person=same_person, other_cameras=other_cameras)
-    people = _opened(gallery, embedder)
-    missing = {people.root / row.path: f"{people.root / row.path}: {row.error}" for row in people.broken()}
-    for text in missing.values():
-        say(f"left out: {text}")
-    calibration = embedder.contract.calibration
-    rankings = matching.rank(
-        queries, people, calibration, top, min_score, rerank=rerank, other_cameras=other_cameras, **filters
+    queries, broken_queries = _read_queries(
+        query, embedder, same_person=same_person, exclude_same_camera=exclude_same_camera
     )
-    size = len(people)
+    opened_gallery = open_any_gallery(gallery, embedder)
+    root, size = opened_gallery.root, len(opened_gallery)
+    broken = {root / item.path: f"{root / item.path}: {item.error}" for item in opened_gallery.broken()}
+    for message in broken.values():
+        say(f"left out: {message}")
+    calibration = embedder.contract.calibration
+    rankings = rank(
+        queries,
+        opened_gallery,
+        calibration,
+        top,
+        min_score,
+        rerank=rerank,
+        exclude_same_camera=exclude_same_camera,
+        **filters,
+    )
     if size and not any(ranking.matches for ranking in rankings):
-        _explain(filters, people)
-    people.close()
-    documents = [tables.document(ranking) for ranking in rankings]
+        _explain_filters(filters, opened_gallery)
+    opened_gallery.close()
+    documents = [json_document(ranking) for ranking in rankings]
     document = {
         **({"queries": documents} if query.is_dir() and not same_person else documents[0]),
         "model": str(model),
-        "gallery": {"images": size, "broken": len(missing), "broken_files": _files(missing)},
-        **({"broken_queries": _files(broken)} if query.is_dir() else {}),
+        "gallery": {"images": size, "broken": len(broken), "broken_files": _files(broken)},
+        **({"broken_queries": _files(broken_queries)} if query.is_dir() else {}),
     }
-    click.echo(jsonlib.dumps(document) if as_json else tables.table(rankings))
+    click.echo(json.dumps(document) if as_json else text_table(rankings))
     if csv:
-        tables.write_csv(rankings, csv)
+        write_csv(rankings, csv)
     if montage:
         write_montage(rankings, montage)
     if html:
         facts = {
-            "Queries": page.counted(rankings, len(broken)),
-            "Gallery": f"{gallery}: {size} images" + (f", {len(missing)} more are broken" if missing else ""),
+            "Queries": describe_queries(rankings, len(broken_queries)),
+            "Gallery": f"{gallery}: {size} images" + (f", {len(broken)} more are broken" if broken else ""),
             "Model": f"{model} ({embedder.contract.arch}, {embedder.contract.embedding_space})",
-            "Threshold": page.threshold(calibration),
+            "Threshold": describe_threshold(calibration),
             "Order": "k-reciprocal re-ranking; scores are cosines" if rerank else "by cosine similarity",
-            "Left out": page.left_out(filters, min_score, other_cameras=other_cameras),
+            "Left out": describe_filters(filters, min_score, exclude_same_camera=exclude_same_camera),
         }
-        page.write(rankings, facts, people.root, html)
+        write_page(rankings, facts, root, html)
     for path in filter(None, (csv, montage, html)):
         say(f"wrote {path}")
 
 
-def _check_outputs(html: Path | None, montage: Path | None, csv: Path | None) -> None:
+def _prepare_outputs(html: Path | None, montage: Path | None, csv: Path | None) -> None:
     from bot_deploy import images
     from bot_deploy.files import prepare_output
     from bot_deploy.reports import page
@@ -151,53 +174,46 @@ def _check_outputs(html: Path | None, montage: Path | None, csv: Path | None) ->
             prepare_output(path, kind, suffixes)
 
 
-def _time(option: str, text: str | None) -> float | None:
+def _parse_time(text: str | None, parameter: str) -> float | None:
     from bot_deploy.errors import InputError
     from bot_deploy.gallery import parse_time
 
     try:
         return None if text is None else parse_time(text)
     except ValueError:
-        raise InputError(f"{option} {text}: write a time such as 2026-01-31T12:00, or a number") from None
+        raise InputError(
+            f"{text}: not a time; write one such as 2026-01-31T12:00, or a number", parameter=parameter
+        ) from None
 
 
-def _queries(
-    source: Path, embedder: Embedder, *, same_person: bool, other_cameras: bool
+def _read_queries(
+    source: Path, embedder: Embedder, *, same_person: bool, exclude_same_camera: bool
 ) -> tuple[list[Query], dict[Path, ImageError]]:
     from bot_deploy.console import say
-    from bot_deploy.matching import match as matching
+    from bot_deploy.matching.queries import cameras_of, merge_queries, read_queries
 
-    queries, broken = matching.read_queries(source, embedder)
+    queries, broken = read_queries(source, embedder)
     for error in broken.values():
         say(f"left out: {error}")
-    if other_cameras:  # each shot must have one
+    if exclude_same_camera:  # each image of a multi-shot query must have a camera
         for query in queries:
-            matching.cameras_of(query)
-    return [matching.merge_queries(source, queries)] if same_person else queries, broken
+            cameras_of(query)
+    return [merge_queries(source, queries)] if same_person else queries, broken
 
 
-def _opened(gallery: str, embedder: Embedder) -> Gallery:
-    from bot_deploy import gallery as galleries
-
-    if galleries.is_gallery(gallery):
-        return galleries.open_gallery(gallery, embedder.contract)
-    people, _ = galleries.open_folder_gallery(Path(gallery), embedder)
-    return people
-
-
-def _explain(filters: Filters, people: Gallery) -> None:
-    """Says why a filter left nothing, where no file could have passed it."""
+def _explain_filters(filters: Filters, gallery: ReadableGallery) -> None:
+    """Prints why a filter leaves nothing, if no image of `gallery` has a camera ID or a time."""
     from bot_deploy.console import say
 
-    seen = [(row.camera, row.time) for row in people.items() if not row.error]
-    for what, names, known in (
-        ("camera", ("cameras",), any(camera is not None for camera, _ in seen)),
-        ("time", ("since", "until"), any(time is not None for _, time in seen)),
+    items = [item for item in gallery.items() if not item.error]
+    for quantity, names, known in (
+        ("camera ID", ("cameras",), any(item.camera is not None for item in items)),
+        ("time", ("since", "until"), any(item.time is not None for item in items)),
     ):
         if not known and any(filters.get(name) is not None for name in names):
             say(
-                f"no {what} of any file is known: names such as c2_2026-01-31_12-00-00.jpg or `bot index --metadata` "
-                "tell it"
+                f"no gallery image has a {quantity}; give it in file names such as c2_2026-01-31_12-00-00.jpg, or by "
+                "`bot index --metadata`"
             )
 
 

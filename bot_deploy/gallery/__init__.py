@@ -19,8 +19,9 @@ from bot_deploy.datasets.names import CropInfo, parse_name, parse_time
 from bot_deploy.errors import BotError, InputError
 from bot_deploy.files import cache_folder
 
+from .image_gallery import ImageGallery
 from .indexing import IndexUpdate, check_folder, file_digest, index_folder
-from .interface import Filters, Gallery, GalleryItem, SearchHit
+from .interface import Filters, Gallery, GalleryItem, ReadableGallery, SearchHit
 from .metadata import read_metadata
 from .milvus import Milvus, is_milvus
 from .store import Store, is_store
@@ -34,8 +35,10 @@ __all__ = [
     "Filters",
     "Gallery",
     "GalleryItem",
+    "ImageGallery",
     "IndexUpdate",
     "Milvus",
+    "ReadableGallery",
     "SearchHit",
     "Store",
     "check_folder",
@@ -45,6 +48,7 @@ __all__ = [
     "is_empty",
     "is_gallery",
     "is_milvus",
+    "open_any_gallery",
     "open_folder_gallery",
     "open_gallery",
     "parse_name",
@@ -127,6 +131,22 @@ def open_folder_gallery(folder: Path, embedder: Embedder) -> tuple[Store, IndexU
     except BaseException:
         store.close()
         raise
+
+
+def open_any_gallery(address: str | Path, embedder: Embedder) -> ReadableGallery:
+    """The gallery at `address`: an index that `bot index` made, a Milvus address, a folder of crops, or one image.
+
+    Raises:
+        ImageError: a file that is no usable image.
+        InputError: nothing there, or a gallery of another model.
+        RunError: it cannot be read.
+    """
+    if is_gallery(str(address)):
+        return open_gallery(str(address), embedder.contract)
+    path = Path(address)
+    if path.is_file():
+        return ImageGallery(path, embedder)
+    return open_folder_gallery(path, embedder)[0]
 
 
 def _drop_unused(cache: Path) -> None:

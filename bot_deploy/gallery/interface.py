@@ -49,25 +49,45 @@ class Filters(TypedDict, total=False):
     until: float | None
 
 
-class Gallery(Protocol):
-    """Rows and their unit vectors float32 [N, D], kept between runs. Every change is all or nothing."""
+class ReadableGallery(Protocol):
+    """A gallery that can be searched: items and their unit vectors float32 [N, D]."""
 
-    address: str
-    root: Path  # of the rows' paths
-    embedding_space: str  # `Contract.embedding_space` of the vectors
-    dim: int
+    root: Path  # of the items' paths
 
     def __len__(self) -> int:
-        """How many rows have a vector."""
+        """The number of items with a vector."""
 
     def count(self, **filters: Unpack[Filters]) -> int:
-        """How many rows with a vector `filters` leave."""
+        """The number of items with a vector that `filters` leave."""
 
     def items(self) -> Iterator[GalleryItem]:
-        """All of them, in no order."""
+        """All items, in no order."""
 
     def broken(self) -> list[GalleryItem]:
-        """Those that are no image, in order of path."""
+        """The items whose files are no usable images, in the order of their paths."""
+
+    def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[SearchHit]:
+        """The `top` items most similar to `query` [D], best first; equal ones in the order of their paths."""
+
+    def vectors(self, paths: Sequence[str]) -> Vectors:
+        """Unit vectors float32 [N, D] of the items with these paths, in their order.
+
+        Raises:
+            RunError: an item was removed, or has no vector any more.
+        """
+
+    def has_identity(self, identity: str) -> bool:
+        """Whether some item has this identity."""
+
+    def close(self) -> None: ...
+
+
+class Gallery(ReadableGallery, Protocol):
+    """A gallery that is kept between runs. Every change is complete or absent."""
+
+    address: str
+    embedding_space: str  # `Contract.embedding_space` of the vectors
+    dim: int
 
     def add(self, rows: Sequence[GalleryItem], vectors: Vectors) -> None:
         """Adds `rows` with `vectors` [N, D], in place of those with the same paths."""
@@ -78,23 +98,8 @@ class Gallery(Protocol):
     def remove(self, paths: Sequence[str]) -> None:
         """Removes the rows with these paths."""
 
-    def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[SearchHit]:
-        """The `top` rows most similar to `query` [D], best first; equal ones in order of path."""
-
-    def vectors(self, paths: Sequence[str]) -> Vectors:
-        """Unit vectors float32 [N, D] of the rows with these paths, in their order.
-
-        Raises:
-            RunError: one has no row, or no vector, any more.
-        """
-
-    def has_identity(self, identity: str) -> bool:
-        """Whether some row is of this identity."""
-
     def set_root(self, root: Path) -> None:
         """From now on the files lie below `root`."""
-
-    def close(self) -> None: ...
 
 
 def normalised(vectors: npt.NDArray[np.floating[Any]]) -> Vectors:

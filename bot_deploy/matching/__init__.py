@@ -1,1 +1,1 @@
-"""Queries against a gallery: ranking, the verdict on the best match, and the calibration behind the verdict."""
+"""Queries against a gallery: the ranking, the verdict on the best match, and the calibration behind the verdict."""

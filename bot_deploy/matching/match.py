@@ -1,35 +1,36 @@
-"""Queries and a gallery to ranked matches."""
+"""Matching: a query against a gallery gives a ranking, the best match first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bot_deploy import images
+from bot_deploy import runs
 from bot_deploy.choices import TOP_MATCHES
-from bot_deploy.datasets.names import CropInfo, parse_name
+from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError
 from bot_deploy.evaluation.rerank import k_reciprocal
+from bot_deploy.gallery import open_any_gallery
 from bot_deploy.progress import show_progress
 
+from .queries import NO_INFO, Query, cameras_of, merge_queries, read_query
 from .verdict import Verdict, decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
     from typing import Unpack
 
     from bot_deploy.artifacts.contract import Calibration
-    from bot_deploy.embedder import Embedder, Vectors
-    from bot_deploy.errors import ImageError
-    from bot_deploy.gallery import Filters, Gallery, SearchHit
+    from bot_deploy.datasets.names import CropInfo
+    from bot_deploy.gallery import Filters, ReadableGallery, SearchHit
+    from bot_deploy.images import Pixels
 
-RERANKED = 1000  # the best by cosine, which re-ranking puts in another order
-NON_IDENTITIES = {"-1", "0000"}  # Market-1501's junk and distractors: no person that a query could look for
-NO_INFO = CropInfo()
-JUNK = "-1"  # which shows a person badly, or in part: neither right nor wrong
+RERANKED_MATCHES = 1000  # best matches by cosine that re-ranking sorts again
+NON_IDENTITIES = {"-1", "0000"}  # Market-1501's junk and distractors: not the identity of any person
+JUNK = "-1"  # identity of crops that show a person badly or in part: neither correct nor wrong
 
 
 @dataclass(frozen=True)
@@ -46,171 +47,130 @@ class Match:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The best matches of one query, best first."""
+    """The best matches of one query, the best first, and the verdict on the first."""
 
     query: Path
     matches: tuple[Match, ...]
     verdict: Verdict
-    info: CropInfo = NO_INFO  # of the query, as far as known
-    images: tuple[Path, ...] = ()  # of the one person, where `query` is their folder
+    info: CropInfo = NO_INFO  # of the query; the identity only if the gallery has it
+    images: tuple[Path, ...] = ()  # of a multi-shot query
 
     def is_correct(self, match: Match) -> bool | None:
-        """Whether `match` is of the query's identity; None where that is not known or does not count."""
-        wanted, found = self.info.identity, match.identity
-        if wanted is None or found is None or wanted in NON_IDENTITIES or found == JUNK:
+        """Whether `match` shows the query's identity; None if an identity is unknown, or does not count."""
+        query_id, match_id = self.info.identity, match.identity
+        if query_id is None or match_id is None or query_id in NON_IDENTITIES or match_id == JUNK:
             return None
-        return found == wanted
-
-
-@dataclass(frozen=True, eq=False)
-class Query:
-    """Whom to look for."""
-
-    path: Path  # a picture, or the folder of `images`
-    vector: Vectors  # [D], unit length
-    info: CropInfo = NO_INFO  # as the file's name says; its identity is one only if the gallery has that
-    folder: str | None = None  # its folder's name: an identity if the gallery has one of that name
-    cameras: tuple[int, ...] = ()  # that saw it
-    images: tuple[Path, ...] = ()
-
-
-def read_queries(source: Path, embedder: Embedder) -> tuple[list[Query], dict[Path, ImageError]]:
-    """A query for the picture `source` or for each one below the folder `source`, and what is broken in there.
-
-    Raises:
-        ImageError: `source` is neither a picture nor a folder.
-        InputError: a folder without one usable picture.
-    """
-    if not source.is_dir():
-        return [_query(source, embedder.embed([images.read_image(source)])[0])], {}
-    paths = images.find_images(source)
-    vectors, errors = embedder.embed_files(paths)
-    broken = {path: error for path, error in zip(paths, errors, strict=True) if error}
-    queries = [_query(path, vector) for path, vector in zip(paths, vectors, strict=True) if path not in broken]
-    if not queries:
-        ends = ", ".join(sorted(images.SUFFIXES))
-        raise InputError(f"{source}: {len(paths)} image files, none usable as a query; pictures end in {ends}")
-    return queries, broken
-
-
-def _query(path: Path, vector: Vectors) -> Query:
-    # A folder may be called anything; where a name says who it shows (Market-1501), `parse_name` prefers that.
-    whole, name = parse_name(path.absolute().as_posix()), parse_name(path.name)
-    folder = whole.identity if whole.identity != name.identity else None
-    return Query(path, vector, whole._replace(identity=name.identity), folder, _known(whole.camera))
-
-
-def _known(camera: int | None) -> tuple[int, ...]:
-    return () if camera is None else (camera,)
-
-
-def merge_queries(folder: Path, shots: Sequence[Query]) -> Query:
-    """One query for the person on all `shots`, which lie below `folder`: the mean of their vectors.
-
-    It is of the identity that they agree on, and seen by all their cameras.
-    """
-    mean = np.mean([shot.vector for shot in shots], axis=0)
-    length = max(float(np.linalg.norm(mean)), float(np.finfo(np.float32).tiny))
-    identities, folders = {shot.info.identity for shot in shots}, {shot.folder for shot in shots}
-    return Query(
-        folder,
-        np.asarray(mean / length, np.float32),
-        CropInfo(identities.pop() if len(identities) == 1 else None),
-        folders.pop() if len(folders) == 1 else None,
-        tuple(sorted({camera for shot in shots for camera in shot.cameras})),
-        tuple(shot.path for shot in shots),
-    )
+        return match_id == query_id
 
 
 def match(
-    query: Path,
-    gallery: Gallery,
-    embedder: Embedder,
+    query: str | Path | Pixels | Sequence[str | Path | Pixels],
+    gallery: ReadableGallery | str | Path,
+    embedder: Embedder | str | Path | None = None,
     top: int = TOP_MATCHES,
     min_score: float = -1,
     **filters: Unpack[Filters],
 ) -> Ranking:
-    """Ranks what `filters` leave of `gallery` by cosine similarity to the person on the picture `query`.
+    """Ranks the images of `gallery` by their cosine with the person of `query`.
+
+    Args:
+        query: an image file, an array uint8 RGB [H, W, 3], or a list of them that shows one person (a multi-shot
+            query: the mean of the embeddings is searched).
+        gallery: an open gallery, or where it is opened from: a folder of crops, an index that `bot index` made, a
+            Milvus address, or a single image file to compare with the query.
+        embedder: the model, or its file; by default the newest exported model under runs/.
+        top: number of matches.
+        min_score: lowest cosine of a match, -1 to 1.
+        filters: `cameras`, `exclude_cameras`, `since`, `until`: see `gallery.Filters`.
 
     Raises:
-        ImageError: `query` is no image.
-        InputError: `top` is not positive.
+        ImageError: `query` is not a usable image.
+        InputError: gallery or embedder cannot be opened, or they do not fit; an argument is out of range.
     """
-    one = _query(query, embedder.embed([images.read_image(query)])[0])
-    (ranking,) = rank([one], gallery, embedder.contract.calibration, top, min_score, **filters)
-    return ranking
+    if not isinstance(embedder, Embedder):
+        embedder = open_embedder(embedder or runs.newest_file("model.onnx", "`bot export` writes one"))
+    if isinstance(query, str | Path | np.ndarray):
+        opened_query = read_query(query, embedder)
+    elif query:
+        queries = [read_query(image, embedder) for image in query]
+        opened_query = merge_queries(queries[0].path, queries)
+    else:
+        raise InputError("no image in the query; give at least one", parameter="query")
+    calibration = embedder.contract.calibration
+    if not isinstance(gallery, str | Path):
+        return rank([opened_query], gallery, calibration, top, min_score, **filters)[0]
+    opened_gallery = open_any_gallery(gallery, embedder)
+    try:
+        return rank([opened_query], opened_gallery, calibration, top, min_score, **filters)[0]
+    finally:
+        opened_gallery.close()
 
 
 def rank(
     queries: Sequence[Query],
-    gallery: Gallery,
+    gallery: ReadableGallery,
     calibration: Calibration | None,
     top: int = TOP_MATCHES,
     min_score: float = -1,
     *,
     rerank: bool = False,
-    other_cameras: bool = False,
+    exclude_same_camera: bool = False,
     **filters: Unpack[Filters],
 ) -> list[Ranking]:
-    """A ranking for each of `queries`, which do not depend on each other, of what `filters` leave of `gallery`.
+    """The ranking of `gallery` for each of `queries`. Queries do not influence each other.
 
     Args:
-        queries: of the gallery's model.
-        gallery: to search.
-        calibration: of the model, for the verdict; that is about the first match.
-        top: matches of each query.
-        min_score: the least cosine of a match.
-        rerank: put the best RERANKED by cosine in the order of `k_reciprocal`; scores remain cosines.
-        other_cameras: leave out what a query's own cameras saw.
-        filters: see `gallery.Filters`.
+        queries: embedded by the gallery's model.
+        gallery: the images to rank.
+        calibration: of the model, for the verdict on the first match; None if it has none.
+        top: number of matches for each query.
+        min_score: lowest cosine of a match, -1 to 1.
+        rerank: sort the best RERANKED_MATCHES by the distance of `k_reciprocal`; scores remain cosines.
+        exclude_same_camera: leave out the images from a query's own cameras.
+        filters: `cameras`, `exclude_cameras`, `since`, `until`: see `gallery.Filters`.
 
-    A query's identity is its folder's name or what its own says, whichever of them the gallery knows.
+    A query's identity is the name of its folder, or else the one in its file name; but only if the gallery has an
+    identity of that name.
 
     Raises:
-        InputError: `top` is not positive; with `other_cameras`, a query of which no camera is known.
+        InputError: `top` is not positive; or, with `exclude_same_camera`, no camera of a query is known.
     """
     if top < 1:
-        raise InputError(f"--top {top}: ask for at least one match")
+        raise InputError(f"{top} matches for each query: choose at least 1", parameter="top")
     names = {name for query in queries for name in (query.folder, query.info.identity) if name}
-    identities = set(filter(gallery.has_identity, names))
+    gallery_identities = set(filter(gallery.has_identity, names))
     excluded = tuple(filters.get("exclude_cameras") or ())
-    sizes: dict[tuple[int, ...], int] = {}  # of what is searched, by the cameras that are left out for the query's sake
+    # Numbers of gallery images that the filters leave, by the query's own cameras; the verdict depends on them.
+    sizes: dict[tuple[int, ...], int] = {}
     rankings = []
-    # A query's own bar, of one search, would only flicker.
+    # No progress bar for a single search: it would only flicker.
     for query in show_progress(queries, "matching" if len(queries) > 1 else None, len(queries)):
-        own = cameras_of(query) if other_cameras else ()
-        filters["exclude_cameras"] = (*excluded, *own) or None
-        if own not in sizes:
-            sizes[own] = gallery.count(**filters) if any(one is not None for one in filters.values()) else len(gallery)
-        found = gallery.search(query.vector, max(top, RERANKED) if rerank else top, **filters)
-        if rerank and found:
-            found = _reranked(query, found, gallery)
-        good = [one for one in found if one.score >= min_score][:top]
-        matches = tuple(
-            Match(gallery.root / row.path, one.score, number, row.identity, row.camera, row.time)
-            for number, one in enumerate(good, start=1)
-            for row in [one.item]
-        )
-        verdict = decide(calibration, matches[0].score if matches else None, sizes[own])
-        identity = next((name for name in (query.folder, query.info.identity) if name in identities), None)
-        seen = query.info._replace(identity=identity)
-        rankings.append(Ranking(query.path, matches, verdict, seen, query.images))
+        own_cameras = cameras_of(query) if exclude_same_camera else ()
+        filters["exclude_cameras"] = (*excluded, *own_cameras) or None
+        if own_cameras not in sizes:
+            filtered = any(value is not None for value in filters.values())
+            sizes[own_cameras] = gallery.count(**filters) if filtered else len(gallery)
+        # Re-ranking looks at more images than are returned: a true match may stand far down by its cosine.
+        hits = gallery.search(query.vector, max(top, RERANKED_MATCHES) if rerank else top, **filters)
+        if rerank and hits:
+            hits = _rerank(query, hits, gallery)
+        # Only now: `min_score` must not change the neighbourhoods that re-ranking compares.
+        hits = [hit for hit in hits if hit.score >= min_score][:top]
+        matches = tuple(_match(hit, number, gallery.root) for number, hit in enumerate(hits, start=1))
+        verdict = decide(calibration, matches[0].score if matches else None, sizes[own_cameras])
+        identity = next((name for name in (query.folder, query.info.identity) if name in gallery_identities), None)
+        rankings.append(Ranking(query.path, matches, verdict, query.info._replace(identity=identity), query.images))
     return rankings
 
 
-def cameras_of(query: Query) -> tuple[int, ...]:
-    """The cameras that saw `query`.
-
-    Raises:
-        InputError: its name does not say.
-    """
-    if not query.cameras:
-        raise InputError(f"{query.path}: its name does not say which camera saw it; give that with --exclude-camera")
-    return query.cameras
+def _match(hit: SearchHit, rank: int, root: Path) -> Match:
+    item = hit.item
+    return Match(root / item.path, hit.score, rank, item.identity, item.camera, item.time)
 
 
-def _reranked(query: Query, found: list[SearchHit], gallery: Gallery) -> list[SearchHit]:
-    vectors = gallery.vectors([one.item.path for one in found])
+def _rerank(query: Query, hits: list[SearchHit], gallery: ReadableGallery) -> list[SearchHit]:
+    """`hits` sorted by their k-reciprocal distance from `query`."""
+    vectors = gallery.vectors([hit.item.path for hit in hits])
     distances = k_reciprocal(query.vector[None], vectors)[0]
-    # Stable: equally near ones stay in the order of their cosines.
-    return [found[place] for place in np.argsort(distances, kind="stable")]
+    # A stable sort: hits at equal distance stay in the order of their cosines.
+    return [hits[place] for place in np.argsort(distances, kind="stable")]

@@ -1,4 +1,4 @@
-"""Is the best match the same person? The answer in words, by the calibration that travels with the model."""
+"""The verdict on the best match: is it the same person? The model's calibration decides."""
 
 from __future__ import annotations
 
@@ -11,72 +11,68 @@ if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Calibration
 
 MATCH, UNCERTAIN, NO_MATCH, UNCALIBRATED = "match", "uncertain", "no match", "uncalibrated"
-LIKELY = 0.5  # that a stranger scores as high somewhere in the gallery: then a score alone proves nothing
+MAX_GALLERY_FALSE_ACCEPT_RATE = 0.5  # above it a score alone is no proof: a stranger would often reach it, too
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`decision` is one of the four words above, `explanation` the sentence that begins with it."""
+    """The answer to a query: one of the four decisions above, and a sentence that begins with it and explains it."""
 
     decision: str
     explanation: str
-    false_accept_rate: float | None = None  # share of pairs of different people that score as high
-    gallery_false_accept_rate: float | None = None  # chance that a stranger does, somewhere in this gallery
+    false_accept_rate: float | None = None  # share of impostor pairs that score as high
+    gallery_false_accept_rate: float | None = None  # probability that a stranger does, somewhere in this gallery
 
 
-def decide(calibration: Calibration | None, score: float | None, gallery: int) -> Verdict:
-    """What the best `score` (None: nothing was found) among so many images of the `gallery` says."""
+def decide(calibration: Calibration | None, score: float | None, images: int) -> Verdict:
+    """The verdict on the best `score` (None: there is no match) of a search among `images` gallery images."""
     if calibration is None:
         return Verdict(
             UNCALIBRATED,
-            f"{UNCALIBRATED}: scores rank the gallery, but do not yet say whether the person is in it "
-            "(`bot calibrate` tells)",
+            f"{UNCALIBRATED}: scores rank the gallery, but do not say whether the person is in it "
+            "(`bot calibrate` measures a threshold)",
         )
     if score is None:
-        none = (
-            f"none of {gallery} images scores as high as was asked for"
-            if gallery
-            else "there is nothing to compare with"
-        )
-        return Verdict(NO_MATCH, f"{NO_MATCH}: {none}")
+        reason = f"none of {images} images has a high enough score" if images else "there is no image to compare with"
+        return Verdict(NO_MATCH, f"{NO_MATCH}: {reason}")
     rate = false_accept_rate(calibration, score)
-    chance = gallery_false_accept_rate(rate, gallery)
+    gallery_rate = gallery_false_accept_rate(rate, images)
     figures = (
-        f"{score:.3f}; of pairs of different people {_percent(rate)} score as high, and a stranger would somewhere in "
-        f"{gallery} images with a chance of {_percent(chance)}"
+        f"{score:.3f} (false-accept rate {_percent(rate)} for a pair, {_percent(gallery_rate)} for a gallery of "
+        f"{images} images)"
     )
     if score < calibration.reject_threshold:
-        decision, because = NO_MATCH, f"the best scores only {figures}"
+        decision, reason = NO_MATCH, f"the best score is only {figures}"
     elif score < calibration.threshold:
-        decision, because = UNCERTAIN, f"the best scores {figures}; a match begins at {calibration.threshold:.3f}"
-    elif chance > LIKELY:
-        decision, because = (
-            UNCERTAIN,
-            f"the best would be a match, but in a gallery this large that says little: {figures}",
-        )
+        decision, reason = UNCERTAIN, f"the best score is {figures}; a match begins at {calibration.threshold:.3f}"
+    elif gallery_rate > MAX_GALLERY_FALSE_ACCEPT_RATE:
+        decision, reason = UNCERTAIN, f"the best score is {figures}; strangers often score as high in this many images"
     else:
-        decision, because = MATCH, f"the best scores {figures}"
-    return Verdict(decision, f"{decision}: {because}", rate, chance)
+        decision, reason = MATCH, f"the best score is {figures}"
+    return Verdict(decision, f"{decision}: {reason}", rate, gallery_rate)
 
 
 def false_accept_rate(calibration: Calibration, score: float) -> float:
-    """The share of pairs of different people that score as high, by its logarithm between the points of the curve.
+    """The share of impostor pairs that score at least `score`.
 
-    Past the last point too few pairs were seen to tell; its rate is the bound.
+    Between two points of the calibration's curve the logarithm of the rate is interpolated. Beyond the last point
+    too few pairs were measured, so its rate is returned as an upper bound.
     """
     curve = calibration.curve
     if score < curve[0][0]:
         return 1.0
-    for (low, more), (high, fewer) in pairwise(curve):
+    for (low, rate_at_low), (high, rate_at_high) in pairwise(curve):
         if score < high:
             share = (score - low) / (high - low)
-            return math.exp((1 - share) * math.log(more) + share * math.log(fewer))
+            return math.exp((1 - share) * math.log(rate_at_low) + share * math.log(rate_at_high))
     return curve[-1][1]
 
 
-def gallery_false_accept_rate(rate: float, size: int) -> float:
-    """1 - (1 - rate)^size: the chance that one of `size` images of others scores as a share `rate` of pairs do."""
-    return 1.0 if rate >= 1 and size else -math.expm1(size * math.log1p(-rate)) if rate < 1 else 0.0
+def gallery_false_accept_rate(rate: float, images: int) -> float:
+    """1 - (1 - rate)^images: the probability that at least one of `images` images of strangers is accepted."""
+    if rate >= 1:
+        return 1.0 if images else 0.0
+    return -math.expm1(images * math.log1p(-rate))
 
 
 def _percent(share: float) -> str:

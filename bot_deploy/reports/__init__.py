@@ -1,1 +1,1 @@
-"""Rankings for people to read: an HTML page, a montage, tables."""
+"""What a person looks at: rank lists as a page, a picture, a table or JSON, and the plot of a calibration."""

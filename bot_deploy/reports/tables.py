@@ -1,4 +1,4 @@
-"""Rankings as a document, a table and a .csv."""
+"""Rankings as JSON, as a table to read, and as a .csv file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from bot_deploy.matching.match import Ranking
 
 COLUMNS = ("query", "rank", "path", "score", "identity", "camera", "time", "decision", "verdict")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet's formula begins
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that starts with one of them
 
 
-def document(ranking: Ranking) -> dict[str, object]:
-    """`ranking` for JSON."""
-    shots = {"shots": [str(shot) for shot in ranking.images]} if ranking.images else {}
+def json_document(ranking: Ranking) -> dict[str, object]:
+    """`ranking` as a JSON object."""
+    shots = {"shots": [str(path) for path in ranking.images]} if ranking.images else {}
     return {
         "query": str(ranking.query),
         **shots,
@@ -42,8 +42,8 @@ def document(ranking: Ranking) -> dict[str, object]:
     }
 
 
-def table(rankings: Sequence[Ranking]) -> str:
-    """`rankings` to read, each under its query where there are several."""
+def text_table(rankings: Sequence[Ranking]) -> str:
+    """`rankings` as text; several have the path of the query above each."""
     return "\n\n".join(
         "\n".join([*([str(ranking.query)] if len(rankings) > 1 else []), *_lines(ranking)]) for ranking in rankings
     )
@@ -55,29 +55,33 @@ def _lines(ranking: Ranking) -> list[str]:
 
 
 def write_csv(rankings: Sequence[Ranking], path: Path) -> None:
-    """Writes COLUMNS, a row for each match, to `path`; a query without matches has none.
+    """Writes the table `path` with COLUMNS and a row for each match; a query without matches has no row.
 
-    No cell is a formula: a path that looks like one gets "./" before it, and an identity "'".
+    No cell is a formula of a spreadsheet: a path that looks like one gets the prefix "./", an identity the prefix "'".
 
     Raises:
-        RunError: it cannot be written.
+        RunError: the file cannot be written.
     """
 
     def write(temporary: Path) -> None:
-        # The name of a file need not be text.
+        # A file name need not be valid text.
         with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            rows = csv.writer(file)
-            rows.writerow(COLUMNS)
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
             for ranking in rankings:
-                query, verdict = _cell(str(ranking.query), f".{os.sep}"), ranking.verdict
+                query, verdict = _path_cell(ranking.query), ranking.verdict
                 for match in ranking.matches:
-                    found = _cell(str(match.path), f".{os.sep}"), f"{match.score:.6f}", _cell(match.identity or "", "'")
-                    rows.writerow(
-                        (query, match.rank, *found, match.camera, match.time, verdict.decision, verdict.explanation)
-                    )
+                    match_path, identity = _path_cell(match.path), _cell(match.identity or "", "'")
+                    row = (query, match.rank, match_path, f"{match.score:.6f}", identity, match.camera, match.time)
+                    writer.writerow((*row, verdict.decision, verdict.explanation))
 
     write_atomically(path, write)
 
 
-def _cell(text: str, guard: str) -> str:
-    return guard + text if text.startswith(FORMULA) and not text.lstrip("-").isdecimal() else text
+def _path_cell(path: Path) -> str:
+    return _cell(str(path), f".{os.sep}")
+
+
+def _cell(text: str, prefix: str) -> str:
+    """`text`, with `prefix` if a spreadsheet would take it for a formula; "-1" is a number."""
+    return prefix + text if text.startswith(FORMULA_STARTS) and not text.lstrip("-").isdecimal() else text

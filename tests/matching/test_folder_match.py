@@ -257,7 +257,7 @@ def test_broken_files_are_named_and_change_no_rank(embedder: Embedder, folder: P
 
 @pytest.mark.parametrize("top", [0, -1])
 def test_top_must_be_positive(embedder: Embedder, folder: Path, query: Path, top: int) -> None:
-    with pytest.raises(InputError, match=rf"^--top {top}: ask for at least one"):
+    with pytest.raises(InputError, match=rf"^{top} matches for each query: choose at least 1"):
         match(query, indexed(folder, embedder), embedder, top=top)
 
 
@@ -351,8 +351,8 @@ def test_montage_frames(tmp_path: Path, crop: Callable[[str], Path], caplog: pyt
 def test_montage_draws_the_first_of_very_many(
     tmp_path: Path, crop: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(montage, "MOST", 2)
-    monkeypatch.setattr(montage, "MOST_QUERIES", 3)
+    monkeypatch.setattr(montage, "MAX_TILES", 2)
+    monkeypatch.setattr(montage, "MAX_QUERIES", 3)
     name = crop("0007_c1s1.png")
     montage.write_montage([ranked(name, name, name, name)] * 5, tmp_path / "ranks.png")
     with Image.open(tmp_path / "ranks.png") as image:

@@ -17,8 +17,8 @@ from bot_deploy.embedder import Embedder
 from bot_deploy.errors import ImageError, InputError
 from bot_deploy.evaluation.rerank import k_reciprocal
 from bot_deploy.gallery import GalleryItem
-from bot_deploy.matching import match as matching
-from bot_deploy.matching.match import Match, Query, Ranking, merge_queries, rank, read_queries
+from bot_deploy.matching.match import Match, Ranking, rank
+from bot_deploy.matching.queries import Query, merge_queries, read_queries
 from bot_deploy.matching.verdict import Verdict, decide
 
 CALIBRATION = Calibration(
@@ -62,7 +62,7 @@ def test_a_folder_of_queries(embedder: Embedder, tmp_path: Path) -> None:
 def test_no_usable_query(embedder: Embedder, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     (tmp_path / "b.png").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"2 image files, none usable as a query; pictures end in .*\.png"):
+    with pytest.raises(InputError, match=r"none of 2 image files is usable as a query; images end in .*\.png"):
         read_queries(tmp_path, embedder)
     for name, message in (("a.jpg", "the file is empty"), ("none.jpg", "cannot be read")):
         with pytest.raises(ImageError, match=message):
@@ -160,18 +160,18 @@ def test_each_query_by_itself(filled: Filled) -> None:
 def test_other_cameras_than_each_querys_own(filled: Filled) -> None:
     cameras: list[tuple[int, ...]] = [(1,), (0, 2), (9,)]
     queries = [Query(query.path, query.vector, cameras=own) for query, own in zip(asked(3), cameras, strict=True)]
-    rankings = rank(queries, filled.gallery, None, 300, other_cameras=True, exclude_cameras=[3])
+    rankings = rank(queries, filled.gallery, None, 300, exclude_same_camera=True, exclude_cameras=[3])
     for query, ranking in zip(queries, rankings, strict=True):
         check(ranking, filled, filled.expected(query, exclude_cameras=[3, *query.cameras]))
-    with pytest.raises(InputError, match=r"^0\.jpg: its name does not say which camera .* --exclude-camera$"):
-        rank(asked(1), filled.gallery, None, other_cameras=True)
+    with pytest.raises(InputError, match=r"^0\.jpg: no camera ID in the file name"):
+        rank(asked(1), filled.gallery, None, exclude_same_camera=True)
 
 
 @pytest.mark.parametrize(("reranked", "top"), [(1000, 30), (40, 30), (40, 60)])
 def test_rerank_like_the_whole_small_gallery(
     filled: Filled, reranked: int, top: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matching, "RERANKED", reranked)
+    monkeypatch.setattr("bot_deploy.matching.match.RERANKED_MATCHES", reranked)
     queries = asked(3)
     rankings = rank(queries, filled.gallery, CALIBRATION, top, 0.1, rerank=True)
     places = {row.path: place for place, row in enumerate(filled.rows)}

@@ -65,7 +65,7 @@ class Page(HTMLParser):
 
     def frames(self) -> list[str | None]:
         """Classes of the tiles, in order."""
-        return [a["class"] for tag, a in self.elements if tag == "img" or "gone" in (a.get("class") or "")]
+        return [a["class"] for tag, a in self.elements if tag == "img" or "missing" in (a.get("class") or "")]
 
 
 def drawn(attributes: dict[str, str | None]) -> Image.Image:
@@ -81,9 +81,9 @@ def test_frames_pictures_and_words(tmp_path: Path, caplog: pytest.LogCaptureFixt
     wrong = save(gallery / "0008_c2s1_000453_00.png", (200, 20, 10), (100, 1000))
     junk = save(gallery / "-1_c2s1_000454_00.png", (90, 90, 90))
     gone = gallery / "0007_c3s1_000455_00.png"
-    page.write([ranked(query, right, wrong, junk, gone)], {"Gallery": "g: <4>"}, gallery, tmp_path / "x.html")
+    page.write_page([ranked(query, right, wrong, junk, gone)], {"Gallery": "g: <4>"}, gallery, tmp_path / "x.html")
     html = Page(tmp_path / "x.html")
-    assert html.frames() == ["query", "right", "wrong", "unknown", "gone right"]
+    assert html.frames() == ["query", "correct", "wrong", "unknown", "missing correct"]
     # Thumbnails keep their proportions, fit a tile, and are never enlarged.
     assert [drawn(image).size for image in html.all("img")] == [(30, 60), (96, 48), (19, 192), (30, 60)]
     for image, colour in zip(html.all("img"), [(10, 20, 200), (10, 200, 20), (200, 20, 10)], strict=False):
@@ -107,7 +107,7 @@ def test_it_is_self_contained_and_runs_nothing(tmp_path: Path) -> None:
     hostile = save(root / HOSTILE, (1, 2, 3))
     seen = CropInfo("</bdi><script>alert(3)</script>", 1, float("nan"))
     ranking = Ranking(tmp_path / HOSTILE, (found(hostile, 1, seen),), VERDICT, CropInfo("'\"><b onclick=x>"))
-    page.write([ranking], {"<i>": "<u>http"}, root, tmp_path / "x.html")
+    page.write_page([ranking], {"<i>": "<u>http"}, root, tmp_path / "x.html")
     html = Page(tmp_path / "x.html")
     assert {tag for tag, _ in html.elements} == {
         *("html", "meta", "title", "style", "header", "h1", "dl", "dt", "dd", "bdi", "main", "article", "h2", "p"),
@@ -129,23 +129,23 @@ def test_it_is_self_contained_and_runs_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_not_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "MOST", 2)
+    monkeypatch.setattr(page, "MAX_TILES", 2)
     shots = tuple(save(tmp_path / "p" / f"{number}.png", (9, 9, 9)) for number in range(3))
     many = Ranking(
         tmp_path / "p", tuple(found(shots[0], rank, CropInfo()) for rank in range(1, 6)), VERDICT, images=shots
     )
     nobody = Ranking(shots[0], (), Verdict("no match", "no match: nobody"))
-    page.write([many, nobody], {}, tmp_path, tmp_path / "x.html")
+    page.write_page([many, nobody], {}, tmp_path, tmp_path / "x.html")
     html = Page(tmp_path / "x.html")
     assert html.frames() == ["query", "query", "unknown", "unknown", "query"]
-    assert "Not drawn: 3 more matches and 1 more shots of the query." in html.text
+    assert "Not drawn: 3 more matches and 1 more images of the query." in html.text
     assert "No matches." in html.text
     assert "same person" not in html.text  # no key to frames where nothing is known
 
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"x\.html: cannot be written"):
-        page.write([Ranking(tmp_path, (), VERDICT)], {}, tmp_path, tmp_path / "none" / "x.html")
+        page.write_page([Ranking(tmp_path, (), VERDICT)], {}, tmp_path, tmp_path / "none" / "x.html")
 
 
 # ---- facts ----
@@ -161,13 +161,13 @@ def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
     ],
 )
 def test_moments(time: float, words: str) -> None:
-    assert page.moment(time) == words
+    assert page.format_time(time) == words
 
 
 def test_facts() -> None:
     answers = [Ranking(None, (), Verdict(decision, "")) for decision in ("match", "no match", "match")]  # type: ignore[arg-type]
-    assert page.counted(answers, 0) == "3 (2 match, 1 no match)"
-    assert page.counted(answers[:1], 4) == "1 (1 match); 4 more are broken"
+    assert page.describe_queries(answers, 0) == "3 (2 match, 1 no match)"
+    assert page.describe_queries(answers[:1], 4) == "1 (1 match); 4 more are broken"
     found = Calibration(
         data="m.zip",
         genuine=1,
@@ -178,11 +178,11 @@ def test_facts() -> None:
         false_reject_rate=0,
         curve=((0, 1),),
     )
-    assert page.threshold(found) == "match from 0.612 (false-accept rate 0.001 on m.zip), no match below 0.300"
-    assert page.threshold(None).startswith("none: ")
-    assert page.left_out({}, -1, other_cameras=False) == "nothing"
+    assert page.describe_threshold(found) == "match from 0.612 (false-accept rate 0.001 on m.zip), no match below 0.300"
+    assert page.describe_threshold(None).startswith("none: ")
+    assert page.describe_filters({}, -1, exclude_same_camera=False) == "nothing"
     filters = {"cameras": (1, 2), "exclude_cameras": (3,), "since": 0, "until": 1769862605}
-    assert page.left_out(filters, 0.25, other_cameras=True) == (  # type: ignore[arg-type]
+    assert page.describe_filters(filters, 0.25, exclude_same_camera=True) == (  # type: ignore[arg-type]
         "all cameras but 1, 2; cameras 3; the query's own camera; before frame 0; after 2026-01-31 12:30:05 UTC; "
         "scores below 0.25"
     )
@@ -190,8 +190,8 @@ def test_facts() -> None:
 
 # ---- in a browser ----
 
-COLOURS = {"query": (20, 30, 210), "right": (20, 210, 190), "wrong": (210, 190, 20), "unknown": (130, 20, 140)}
-FRAMES = {"query": (40, 90, 200), "right": (23, 119, 58), "wrong": (192, 47, 42), "unknown": (169, 176, 187)}
+COLOURS = {"query": (20, 30, 210), "correct": (20, 210, 190), "wrong": (210, 190, 20), "unknown": (130, 20, 140)}
+FRAMES = {"query": (40, 90, 200), "correct": (23, 119, 58), "wrong": (192, 47, 42), "unknown": (169, 176, 187)}
 TILE, FRAME = (104, 200), 4  # CSS pixels: 6.5 x 12.5 rem, frame included
 
 
@@ -216,14 +216,14 @@ def test_every_picture_and_frame_is_seen_whole(tmp_path: Path, width: int) -> No
     root = tmp_path / "g"
     names = {
         "query": "0007_c1s1.png",
-        "right": f"0007_c2s1{HOSTILE}",
+        "correct": f"0007_c2s1{HOSTILE}",
         "wrong": "0008_c2s1.png",
         "unknown": "-1_c2s1.png",
     }
     paths = {kind: save(root / name, COLOURS[kind], (96, 192)) for kind, name in names.items()}
     paths["query"] = paths["query"].rename(tmp_path / names["query"])
     query, *others = paths.values()
-    page.write([ranked(query, *others)] * 2, {"Gallery": "a" * 300}, root, tmp_path / "x.html")
+    page.write_page([ranked(query, *others)] * 2, {"Gallery": "a" * 300}, root, tmp_path / "x.html")
     seen = screenshot(tmp_path / "x.html", width)
     assert seen.shape[1] == width
     inside = (TILE[0] - 2 * FRAME) * (TILE[1] - 2 * FRAME)

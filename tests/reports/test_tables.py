@@ -11,7 +11,7 @@ import pytest
 
 from bot_deploy.matching.match import Match, Ranking
 from bot_deploy.matching.verdict import Verdict
-from bot_deploy.reports.tables import document, table, write_csv
+from bot_deploy.reports.tables import json_document, text_table, write_csv
 
 FOUND = Ranking(
     Path("asked/a.jpg"),
@@ -22,7 +22,7 @@ NO_MATCHES = Ranking(Path("b.jpg"), (), Verdict("no match", "no match: nothing i
 
 
 def test_document() -> None:
-    assert json.loads(json.dumps(document(FOUND))) == {
+    assert json.loads(json.dumps(json_document(FOUND))) == {
         "query": "asked/a.jpg",
         "matches": [
             {"path": "g/x/1.jpg", "score": 0.987654321, "rank": 1, "identity": "0002", "camera": 3, "time": 451.0},
@@ -34,14 +34,16 @@ def test_document() -> None:
         "gallery_false_accept_rate": 0.25,
     }
     person = Ranking(Path("p"), (), NO_MATCHES.verdict, images=(Path("p/1.jpg"), Path("p/2.jpg")))
-    assert document(person)["shots"] == ["p/1.jpg", "p/2.jpg"]
-    assert "shots" not in document(NO_MATCHES)
+    assert json_document(person)["shots"] == ["p/1.jpg", "p/2.jpg"]
+    assert "shots" not in json_document(NO_MATCHES)
 
 
 def test_table() -> None:
     one = "rank  score   path\n   1  0.9877  g/x/1.jpg\n   2  -0.2500  g/2.jpg\nmatch: the best scores 0.988"
-    assert table([FOUND]) == one
-    assert table([FOUND, NO_MATCHES]) == f"asked/a.jpg\n{one}\n\nb.jpg\nrank  score   path\nno match: nothing is left"
+    assert text_table([FOUND]) == one
+    assert (
+        text_table([FOUND, NO_MATCHES]) == f"asked/a.jpg\n{one}\n\nb.jpg\nrank  score   path\nno match: nothing is left"
+    )
 
 
 def test_csv_to_the_letter(tmp_path: Path) -> None:
