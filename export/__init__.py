@@ -1,4 +1,53 @@
-"""From a checkpoint to an artifact, and the proof that both give the same embeddings."""
+"""Exports checkpoints to ONNX and TensorRT, proves that the embeddings stay the same, and imports foreign checkpoints.
+
+The names below are loaded when they are used, so that `import bot_deploy.export` imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 if __name__ != "bot_deploy.export":  # this folder on sys.path under its own name would be a second copy of every class
     raise ImportError("import bot_deploy.export, not export")
+
+if TYPE_CHECKING:
+    from .artifact import Artifact
+    from .importers.checkpoint import ImportedCheckpoint, import_checkpoint
+    from .parity import TOLERANCES, Parity, Tolerance, compare, sample_crops
+    from .pipeline import export
+    from .to_tensorrt import BuiltEngine, to_engine
+
+__all__ = [
+    "TOLERANCES",
+    "Artifact",
+    "BuiltEngine",
+    "ImportedCheckpoint",
+    "Parity",
+    "Tolerance",
+    "compare",
+    "export",
+    "import_checkpoint",
+    "sample_crops",
+    "to_engine",
+]
+
+# name -> the module that defines it
+_MODULES = {
+    "Artifact": "artifact",
+    **dict.fromkeys(("ImportedCheckpoint", "import_checkpoint"), "importers.checkpoint"),
+    **dict.fromkeys(("TOLERANCES", "Parity", "Tolerance", "compare", "sample_crops"), "parity"),
+    "export": "pipeline",
+    **dict.fromkeys(("BuiltEngine", "to_engine"), "to_tensorrt"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

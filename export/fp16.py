@@ -1,6 +1,6 @@
-"""The backbone in FP16, with the layers in float32 that FP16 cannot hold.
+"""The backbone in FP16; layers too sensitive to it stay in float32.
 
-The types are in the weights and so in the exported graph: TensorRT 11 has no FP16 flag any more.
+The weights carry the types, and so does the exported graph. TensorRT 11 has no flag for FP16 any more.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from bot_deploy.images import Pixels
     from bot_deploy.model import InferenceGraph
 
-TOLERANCE = 5e-3  # of a layer's relative error; rounding alone makes about 5e-4
+MAX_LAYER_ERROR = 5e-3  # relative; rounding alone causes about 5e-4
 
 
-class _InItsOwnType(nn.Module):
-    """A convolution that takes its input in the type of its weights."""
+class _CastInput(nn.Module):
+    """A convolution whose input is cast to the type of its weights."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -32,8 +32,8 @@ class _InItsOwnType(nn.Module):
         return output
 
 
-class _InFloat32(nn.Module):
-    """Instance and batch normalisation side by side: ONNX has the former in one type only, its weights' too."""
+class _Float32IBN(nn.Module):
+    """An IBN layer in float32: in ONNX, instance normalisation takes input and weights of one type only."""
 
     def __init__(self, ibn: nn.Module) -> None:
         super().__init__()
@@ -45,30 +45,34 @@ class _InFloat32(nn.Module):
 
 
 def to_fp16(graph: InferenceGraph, crops: Pixels) -> list[str]:
-    """Rounds the convolutions of `graph` to FP16 in place; returns the names of those that were left in float32.
+    """Rounds the convolutions of `graph` to FP16 in place.
 
-    A convolution stays when on `crops` uint8 [N, H, W, 3] its input, weights or output do not survive FP16:
-    an overflow, or an error of more than TOLERANCE. Normalisation, pooling, neck and length are float32 anyway.
+    A convolution stays in float32 if its own error on `crops` uint8 [N, H, W, 3] exceeds MAX_LAYER_ERROR, or if its
+    input, weights or output overflow. Normalisation, pooling, neck and length are always in float32.
+
+    Returns:
+        The names of the convolutions that stay in float32.
     """
-    found = layer_errors(graph, crops, _in_fp16)
-    kept = [name for name, error in found.items() if not error <= TOLERANCE]  # a NaN stays, too
-    for name in found:
+    errors = layer_errors(graph, crops, _imitate_fp16)
+    float32_convs = [name for name, error in errors.items() if not error <= MAX_LAYER_ERROR]  # also for a NaN
+    for name in errors:
         parent, _, attribute = name.rpartition(".")
         conv = graph.backbone.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
-        setattr(graph.backbone.get_submodule(parent), attribute, _InItsOwnType(conv if name in kept else conv.half()))
+        rounded = conv if name in float32_convs else conv.half()
+        setattr(graph.backbone.get_submodule(parent), attribute, _CastInput(rounded))
     for module in list(graph.backbone.modules()):
         for attribute, child in module.named_children():
             if isinstance(child, IBN):
-                setattr(module, attribute, _InFloat32(child))
-    return kept
+                setattr(module, attribute, _Float32IBN(child))
+    return float32_convs
 
 
-def _in_fp16(conv: nn.Conv2d, features: Tensor) -> Tensor:
-    bias = None if conv.bias is None else _rounded(conv.bias)
-    # Products of FP16 are summed in float32 on the GPUs that engines run on.
-    return _rounded(conv._conv_forward(_rounded(features), _rounded(conv.weight), bias))  # noqa: SLF001
+def _imitate_fp16(conv: nn.Conv2d, features: Tensor) -> Tensor:
+    bias = None if conv.bias is None else _round(conv.bias)
+    # The GPUs that engines run on multiply in FP16 and sum in float32.
+    return _round(conv._conv_forward(_round(features), _round(conv.weight), bias))  # noqa: SLF001
 
 
-def _rounded(values: Tensor) -> Tensor:
+def _round(values: Tensor) -> Tensor:
     return values.half().float()

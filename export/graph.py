@@ -1,4 +1,4 @@
-"""The network as it is exported: nothing of training left in it, batch-norm folded into the convolutions."""
+"""The network as it is exported: without the classifier, and with batch-norm folded into the convolutions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 def inference_graph(checkpoint: Checkpoint, contract: Contract) -> InferenceGraph:
-    """The complete graph in float32 with the weights of `checkpoint`, as `contract` wants it (feature, flip)."""
+    """The complete graph in float32 with the weights of `checkpoint`, with feature and flip of `contract`."""
     graph = InferenceGraph(checkpoint.build(), contract).eval()
-    _fold(graph.backbone)
+    _fold_batch_norms(graph.backbone)
     return graph
 
 
-def _fold(module: nn.Module) -> None:
-    """Folds each batch-norm into the convolution before it, so that rounding sees the weights that are multiplied."""
-    before: tuple[str, nn.Module] | None = None
-    for name, child in list(module.named_children()):  # torchvision registers them in the order they run in
-        if isinstance(child, nn.BatchNorm2d) and before and isinstance(before[1], nn.Conv2d):
-            setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
+def _fold_batch_norms(module: nn.Module) -> None:
+    """Folds each batch-norm into the convolution before it, so that rounding applies to the weights that are used."""
+    previous: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):  # in torchvision, the order in which they run
+        if isinstance(child, nn.BatchNorm2d) and previous and isinstance(previous[1], nn.Conv2d):
+            setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
             setattr(module, name, nn.Identity())
         else:
-            _fold(child)
-        before = name, child
+            _fold_batch_norms(child)
+        previous = name, child

@@ -1,17 +1,14 @@
-"""The backbone in INT8 by post-training quantisation, calibrated on real crops; what suffers stays in float32.
+"""The backbone in INT8 by post-training quantisation, calibrated on real crops.
 
-logger = logging.getLogger(__name__)
-
-ONNX Runtime's quantiser writes the QDQ graph; what it may touch is decided here.
+Layers too sensitive to quantise stay in float32: graphs with more and more of them are tried, until one gives
+embeddings that are close enough to the float32 model's.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import tempfile
-from inspect import signature
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +17,13 @@ import torch
 
 from bot_deploy.artifacts.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
 
+from .quantizer import quantize
 from .sensitivity import embedding_costs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
+    import onnx
     from torch import Tensor, nn
 
     from bot_deploy.artifacts.contract import Contract
@@ -35,152 +34,184 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BATCH = 32
-PROBE = 64  # crops that the result is judged on here; parity then judges others
-WORST, MEAN = 0.985, 0.997  # cosines on them; a mean of 0.993 has cost 0.7 points of mAP, one of 0.997 0.2
-RANKED = 32  # crops that the layers are ranked by
-CENTRE = 256  # crops that the mean error is taken on
-TYPES = ("Conv", "Relu", "Clip", "MaxPool")
-# What is tried in turn: whether sums of residuals are INT8 too, and how many sensitive layers stay in float32.
-ATTEMPTS = ((True, 0), (False, 0), *((False, count) for count in (2, 4, 6, 8, 12, 16)))
+JUDGED_CROPS = 64  # crops that a graph is judged on here; the parity check uses others
+RANKING_CROPS = 32  # of these, the crops that convolutions are ranked on
+MEAN_CROPS = 256  # crops that the mean error is measured on
+# Cosines with float32 on the judged crops. A mean of 0.993 has cost 0.7 points of mAP, a mean of 0.997 0.2 points.
+MIN_COSINE, MIN_MEAN_COSINE = 0.985, 0.997
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one graph quantises."""
+
+    residual_sums: bool  # also the sums of residual blocks
+    float32_convs: int  # number of convolutions that stay in float32, the most sensitive ones
+
+
+# From the fastest graph to the most accurate.
+ATTEMPTS = (
+    Attempt(residual_sums=True, float32_convs=0),
+    *(Attempt(residual_sums=False, float32_convs=count) for count in (0, 2, 4, 6, 8, 12, 16)),
+)
 
 
 def to_int8(
     source: Path, out: Path, graph: InferenceGraph, contract: Contract, crops: Pixels, *, tensorrt: bool = False
 ) -> list[str]:
-    """Quantises `source`, the float32 model of `graph`, into `out`, calibrated on `crops` uint8 [N, H, W, 3].
+    """Quantises `source`, the float32 model of `graph`, into `out`.
 
-    Per channel; activations are uint8. For `tensorrt` they are symmetric int8 and biases stay float, which is all
-    that it parses.
+    Args:
+        source: the ONNX model in float32.
+        out: the ONNX model in INT8; weights are quantised per channel.
+        graph: the same model in PyTorch.
+        contract: the contract of the INT8 model.
+        crops: to calibrate and to judge on, uint8 [N, H, W, 3].
+        tensorrt: symmetric int8 activations and float biases, which is all that TensorRT parses.
 
     Returns:
-        The names of the convolutions left in float32, because with them quantised embeddings moved too far.
+        The names of the convolutions that stay in float32, in the order of the graph.
     """
-    import onnx
-
-    nodes = onnx.load(str(source)).graph.node
-    convs = {
-        node.input[1].removeprefix("backbone.").removesuffix(".weight"): node.name
-        for node in nodes
-        if node.op_type == "Conv"
-    }
-    norms = [node for node in nodes if node.op_type == "BatchNormalization"]  # IBN has some too
-    neck = next((node for node in norms if node.input[2].startswith("neck.")), None)  # None: ft is exported
-    probe = crops[np.linspace(0, len(crops) - 1, min(PROBE, len(crops))).astype(int)]
-    expected = _embed(source, probe)
-    spread = crops[:: max(1, len(crops) // CENTRE)]
-    centre = _values(source, neck.output[0], spread).mean(0) if neck else None
-    sensitive: list[str] = []
-    kept: list[str] = []
+    float32 = _Float32Model.open(source, crops)
+    ranked: list[str] = []  # convolutions, the most sensitive first
+    float32_convs: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         ranges = Path(folder) / "ranges.json"
-        for residuals, count in ATTEMPTS:
-            if count and not sensitive:
-                sensitive = _sensitive(graph, probe[:: max(1, len(probe) // RANKED)])
-            kept = sensitive[:count]
-            _quantise(
-                source, out, crops, ranges, [convs[name] for name in kept], residuals=residuals, tensorrt=tensorrt
-            )
-            if neck:
-                _shift(out, neck.input[2], centre - _values(out, neck.output[0], spread).mean(0))
-            cosines = (_embed(out, probe) * expected).sum(1)
-            worst, mean = float(cosines.min()), float(cosines.mean())
-            which = "residuals in float32" if not residuals else "residuals too"
-            logger.info(
-                f"INT8, {which}, {len(kept)} layers in float32: cosine {worst:.4f} at worst, {mean:.4f} in the mean"
-            )
-            if worst >= WORST and mean >= MEAN:
+        for attempt in ATTEMPTS:
+            if attempt.float32_convs and not ranked:
+                ranked = _rank_convolutions(graph, _every_nth(float32.judged, RANKING_CROPS))
+            float32_convs = ranked[: attempt.float32_convs]
+            nodes = [float32.conv_nodes[name] for name in float32_convs]
+            quantize(source, out, crops, ranges, nodes, residual_sums=attempt.residual_sums, tensorrt=tensorrt)
+            if float32.neck:
+                _remove_mean_error(out, float32.neck)
+            if _is_close(out, float32, attempt):
                 break
-    quantised = onnx.load(str(out))
-    onnx.helper.set_model_props(quantised, {METADATA_KEY: contract.to_json()})
-    onnx.checker.check_model(quantised)
-    onnx.save(quantised, str(out))
-    return [name for name in convs if name in kept]
+    _write_contract(out, contract)
+    return [name for name in float32.conv_nodes if name in float32_convs]
 
 
-def _sensitive(graph: InferenceGraph, crops: Pixels) -> list[str]:
-    """The convolutions by what they cost the embeddings in INT8 for each of their weights, most first.
-
-    For each weight, because a large layer in float32 takes back what INT8 saves: a late one of MobileNetV2 is half
-    of the file, and wins no more than a small early one.
-    """
-    found = embedding_costs(graph, crops, _in_int8)
-    sizes = {name: weights.numel() for name, weights in graph.backbone.named_parameters()}
-    return sorted(found, key=lambda name: -found[name] / sizes[f"{name}.weight"])
+# ---- the float32 model ----
 
 
-def _in_int8(conv: nn.Conv2d, features: Tensor) -> Tensor:
-    least, most = features.min().clamp(max=0), features.max().clamp(min=0)
-    step = (most - least).clamp(min=1e-12) / 255
-    steps = conv.weight.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12) / 127
-    rounded = torch.round(features / step) * step
-    output: Tensor = conv._conv_forward(rounded, torch.round(conv.weight / steps) * steps, conv.bias)  # noqa: SLF001
-    return output
+@dataclass(frozen=True)
+class _Neck:
+    """BNNeck in the graph, and the mean of its outputs in float32."""
+
+    shift: str  # name of its shift in the file
+    output: str  # name of its output in the graph
+    crops: Pixels  # that the mean is taken over
+    mean: Vectors  # [D]
 
 
-def _quantise(
-    source: Path, out: Path, crops: Pixels, ranges: Path, kept: Sequence[str], *, residuals: bool, tensorrt: bool
-) -> None:
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+@dataclass(frozen=True)
+class _Float32Model:
+    """The float32 model that every attempt starts from and is compared with."""
 
-    class Crops(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.batches: Iterator[Pixels] = (crops[start : start + BATCH] for start in range(0, len(crops), BATCH))
+    conv_nodes: dict[str, str]  # name of a convolution in the backbone -> name of its node in the graph
+    neck: _Neck | None  # None for the feature before the neck
+    judged: Pixels
+    embeddings: Vectors  # of `judged`, [N, D]
 
-        def get_next(self) -> dict[str, Pixels] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {INPUT_NAME: batch}
+    @classmethod
+    def open(cls, path: Path, crops: Pixels) -> _Float32Model:
+        import onnx
 
-    # Written by the first call, read by the others; releases before 1.27 take the ranges anew each time.
-    known = "calibration_cache_path" in signature(quantize_static).parameters
-    with _quiet():
-        quantize_static(
-            str(source),
-            str(out),
-            Crops(),
-            **({"calibration_cache_path": ranges} if known else {}),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[*TYPES, *(["Add"] if residuals else [])],
-            per_channel=True,
-            activation_type=QuantType.QInt8 if tensorrt else QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(kept),
-            extra_options={
-                # Ranges are the means over batches: the widest of all crops would be an outlier's.
-                "CalibMovingAverage": True,
-                "ActivationSymmetric": tensorrt,
-                "QuantizeBias": not tensorrt,
-                # Of a convolution before an activation, that of the activation is quantised all the same.
-                "OpTypesToExcludeOutputQuantization": [] if residuals else ["Conv"],
+        nodes = onnx.load(str(path)).graph.node
+        rows = np.linspace(0, len(crops) - 1, min(JUDGED_CROPS, len(crops))).astype(int)
+        return cls(
+            conv_nodes={
+                node.input[1].removeprefix("backbone.").removesuffix(".weight"): node.name
+                for node in nodes
+                if node.op_type == "Conv"
             },
+            neck=_find_neck(path, nodes, _every_nth(crops, MEAN_CROPS)),
+            judged=crops[rows],
+            embeddings=_compute(path.read_bytes(), OUTPUT_NAME, crops[rows]),
         )
 
 
-def _shift(path: Path, name: str, by: Vectors) -> None:
-    """Adds `by` [D] to BNNeck's shift `name`: what quantisation adds to every crop alike is taken back there."""
+def _find_neck(path: Path, nodes: Sequence[onnx.NodeProto], crops: Pixels) -> _Neck | None:
+    for node in nodes:
+        if node.op_type == "BatchNormalization" and node.input[2].startswith("neck."):  # IBN-a has such nodes too
+            shift, output = node.input[2], node.output[0]
+            return _Neck(shift, output, crops, _compute_inner(path, output, crops).mean(0))
+    return None
+
+
+# ---- the steps of an attempt ----
+
+
+def _rank_convolutions(graph: InferenceGraph, crops: Pixels) -> list[str]:
+    """The convolutions by their cost to the embeddings in INT8 for each of their weights, the most costly first.
+
+    The cost is divided by the number of weights because a large layer in float32 takes back what INT8 saves: a late
+    one of MobileNetV2 is half of the file, and gains no more accuracy than a small early one.
+    """
+    costs = embedding_costs(graph, crops, _imitate_int8)
+    sizes = {name: weights.numel() for name, weights in graph.backbone.named_parameters()}
+    return sorted(costs, key=lambda name: -costs[name] / sizes[f"{name}.weight"])
+
+
+def _imitate_int8(conv: nn.Conv2d, features: Tensor) -> Tensor:
+    low, high = features.min().clamp(max=0), features.max().clamp(min=0)
+    step = (high - low).clamp(min=1e-12) / 255
+    weight_steps = conv.weight.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12) / 127
+    weights = torch.round(conv.weight / weight_steps) * weight_steps
+    output: Tensor = conv._conv_forward(torch.round(features / step) * step, weights, conv.bias)  # noqa: SLF001
+    return output
+
+
+def _remove_mean_error(path: Path, neck: _Neck) -> None:
+    """Subtracts from BNNeck's shift the error that quantisation adds to all crops alike."""
     import onnx
     from onnx import numpy_helper
 
+    correction = neck.mean - _compute_inner(path, neck.output, neck.crops).mean(0)
     model = onnx.load(str(path))
-    shift = next(tensor for tensor in model.graph.initializer if tensor.name == name)
-    shift.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(shift) + by, name))
+    shift = next(tensor for tensor in model.graph.initializer if tensor.name == neck.shift)
+    shift.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(shift) + correction, neck.shift))
     onnx.save(model, str(path))
 
 
-def _values(path: Path, name: str, crops: Pixels) -> Vectors:
-    """What the graph's value `name` is on `crops`, [N, D]."""
+def _is_close(path: Path, float32: _Float32Model, attempt: Attempt) -> bool:
+    """Whether the embeddings of the INT8 model `path` are close enough to those in float32."""
+    cosines = (_compute(path.read_bytes(), OUTPUT_NAME, float32.judged) * float32.embeddings).sum(1)
+    lowest, mean = float(cosines.min()), float(cosines.mean())
+    residual_sums = "INT8" if attempt.residual_sums else "float32"
+    logger.info(
+        f"INT8 with residual sums in {residual_sums} and {attempt.float32_convs} layers in float32: "
+        f"min cosine {lowest:.4f}, mean cosine {mean:.4f}"
+    )
+    return lowest >= MIN_COSINE and mean >= MIN_MEAN_COSINE
+
+
+def _write_contract(path: Path, contract: Contract) -> None:
+    import onnx
+
+    model = onnx.load(str(path))
+    onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+# ---- running a graph ----
+
+
+def _compute_inner(path: Path, name: str, crops: Pixels) -> Vectors:
+    """The value `name` inside the graph for `crops`, [N, D]."""
     import onnx
 
     model = onnx.load(str(path))
     model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return _run(model.SerializeToString(), name, crops)
+    return _compute(model.SerializeToString(), name, crops)
 
 
-def _embed(path: Path, crops: Pixels) -> Vectors:
-    return _run(path.read_bytes(), OUTPUT_NAME, crops)
+def _compute(model: bytes, output: str, crops: Pixels) -> Vectors:
+    """The output `output` for `crops`, [N, D], computed as the graph is written.
 
-
-def _run(model: bytes, output: str, crops: Pixels) -> Vectors:
-    """Without the optimiser: it would replace what is written by what is fast on this CPU."""
+    The optimiser is off, because it replaces operations by faster ones of this CPU.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -191,13 +222,6 @@ def _run(model: bytes, output: str, crops: Pixels) -> Vectors:
     return np.concatenate([session.run([output], {INPUT_NAME: batch})[0] for batch in batches])
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantiser logs advice on preparations that the export has made already."""
-    root, level = logging.getLogger(), logging.getLogger().level
-    root.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        root.setLevel(level)
+def _every_nth(crops: Pixels, count: int) -> Pixels:
+    """About `count` of `crops`, evenly spread."""
+    return crops[:: max(1, len(crops) // count)]

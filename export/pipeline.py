@@ -1,34 +1,34 @@
-"""Export, verify, and only then give the artifact its name."""
+"""Exports a checkpoint: each artifact is written, compared with PyTorch, and only then gets its name."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import logging
-import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bot_deploy.artifacts import checkpoint
-from bot_deploy.artifacts.engine_file import sidecar_path
+from bot_deploy.artifacts import checkpoint as checkpoints
 from bot_deploy.backends import nvidia
 from bot_deploy.backends.torch import runner
-from bot_deploy.choices import ENGINE_BATCH_SIZES, OPSET
+from bot_deploy.choices import ENGINE_BATCH_SIZES, OPSET, PRECISIONS, SYNTHETIC
+from bot_deploy.datasets import MERGE_SEPARATOR, open_merged
 from bot_deploy.embedder import Embedder, open_embedder
-from bot_deploy.errors import ParityError, RunError
+from bot_deploy.errors import InputError, ParityError, RunError
 from bot_deploy.evaluation.protocol import evaluate_dataset
 from bot_deploy.model import InferenceGraph
 
+from .artifact import ENGINE_NAME, ONNX_NAMES, Artifact, publish, rejected_path, unverified
 from .fp16 import to_fp16
 from .graph import inference_graph
 from .int8 import to_int8
-from .parity import TOLERANCES, Parity, compare, sample, with_scores
-from .to_onnx import check, to_onnx
-from .to_tensorrt import to_engine
+from .parity import TOLERANCES, Parity, compare, sample_crops, with_scores
+from .to_onnx import check_opset, to_onnx
+from .to_tensorrt import check_engine, to_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from bot_deploy.artifacts.contract import Contract
     from bot_deploy.artifacts.engine_file import Sidecar
@@ -38,49 +38,119 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NAMES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
-ENGINE = "model.engine"
-SHARED = ("fp32", "fp16")  # precisions whose graph is the same in ONNX Runtime and TensorRT
-CALIBRATION = 512  # crops
+# Precisions whose ONNX graph is the same for ONNX Runtime and TensorRT.
+SHARED_GRAPHS = ("fp32", "fp16")
+CALIBRATION_CROPS = 512
+FP16_CROPS = 64  # of the calibration crops, those that FP16 is tried on
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """What was written; a rejected one is named *.rejected."""
+def export(
+    checkpoint: str | Path,
+    out: str | Path | None = None,
+    precisions: Sequence[str] = ("fp32",),
+    data: str | Path | None = None,
+    *,
+    engine: str | None = None,
+    engine_batch: tuple[int, int, int] = ENGINE_BATCH_SIZES,
+    gpu_archs: Sequence[str] = (),
+    feature: str | None = None,
+    flip: bool = False,
+    opset: int = OPSET,
+) -> list[Artifact]:
+    """Exports a checkpoint to ONNX, and to a TensorRT engine if asked, and compares every artifact with PyTorch.
 
-    path: Path
-    precision: str
-    parity: Parity | None  # None: it cannot run here
-    not_run: str = ""  # why not
-    float32: tuple[str, ...] = ()  # layers that do not bear the precision
+    An artifact that fails the comparison is kept as *.rejected; check `Artifact.rejected`.
 
-    @property
-    def rejected(self) -> bool:
-        return self.parity is not None and not self.parity.passed
+    Args:
+        checkpoint: a checkpoint, or the folder of a run.
+        out: folder for the artifacts; by default that of the checkpoint.
+        precisions: of the ONNX files: "fp32", "fp16", "int8".
+        data: data set with crops to compare and calibrate on. Its query and gallery, if any, are also scored. By
+            default the crops of the training, which are not scored, or synthetic crops if they are not there.
+        engine: precision of a TensorRT engine; None for no engine.
+        engine_batch: batch sizes of the engine: smallest, the one to tune for, largest.
+        gpu_archs: GPUs of the engine, such as "sm89"; by default that of this machine.
+        feature: "fi" (after the neck) or "ft" (before it); by default the one that was trained.
+        flip: average the embeddings of a crop and of its mirror image, inside the graph.
+        opset: version of the ONNX files.
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "path": str(self.path),
-            "precision": self.precision,
-            "float32_layers": list(self.float32),
-            "parity": self.parity.to_dict() if self.parity else None,
-            "not_run": self.not_run or None,
-        }
+    Returns:
+        The artifacts in the order of `precisions`, then the engine.
+
+    Raises:
+        InputError: no such checkpoint, data set, precision, opset, batch or GPU.
+        RunError: the folder cannot be written, or the engine cannot be built.
+    """
+    unknown = [precision for precision in (*precisions, engine or PRECISIONS[0]) if precision not in PRECISIONS]
+    if unknown:
+        raise InputError(f"unknown precision {unknown[0]!r}; choose from {', '.join(PRECISIONS)}")
+    if engine:  # what cannot be built is refused before any work
+        _, gpu_archs = check_engine(engine_batch, gpu_archs)
+    source = Path(checkpoint)
+    if source.is_dir():
+        source = source / "model.pt"
+    name = str(data) if data else _training_data(source)
+    context = prepare(
+        source,
+        Path(out) if out else source.parent,
+        open_merged(name.split(MERGE_SEPARATOR)),
+        feature=feature,
+        flip=flip,
+        opset=opset,
+        scored=data is not None,
+    )
+    artifacts: list[Artifact] = []
+    for precision in precisions:
+        artifacts.append(export_onnx(context, precision, artifacts))
+        _log(artifacts[-1])
+    if engine:
+        try:
+            artifacts.append(export_engine(context, engine, engine_batch, gpu_archs, artifacts))
+            _log(artifacts[-1])
+        except ParityError as error:
+            logger.warning(str(error))
+    return artifacts
+
+
+def _training_data(source: Path) -> str:
+    """The data that the checkpoint was trained on if it is here, otherwise the built-in data."""
+    data = checkpoints.load(source).data
+    if all(name == SYNTHETIC or Path(name).exists() for name in data.split(MERGE_SEPARATOR)):
+        return data
+    logger.info(f"the training data {data} is not here; comparing on synthetic crops")
+    return SYNTHETIC
+
+
+def _log(artifact: Artifact) -> None:
+    if artifact.float32_layers:
+        logger.info(
+            f"layers too sensitive for {artifact.precision} stay in float32: {', '.join(artifact.float32_layers)}"
+        )
+    if artifact.parity:
+        logger.info(f"parity with PyTorch on {artifact.data}:\n{artifact.parity.table()}")
+    else:
+        logger.info(f"NOT verified, because it cannot run here: {artifact.not_run}")
+    if not artifact.rejected:
+        logger.info(f"wrote {artifact.path}")
+
+
+# ---- the steps ----
 
 
 @dataclass(frozen=True)
 class ExportContext:
-    """A checkpoint on its way out, and what its artifacts are compared with."""
+    """What all artifacts of one export share: the network, and what they are compared with and on."""
 
     out: Path
     opset: int
+    data: str  # name of the data set
     contract: Contract
-    graph: InferenceGraph  # in float32, what is exported
+    graph: InferenceGraph  # in float32, with batch-norm folded
     reference: Embedder  # the network as it was trained
-    crops: Pixels  # to compare on
-    calibration: Pixels
+    crops: Pixels  # to compare on, uint8 [N, H, W, 3]
+    calibration: Pixels  # uint8 [N, H, W, 3]
     benchmark: Dataset | None  # to score on
-    expected: Scores | None  # the reference's there
+    expected: Scores | None  # of the reference on the benchmark
 
 
 def prepare(
@@ -93,35 +163,36 @@ def prepare(
     opset: int = OPSET,
     scored: bool = False,
 ) -> ExportContext:
-    """The checkpoint `source`, to be exported to the folder `out` and compared on crops of `dataset`.
+    """Loads the checkpoint `source` for export to the folder `out`, and the crops of `dataset` to compare on.
 
     Args:
-        source: written by `bot train` or `bot import`.
-        out: made where it is missing.
-        dataset: any crops will do to compare on.
-        feature: "fi" or "ft"; by default the one that was trained for.
+        source: a checkpoint of `bot train` or `bot import`.
+        out: folder; it is made if it is missing.
+        dataset: any crops are enough to compare on.
+        feature: "fi" or "ft"; by default the one that was trained.
         flip: average the embeddings of a crop and of its mirror image, inside the graph.
-        opset: of the ONNX files.
-        scored: also score on the query and gallery of `dataset`, where it has them.
+        opset: version of the ONNX files.
+        scored: also score on the query and gallery of `dataset`, if it has them.
 
     Raises:
-        InputError: `source` is no checkpoint of ours, `dataset` has fewer than two usable crops, no such opset.
+        InputError: `source` is not a checkpoint, `dataset` has fewer than two usable crops, or unknown opset.
         RunError: the folder cannot be written.
     """
-    check(opset)
-    saved = checkpoint.load(source)
+    check_opset(opset)
+    saved = checkpoints.load(source)
     contract = replace(saved.contract, feature=feature or saved.contract.feature, flip=flip)
     run = runner(InferenceGraph(saved.build(), contract), "cpu")
     reference = Embedder(contract, "PyTorch", run)
     benchmark = dataset if scored and dataset.query and dataset.gallery else None
-    # Not the crops that are scored, where there are others.
+    # Calibration uses no crops that are scored, if there are others.
     train = replace(dataset, query=(), gallery=()) if dataset.train else dataset
-    crops, calibration = sample(dataset, contract.size), sample(train, contract.size, CALIBRATION)
-    with _unverified(out / "probe") as path:  # whether it can be written, before the long part
+    crops, calibration = sample_crops(dataset, contract.size), sample_crops(train, contract.size, CALIBRATION_CROPS)
+    with unverified(out / "probe") as path:  # fails before the long part if the folder cannot be written
         path.touch()
     return ExportContext(
         out=out,
         opset=opset,
+        data=dataset.name,
         contract=contract,
         graph=inference_graph(saved, contract),
         reference=reference,
@@ -132,22 +203,22 @@ def prepare(
     )
 
 
-def export_onnx(context: ExportContext, precision: str = "fp32", done: Sequence[Artifact] = ()) -> Artifact:
+def export_onnx(context: ExportContext, precision: str = "fp32", artifacts: Sequence[Artifact] = ()) -> Artifact:
     """Writes model.onnx, model.fp16.onnx or model.int8.onnx and compares it with PyTorch.
 
     Args:
-        context: what is exported.
+        context: from `prepare`.
         precision: "fp32", "fp16" or "int8".
-        done: artifacts of `context`, whose graphs are not made again.
+        artifacts: earlier artifacts of `context`; their graphs are used again.
 
     Raises:
         RunError: the folder cannot be written.
     """
-    final = context.out / NAMES[precision]
-    with _unverified(final) as path:
-        kept = _write(context, precision, path, done)
-        parity = _compared(context, path, precision)
-        return Artifact(_named(path, final, parity), precision, parity, float32=kept)
+    final = context.out / ONNX_NAMES[precision]
+    with unverified(final) as path:
+        float32_layers = _write_onnx(context, precision, path, artifacts)
+        parity = _compare_with_pytorch(context, path, precision)
+        return Artifact(publish(path, final, parity), precision, context.data, parity, float32_layers=float32_layers)
 
 
 def export_engine(
@@ -155,25 +226,32 @@ def export_engine(
     precision: str,
     batch: tuple[int, int, int] = ENGINE_BATCH_SIZES,
     archs: Sequence[str] = (),
-    done: Sequence[Artifact] = (),
+    artifacts: Sequence[Artifact] = (),
 ) -> Artifact:
-    """Writes model.engine and compares it where its GPU is; see `to_engine` and `export_onnx` for the arguments.
+    """Writes model.engine and compares it with PyTorch, if its GPU is here.
+
+    Args:
+        context: from `prepare`.
+        precision: "fp32", "fp16" or "int8".
+        batch: batch sizes, as for `to_engine`.
+        archs: GPUs, as for `to_engine`.
+        artifacts: earlier artifacts of `context`; their graphs are used again.
 
     Raises:
-        ParityError: the ONNX model in `done` that it would be built of was rejected.
-        RunError: the folder cannot be written, TensorRT is not installed or refuses, or its engine fails on its GPU.
+        ParityError: the engine would be built from an ONNX model of `artifacts` that was rejected.
+        RunError: the folder cannot be written, TensorRT is not installed or fails, or the engine fails on its GPU.
     """
-    final, refused = context.out / ENGINE, _rejected(context.out / NAMES[precision])
-    if precision in SHARED and refused in [artifact.path for artifact in done]:
-        raise ParityError(f"no {ENGINE}, which would be built of {refused}")
-    with _source(context, precision, done) as (source, kept), _unverified(final) as path:
-        not_run = _why_not(to_engine(source, path, batch=batch, archs=archs).sidecar)
-        parity = None if not_run else _compared(context, path, precision)
-        return Artifact(_named(path, final, parity), precision, parity, not_run, kept)
+    final, rejected = context.out / ENGINE_NAME, rejected_path(context.out / ONNX_NAMES[precision])
+    if precision in SHARED_GRAPHS and rejected in [artifact.path for artifact in artifacts]:
+        raise ParityError(f"no {ENGINE_NAME}, because it would be built from {rejected}")
+    with _source_onnx(context, precision, artifacts) as (source, float32_layers), unverified(final) as path:
+        not_run = _reason_not_to_run(to_engine(source, path, batch=batch, archs=archs).sidecar)
+        parity = None if not_run else _compare_with_pytorch(context, path, precision)
+        return Artifact(publish(path, final, parity), precision, context.data, parity, not_run, float32_layers)
 
 
-def _why_not(sidecar: Sidecar) -> str:
-    """Why an engine cannot run here; empty where it can, so that there every failure is one."""
+def _reason_not_to_run(sidecar: Sidecar) -> str:
+    """The reason why an engine cannot run on this machine; empty if it can, so that a failure is then an error."""
     try:
         arch = nvidia.gpu_arch()
     except RunError as error:
@@ -182,20 +260,25 @@ def _why_not(sidecar: Sidecar) -> str:
 
 
 @contextlib.contextmanager
-def _source(context: ExportContext, precision: str, done: Sequence[Artifact]) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """What an engine or an INT8 graph is made of, and its layers left in float32: one of `done`, or gone afterwards."""
-    for artifact in done:
-        if precision in SHARED and artifact.path == context.out / NAMES[precision]:
-            yield artifact.path, artifact.float32
+def _source_onnx(
+    context: ExportContext, precision: str, artifacts: Sequence[Artifact]
+) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Yields the ONNX model for an engine or for an INT8 graph, and its layers in float32.
+
+    It is one of `artifacts`, or a temporary file.
+    """
+    for artifact in artifacts:
+        if precision in SHARED_GRAPHS and artifact.path == context.out / ONNX_NAMES[precision]:
+            yield artifact.path, artifact.float32_layers
             return
-    with _unverified(context.out / f"source.{NAMES[precision]}") as path:
-        yield path, _write(context, precision, path, done, tensorrt=True)
+    with unverified(context.out / f"source.{ONNX_NAMES[precision]}") as path:
+        yield path, _write_onnx(context, precision, path, artifacts, tensorrt=True)
 
 
-def _write(
-    context: ExportContext, precision: str, path: Path, done: Sequence[Artifact], *, tensorrt: bool = False
+def _write_onnx(
+    context: ExportContext, precision: str, path: Path, artifacts: Sequence[Artifact], *, tensorrt: bool = False
 ) -> tuple[str, ...]:
-    """The ONNX model in `precision`; returns the layers left in float32."""
+    """Writes the ONNX model in `precision`; returns its layers that stay in float32."""
     contract = replace(context.contract, precision=precision)
     logger.info(f"writing {precision.upper()}")
     if precision == "fp32":
@@ -203,48 +286,16 @@ def _write(
         return ()
     if precision == "fp16":
         graph = copy.deepcopy(context.graph)
-        kept = to_fp16(graph, context.calibration[:64])
+        float32_layers = to_fp16(graph, context.calibration[:FP16_CROPS])
         to_onnx(graph, contract, path, context.opset)
-        return tuple(kept)
-    with _source(context, "fp32", done) as (source, _):
+        return tuple(float32_layers)
+    with _source_onnx(context, "fp32", artifacts) as (source, _):
         return tuple(to_int8(source, path, context.graph, contract, context.calibration, tensorrt=tensorrt))
 
 
-def _compared(context: ExportContext, path: Path, precision: str) -> Parity:
+def _compare_with_pytorch(context: ExportContext, path: Path, precision: str) -> Parity:
     candidate = open_embedder(path)
     parity = compare(context.reference, candidate, context.crops, TOLERANCES[precision])
     if context.benchmark and context.expected:
         parity = with_scores(parity, context.expected, evaluate_dataset(candidate, context.benchmark))
     return parity
-
-
-@contextlib.contextmanager
-def _unverified(final: Path) -> Iterator[Path]:
-    """A neighbour of `final` to write to, gone afterwards with all that belongs to it."""
-    path = final.with_name(f".unverified.{os.getpid()}.{final.name}")
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        yield path
-    except OSError as error:
-        raise RunError(f"{final.parent}: cannot be written ({error.strerror or error})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-            sidecar_path(path).unlink(missing_ok=True)
-
-
-def _rejected(final: Path) -> Path:
-    return final.with_name(f"{final.name}.rejected")
-
-
-def _named(path: Path, final: Path, parity: Parity | None) -> Path:
-    """Gives the artifact, and its sidecar, one of its two names; what had the other must not pass for it."""
-    rejected = _rejected(final)
-    passed = parity is None or parity.passed
-    name, stale = (final, rejected) if passed else (rejected, final)
-    for file in (stale, sidecar_path(stale)):
-        file.unlink(missing_ok=True)
-    path.replace(name)
-    if sidecar_path(path).exists():
-        sidecar_path(path).replace(sidecar_path(name))
-    return name

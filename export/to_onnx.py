@@ -1,4 +1,4 @@
-"""The inference graph as ONNX, with its contract inside."""
+"""Writes the inference graph as an ONNX file that holds its contract."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
     from bot_deploy.model import InferenceGraph
 
-OPSETS = range(18, 24)
+OPSETS = range(18, 24)  # versions of ONNX that can be written
 
 
-def check(opset: int) -> None:
-    """Raises what `to_onnx` would: an InputError for an opset that is not one of OPSETS."""
+def check_opset(opset: int) -> None:
+    """Raises an InputError if `opset` is not one of OPSETS."""
     if opset not in OPSETS:
-        raise InputError(f"opset {opset}: choose from {OPSETS[0]} to {OPSETS[-1]}")
+        raise InputError(f"opset {opset}: choose from {OPSETS[0]} to {OPSETS[-1]}", parameter="opset")
 
 
 def to_onnx(graph: InferenceGraph, contract: Contract, path: Path, opset: int = OPSET) -> None:
-    """Writes the complete graph: uint8 images [N, H, W, 3] in, unit vectors float32 [N, D] out, any N.
+    """Writes the complete graph: uint8 images [N, H, W, 3] in, unit vectors float32 [N, D] out, for any N.
 
     Raises:
-        InputError: not one of OPSETS.
+        InputError: `opset` is not one of OPSETS.
     """
     import onnx
 
-    check(opset)
+    check_opset(opset)
     example = torch.zeros(2, contract.height, contract.width, 3, dtype=torch.uint8)
-    with _quiet():
+    with _silent_exporter():
         program = torch.onnx.export(
             graph,
             (example,),
@@ -59,13 +59,14 @@ def to_onnx(graph: InferenceGraph, contract: Contract, path: Path, opset: int = 
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]  # noqa: ANN202
-    """The exporter prints and warns about its own workings; nothing of that is for the user."""
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+def _silent_exporter():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    """Drops what PyTorch's exporter prints, logs and warns about its own internals."""
+    exporter_logger = logging.getLogger("torch.onnx")
+    level = exporter_logger.level
+    exporter_logger.setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.getLogger("torch.onnx").setLevel(level)
+        exporter_logger.setLevel(level)

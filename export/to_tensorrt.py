@@ -1,4 +1,7 @@
-"""ONNX to a TensorRT engine: by `tensorrt` for the GPU that is here, by `tensorrt-rtx` also for GPUs elsewhere."""
+"""Builds a TensorRT engine from an ONNX model.
+
+`tensorrt` builds for the GPU of this machine, `tensorrt-rtx` also for other GPUs.
+"""
 
 from __future__ import annotations
 
@@ -24,39 +27,38 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
-# What TensorRT-RTX builds for by itself: the PC GPUs since Ampere.
-ARCHS = ("sm80", "sm86", "sm89", "sm120")
+# The GPUs that TensorRT-RTX builds for by default: PC GPUs since Ampere.
+DEFAULT_ARCHS = ("sm80", "sm86", "sm89", "sm120")
 
 
 @dataclass(frozen=True)
-class Engine:
-    """An engine file with what its sidecar says."""
+class BuiltEngine:
+    """An engine file and its sidecar."""
 
     path: Path
     sidecar: Sidecar
-    cached: bool  # by an earlier build
+    cached: bool  # an earlier build was used again
 
 
 def to_engine(
     source: Path, path: Path, *, batch: tuple[int, int, int] = ENGINE_BATCH_SIZES, archs: Sequence[str] = ()
-) -> Engine:
-    """Writes the ONNX model `source`, in the types that are in it (fp32, fp16 or int8), as the engine `path`.
+) -> BuiltEngine:
+    """Builds the engine `path` from the ONNX model `source`, in the number types of its graph (fp32, fp16 or int8).
 
     Args:
-        source: written by `bot export`.
+        source: an ONNX model of `bot export`.
         path: the engine; its sidecar is written beside it.
-        batch: images in a batch: the least, the number to tune for, the most.
-        archs: GPUs to build for, such as "sm89"; by default the one that is here, or ARCHS where none is.
+        batch: batch sizes: smallest, the one to tune for, largest.
+        archs: GPUs to build for, such as "sm89"; by default that of this machine, or DEFAULT_ARCHS if it has none.
 
     Raises:
-        InputError: `source` is no model of ours; no such batch or GPU.
-        RunError: no package that can build it, or one that refuses, in its own words; `path` cannot be written.
+        InputError: `source` is not a model of bot_deploy; no such batch or GPU.
+        RunError: no installed package can build it, TensorRT reports an error, or `path` cannot be written.
     """
-    package, chosen = check(batch, archs)
+    package, chosen = check_engine(batch, archs)
     contract = read_contract(source)
     data = source.read_bytes()
-    trt, logger = nvidia.load(package)
+    trt, trt_logger = nvidia.load(package)
     wanted = Sidecar(
         contract=contract,
         sha256="",
@@ -67,93 +69,99 @@ def to_engine(
         profile=batch,
         precision=contract.precision,
     )
-    kept = cache_folder() / f"{wanted.key()}.engine"
-    cached = _cached(kept, wanted)
+    cache_path = cache_folder() / f"{wanted.key()}.engine"
+    cached = _read_cached(cache_path, wanted)
     if cached:
         built, sidecar = cached
     else:
         logger.info(f"building with {package} {wanted.version} for {', '.join(chosen)}")
-        built = _build(trt, logger, data, wanted)
+        built = _build(trt, trt_logger, data, wanted)
         sidecar = replace(wanted, sha256=hashlib.sha256(built).hexdigest())
         try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            engine_file.write(kept, built, sidecar)
+            cache_path.parent.mkdir(parents=True, exist_ok=True)
+            engine_file.write(cache_path, built, sidecar)
         except (OSError, RunError) as error:
-            logger.warning(f"not kept for the next time: {error}")
+            logger.warning(f"the engine is not kept for the next time: {error}")
     engine_file.write(path, built, sidecar)
-    return Engine(path, sidecar, cached is not None)
+    return BuiltEngine(path, sidecar, cached is not None)
 
 
 def cache_folder() -> Path:
-    """Where built engines are kept, one for each `Sidecar.key`."""
+    """The folder of built engines; the name of each is its `Sidecar.key`."""
     return files.cache_folder("engines-1")
 
 
-def _cached(path: Path, wanted: Sidecar) -> tuple[bytes, Sidecar] | None:
+def _read_cached(path: Path, wanted: Sidecar) -> tuple[bytes, Sidecar] | None:
     try:
         data, sidecar = engine_file.read(path)
-    except InputError:  # not there, or not as it was written
+    except InputError:  # missing or damaged
         return None
     return (data, sidecar) if replace(sidecar, sha256="") == wanted else None
 
 
-def check(batch: tuple[int, int, int], archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """What `choose` says, where such an engine can be built here.
+def check_engine(batch: tuple[int, int, int], archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The package and the GPUs of an engine, if it can be built on this machine.
 
     Raises:
         InputError: no such batch or GPU.
-        RunError: no package that can build it.
+        RunError: no installed package can build it.
     """
     if not 1 <= batch[0] <= batch[1] <= batch[2]:
-        raise InputError(f"batch {':'.join(map(str, batch))}: choose min:opt:max with 1 <= min <= opt <= max")
-    package, chosen = choose(archs)
+        raise InputError(
+            f"batch {':'.join(map(str, batch))}: choose min:opt:max with 1 <= min <= opt <= max", parameter="batch"
+        )
+    package, chosen = choose_builder(archs)
     trt, _ = nvidia.load(package)
     if package == "tensorrt-rtx":
         _capabilities(trt, chosen)
     return package, chosen
 
 
-def choose(archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """The package that builds, and for which GPUs."""
+def choose_builder(archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The package that can build for `archs`, and the GPUs it builds for."""
     unknown = [arch for arch in archs if not re.fullmatch(r"sm\d{2,3}", arch)]
     if unknown:
-        raise InputError(f"GPU architecture {unknown[0]!r}: write sm89 for compute capability 8.9")
+        raise InputError(
+            f"GPU architecture {unknown[0]!r}: write sm89 for compute capability 8.9", parameter="gpu_arch"
+        )
     wanted = tuple(sorted(set(archs), key=lambda arch: int(arch[2:])))
     try:
-        here, reason = nvidia.gpu_arch(), ""
+        local_arch, reason = nvidia.gpu_arch(), ""
     except RunError as error:
-        here, reason = "", str(error)
-    if here and set(wanted) <= {here}:
+        local_arch, reason = "", str(error)
+    if local_arch and set(wanted) <= {local_arch}:
         for package in engine_file.PACKAGE_MODULES:
             if nvidia.installed(package):
-                return package, (here,)
+                return package, (local_arch,)
         raise RunError(
-            "engines take TensorRT; pip install 'bot-deploy[tensorrt]', or 'bot-deploy[tensorrt-rtx]' for an RTX GPU"
+            "engines need TensorRT; pip install 'bot-deploy[tensorrt]', or 'bot-deploy[tensorrt-rtx]' for an RTX GPU"
         )
     if not nvidia.installed("tensorrt-rtx"):
-        why = f"for {', '.join(wanted)}" if here else f"with no GPU ({reason})"
+        target = f"for {', '.join(wanted)}" if local_arch else f"with no GPU ({reason})"
         raise RunError(
-            f"to build an engine {why}, pip install 'bot-deploy[tensorrt-rtx]'; 'bot-deploy[tensorrt]' builds "
+            f"to build an engine {target}, pip install 'bot-deploy[tensorrt-rtx]'; 'bot-deploy[tensorrt]' builds "
             "on the machine that has the GPU"
         )
     if not wanted:
-        logger.info(f"no GPU here, so for {', '.join(ARCHS)} (--gpu-arch names others)")
-    return "tensorrt-rtx", wanted or ARCHS
+        logger.info(f"no GPU here, so the engine is for {', '.join(DEFAULT_ARCHS)}")
+    return "tensorrt-rtx", wanted or DEFAULT_ARCHS
 
 
-def _build(trt: Any, logger: Any, model: bytes, wanted: Sidecar) -> bytes:
-    logger.errors.clear()
-    builder = trt.Builder(logger)
-    # TensorRT 10 has to be told; from 11 on every network is strongly typed.
+def _build(trt: Any, trt_logger: Any, model: bytes, wanted: Sidecar) -> bytes:
+    trt_logger.errors.clear()
+    builder = trt.Builder(trt_logger)
+    # TensorRT 10 needs the flag; from 11 on every network is strongly typed.
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
-    parser = trt.OnnxParser(network, logger)
+    parser = trt.OnnxParser(network, trt_logger)
     if not parser.parse(model):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        words = [f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors] or logger.errors
-        raise RunError(f"the ONNX parser of {wanted.package} {wanted.version} says: {one_line(words)}")
+        messages = [f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors]
+        raise RunError(
+            f"the ONNX parser of {wanted.package} {wanted.version} says: {one_line(messages or trt_logger.errors)}"
+        )
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # FP32 is FP32; who wants speed takes FP16
+    config.clear_flag(trt.BuilderFlag.TF32)  # it would round FP32; FP16 is the choice for speed
     if wanted.package == "tensorrt-rtx":
         config.num_compute_capabilities = len(wanted.archs)
         for index, capability in enumerate(_capabilities(trt, wanted.archs)):
@@ -164,12 +172,12 @@ def _build(trt: Any, logger: Any, model: bytes, wanted: Sidecar) -> bytes:
     config.add_optimization_profile(profile)
     built = builder.build_serialized_network(network, config)
     if built is None:
-        raise RunError(f"{wanted.package} {wanted.version} says: {one_line(logger.errors)}")
+        raise RunError(f"{wanted.package} {wanted.version} says: {one_line(trt_logger.errors)}")
     return bytes(built)
 
 
 def _capabilities(trt: Any, archs: tuple[str, ...]) -> list[Any]:
-    """What tensorrt-rtx calls `archs`."""
+    """The compute capabilities of `archs` in tensorrt-rtx."""
     known = {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
     for arch in archs:
         if arch not in known:

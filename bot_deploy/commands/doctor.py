@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsonlib
+import json
 from pathlib import Path
 
 import click
@@ -17,19 +17,24 @@ from .options import runtime
     "folder",
     required=True,
     type=click.Path(path_type=Path),
-    help="Folder of crops as your cameras give them.",
+    help="Folder of crops, cut as your application cuts them.",
 )
 @click.option(
-    "--count", type=click.IntRange(min=2), default=200, show_default=True, help="Crops at most, spread evenly."
+    "--count",
+    type=click.IntRange(min=2),
+    default=200,
+    show_default=True,
+    help="Maximum number of crops, evenly spread.",
 )
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def doctor(model: Path, folder: Path, count: int, device: str, threads: int, batch: int, as_json: bool) -> None:
     """Measure on your own crops what wrong preprocessing would do to MODEL, and look for signs of it.
 
-    Cosines compare a crop fed wrongly with the same crop fed rightly: what is lost when only one side does it. The
-    other columns are among crops all fed wrongly: how many have another nearest crop, and the mean cosine between
-    different crops (near 1, nobody can be told apart). Warnings are advice; the exit code stays 0.
+    Cosines compare a crop that is preprocessed wrongly with the same crop preprocessed correctly: the loss if only
+    the query or only the gallery is wrong. The other columns compare crops that are all preprocessed wrongly: the
+    share with another nearest crop, and the mean cosine between different crops. Near 1, the model cannot tell people
+    apart. Warnings are advice; the exit code stays 0.
     """
     from bot_deploy.console import say
     from bot_deploy.doctor import diagnose
@@ -40,4 +45,4 @@ def doctor(model: Path, folder: Path, count: int, device: str, threads: int, bat
     diagnosis = diagnose(embedder, folder, count)
     for error in diagnosis.broken:
         say(f"left out: {error}")
-    click.echo(jsonlib.dumps({"model": str(model), **diagnosis.to_dict()}) if as_json else diagnosis.table())
+    click.echo(json.dumps({"model": str(model), **diagnosis.to_dict()}) if as_json else diagnosis.table())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsonlib
+import json
 from pathlib import Path
 
 import click
@@ -13,13 +13,18 @@ from .options import runtime
 @click.command()
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.argument("candidate", type=click.Path(path_type=Path))
-@click.option("--data", default="synthetic", show_default=True, help="Crops to compare and score on.")
+@click.option(
+    "--data",
+    default="synthetic",
+    show_default=True,
+    help="Crops to compare on; query and gallery, if any, are also scored.",
+)
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def verify(reference: Path, candidate: Path, data: str, device: str, threads: int, batch: int, as_json: bool) -> None:
-    """Compare the embeddings of two models on real crops: does CANDIDATE do what REFERENCE does?
+    """Compare the embeddings of CANDIDATE with those of REFERENCE on real crops.
 
-    The tolerance is that of the CANDIDATE's precision. The exit code is 3 when it differs by more.
+    The tolerance is that of the CANDIDATE's precision. The exit code is 3 if the embeddings differ by more.
     """
     from bot_deploy.choices import SYNTHETIC
     from bot_deploy.console import say
@@ -27,24 +32,28 @@ def verify(reference: Path, candidate: Path, data: str, device: str, threads: in
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError, ParityError
     from bot_deploy.evaluation.protocol import evaluate_dataset
-    from bot_deploy.export.parity import TOLERANCES, compare, sample, with_scores
+    from bot_deploy.export.parity import TOLERANCES, compare, sample_crops, with_scores
 
-    first, second = (open_embedder(path, device, threads=threads, batch=batch) for path in (reference, candidate))
-    a, b = first.contract, second.contract
+    reference_model, candidate_model = (
+        open_embedder(path, device, threads=threads, batch=batch) for path in (reference, candidate)
+    )
+    a, b = reference_model.contract, candidate_model.contract
     if (a.size, a.dim) != (b.size, b.dim):
         raise InputError(
             f"embeddings of {a.dim} numbers from crops of {a.height}x{a.width} cannot be compared with {b.dim} "
             f"from {b.height}x{b.width}; name two exports of one model"
         )
     dataset = open_dataset(data)
-    say(f"{candidate} on {second.backend}, against {reference} on {first.backend}, on {data}:")
-    parity = compare(first, second, sample(dataset, a.size), TOLERANCES[b.precision])
+    say(f"{candidate} on {candidate_model.backend}, against {reference} on {reference_model.backend}, on {data}:")
+    parity = compare(reference_model, candidate_model, sample_crops(dataset, a.size), TOLERANCES[b.precision])
     if data != SYNTHETIC and dataset.query and dataset.gallery:
-        parity = with_scores(parity, evaluate_dataset(first, dataset), evaluate_dataset(second, dataset))
+        parity = with_scores(
+            parity, evaluate_dataset(reference_model, dataset), evaluate_dataset(candidate_model, dataset)
+        )
     say(parity.table())
     if as_json:
         document = {"reference": str(reference), "candidate": str(candidate), "data": data, "parity": parity.to_dict()}
-        click.echo(jsonlib.dumps(document))
+        click.echo(json.dumps(document))
     if not parity.passed:
         same = a.fingerprint == b.fingerprint
         raise ParityError(f"{candidate} differs from {reference}" + ("" if same else ": they hold different weights"))

@@ -1,4 +1,4 @@
-"""The usual mistakes, each as what it makes of a crop."""
+"""The usual preprocessing mistakes, each as a function that makes the wrong model input of a crop."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ BGR = "as BGR (red and blue swapped)"
 
 @dataclass(frozen=True)
 class Corruption:
-    """A way to feed a crop that is not the contract's; `pixels` makes the model's input [height, width, 3] of one."""
+    """A preprocessing mistake."""
 
     name: str
-    pixels: Callable[[Pixels, Contract], Pixels]
+    pixels: Callable[[Pixels, Contract], Pixels]  # crop [H, W, 3] -> the wrong model input [height, width, 3]
     sign: str  # how to recognise it
 
 
 def preprocess_correctly(source: Pixels, contract: Contract) -> Pixels:
+    """The model input that the contract describes, uint8 [height, width, 3]."""
     return images.resize(source, contract.size)
 
 
@@ -39,7 +40,7 @@ def bgr(source: Pixels, contract: Contract) -> Pixels:
     return preprocess_correctly(source, contract)[..., ::-1]
 
 
-def _by(kernel: Image.Resampling) -> Callable[[Pixels, Contract], Pixels]:
+def _resized_with(kernel: Image.Resampling) -> Callable[[Pixels, Contract], Pixels]:
     def resized(source: Pixels, contract: Contract) -> Pixels:
         return np.asarray(Image.fromarray(source).resize((contract.width, contract.height), kernel))
 
@@ -47,16 +48,16 @@ def _by(kernel: Image.Resampling) -> Callable[[Pixels, Contract], Pixels]:
 
 
 def not_antialiased(source: Pixels, contract: Contract) -> Pixels:
-    """The four nearest pixels of each point, however far apart: OpenCV's INTER_LINEAR to within one grey level."""
+    """Bilinear between the four nearest pixels only, as OpenCV's INTER_LINEAR; equal to it within one grey level."""
     whole = (0, 0, source.shape[1], source.shape[0])
-    shrunk = Image.fromarray(source).transform(
+    resized = Image.fromarray(source).transform(
         (contract.width, contract.height), Image.Transform.EXTENT, whole, Image.Resampling.BILINEAR
     )
-    return np.asarray(shrunk)
+    return np.asarray(resized)
 
 
 def letterboxed(source: Pixels, contract: Contract) -> Pixels:
-    """Aspect ratio kept, the rest black, the crop in the middle."""
+    """The crop in the middle with its aspect ratio, the rest black."""
     height, width = source.shape[:2]
     scale = min(contract.height / height, contract.width / width)
     inner = images.resize(source, (max(1, round(height * scale)), max(1, round(width * scale))))
@@ -67,7 +68,7 @@ def letterboxed(source: Pixels, contract: Contract) -> Pixels:
 
 
 def scaled(source: Pixels, contract: Contract) -> Pixels:
-    """[0, 1] cast to uint8: 1 where a value was 255, else 0."""
+    """Scaled to [0, 1] and cast to uint8: 1 for a value of 255, else 0."""
     return (preprocess_correctly(source, contract) / 255).astype(np.uint8)
 
 
@@ -79,36 +80,36 @@ def _normalised(source: Pixels, contract: Contract) -> npt.NDArray[np.float64]:
 
 
 def normalized_then_uint8(source: Pixels, contract: Contract) -> Pixels:
-    """Normalised and cast to uint8; negative values wrap around, as NumPy does it on x86."""
+    """Normalised and cast to uint8; negative values wrap around, as with NumPy on x86."""
     return _normalised(source, contract).astype(np.int32).astype(np.uint8)
 
 
 def normalized_twice(source: Pixels, contract: Contract) -> Pixels:
-    """Normalised, clamped to [0, 1] and times 255, so that the graph normalises what is normalised."""
+    """Normalised, clamped to [0, 1] and multiplied by 255; the graph then normalises a second time."""
     return np.asarray(np.rint(255 * _normalised(source, contract).clip(0, 1)), np.uint8)
 
 
 def not_normalized(source: Pixels, contract: Contract) -> Pixels:
-    """What the graph's own normalisation turns into [0, 1], as a network would get it that nobody normalises for."""
+    """Values that the graph's normalisation turns into [0, 1], as if nothing were normalised."""
     values = np.array(contract.mean) + np.array(contract.std) * preprocess_correctly(source, contract) / 255
     return np.asarray(np.rint(255 * values).clip(0, 255), np.uint8)
 
 
 def recompressed(source: Pixels, contract: Contract) -> Pixels:
-    """Through a JPEG of quality 50."""
+    """Compressed as a JPEG of quality 50 and decoded again."""
     stream = io.BytesIO()
     Image.fromarray(source).save(stream, "JPEG", quality=50)
     return preprocess_correctly(images.decode_image(stream.getvalue(), "a crop as JPEG"), contract)
 
 
 def halved(source: Pixels, contract: Contract) -> Pixels:
-    """From half the crop's pixels each way."""
+    """Shrunk to half the height and width first."""
     height, width = source.shape[:2]
     return preprocess_correctly(images.resize(source, (max(1, height // 2), max(1, width // 2))), contract)
 
 
 def tighter(source: Pixels, contract: Contract) -> Pixels:
-    """One pixel less on each side."""
+    """Cut by one pixel on each side."""
     return preprocess_correctly(source[1:-1, 1:-1] if min(source.shape[:2]) > 2 else source, contract)  # noqa: PLR2004
 
 
@@ -116,16 +117,16 @@ CORRUPTIONS = (
     Corruption(
         BGR,
         bgr,
-        "Faces are blue in a picture saved of what the model gets; cv2.imread and cv2.VideoCapture give BGR.",
+        "Faces are blue in a saved picture of the model's input; cv2.imread and cv2.VideoCapture give BGR.",
     ),
     Corruption(
         "resized by bicubic",
-        _by(Image.Resampling.BICUBIC),
+        _resized_with(Image.Resampling.BICUBIC),
         "Pillow's default for resize(); scores drop a little everywhere, most on large crops.",
     ),
     Corruption(
         "resized by area (box)",
-        _by(Image.Resampling.BOX),
+        _resized_with(Image.Resampling.BOX),
         "cv2.INTER_AREA; scores drop a little everywhere, most where the scale is small or odd.",
     ),
     Corruption(
@@ -135,13 +136,13 @@ CORRUPTIONS = (
     ),
     Corruption(
         "resized by nearest",
-        _by(Image.Resampling.NEAREST),
+        _resized_with(Image.Resampling.NEAREST),
         "INTER_NEAREST or a plain [::n]; edges look like stairs, and scores flicker from frame to frame.",
     ),
     Corruption(
         "letterboxed, not stretched",
         letterboxed,
-        "Bars beside the person, as detectors are fed; ReID models are trained on stretched crops.",
+        "Bars beside the person, as in the input of detectors; ReID models are trained on stretched crops.",
     ),
     Corruption(
         "as 0-1 cast to uint8",
@@ -156,26 +157,26 @@ CORRUPTIONS = (
     Corruption(
         "normalised twice",
         normalized_twice,
-        "Before the model and in it, as of a saved normalised tensor: its input is mostly pure black and white.",
+        "Before the model and again in it, as with a saved tensor: its input is mostly pure black and white.",
     ),
     Corruption(
         "not normalised",
         not_normalized,
-        "What a copy of the network without its normalisation gets on 0-1: scores are all high and close together.",
+        "A copy of the network without its normalisation, on values of 0-1: all scores are high and close together.",
     ),
     Corruption(
         "as JPEG of quality 50",
         recompressed,
-        "8x8 blocks in the stored crops, which are much smaller files than before.",
+        "8x8 blocks in the stored crops; the files are much smaller than before.",
     ),
     Corruption(
         "from half the resolution",
         halved,
-        "Crops of a substream or a shrunk frame instead of the full picture; they look soft beside the others.",
+        "Crops of a substream or a shrunk frame instead of the full picture; they look blurred beside the others.",
     ),
     Corruption(
         "one pixel tighter (for scale)",
         tighter,
-        "No mistake: what another detector's box does; less than this is noise.",
+        "Not a mistake: the effect of another detector's box; a smaller effect is noise.",
     ),
 )

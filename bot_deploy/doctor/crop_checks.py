@@ -1,4 +1,4 @@
-"""Signs in the pixels of crops that something was done to them."""
+"""Signs in the pixels of crops that they were processed, cut or stored wrongly."""
 
 from __future__ import annotations
 
@@ -15,53 +15,54 @@ if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
     from bot_deploy.images import Pixels
 
-EXAMPLES = 3  # files that a warning names
-LOOKED_AT = 256  # pixels of a side that are enough to judge a crop's values by
+MAX_EXAMPLES = 3  # files that a warning lists
+MEASURED_PIXELS = 256  # pixels of a side that are enough to measure a crop
 
-# The limits were set on 1,500 crops of Market-1501, all of VIPeR and 1,500 synthetic ones: at most 0.5 % of any set's
-# crops are past one of them.
-SHARE = 0.1  # of the crops that show a sign, and it is no accident
-LEVELS = 32  # different values; the least of a clean crop is 72
-BLACK, WHITE = 8, 247  # what a JPEG makes of 0 and 255
-CLIPPED = 0.5  # share of values that are black or white; the most of a clean crop is 0.47
-DARK, BRIGHT = 16, 240  # mean; clean crops have 34 to 204
-FLAT = 60  # between the darkest and the brightest percent; 0.1 % of clean crops have less
-GREY = 4.0  # largest difference of a channel from the mean of all; 0.1 % of clean crops have less
-BORDER = 0.1  # share of a side that has one colour
-RATIO = 2.0  # times narrower or wider than the model's input
-SMALL = 3.0  # times shorter than the model's input
+# The limits were set on 1,500 crops of Market-1501, all of VIPeR and 1,500 synthetic crops. At most 0.5 % of the crops
+# of each set exceed a limit.
+MIN_SHARE = 0.1  # share of crops with an issue, from which on it is no accident
+MAX_FEW_LEVELS = 32  # different values; clean crops have at least 72
+BLACK, WHITE = 8, 247  # values that a JPEG makes of 0 and 255
+MIN_CLIPPED = 0.5  # share of values that are black or white; clean crops have at most 0.47
+DARK, BRIGHT = 16, 240  # mean value; clean crops have 34 to 204
+MIN_CONTRAST = 60  # between the darkest and the brightest percent; 0.1 % of clean crops have less
+MIN_CHROMA = 4.0  # largest difference of a channel from the mean of all; 0.1 % of clean crops have less
+MIN_BORDER = 0.1  # share of a side that has one colour
+MAX_RATIO = 2.0  # times narrower or wider than the model's input
+MAX_ENLARGEMENT = 3.0  # times shorter than the model's input
+PLAIN_TOLERANCE = 12  # differences inside a bar: ripples of JPEG at its edge
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A warning: a sign that the contract is violated."""
+    """A warning: a sign that crops or model do not fulfil the contract."""
 
     kind: str
-    crops: int  # that show it
+    crops: int  # number of crops that show it
     message: str
-    examples: tuple[str, ...]
+    examples: tuple[str, ...]  # files
 
 
 @dataclass(frozen=True)
 class CropStatistics:
-    """What the values of a crop say; see the limits above."""
+    """Figures of the pixels of one crop, for the limits above."""
 
     height: int
     width: int
     levels: int
-    clipped: float  # share of the values between plain bars
+    clipped: float  # share of black and white values, without plain bars
     mean: float
     contrast: float
     chroma: float
-    border: float  # share of the height or width
+    border: float  # share of the height or width that plain bars take
 
 
 def measure_crop(source: Pixels) -> CropStatistics:
-    """Measures uint8 RGB [H, W, 3]; of a large picture, every n-th pixel."""
+    """Measures a crop, uint8 RGB [H, W, 3]; in a large image, every n-th pixel."""
     height, width = source.shape[:2]
-    pixels = source[:: max(1, height // LOOKED_AT), :: max(1, width // LOOKED_AT)]
-    top, bottom = _bars(pixels)
-    left, right = _bars(pixels.swapaxes(0, 1))
+    pixels = source[:: max(1, height // MEASURED_PIXELS), :: max(1, width // MEASURED_PIXELS)]
+    top, bottom = _measure_bars(pixels)
+    left, right = _measure_bars(pixels.swapaxes(0, 1))
     rows, columns = pixels.shape[:2]
     inside = pixels[top : rows - bottom, left : columns - right]
     grey = pixels.astype(np.float32).mean(2)
@@ -78,11 +79,11 @@ def measure_crop(source: Pixels) -> CropStatistics:
     )
 
 
-def _bars(pixels: Pixels) -> tuple[int, int]:
-    """How many rows from the top and from the bottom have one colour."""
+def _measure_bars(pixels: Pixels) -> tuple[int, int]:
+    """The number of rows of one colour at the top and at the bottom."""
 
     def plain(rows: npt.NDArray[np.int16]) -> int:
-        differs = np.abs(rows - rows[0].mean(0)).max((1, 2)) > 12  # noqa: PLR2004 - JPEG's ripples at an edge
+        differs = np.abs(rows - rows[0].mean(0)).max((1, 2)) > PLAIN_TOLERANCE
         return int(differs.argmax()) if differs.any() else len(rows)
 
     rows = pixels.astype(np.int16)
@@ -90,46 +91,50 @@ def _bars(pixels: Pixels) -> tuple[int, int]:
 
 
 def crop_issues(crop: CropStatistics, contract: Contract) -> Iterator[str]:
-    """The kinds of warning that a crop gives cause for: one for its values, and those for its shape."""
-    if crop.levels <= LEVELS:
+    """The issues of a crop: at most one of its values, and at most one of its shape."""
+    if crop.levels <= MAX_FEW_LEVELS:
         yield "levels"
     elif not DARK <= crop.mean <= BRIGHT:
         yield "exposure"
-    elif crop.contrast < FLAT:
+    elif crop.contrast < MIN_CONTRAST:
         yield "flat"
-    elif crop.clipped >= CLIPPED:
+    elif crop.clipped >= MIN_CLIPPED:
         yield "clipped"
-    elif crop.border >= BORDER:
+    elif crop.border >= MIN_BORDER:
         yield "border"
-    elif crop.chroma < GREY:
+    elif crop.chroma < MIN_CHROMA:
         yield "grey"
     ratio = crop.height / crop.width * contract.width / contract.height
-    if not 1 / RATIO <= ratio <= RATIO:
+    if not 1 / MAX_RATIO <= ratio <= MAX_RATIO:
         yield "shape"
-    elif crop.height * SMALL < contract.height:
+    elif crop.height * MAX_ENLARGEMENT < contract.height:
         yield "small"
 
 
-MEANINGS = {
-    "levels": f"hold {LEVELS} different values or fewer; were they scaled to 0-1 or normalised, then cast to uint8?",
+MESSAGES = {
+    "levels": f"hold at most {MAX_FEW_LEVELS} different values; scaled to 0-1 or normalised, then cast to uint8?",
     "clipped": "are mostly pure black and white; were they normalised before they were saved? (the model normalises)",
     "exposure": "are nearly black or nearly white; scaled to 0-1 and saved as uint8, or a camera without light?",
     "flat": "have hardly any contrast; were their values squeezed, as by undoing a normalisation that was never done?",
-    "grey": "have no colour; from an infrared camera at night? The model tells people apart by colour, too",
+    "grey": "have no colour; from an infrared camera at night? The model distinguishes people also by colour",
     "border": "have plain bars at their sides; letterboxed? Cut the person only, and let the model's resize stretch it",
     "shape": "are much wider or narrower than the model's input; whole frames, or boxes of half a person?",
-    "small": f"have less than 1/{SMALL:.0f} of the model's height in pixels; cut them from a larger picture",
+    "small": f"have less than 1/{MAX_ENLARGEMENT:.0f} of the model's height in pixels; cut them from a larger picture",
 }
 
 
-def crop_warnings(statistics: Sequence[CropStatistics], paths: Sequence[Path], contract: Contract) -> Iterator[Finding]:
-    shown = [set(crop_issues(one, contract)) for one in statistics]
-    for kind, meaning in MEANINGS.items():
-        rows = np.array([kind in found for found in shown])
-        if rows.mean() >= SHARE:
-            names = tuple(str(paths[row]) for row in np.flatnonzero(rows)[:EXAMPLES])
-            yield Finding(kind, int(rows.sum()), f"{share_of(rows)} {meaning}", names)
+def find_crop_warnings(
+    statistics: Sequence[CropStatistics], paths: Sequence[Path], contract: Contract
+) -> Iterator[Finding]:
+    """A warning for each issue that at least MIN_SHARE of the crops show."""
+    issues = [set(crop_issues(crop, contract)) for crop in statistics]
+    for kind, message in MESSAGES.items():
+        affected = np.array([kind in of_crop for of_crop in issues])
+        if affected.mean() >= MIN_SHARE:
+            examples = tuple(str(paths[row]) for row in np.flatnonzero(affected)[:MAX_EXAMPLES])
+            yield Finding(kind, int(affected.sum()), f"{format_share(affected)} {message}", examples)
 
 
-def share_of(rows: npt.NDArray[np.bool_]) -> str:
-    return f"{rows.sum()} of {len(rows)} crops"
+def format_share(affected: npt.NDArray[np.bool_]) -> str:
+    """The number of affected crops, for a message."""
+    return f"{affected.sum()} of {len(affected)} crops"

@@ -1,1 +1,1 @@
-"""State dicts of other toolkits, turned into checkpoints."""
+"""Converts state dicts of other toolkits to checkpoints of bot_deploy."""

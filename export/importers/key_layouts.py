@@ -1,4 +1,4 @@
-"""How other toolkits name their weights, and what they do that the weights do not tell (docs/import.md)."""
+"""The keys of other toolkits' state dicts, and their settings that the weights do not show (docs/import.md)."""
 
 from __future__ import annotations
 
@@ -6,62 +6,61 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bot_deploy.artifacts.state_dict import list_keys
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 AUTO = "auto"
-MOBILENET = "mobilenet_v2"
-SHOWN = 8  # keys in a message
 CONVERTIBLE = "ResNet-18, -34, -50 and -101, each also with IBN-a, and fast-reid's MobileNetV2"
 
 
 @dataclass(frozen=True)
-class Layout:
-    """One toolkit's keys: a key that starts with a name on the left becomes one of ours that starts with the right."""
+class KeyLayout:
+    """The keys of one toolkit, and the defaults of its ResNets."""
 
     name: str
-    renamed: dict[str, str]  # the first that fits counts
-    unused: tuple[str, ...]  # keys, as patterns, that only training needs
-    last_stride: int  # its default, of ResNets
-    stem: str  # of its plain ResNets
+    prefixes: dict[str, str]  # prefix of the toolkit's keys -> prefix of ours; the first match counts
+    training_only: tuple[str, ...]  # patterns of keys that only training needs
+    last_stride: int
+    stem: str  # of ResNets without IBN
 
 
 LAYOUTS = {
     layout.name: layout
     for layout in (
-        Layout(
+        KeyLayout(
             name="reid-strong-baseline",
-            renamed={"base.": "backbone.", "bottleneck.": "neck.", "classifier.": "classifier."},
-            unused=(r"base\.fc\.",),  # resnet50_ibn_a carries an ImageNet classifier that it never runs
+            prefixes={"base.": "backbone.", "bottleneck.": "neck.", "classifier.": "classifier."},
+            training_only=(r"base\.fc\.",),  # the ImageNet classifier of resnet50_ibn_a, which is never used
             last_stride=1,
             stem="no-relu",
         ),
-        Layout(
+        KeyLayout(
             name="fast-reid",
-            renamed={
+            prefixes={
                 "backbone.": "backbone.",
                 "heads.bottleneck.0.": "neck.",
                 "heads.bnneck.": "neck.",
                 "heads.weight": "classifier.weight",
                 "heads.classifier.": "classifier.",
             },
-            unused=(r"heads\.classifier\.t$",),  # a counter of its ArcFace
+            training_only=(r"heads\.classifier\.t$",),  # a counter of its ArcFace
             last_stride=1,
             stem="unpadded-pool",
         ),
-        Layout(
+        KeyLayout(
             name="torchreid",
-            renamed={"classifier.": "classifier.", "fc.": "classifier.", "": "backbone."},
-            unused=(),
+            prefixes={"classifier.": "classifier.", "fc.": "classifier.", "": "backbone."},
+            training_only=(),
             last_stride=2,
             stem="torchvision",
         ),
     )
 }
 
-# A pattern in a key -> what it belongs to, none of which is in our networks.
+# pattern in a key -> the part of a network that it belongs to; our networks have none of these
 UNSUPPORTED = {
     r"\.NL_\d": "non-local blocks (fast-reid's AGW and SBS)",
     r"pool_layer\.": "generalised-mean pooling (fast-reid's AGW and SBS)",
@@ -73,8 +72,8 @@ UNSUPPORTED = {
     r"patch_embed|cls_token": "a vision transformer",
 }
 
-# (blocks of three convolutions, blocks in each stage)
-DEPTHS: dict[tuple[bool, tuple[int, ...]], str] = {
+# (whether a block has three convolutions, number of blocks in each stage) -> backbone
+RESNETS_BY_BLOCKS: dict[tuple[bool, tuple[int, ...]], str] = {
     (False, (2, 2, 2, 2)): "resnet18",
     (False, (3, 4, 6, 3)): "resnet34",
     (True, (3, 4, 6, 3)): "resnet50",
@@ -82,11 +81,11 @@ DEPTHS: dict[tuple[bool, tuple[int, ...]], str] = {
 }
 
 
-def detect(keys: Iterable[str]) -> Layout:
-    """The toolkit whose layout `keys` have.
+def detect_layout(keys: Iterable[str]) -> KeyLayout:
+    """The layout of `keys`.
 
     Raises:
-        InputError: none of the known ones; the message names some keys.
+        InputError: none of the known layouts; the message lists some keys.
     """
     keys = list(keys)
     for name, start in (
@@ -98,60 +97,57 @@ def detect(keys: Iterable[str]) -> Layout:
         if any(key.startswith(start) for key in keys):
             return LAYOUTS[name]
     raise InputError(
-        f"keys of no layout known here: {listed(keys)}; known are base.* (reid-strong-baseline), "
+        f"keys of no known layout: {list_keys(keys) or 'none'}; known are base.* (reid-strong-baseline), "
         "backbone.* and heads.* (fast-reid), and torchvision's (torchreid)"
     )
 
 
-def refuse_unsupported(keys: Iterable[str]) -> None:
-    """Raises InputError when a key belongs to something that our networks do not have."""
+def check_supported(keys: Iterable[str]) -> None:
+    """Raises an InputError if a key belongs to a part that our networks do not have."""
     keys = list(keys)
-    for pattern, what in UNSUPPORTED.items():
-        found = [key for key in keys if re.search(pattern, key)]
-        if found:
-            raise InputError(f"it has {what}, which cannot be imported: {listed(found)}; convertible: {CONVERTIBLE}")
+    for pattern, part in UNSUPPORTED.items():
+        matches = [key for key in keys if re.search(pattern, key)]
+        if matches:
+            raise InputError(
+                f"it has {part}, which cannot be imported: {list_keys(matches)}; convertible: {CONVERTIBLE}"
+            )
 
 
-def ours(layout: Layout, key: str) -> str | None:
-    """Our name of `key`, or None for what is left over."""
-    for theirs, mine in layout.renamed.items():
+def rename_key(layout: KeyLayout, key: str) -> str | None:
+    """The key in our networks for `key` of a toolkit, or None if there is none."""
+    for theirs, ours in layout.prefixes.items():
         if key.startswith(theirs):
-            name = mine + key[len(theirs) :]
-            return _mobilenet(name) if layout.name == "fast-reid" else name
+            renamed = ours + key[len(theirs) :]
+            return _rename_mobilenet(renamed) if layout.name == "fast-reid" else renamed
     return None
 
 
-def backbone(keys: Iterable[str]) -> str:
-    """The backbone whose keys, in our names, are among `keys`.
+def detect_backbone(keys: Iterable[str]) -> str:
+    """The backbone whose keys are among `keys`, which are those of our networks.
 
     Raises:
-        InputError: none of ours.
+        InputError: no backbone of ours has these keys.
     """
     names = {key.removeprefix("backbone.") for key in keys if key.startswith("backbone.")}
     if "features.0.0.weight" in names:
-        return MOBILENET
+        return "mobilenet_v2"
     blocks = tuple(len({name.split(".")[1] for name in names if name.startswith(f"layer{n}.")}) for n in range(1, 5))
-    arch = DEPTHS.get(("layer1.0.conv3.weight" in names, blocks))
+    arch = RESNETS_BY_BLOCKS.get(("layer1.0.conv3.weight" in names, blocks))
     if arch is None:
-        found = f"a ResNet of {'+'.join(map(str, blocks))} blocks" if any(blocks) else listed(sorted(names))
-        raise InputError(f"its backbone cannot be imported: {found}; convertible: {CONVERTIBLE}")
+        description = f"a ResNet of {'+'.join(map(str, blocks))} blocks" if any(blocks) else list_keys(sorted(names))
+        raise InputError(f"its backbone cannot be imported: {description}; convertible: {CONVERTIBLE}")
     return f"{arch}_ibn_a" if "layer1.0.bn1.IN.weight" in names else arch
 
 
-def _mobilenet(key: str) -> str:
-    """fast-reid's MobileNetV2 in torchvision's names; any other key as it is."""
+def _rename_mobilenet(key: str) -> str:
+    """The key in torchvision's MobileNetV2 for a key of fast-reid's; any other key as it is."""
     key = re.sub(r"^backbone\.conv\.", "backbone.features.18.", key)
-    found = re.match(r"backbone\.features\.(\d+)\.conv\.(\d)\.(?!\d)(.*)", key)
-    if not found:
+    match = re.match(r"backbone\.features\.(\d+)\.conv\.(\d)\.(?!\d)(.*)", key)
+    if not match:
         return key
-    block, layer, rest = found.groups()
-    # theirs is one list of convolution, batch-norm, ReLU6, ...; torchvision's groups each three, but not the last two
-    last = 3 if block == "1" else 6
-    place = f"{int(layer) // 3}.{int(layer) % 3}" if int(layer) < last else f"{last // 3 + int(layer) - last}"
+    block, layer, rest = match.groups()
+    # In fast-reid a block is one list: convolution, batch-norm, ReLU6, convolution, ... torchvision groups each three
+    # of them, except for the last convolution and batch-norm.
+    grouped = 3 if block == "1" else 6
+    place = f"{int(layer) // 3}.{int(layer) % 3}" if int(layer) < grouped else f"{grouped // 3 + int(layer) - grouped}"
     return f"backbone.features.{block}.conv.{place}.{rest}"
-
-
-def listed(keys: Iterable[str]) -> str:
-    """Some of `keys`, for a message."""
-    keys = list(keys)
-    return ", ".join(keys[:SHOWN]) + (f", ... ({len(keys)} in all)" if len(keys) > SHOWN else "") or "none"

@@ -1,16 +1,15 @@
-"""The signs that `bot doctor` sees in crops, each on a folder made to deserve it, and the verb."""
+"""The crop warnings of `bot doctor`, each on a folder with that issue, and the command."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from helpers.commands import run_bot, run_python
 from helpers.projection import REAL, embedder, kinds, save
 from PIL import Image
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from bot_deploy.images import Pixels
 
-VALUE_SIGNS = {"levels", "exposure", "flat", "clipped", "border", "grey", "shape", "small"}
+ISSUES = {"levels", "exposure", "flat", "clipped", "border", "grey", "shape", "small"}
 
 
 # ---- warnings about the crops ----
@@ -75,7 +74,7 @@ def test_violated_crops_give_that_warning(
     crops: list[Pixels], tmp_path: Path, kind: str, violate: Callable[[Pixels], Pixels], suffix: str
 ) -> None:
     diagnosis = shown([violate(crop) for crop in crops], tmp_path, suffix)
-    (warning,) = [one for one in diagnosis.warnings if one.kind == kind]
+    (warning,) = [warning for warning in diagnosis.warnings if warning.kind == kind]
     assert warning.crops >= 12
     assert all(name.startswith(str(tmp_path)) for name in warning.examples)
     assert len(warning.examples) == 3
@@ -83,11 +82,11 @@ def test_violated_crops_give_that_warning(
     assert f"warning: {kind}: {warning.crops} of 40 crops" in diagnosis.table()
 
 
-def test_values_wrapped_around_leave_few_levels(crops: list[Pixels], tmp_path: Path) -> None:
+def test_normalized_then_uint8_leaves_few_levels(crops: list[Pixels], tmp_path: Path) -> None:
     assert "levels" in kinds(shown([corruptions.normalized_then_uint8(crop, REAL) for crop in crops], tmp_path))
 
 
-def test_a_few_odd_crops_are_no_violation(crops: list[Pixels], tmp_path: Path) -> None:
+def test_a_few_odd_crops_give_no_warning(crops: list[Pixels], tmp_path: Path) -> None:
     assert shown([*map(grey, crops[:3]), *crops[3:]], tmp_path / "few").warnings == ()
     (warning,) = shown([*map(grey, crops[:5]), *crops[5:]], tmp_path / "more").warnings
     assert (warning.kind, warning.crops) == ("grey", 5)
@@ -108,7 +107,7 @@ def test_statistics_of_a_crop_by_hand() -> None:
 
 
 @pytest.mark.parametrize("archive", ["Market-1501-v15.09.15.zip", "VIPeR.v1.0.zip"])
-def test_real_crops_show_no_sign(shared: Path, archive: str) -> None:
+def test_real_crops_have_no_issues(shared: Path, archive: str) -> None:
     path = shared / "data" / archive
     if not path.is_file():
         pytest.skip(f"needs {path}")
@@ -116,7 +115,7 @@ def test_real_crops_show_no_sign(shared: Path, archive: str) -> None:
         names = sorted(name for name in pack.namelist() if name.lower().endswith((".jpg", ".bmp")))
         found = [images.decode_image(pack.read(name), name) for name in names[:: len(names) // 200]]
     for contract in (REAL, dataclasses.replace(REAL, height=256, width=128)):
-        counts = dict.fromkeys(VALUE_SIGNS, 0)
+        counts = dict.fromkeys(ISSUES, 0)
         for crop in found:
             for kind in crop_checks.crop_issues(crop_checks.measure_crop(crop), contract):
                 counts[kind] += 1
@@ -128,35 +127,30 @@ def test_real_crops_show_no_sign(shared: Path, archive: str) -> None:
     assert sum("clipped" in kinds for kinds in violated) > 0.8 * len(found)
 
 
-# ---- the verb ----
+# ---- the command ----
 
 
-def bot(*arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "bot_deploy", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, check=False)
-
-
-def test_the_verb(onnx_file: Path, crops: list[Pixels], tmp_path: Path) -> None:
+def test_the_command(onnx_file: Path, crops: list[Pixels], tmp_path: Path) -> None:
     for number, crop in enumerate(crops[:12]):
         save(tmp_path / f"{number:02d}.png", grey(crop))
     (tmp_path / "broken.jpg").write_bytes(b"")
-    done = bot("doctor", onnx_file, "--images", tmp_path, "--json", "--threads", 1)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    result = run_bot("doctor", onnx_file, "--images", tmp_path, "--json", "--threads", 1)
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
     assert document["model"] == str(onnx_file)
     assert document["crops"] == 12
     assert len(document["effects"]) == len(corruptions.CORRUPTIONS)
     assert set(document["effects"][0]) == {field.name for field in dataclasses.fields(Effect)}
     assert "grey" in [warning["kind"] for warning in document["warnings"]]
-    assert "left out" in done.stderr
+    assert "left out" in result.stderr
     (tmp_path / "broken.jpg").unlink()
-    words = bot("doctor", onnx_file, "--images", tmp_path, "--count", 4, "--threads", 1)
-    assert words.returncode == 0, words.stderr
-    assert "as BGR (red and blue swapped)" in words.stdout
-    assert "on 4 crops" in words.stdout.splitlines()[-1]
+    table = run_bot("doctor", onnx_file, "--images", tmp_path, "--count", 4, "--threads", 1)
+    assert table.returncode == 0, table.stderr
+    assert "as BGR (red and blue swapped)" in table.stdout
+    assert "on 4 crops" in table.stdout.splitlines()[-1]
 
 
-def test_the_verb_with_bad_input(onnx_file: Path, tmp_path: Path) -> None:
+def test_the_command_with_bad_input(onnx_file: Path, tmp_path: Path) -> None:
     for arguments in [
         ("doctor", onnx_file, "--images", tmp_path / "nowhere"),
         ("doctor", onnx_file, "--images", tmp_path),
@@ -164,12 +158,13 @@ def test_the_verb_with_bad_input(onnx_file: Path, tmp_path: Path) -> None:
         ("doctor", onnx_file),
         ("doctor", onnx_file, "--images", tmp_path, "--count", 1),
     ]:
-        done = bot(*arguments)
-        assert done.returncode == 2, done.stderr
-        assert done.stdout == ""
-        assert "Traceback" not in done.stderr
+        result = run_bot(*arguments)
+        assert result.returncode == 2, result.stderr
+        assert result.stdout == ""
+        assert "Traceback" not in result.stderr
 
 
 def test_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import bot_deploy.doctor, bot_deploy.commands.doctor"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    result = run_python("-c", code)
+    assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""`bot doctor`: each figure against a naive computation, and each warning about a model that deserves it."""
+"""`bot doctor`: each figure against a naive computation, and each warning with a model that is broken that way."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
-# ---- what-ifs, pixel by pixel ----
+# ---- corruptions, pixel by pixel ----
 
 
 def test_bgr() -> None:
@@ -58,7 +58,7 @@ def test_normalisation_mistakes(
         assert got[..., channel].reshape(-1).tolist() == expected
 
 
-def test_never_normalised_is_what_a_network_without_it_sees() -> None:
+def test_not_normalized_gives_the_network_values_of_0_to_1() -> None:
     crop = noise(2, HEIGHT, WIDTH)
     seen = (corruptions.not_normalized(crop, CONTRACT) / 255 - np.array(CONTRACT.mean)) / np.array(CONTRACT.std)
     np.testing.assert_allclose(seen, crop / 255, atol=0.5 / 255 / min(CONTRACT.std) + 1e-9)
@@ -74,12 +74,12 @@ def test_without_antialiasing_is_opencvs_linear(shape: tuple[int, int]) -> None:
 
 def test_kernels() -> None:
     crop = noise(4, 2 * HEIGHT, 2 * WIDTH)
-    ways = {what.name: what.pixels(crop, CONTRACT) for what in corruptions.CORRUPTIONS}
+    inputs = {corruption.name: corruption.pixels(crop, CONTRACT) for corruption in corruptions.CORRUPTIONS}
     blocks = crop.reshape(HEIGHT, 2, WIDTH, 2, 3)
-    assert np.abs(ways["resized by area (box)"] - blocks.mean((1, 3))).max() <= 1  # rounded twice, once for each axis
-    np.testing.assert_array_equal(ways["resized by nearest"], blocks[:, 1, :, 1])
+    assert np.abs(inputs["resized by area (box)"] - blocks.mean((1, 3))).max() <= 1  # rounded twice, once for each axis
+    np.testing.assert_array_equal(inputs["resized by nearest"], blocks[:, 1, :, 1])
     expected = Image.fromarray(crop).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(ways["resized by bicubic"], expected)
+    np.testing.assert_array_equal(inputs["resized by bicubic"], expected)
 
 
 def test_letterbox() -> None:
@@ -101,10 +101,10 @@ def test_recompressed_halved_and_tighter() -> None:
     np.testing.assert_array_equal(corruptions.tighter(crop, CONTRACT), images.resize(crop[1:15, 1:7], (HEIGHT, WIDTH)))
 
 
-@pytest.mark.parametrize("what", corruptions.CORRUPTIONS, ids=lambda what: what.name)
+@pytest.mark.parametrize("corruption", corruptions.CORRUPTIONS, ids=lambda corruption: corruption.name)
 @pytest.mark.parametrize("shape", [(1, 1), (2, 300), (3, 2), (33, 17)])
-def test_every_what_if_fits_the_model(what: corruptions.Corruption, shape: tuple[int, int]) -> None:
-    pixels = what.pixels(noise(6, *shape), CONTRACT)
+def test_every_corruption_fits_the_model(corruption: corruptions.Corruption, shape: tuple[int, int]) -> None:
+    pixels = corruption.pixels(noise(6, *shape), CONTRACT)
     assert pixels.shape == (HEIGHT, WIDTH, 3)
     assert pixels.dtype == np.uint8
 
@@ -135,21 +135,23 @@ def test_effects_are_the_naive_ones(folder: Path) -> None:
     inputs = [images.resize(source, (HEIGHT, WIDTH)) for source in sources]
     right = [project(pixels[None])[0] for pixels in inputs]
     assert diagnosis.crops == len(sources) == 13
-    for what in corruptions.CORRUPTIONS:
-        fed = [what.pixels(source, CONTRACT) for source in sources]
+    for corruption in corruptions.CORRUPTIONS:
+        fed = [corruption.pixels(source, CONTRACT) for source in sources]
         wrong = [project(pixels[None])[0] for pixels in fed]
         cosines = [cosine(a, b) for a, b in zip(right, wrong, strict=True)]
         pairs = [cosine(wrong[a], wrong[b]) for a in range(13) for b in range(a)]
-        got = effect(diagnosis, what.name)
+        got = effect(diagnosis, corruption.name)
         assert got.mean_cosine == pytest.approx(np.mean(cosines), abs=1e-6)
         assert got.min_cosine == pytest.approx(min(cosines), abs=1e-6)
         assert got.mean_similarity == pytest.approx(np.mean(pairs), abs=1e-6)
         assert got.changed == pytest.approx(sum((a != b).any() for a, b in zip(fed, inputs, strict=True)) / 13)
-        if what.name != "as 0-1 cast to uint8":  # where all are equal, the nearest is a matter of rounding
+        if (
+            corruption.name != "as 0-1 cast to uint8"
+        ):  # all inputs are equal there, so that rounding decides which is nearest
             moved = [nearest_other(right, row) != nearest_other(wrong, row) for row in range(13)]
             assert got.nearest_changed == pytest.approx(np.mean(moved))
-    assert {what.name for what in corruptions.CORRUPTIONS} == {one.name for one in diagnosis.effects}
-    order = [one.mean_cosine for one in diagnosis.effects]
+    assert {corruption.name for corruption in corruptions.CORRUPTIONS} == {effect.name for effect in diagnosis.effects}
+    order = [effect.mean_cosine for effect in diagnosis.effects]
     assert order == sorted(order)
     pairs = [cosine(right[a], right[b]) for a in range(13) for b in range(a)]
     assert diagnosis.mean_similarity == pytest.approx(np.mean(pairs), abs=1e-6)

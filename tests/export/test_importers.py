@@ -33,8 +33,8 @@ from helpers.toolkits import (
 from bot_deploy import open_embedder
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.choices import TOOLKITS
-from bot_deploy.commands import importer
-from bot_deploy.commands.export import export
+from bot_deploy.commands.export import export_command
+from bot_deploy.commands.import_ import import_command
 from bot_deploy.errors import InputError
 from bot_deploy.export.importers.checkpoint import import_checkpoint
 from bot_deploy.export.importers.key_layouts import LAYOUTS
@@ -136,7 +136,7 @@ def test_a_resnet50_with_ibn_of_the_authors(tmp_path: Path) -> None:
     theirs = authors(backbone, 2048)
     done = import_checkpoint(stored({**theirs, **unused}, tmp_path), **SIZE)
     assert (done.checkpoint.contract.arch, done.checkpoint.stem) == ("resnet50_ibn_a", "torchvision")
-    assert done.unused == tuple(unused)
+    assert done.unused_keys == tuple(unused)
     images = pictures()
     actual = embedded(done.checkpoint, images)
     torch.testing.assert_close(actual, expected(images, backbone, necked(theirs, "bottleneck")), atol=2e-5, rtol=1e-4)
@@ -186,9 +186,9 @@ def test_what_weights_do_not_tell_can_be_told(tmp_path: Path) -> None:
     theirs = fastreid(backbone)
     path = stored(theirs, tmp_path)
     default = import_checkpoint(path, **SIZE)
-    assert default.assumed == ("stem unpadded-pool (--stem)", "last stride 1 (--last-stride)")
+    assert default.assumptions == ("stem unpadded-pool", "last stride 1")
     told = import_checkpoint(path, **SIZE, last_stride=2, stem="no-relu", feature="ft")
-    assert told.assumed == ()
+    assert told.assumptions == ()
     actual = embedded(told.checkpoint, pictures())
     how = {"relu": False, "last_stride": 2, **PIXELS}
     torch.testing.assert_close(actual, expected(pictures(), backbone, None, **how), atol=2e-5, rtol=1e-4)
@@ -219,7 +219,7 @@ def test_without_a_classifier_it_embeds_all_the_same(classes: int | None, tmp_pa
     done = import_checkpoint(stored(theirs, tmp_path), **SIZE)
     assert done.checkpoint.num_ids == 1
     assert not done.checkpoint.state["classifier.weight"].any()
-    assert "1 identity, as there is no classifier" in done.assumed
+    assert "1 identity, because there is no classifier" in done.assumptions
     assert done.checkpoint.contract == whole.contract
 
 
@@ -234,7 +234,7 @@ def test_authors_without_a_neck(tmp_path: Path) -> None:
     torch.testing.assert_close(
         embedded(saved, images), expected(images, backbone, None, relu=False), atol=2e-5, rtol=1e-4
     )
-    with pytest.raises(InputError, match=r"theirs\.pth: it has no neck.*--feature ft"):
+    with pytest.raises(InputError, match=r"theirs\.pth: it has no neck.*use feature ft"):
         import_checkpoint(path, feature="fi")
 
 
@@ -244,7 +244,7 @@ def test_training_leftovers_are_named_and_counters_need_not_be_there(tmp_path: P
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     extra = {"heads.classifier.t": torch.zeros(1), "heads.classifier.bias": torch.zeros(9)}
     done = import_checkpoint(stored({**state, **extra}, tmp_path), **SIZE)
-    assert set(done.unused) == set(extra)
+    assert set(done.unused_keys) == set(extra)
     torch.testing.assert_close(
         embedded(done.checkpoint, pictures()), embedded(plain.checkpoint, pictures()), atol=0, rtol=0
     )
@@ -254,7 +254,7 @@ def test_without_pixel_mean_the_normalisation_is_imagenets_and_said(tmp_path: Pa
     state = {key: value for key, value in fastreid(resnet()).items() if not key.startswith("pixel_")}
     done = import_checkpoint(stored(state, tmp_path), **SIZE)
     assert (done.checkpoint.contract.mean, done.checkpoint.contract.std) == IMAGENET
-    assert "the normalisation of ImageNet" in done.assumed
+    assert "the normalisation of ImageNet" in done.assumptions
 
 
 def small(*keys: str) -> State:
@@ -275,8 +275,8 @@ def small(*keys: str) -> State:
         (small("backbone.conv1.conv.weight"), r"OSNet.*backbone\.conv1\.conv\.weight"),
         (small("backbone.patch_embed.proj.weight"), r"vision transformer.*patch_embed"),
         (small("backbone.conv1.0.weight"), r"backbone cannot be imported: conv1\.0\.weight; convertible: ResNet-18"),
-        (small("encoder.weight", "decoder.weight"), r"no layout known here: encoder\.weight, decoder\.weight"),
-        ({}, r"no layout known here: none"),
+        (small("encoder.weight", "decoder.weight"), r"no known layout: encoder\.weight, decoder\.weight"),
+        ({}, r"no known layout: none"),
         ({"epoch": 3, "net": {}}, r"epoch is a int, not a tensor.*under model or state_dict"),
     ],
 )
@@ -428,13 +428,13 @@ def test_every_toolkit_of_the_choices_has_a_layout() -> None:
 def test_the_command_says_what_it_read_and_what_it_assumed(tmp_path: Path) -> None:
     path = stored(fastreid(resnet(), classifier="heads.classifier.weight") | small("heads.classifier.t"), tmp_path)
     out = tmp_path / "new" / "model.pt"
-    done = CliRunner().invoke(importer.import_, [str(path), "--out", str(out), "--height", "32", "--width", "16"])
+    done = CliRunner().invoke(import_command, [str(path), "--out", str(out), "--height", "32", "--width", "16"])
     assert done.exit_code == 0, done.output
     assert done.stdout == ""
     assert "fast-reid: resnet18, 9 identities, BNNeck, feature fi" in done.stderr
-    assert "last stride 1 (--last-stride)" in done.stderr
-    assert "images of 32x16" in done.stderr
-    assert "left out, as only training needs it: heads.classifier.t" in done.stderr
+    assert "last stride 1" in done.stderr
+    assert "crops of 32x16" in done.stderr
+    assert "left out, because only training needs it: heads.classifier.t" in done.stderr
     assert checkpoint.load(out).contract.size == (32, 16)
 
 
@@ -444,7 +444,7 @@ def test_the_command_says_what_it_read_and_what_it_assumed(tmp_path: Path) -> No
 def test_the_command_refuses_a_useless_out(out: str, words: str, tmp_path: Path) -> None:
     torch.save(small("conv1.weight"), tmp_path / "theirs.pt")
     before = (tmp_path / "theirs.pt").read_bytes()
-    done = CliRunner().invoke(importer.import_, [str(tmp_path / "theirs.pt"), "--out", str(tmp_path / out)])
+    done = CliRunner().invoke(import_command, [str(tmp_path / "theirs.pt"), "--out", str(tmp_path / out)])
     assert isinstance(done.exception, InputError)
     with pytest.raises(InputError, match=words):
         raise done.exception
@@ -471,11 +471,11 @@ def test_from_import_to_a_verified_export(people: Path, tmp_path: Path) -> None:
     theirs = written(backbone)
     sized = ["--height", "32", "--width", "16"]
     done = CliRunner().invoke(
-        importer.import_, [str(stored(theirs, tmp_path)), "--out", str(tmp_path / "model.pt"), *sized]
+        import_command, [str(stored(theirs, tmp_path)), "--out", str(tmp_path / "model.pt"), *sized]
     )
     assert done.exit_code == 0, done.output
     words = [str(tmp_path / "model.pt"), "--data", str(people), "--out", str(tmp_path / "out"), "--json"]
-    exported = CliRunner().invoke(export, words)
+    exported = CliRunner().invoke(export_command, words)
     assert exported.exit_code == 0, exported.output
     assert json.loads(exported.stdout)
     embedder = open_embedder(tmp_path / "out" / "model.onnx")

@@ -52,5 +52,5 @@ def kinds(diagnosis: Diagnosis) -> list[str]:
 
 
 def effect(diagnosis: Diagnosis, name: str) -> Effect:
-    (found,) = [one for one in diagnosis.effects if one.name == name]
-    return found
+    (match,) = [effect for effect in diagnosis.effects if effect.name == name]
+    return match

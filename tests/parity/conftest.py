@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def crops(people: Path) -> Pixels:
-    return parity.sample(open_dataset(people), (128, 64), 24)
+    return parity.sample_crops(open_dataset(people), (128, 64), 24)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`bot export` and `bot verify`: what is written, said and refused."""
+"""`bot export` and `bot verify`: files, messages and errors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from bot_deploy import cli
 from bot_deploy.artifacts import checkpoint, engine_file
 from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.backends import nvidia
-from bot_deploy.commands.export import export
+from bot_deploy.commands.export import export_command
 from bot_deploy.commands.verify import verify
 from bot_deploy.errors import InputError, ParityError, RunError
 from bot_deploy.export import parity, pipeline
-from bot_deploy.export.pipeline import Artifact, ExportContext, export_engine
+from bot_deploy.export.artifact import Artifact
+from bot_deploy.export.pipeline import ExportContext, export_engine
 from bot_deploy.export.to_onnx import to_onnx
 
 if TYPE_CHECKING:
@@ -44,8 +45,12 @@ def test_an_engine_that_fails_on_its_own_gpu_is_no_artifact(
     assert (done.parity, done.not_run) == (None, "it is for sm89, but the GPU is sm120")
 
 
-def test_export_writes_all_and_says_what_it_could_not_run(
-    checkpoint_file: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_export_writes_every_artifact_and_reports_the_one_that_cannot_run_here(
+    checkpoint_file: Path,
+    people: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx to build an engine")
 
@@ -58,7 +63,7 @@ def test_export_writes_all_and_says_what_it_could_not_run(
         pipeline, "to_onnx", lambda *arguments: (written.append(arguments[1].precision), to_onnx(*arguments))
     )
     words = [str(checkpoint_file), "--fp16", "--trt", "--gpu-arch", "sm89", "--batch", "1:2:4"]
-    done = CliRunner().invoke(export, [*words, "--data", str(people), "--out", str(tmp_path), "--json"])
+    done = CliRunner().invoke(export_command, [*words, "--data", str(people), "--out", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     assert document["model"] == str(tmp_path / "model.onnx")
@@ -66,12 +71,12 @@ def test_export_writes_all_and_says_what_it_could_not_run(
     assert list(names) == ["model.onnx", "model.fp16.onnx", "model.engine"]
     for name in ("model.onnx", "model.fp16.onnx"):
         assert names[name]["parity"]["passed"] is True
-        assert abs(names[name]["parity"]["map_change"]) < 1  # --data was given, so that is scored
+        assert abs(names[name]["parity"]["map_change"]) < 1  # scored, because --data is given
     assert names["model.engine"]["precision"] == "fp16"
     assert names["model.engine"]["parity"] is None
     assert "no NVIDIA GPU" in names["model.engine"]["not_run"]
-    assert "NOT verified, because it cannot run here: no NVIDIA GPU" in done.stderr
-    # Each graph is made once, and the engine is of the one that was verified.
+    assert "NOT verified, because it cannot run here: no NVIDIA GPU" in caplog.text
+    # Each graph is made once, and the engine is built from the verified file.
     assert written == ["fp32", "fp16"]
     _, sidecar = engine_file.read(tmp_path / "model.engine")
     assert sidecar.onnx_sha256 == hashlib.sha256((tmp_path / "model.fp16.onnx").read_bytes()).hexdigest()
@@ -88,14 +93,14 @@ def test_export_writes_all_and_says_what_it_could_not_run(
         (["--trt", "--batch", "1:x:2"], 2, "'1:x:2' is not MIN:OPT:MAX"),
         (["--trt", "--batch", "8:4:16", "--gpu-arch", "sm89"], 2, "batch 8:4:16: choose min:opt:max"),
         (["--trt", "--batch", "0:4:16", "--gpu-arch", "sm89"], 2, "batch 0:4:16: choose min:opt:max"),
-        (["--trt", "--fp32", "--int8"], 2, "both name the engine's precision"),
+        (["--trt", "--fp32", "--int8"], 2, "both set the engine's precision"),
         (["--trt", "--gpu-arch", "8.9"], 2, "write sm89 for compute capability 8.9"),
         (["--trt", "--gpu-arch", "sm89, sm50"], 2, "does not build for sm50, but for sm"),
         (["--opset", "99"], 2, "opset 99: choose from 18 to 23"),
         (["--out", "{file}/out"], 1, "out: cannot be written (Not a directory)"),
     ],
 )
-def test_wrong_usage_is_said_before_work_begins(
+def test_wrong_usage_is_an_error_before_work_begins(
     words: list[str],
     code: int,
     message: str,
@@ -126,21 +131,23 @@ def test_an_engine_without_tensorrt_is_refused_before_work_begins(
     checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nvidia, "installed", lambda package: False)
-    done = CliRunner().invoke(export, [str(checkpoint_file), "--trt", "--out", str(tmp_path / "out")])
+    done = CliRunner().invoke(export_command, [str(checkpoint_file), "--trt", "--out", str(tmp_path / "out")])
     assert isinstance(done.exception, RunError)
     assert "pip install 'bot-deploy[tensorrt-rtx]'" in str(done.exception)
     assert not (tmp_path / "out").exists()
 
 
-def test_no_engine_is_built_of_what_was_rejected(context: ExportContext, tmp_path: Path) -> None:
+def test_no_engine_is_built_from_a_rejected_model(context: ExportContext, tmp_path: Path) -> None:
     context = replace(context, out=tmp_path)
-    rejected = Artifact(tmp_path / "model.fp16.onnx.rejected", "fp16", None)
-    with pytest.raises(ParityError, match=r"no model\.engine, which would be built of .*model\.fp16\.onnx\.rejected"):
-        export_engine(context, "fp16", done=[rejected])
+    rejected = Artifact(tmp_path / "model.fp16.onnx.rejected", "fp16", "crops", None)
+    with pytest.raises(
+        ParityError, match=r"no model\.engine, because it would be built from .*model\.fp16\.onnx\.rejected"
+    ):
+        export_engine(context, "fp16", artifacts=[rejected])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_verify_passes_what_is_the_same(onnx_file: Path, checkpoint_file: Path, people: Path) -> None:
+def test_verify_passes_an_export_of_the_same_model(onnx_file: Path, checkpoint_file: Path, people: Path) -> None:
     done = CliRunner().invoke(verify, [str(checkpoint_file), str(onnx_file), "--data", str(people), "--json"])
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)

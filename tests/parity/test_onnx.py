@@ -1,4 +1,4 @@
-"""The exported ONNX against PyTorch, and the gate that stands between them."""
+"""The exported ONNX model against PyTorch, and the parity check."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_any_batch_gives_what_pytorch_gives(onnx_file: Path, checkpoint_file: Pa
 def test_other_backbones_export_with_trained_looking_statistics(tmp_path: Path, arch: str) -> None:
     torch.manual_seed(1)
     model = ReID(arch, 5).train()
-    model(torch.randn(8, 3, 64, 32))  # batch-norm statistics and so embeddings that differ from image to image
+    model(torch.randn(8, 3, 64, 32))  # sets batch-norm statistics, so that embeddings differ between images
     saved = checkpoint.Checkpoint(contract_of(model, 64, 32), model.state_dict(), 5, 1, "bnneck", "none")
     checkpoint.save(tmp_path / "model.pt", saved)
     to_onnx(inference_graph(saved, saved.contract), saved.contract, tmp_path / "model.onnx")
@@ -98,18 +98,18 @@ def _altered(embedder: Embedder, change: object) -> Embedder:
         pytest.param(lambda v: v if len(v) == 1 else v[::-1], False, id="batch-mixed-up"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the zeros and NaNs put in on purpose
-def test_gate_fails_what_differs(onnx_file: Path, people: Path, change: object, passes: bool) -> None:
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # from the zeros and NaNs above
+def test_parity_fails_other_embeddings(onnx_file: Path, people: Path, change: object, passes: bool) -> None:
     embedder = open_embedder(onnx_file)
-    crops = parity.sample(open_dataset(people), (128, 64), count=20)
+    crops = parity.sample_crops(open_dataset(people), (128, 64), count=20)
     result = parity.compare(embedder, _altered(embedder, change), crops, parity.TOLERANCES["fp32"])
     assert result.passed is passes
     assert ("passed" if passes else "FAILED") in result.table()
 
 
-def test_one_bad_crop_among_many_fails_the_gate(onnx_file: Path, people: Path) -> None:
+def test_one_bad_crop_among_many_fails_parity(onnx_file: Path, people: Path) -> None:
     embedder = open_embedder(onnx_file)
-    crops = parity.sample(open_dataset(people), (128, 64), count=64)
+    crops = parity.sample_crops(open_dataset(people), (128, 64), count=64)
 
     def spoil(vectors: np.ndarray) -> np.ndarray:
         spoilt = vectors.copy()
@@ -119,12 +119,12 @@ def test_one_bad_crop_among_many_fails_the_gate(onnx_file: Path, people: Path) -
 
     result = parity.compare(embedder, _altered(embedder, spoil), crops, parity.TOLERANCES["fp32"])
     assert not result.passed
-    assert result.mean_cosine > 0.99  # which a mean would have let through
+    assert result.mean_cosine > 0.99  # a limit on the mean would not notice it
 
 
 def test_figures_against_a_naive_loop(onnx_file: Path, people: Path) -> None:
     embedder = open_embedder(onnx_file)
-    crops = parity.sample(open_dataset(people), (128, 64), count=12)
+    crops = parity.sample_crops(open_dataset(people), (128, 64), count=12)
     noise = np.random.default_rng(0).normal(0, 0.01, (12, 512)).astype(np.float32)
 
     def disturb(vectors: np.ndarray) -> np.ndarray:
@@ -145,7 +145,11 @@ def test_figures_against_a_naive_loop(onnx_file: Path, people: Path) -> None:
 
 
 def test_failed_parity_keeps_the_artifact_as_rejected_and_exits_3(
-    tmp_path: Path, checkpoint_file: Path, people: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    checkpoint_file: Path,
+    people: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def wrong(graph: InferenceGraph, contract: Contract, path: Path, opset: int) -> None:
         broken = copy.deepcopy(graph)
@@ -156,15 +160,17 @@ def test_failed_parity_keeps_the_artifact_as_rejected_and_exits_3(
     (tmp_path / "model.onnx").write_bytes(b"of an earlier export")
     from click.testing import CliRunner
 
-    from bot_deploy.commands.export import export
+    from bot_deploy.commands.export import export_command
     from bot_deploy.errors import ParityError
 
-    done = CliRunner().invoke(export, [str(checkpoint_file), "--data", str(people), "--out", str(tmp_path), "--json"])
+    done = CliRunner().invoke(
+        export_command, [str(checkpoint_file), "--data", str(people), "--out", str(tmp_path), "--json"]
+    )
     assert isinstance(done.exception, ParityError)
     assert done.exception.exit_code == 3
     document = json.loads(done.stdout)
     assert document["parity"]["passed"] is False
-    assert "FAILED" in done.stderr
+    assert "FAILED" in caplog.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx.rejected"]
 
 

@@ -40,7 +40,7 @@ def test_any_batch_gives_what_the_others_give(onnx_file: Path, checkpoint_file: 
 
 
 def test_passes_the_gate_of_the_export(onnx_file: Path, checkpoint_file: Path, people: Path) -> None:
-    crops = parity.sample(open_dataset(people), (128, 64), count=64)
+    crops = parity.sample_crops(open_dataset(people), (128, 64), count=64)
     embedder = open_embedder(onnx_file, "openvino")
     result = parity.compare(open_embedder(checkpoint_file), embedder, crops, parity.TOLERANCES["fp32"])
     assert result.passed, result.table()
@@ -79,7 +79,7 @@ def test_bf16_is_refused_where_the_cpu_has_none(onnx_file: Path) -> None:
 def test_bf16_is_close_but_not_float32(onnx_file: Path, people: Path) -> None:
     if not native_bf16():
         pytest.skip("needs a CPU with bfloat16 instructions")
-    crops = parity.sample(open_dataset(people), (128, 64), count=16)
+    crops = parity.sample_crops(open_dataset(people), (128, 64), count=16)
     exact, rounded = (open_embedder(onnx_file, device).run(crops) for device in ("openvino", "openvino-bf16"))
     assert np.abs(exact - rounded).max() > 1e-5
     assert (exact * rounded).sum(1).min() > 0.99
@@ -88,7 +88,7 @@ def test_bf16_is_close_but_not_float32(onnx_file: Path, people: Path) -> None:
 def test_int8_computes_in_int8(onnx_file: Path, people: Path, tmp_path: Path) -> None:
     from onnxruntime import quantization
 
-    crops = parity.sample(open_dataset(people), (128, 64), count=16)
+    crops = parity.sample_crops(open_dataset(people), (128, 64), count=16)
 
     class Crops(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:

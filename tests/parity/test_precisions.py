@@ -1,4 +1,4 @@
-"""FP16 and INT8 graphs: what their types are, what stays in float32, and that they give the same embeddings."""
+"""FP16 and INT8 graphs: their number types, the layers that stay in float32, and their embeddings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def fp16_file(context: ExportContext) -> Path:
     done = export_onnx(context, "fp16")
     assert not done.rejected
-    assert done.float32 == ()
+    assert done.float32_layers == ()
     return done.path
 
 
@@ -64,7 +64,7 @@ def cosines(first: Path, second: Path, crops: Pixels) -> Any:
 
 
 @pytest.mark.parametrize("arch", [arch for arch in ARCHS if "101" not in arch and "34" not in arch])
-def test_folding_changes_nothing_but_the_nodes(arch: str) -> None:
+def test_folding_batch_norms_keeps_the_embeddings(arch: str) -> None:
     torch.manual_seed(0)
     model = ReID(arch, 3).train()
     model(torch.randn(8, 3, 64, 32))  # statistics to fold
@@ -113,19 +113,19 @@ def test_feature_before_the_neck(checkpoint_file: Path, people: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("opset", [18, 20, 23])
-def test_opset_is_what_was_asked_for(opset: int, context: ExportContext, tmp_path: Path) -> None:
+def test_opset_of_the_file(opset: int, context: ExportContext, tmp_path: Path) -> None:
     to_onnx(context.graph, context.contract, tmp_path / "m.onnx", opset)
     model = onnx.load(str(tmp_path / "m.onnx"))
     assert {entry.domain: entry.version for entry in model.opset_import}[""] == opset
 
 
 @pytest.mark.parametrize("opset", [9, 17, 24])
-def test_other_opsets_are_refused(opset: int, context: ExportContext, tmp_path: Path) -> None:
+def test_unknown_opsets_are_an_error(opset: int, context: ExportContext, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"opset {opset}: choose from 18 to 23"):
         to_onnx(context.graph, context.contract, tmp_path / "m.onnx", opset)
 
 
-# ---- how much a layer suffers ----
+# ---- sensitivity of layers ----
 
 
 def test_layer_errors_against_a_naive_loop(crops: Pixels) -> None:
@@ -145,7 +145,7 @@ def test_layer_errors_against_a_naive_loop(crops: Pixels) -> None:
     assert found["conv1"] == pytest.approx(0.5 * float((stem**2).sum()) ** 0.5 / varies, rel=1e-4)
 
 
-def test_what_a_layer_costs_the_embeddings_against_a_changed_copy(crops: Pixels) -> None:
+def test_embedding_costs_against_a_changed_copy(crops: Pixels) -> None:
     torch.manual_seed(0)
     model = ReID("resnet18", 3).eval()
     saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", "none")
@@ -191,7 +191,7 @@ def test_fp16_is_in_the_types(fp16_file: Path, onnx_file: Path) -> None:
     assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
     assert fp16_file.stat().st_size < 0.52 * onnx_file.stat().st_size
     assert open_embedder(fp16_file).contract == replace(open_embedder(onnx_file).contract, precision="fp16")
-    assert not [tensor.name for tensor in model.graph.initializer if 8 in tensor.dims]  # the identities of training
+    assert not [tensor.name for tensor in model.graph.initializer if 8 in tensor.dims]  # no classifier
 
 
 def test_fp16_rounds(fp16_file: Path, onnx_file: Path, crops: Pixels) -> None:
@@ -207,15 +207,15 @@ def test_layers_that_overflow_in_fp16_stay_in_float32(
     source = unbalanced(checkpoint_file, 1e6, slice(None), tmp_path / "model.pt")
     context = prepare(source, tmp_path, open_dataset(people))
     done = export_onnx(context, "fp16")
-    assert done.float32 == ("layer2.0.conv1", "layer2.0.conv2")
+    assert done.float32_layers == ("layer2.0.conv1", "layer2.0.conv2")
     assert not done.rejected
     assert cosines(done.path, onnx_file, crops).min() >= 0.999
-    # Without the way out, the gate stands.
+    # With every layer in FP16, the parity check fails.
     monkeypatch.setattr(fp16, "to_fp16", fp16.to_fp16)
     monkeypatch.setattr(
         fp16,
         "layer_errors",
-        lambda *_: dict.fromkeys(sensitivity.layer_errors(context.graph, crops[:1], fp16._in_fp16), 0.0),
+        lambda *_: dict.fromkeys(sensitivity.layer_errors(context.graph, crops[:1], fp16._imitate_fp16), 0.0),
     )
     rejected = export_onnx(context, "fp16")
     assert rejected.rejected
@@ -244,32 +244,32 @@ def test_int8_is_per_channel_and_close(int8_file: Path, onnx_file: Path, crops: 
     assert open_embedder(int8_file).contract.precision == "int8"
 
 
-def test_layers_that_suffer_in_int8_stay_in_float32(
+def test_layers_too_sensitive_for_int8_stay_in_float32(
     checkpoint_file: Path, people: Path, onnx_file: Path, crops: Pixels, tmp_path: Path
 ) -> None:
-    # One channel ten thousand times as large as the others leaves no steps for these.
+    # One channel is ten thousand times as large as the others, so that INT8 rounds these to zero.
     source = unbalanced(checkpoint_file, 1e4, slice(0, 1), tmp_path / "model.pt")
     context = prepare(source, tmp_path, open_dataset(people))
     done = export_onnx(context, "int8")
-    assert "layer2.0.conv2" in done.float32
-    assert len(done.float32) == 2
+    assert "layer2.0.conv2" in done.float32_layers
+    assert len(done.float32_layers) == 2
     assert not done.rejected
     assert cosines(done.path, onnx_file, crops).min() >= 0.97
 
 
-def test_float32_goes_first_where_it_costs_least(
+def test_convolutions_are_ranked_by_cost_for_each_weight(
     context: ExportContext, crops: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # 9,408 weights, 36,864 and 2,359,296: a loss for each of them of 1e-7, 5e-7 and 4e-9.
+    # 9,408 weights, 36,864 and 2,359,296: a cost per weight of 1e-7, 5e-7 and 4e-9.
     found = {"conv1": 0.00094, "layer1.0.conv1": 0.0184, "layer4.0.conv2": 0.0094}
     monkeypatch.setattr(int8, "embedding_costs", lambda *_: found)
-    assert int8._sensitive(context.graph, crops) == ["layer1.0.conv1", "conv1", "layer4.0.conv2"]
+    assert int8._rank_convolutions(context.graph, crops) == ["layer1.0.conv1", "conv1", "layer4.0.conv2"]
 
 
 def test_int8_calibrates_on_crops_that_are_not_scored(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
     dataset = open_dataset(people)
     context = prepare(checkpoint_file, tmp_path, dataset)
-    train = parity.sample(replace(dataset, query=(), gallery=()), (128, 64), 512)
+    train = parity.sample_crops(replace(dataset, query=(), gallery=()), (128, 64), 512)
     np.testing.assert_array_equal(context.calibration, train)
     assert len(train) == len(dataset.train)
 
@@ -295,13 +295,13 @@ def test_int8_for_tensorrt_is_symmetric_and_builds(context: ExportContext, tmp_p
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_ibn_in_less_precision(precision: str, people: Path, tmp_path: Path) -> None:
+def test_ibn_in_lower_precision(precision: str, people: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ReID("resnet18_ibn_a", 3).train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
-            module.momentum = None  # statistics as of all crops, so that an image gets through
-    crops = parity.sample(open_dataset(people), (64, 32), 32)
+            module.momentum = None  # statistics of all crops, so that embeddings differ between images
+    crops = parity.sample_crops(open_dataset(people), (64, 32), 32)
     normed = (torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - 0.45) / 0.225
     with torch.no_grad():
         model(normed)

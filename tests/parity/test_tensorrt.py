@@ -23,7 +23,7 @@ from bot_deploy.errors import InputError, RunError
 from bot_deploy.export import to_tensorrt
 from bot_deploy.export.graph import inference_graph
 from bot_deploy.export.to_onnx import to_onnx
-from bot_deploy.export.to_tensorrt import Engine, to_engine
+from bot_deploy.export.to_tensorrt import BuiltEngine, to_engine
 from bot_deploy.model import ReID
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install 'bot-deploy[tensorrt-rtx]'")
@@ -47,7 +47,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def engine(tiny: Path, tmp_path: Path) -> Engine:
+def engine(tiny: Path, tmp_path: Path) -> BuiltEngine:
     return to_engine(tiny, tmp_path / "model.engine", archs=("sm89",))
 
 
@@ -250,7 +250,7 @@ def test_batches_are_min_opt_max(tiny: Path, tmp_path: Path, batch: tuple[int, i
         ("sm89", {"tensorrt-rtx"}, (), ("tensorrt-rtx", ("sm89",))),
         ("sm89", {"tensorrt", "tensorrt-rtx"}, ("sm120", "sm89"), ("tensorrt-rtx", ("sm89", "sm120"))),
         ("", {"tensorrt", "tensorrt-rtx"}, ("sm120",), ("tensorrt-rtx", ("sm120",))),
-        ("", {"tensorrt-rtx"}, (), ("tensorrt-rtx", to_tensorrt.ARCHS)),
+        ("", {"tensorrt-rtx"}, (), ("tensorrt-rtx", to_tensorrt.DEFAULT_ARCHS)),
         ("sm89", set(), (), r"'bot-deploy\[tensorrt\]', or 'bot-deploy\[tensorrt-rtx\]'"),
         ("sm89", {"tensorrt"}, ("sm120",), r"for sm120, pip install 'bot-deploy\[tensorrt-rtx\]'"),
         ("", {"tensorrt"}, (), r"with no GPU \(none\), pip install 'bot-deploy\[tensorrt-rtx\]'"),
@@ -269,16 +269,16 @@ def test_package_follows_from_gpu_and_archs(
     monkeypatch.setattr(nvidia, "installed", packages.__contains__)
     if isinstance(chosen, str):
         with pytest.raises(RunError, match=chosen):
-            to_tensorrt.choose(archs)
+            to_tensorrt.choose_builder(archs)
     else:
-        assert to_tensorrt.choose(archs) == chosen
+        assert to_tensorrt.choose_builder(archs) == chosen
 
 
 def test_default_list_is_said_and_builds(tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     if _gpu():
         pytest.skip("there is a GPU here to build for")
-    assert to_engine(tiny, tmp_path / "model.engine").sidecar.archs == to_tensorrt.ARCHS
-    assert "no GPU here, so for sm80, sm86, sm89, sm120" in caplog.text
+    assert to_engine(tiny, tmp_path / "model.engine").sidecar.archs == to_tensorrt.DEFAULT_ARCHS
+    assert "no GPU here, so the engine is for sm80, sm86, sm89, sm120" in caplog.text
 
 
 # ---- real engines that are refused ----
@@ -289,30 +289,30 @@ def _bot_eval(model: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def _edit(engine: Engine, **fields: object) -> None:
+def _edit(engine: BuiltEngine, **fields: object) -> None:
     companion = engine_file.sidecar_path(engine.path)
     companion.write_text(json.dumps({**json.loads(companion.read_text()), **fields}))
 
 
-def test_flipped_byte_is_refused(engine: Engine) -> None:
+def test_flipped_byte_is_refused(engine: BuiltEngine) -> None:
     data = bytearray(engine.path.read_bytes())
     data[len(data) // 2] ^= 1
     engine.path.write_bytes(data)
     _refused(engine.path, "it is not run")
 
 
-def test_missing_sidecar_is_refused(engine: Engine) -> None:
+def test_missing_sidecar_is_refused(engine: BuiltEngine) -> None:
     engine_file.sidecar_path(engine.path).unlink()
     _refused(engine.path, "model.engine.json is not beside it")
 
 
-def test_sidecar_of_another_model_is_refused(engine: Engine, tmp_path: Path) -> None:
+def test_sidecar_of_another_model_is_refused(engine: BuiltEngine, tmp_path: Path) -> None:
     other = to_engine(_tiny(tmp_path / "model.onnx", "fp16"), tmp_path / "other.engine", archs=("sm89",))
     engine_file.sidecar_path(other.path).replace(engine_file.sidecar_path(engine.path))
     _refused(engine.path, "it is not run")
 
 
-def test_other_version_is_refused(engine: Engine) -> None:
+def test_other_version_is_refused(engine: BuiltEngine) -> None:
     _edit(engine, version="1.0.0")
     _refused(engine.path, f"built with tensorrt-rtx 1.0.0, but {rtx.__version__} is installed")
 
@@ -326,14 +326,14 @@ def _refused(path: Path, words: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_other_gpu_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_gpu_is_refused(engine: BuiltEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "gpu_arch", lambda: "sm86")
     with pytest.raises(InputError, match="built for sm89, but the GPU is sm86") as e:
         open_embedder(engine.path)
     assert e.value.exit_code == 2
 
 
-def test_no_gpu_is_a_failed_run(engine: Engine) -> None:
+def test_no_gpu_is_a_failed_run(engine: BuiltEngine) -> None:
     if _gpu():
         pytest.skip("there is a GPU here")
     done = _bot_eval(engine.path)

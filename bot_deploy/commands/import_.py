@@ -1,0 +1,78 @@
+"""`bot import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bot_deploy.choices import FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, STEMS, TOOLKITS
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--from",
+    "kind",
+    type=click.Choice(("auto", *TOOLKITS)),
+    default="auto",
+    show_default=True,
+    help="Toolkit that wrote FILE; auto: recognised by its keys.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Checkpoint to write, a .pt file.")
+@click.option(
+    "--height", type=click.IntRange(min=1), default=IMAGE_HEIGHT, show_default=True, help="Height of crops in pixels."
+)
+@click.option(
+    "--width", type=click.IntRange(min=1), default=IMAGE_WIDTH, show_default=True, help="Width of crops in pixels."
+)
+@click.option("--last-stride", type=click.IntRange(1, 2), help="Last stride of the backbone; default: the toolkit's.")
+@click.option("--stem", type=click.Choice(STEMS), help="Layers of a ResNet before its stages; default: the toolkit's.")
+@click.option(
+    "--feature",
+    type=click.Choice(FEATURES),
+    help="Feature after (fi) or before (ft) the neck; default: fi if there is a neck.",
+)
+@click.option("--bgr", is_flag=True, help="Model trained on BGR images, as OpenCV reads them.")
+def import_command(
+    file: Path,
+    kind: str,
+    out: Path,
+    height: int,
+    width: int,
+    last_stride: int | None,
+    stem: str | None,
+    feature: str | None,
+    bgr: bool,
+) -> None:
+    """Convert the state dict of another toolkit in FILE to a checkpoint for `bot export` and `bot eval`."""
+    from bot_deploy.artifacts import checkpoint
+    from bot_deploy.console import say
+    from bot_deploy.errors import InputError
+    from bot_deploy.export.importers.checkpoint import import_checkpoint
+
+    if out.suffix != ".pt":
+        raise InputError(f"{out}: checkpoints end in .pt")
+    if out.exists() and file.exists() and out.samefile(file):
+        raise InputError(f"{out}: is the file to import; name another with --out")
+    imported = import_checkpoint(
+        file,
+        kind,
+        height=height,
+        width=width,
+        last_stride=last_stride,
+        stem=stem,
+        feature=feature,
+        bgr=bgr,
+    )
+    saved, contract = imported.checkpoint, imported.checkpoint.contract
+    neck = "BNNeck" if saved.neck == "bnneck" else "no neck"
+    say(f"{imported.layout}: {contract.arch}, {saved.num_ids} identities, {neck}, feature {contract.feature}")
+    assumptions = [*imported.assumptions, f"crops of {height}x{width}"]
+    say(f"assumed, because the weights do not show it: {'; '.join(assumptions)}")
+    say("change it with --stem, --last-stride, --height and --width")
+    if imported.unused_keys:
+        say(f"left out, because only training needs it: {', '.join(imported.unused_keys)}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(out, saved)
+    say(f"wrote {out}; score it with `bot eval` before you rely on it")

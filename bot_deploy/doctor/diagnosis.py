@@ -1,0 +1,131 @@
+"""Embeds crops correctly and with each corruption, and compares the embeddings."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bot_deploy import images
+from bot_deploy.errors import ImageError, InputError
+from bot_deploy.progress import show_progress
+
+from .corruptions import BGR, CORRUPTIONS, Corruption, preprocess_correctly
+from .crop_checks import find_crop_warnings, measure_crop
+from .embedding_checks import find_model_warnings, find_swapped_colours
+from .report import Diagnosis, Effect
+from .similarity import nearest_crops, pairwise_cosines, rowwise_cosines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from bot_deploy.artifacts.contract import Contract
+    from bot_deploy.embedder import Embedder, Vectors
+    from bot_deploy.images import Pixels
+
+    from .crop_checks import CropStatistics
+    from .similarity import Embeddings
+
+MAX_CROPS = 200
+CROPS_ALONE = 8  # crops that are also embedded in a batch of one
+# With one of these warnings, the embeddings show nothing about the colours of the crops.
+UNFIT_FOR_COLOUR_CHECK = {"nan", "collapse", "levels", "exposure", "flat", "clipped"}
+# Names of inputs besides those of CORRUPTIONS.
+CORRECT, MIRRORED, BGR_MIRRORED = "correct", "correct, mirrored", "BGR, mirrored"
+
+
+def diagnose(embedder: Embedder, folder: Path, count: int = MAX_CROPS) -> Diagnosis:
+    """Examines at most `count` crops, evenly spread over the images under `folder`.
+
+    Raises:
+        InputError: no such folder, or fewer than two usable images in it.
+    """
+    paths: list[Path] = []
+    broken: list[ImageError] = []
+    statistics: list[CropStatistics] = []
+    unchanged: dict[str, int] = defaultdict(int)
+    batch: dict[str, list[Pixels]] = defaultdict(list)  # name of the input -> pixels
+    embedded: dict[str, list[Vectors]] = defaultdict(list)
+    alone: list[Vectors] = []
+
+    def flush() -> None:
+        if batch and not alone and len(batch[CORRECT]) > 1:
+            alone.extend(embedder.run(pixels[None])[0] for pixels in batch[CORRECT][:CROPS_ALONE])
+        for name, inputs in batch.items():
+            embedded[name].append(embedder.run(np.stack(inputs)))
+        batch.clear()
+
+    for path, source in _read_crops(folder, count, broken):
+        paths.append(path)
+        statistics.append(measure_crop(source))
+        for name, pixels in _make_inputs(source, embedder.contract):
+            batch[name].append(pixels)
+            unchanged[name] += np.array_equal(pixels, batch[CORRECT][-1])
+        if len(batch[CORRECT]) == embedder.batch:
+            flush()
+    flush()
+    if len(paths) < 2:  # noqa: PLR2004 - one crop has no nearest crop
+        raise InputError(
+            f"{folder}: {len(paths)} usable images; give at least two crops ({', '.join(images.SUFFIXES)})"
+        )
+    embeddings = {name: np.concatenate(batches).astype(np.float64) for name, batches in embedded.items()}
+    correct = embeddings[CORRECT]
+    with np.errstate(all="ignore"):  # the NaN of a broken model reaches the figures, and a warning reports it
+        effects = [
+            _measure_effect(
+                corruption, correct, embeddings[corruption.name], 1 - unchanged[corruption.name] / len(paths)
+            )
+            for corruption in CORRUPTIONS
+        ]
+        warnings = [
+            *find_model_warnings(correct, np.asarray(alone, np.float64), paths),
+            *find_crop_warnings(statistics, paths, embedder.contract),
+        ]
+        if not UNFIT_FOR_COLOUR_CHECK & {warning.kind for warning in warnings}:
+            warnings += find_swapped_colours(correct, embeddings[MIRRORED], embeddings[BGR], embeddings[BGR_MIRRORED])
+        mean_similarity = float(pairwise_cosines(correct).mean())
+    return Diagnosis(
+        crops=len(paths),
+        mean_similarity=mean_similarity,
+        effects=tuple(sorted(effects, key=lambda effect: np.nan_to_num(effect.mean_cosine, nan=-2))),
+        warnings=tuple(warnings),
+        broken=tuple(broken),
+    )
+
+
+def _read_crops(folder: Path, count: int, broken: list[ImageError]) -> Iterator[tuple[Path, Pixels]]:
+    """Reads the chosen crops one at a time, because a folder of whole frames must not fill the memory."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a folder of crops, cut as your application cuts them")
+    files = images.find_images(folder)
+    chosen = np.unique(np.linspace(0, max(len(files) - 1, 0), min(count, len(files))).astype(int))
+    for row in show_progress(chosen.tolist(), "examining", len(chosen)):
+        try:
+            yield files[row], images.read_image(files[row])
+        except ImageError as error:
+            broken.append(error)
+
+
+def _make_inputs(source: Pixels, contract: Contract) -> Iterator[tuple[str, Pixels]]:
+    """Names and pixels of all inputs that are made from one crop."""
+    correct = preprocess_correctly(source, contract)
+    yield CORRECT, correct
+    yield MIRRORED, correct[:, ::-1]
+    yield BGR_MIRRORED, correct[:, ::-1, ::-1]
+    for corruption in CORRUPTIONS:
+        yield corruption.name, corruption.pixels(source, contract)
+
+
+def _measure_effect(corruption: Corruption, correct: Embeddings, corrupted: Embeddings, changed: float) -> Effect:
+    cosines = rowwise_cosines(correct, corrupted)
+    return Effect(
+        name=corruption.name,
+        changed=changed,
+        mean_cosine=float(cosines.mean()),
+        min_cosine=float(cosines.min()),
+        nearest_changed=float((nearest_crops(correct) != nearest_crops(corrupted)).mean()),
+        mean_similarity=float(pairwise_cosines(corrupted).mean()),
+        sign=corruption.sign,
+    )
