@@ -1,11 +1,9 @@
-"""Other toolkits' checkpoints: each layout written from scratch, and its embeddings against a plain forward pass."""
+"""Checkpoints of other toolkits: each layout is made from scratch, and its embeddings against a plain forward pass."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers.commands import run_bot
 from helpers.toolkits import (
     IMAGENET,
     MOBILE,
@@ -54,7 +53,7 @@ def stored(content: Any, folder: Path) -> Path:
 
 PIXELS = {"mean": (120 / 255, 110 / 255, 100 / 255), "std": (60 / 255, 55 / 255, 50 / 255)}
 UNPADDED = {"padded": False, **PIXELS}
-# kind, backbone, its name here, file, neck's keys, how it computes, stem and last stride recorded
+# toolkit, backbone, its name in bot_deploy, file, prefix of the neck, settings of the forward pass, stem, last stride
 CASES = {
     "authors": ("reid-strong-baseline", resnet, "resnet18", authors, "bottleneck", {"relu": False}, "no-relu", 1),
     "fast-reid": ("fast-reid", resnet, "resnet18", fastreid, "heads.bottleneck.0", UNPADDED, "unpadded-pool", 1),
@@ -120,8 +119,8 @@ def test_every_layout_embeds_as_its_toolkit_does(case: str, tmp_path: Path) -> N
     neck = necked(theirs, prefix) if prefix else None
     vectors = embedded(saved, images)
     torch.testing.assert_close(vectors, expected(images, backbone, neck, **how), atol=2e-5, rtol=1e-4)
-    assert float((vectors @ vectors.T).fill_diagonal_(0).max()) < 0.999  # the images are told apart
-    if arch != "mobilenet_v2":  # and every one of the settings is felt
+    assert float((vectors @ vectors.T).fill_diagonal_(0).max()) < 0.999  # the images have different embeddings
+    if arch != "mobilenet_v2":  # every setting changes the embeddings
         for change in ({"relu": stem == "no-relu"}, {"padded": stem == "unpadded-pool"}):
             assert not torch.allclose(vectors, expected(images, backbone, neck, **{**how, **change}), atol=1e-3)
 
@@ -130,7 +129,7 @@ def test_every_layout_embeds_as_its_toolkit_does(case: str, tmp_path: Path) -> N
 
 
 def test_a_resnet50_with_ibn_of_the_authors(tmp_path: Path) -> None:
-    # Theirs has the ReLU, and an ImageNet classifier that nothing runs.
+    # Its file has the ReLU, and an ImageNet classifier that is never used.
     backbone = resnet(50, ibn=True)
     unused = {"base.fc.weight": torch.zeros(10, 2048), "base.fc.bias": torch.zeros(10)}
     theirs = authors(backbone, 2048)
@@ -181,15 +180,15 @@ def test_a_model_of_bgr_images_takes_rgb(written: Any, tmp_path: Path) -> None:
     assert not torch.allclose(embedded(done, rgb), expected(rgb, backbone, neck, **how), atol=1e-3)
 
 
-def test_what_weights_do_not_tell_can_be_told(tmp_path: Path) -> None:
+def test_settings_that_weights_do_not_show_can_be_given(tmp_path: Path) -> None:
     backbone = resnet()
     theirs = fastreid(backbone)
     path = stored(theirs, tmp_path)
     default = import_checkpoint(path, **SIZE)
     assert default.assumptions == ("stem unpadded-pool", "last stride 1")
-    told = import_checkpoint(path, **SIZE, last_stride=2, stem="no-relu", feature="ft")
-    assert told.assumptions == ()
-    actual = embedded(told.checkpoint, pictures())
+    explicit = import_checkpoint(path, **SIZE, last_stride=2, stem="no-relu", feature="ft")
+    assert explicit.assumptions == ()
+    actual = embedded(explicit.checkpoint, pictures())
     how = {"relu": False, "last_stride": 2, **PIXELS}
     torch.testing.assert_close(actual, expected(pictures(), backbone, None, **how), atol=2e-5, rtol=1e-4)
 
@@ -210,7 +209,7 @@ def test_the_classifier_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("classes", [None, 0])
-def test_without_a_classifier_it_embeds_all_the_same(classes: int | None, tmp_path: Path) -> None:
+def test_a_file_without_a_classifier_gives_the_same_embeddings(classes: int | None, tmp_path: Path) -> None:
     theirs = fastreid(resnet())
     whole = import_checkpoint(stored(theirs, tmp_path), **SIZE).checkpoint
     del theirs["heads.weight"]
@@ -238,7 +237,7 @@ def test_authors_without_a_neck(tmp_path: Path) -> None:
         import_checkpoint(path, feature="fi")
 
 
-def test_training_leftovers_are_named_and_counters_need_not_be_there(tmp_path: Path) -> None:
+def test_training_only_keys_are_listed_and_counters_may_be_missing(tmp_path: Path) -> None:
     state = fastreid(resnet(), classifier="heads.classifier.weight")
     plain = import_checkpoint(stored(state, tmp_path), **SIZE)
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
@@ -250,7 +249,7 @@ def test_training_leftovers_are_named_and_counters_need_not_be_there(tmp_path: P
     )
 
 
-def test_without_pixel_mean_the_normalisation_is_imagenets_and_said(tmp_path: Path) -> None:
+def test_without_pixel_mean_the_normalisation_of_imagenet_is_assumed(tmp_path: Path) -> None:
     state = {key: value for key, value in fastreid(resnet()).items() if not key.startswith("pixel_")}
     done = import_checkpoint(stored(state, tmp_path), **SIZE)
     assert (done.checkpoint.contract.mean, done.checkpoint.contract.std) == IMAGENET
@@ -262,7 +261,7 @@ def small(*keys: str) -> State:
 
 
 @pytest.mark.parametrize(
-    ("state", "words"),
+    ("state", "message"),
     [
         (small("backbone.conv1.weight", "backbone.NL_2.0.g.weight"), r"non-local.*NL_2\.0\.g\.weight"),
         (small("backbone.conv1.weight", "heads.pool_layer.p"), r"generalised-mean pooling.*heads\.pool_layer\.p"),
@@ -280,8 +279,10 @@ def small(*keys: str) -> State:
         ({"epoch": 3, "net": {}}, r"epoch is a int, not a tensor.*under model or state_dict"),
     ],
 )
-def test_other_networks_and_layouts_are_refused_by_name(state: Any, words: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"theirs\.pth: .*{words}"):
+def test_unsupported_networks_and_layouts_are_an_error_that_names_them(
+    state: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"theirs\.pth: .*{message}"):
         import_checkpoint(stored(state, tmp_path))
 
 
@@ -297,7 +298,7 @@ def test_a_resnet152_is_refused_by_its_blocks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda s: s.update(small("base.layer1.0.extra")), r"unknown keys: base\.layer1\.0\.extra$"),
         (lambda s: s.update(small("centers")), r"unknown keys: centers$"),
@@ -313,14 +314,14 @@ def test_a_resnet152_is_refused_by_its_blocks(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_no_weight_is_ignored(change: Any, words: str, tmp_path: Path) -> None:
+def test_no_weight_is_ignored(change: Any, message: str, tmp_path: Path) -> None:
     state = authors(resnet())
     change(state)
-    with pytest.raises(InputError, match=rf"theirs\.pth: its weights are not those of a resnet18; {words}"):
+    with pytest.raises(InputError, match=rf"theirs\.pth: its weights are not those of a resnet18; {message}"):
         import_checkpoint(stored(state, tmp_path))
 
 
-def test_two_classifiers_are_one_too_many(tmp_path: Path) -> None:
+def test_two_classifiers_are_an_error(tmp_path: Path) -> None:
     state = {**torchreid(resnet()), "fc.weight": torch.zeros(9, 512)}
     with pytest.raises(InputError, match=r"unknown keys: fc\.weight$"):
         import_checkpoint(stored(state, tmp_path))
@@ -329,7 +330,7 @@ def test_two_classifiers_are_one_too_many(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "pixels", [{"pixel_mean": torch.ones(3)}, {"pixel_mean": torch.ones(3), "pixel_std": torch.zeros(3)}]
 )
-def test_a_useless_normalisation_is_refused(pixels: State, tmp_path: Path) -> None:
+def test_an_invalid_normalisation_is_an_error(pixels: State, tmp_path: Path) -> None:
     state = {key: value for key, value in fastreid(resnet()).items() if not key.startswith("pixel_")}
     with pytest.raises(InputError, match="pixel_mean and pixel_std"):
         import_checkpoint(stored({**state, **pixels}, tmp_path))
@@ -372,7 +373,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
 
 
 def test_the_remedy_for_a_numpy_number_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As torchreid writes them: the rank-1 beside the weights is a number of NumPy's.
+    # As torchreid writes files: the rank-1 beside the weights is a NumPy number.
     theirs = torchreid(resnet())
     path = stored({"state_dict": theirs, "epoch": 60, "rank1": np.float64(0.9)}, tmp_path)
     with pytest.raises(InputError, match="weights_only=False") as refused:
@@ -384,7 +385,7 @@ def test_the_remedy_for_a_numpy_number_works(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_remedy_for_a_whole_network_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As the authors write them; here with a network that pickle can name.
+    # As the authors write files; here with a class that pickle can import.
     from torchvision import models
 
     network = models.resnet18(weights=None)
@@ -425,7 +426,7 @@ def test_every_toolkit_of_the_choices_has_a_layout() -> None:
     assert tuple(LAYOUTS) == TOOLKITS
 
 
-def test_the_command_says_what_it_read_and_what_it_assumed(tmp_path: Path) -> None:
+def test_the_command_reports_layout_and_assumptions(tmp_path: Path) -> None:
     path = stored(fastreid(resnet(), classifier="heads.classifier.weight") | small("heads.classifier.t"), tmp_path)
     out = tmp_path / "new" / "model.pt"
     done = CliRunner().invoke(import_command, [str(path), "--out", str(out), "--height", "32", "--width", "16"])
@@ -439,29 +440,24 @@ def test_the_command_says_what_it_read_and_what_it_assumed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("out", "words"), [("model.onnx", r"model\.onnx: checkpoints end in \.pt"), ("theirs.pt", "the file to import")]
+    ("out", "message"), [("model.onnx", r"model\.onnx: checkpoints end in \.pt"), ("theirs.pt", "the file to import")]
 )
-def test_the_command_refuses_a_useless_out(out: str, words: str, tmp_path: Path) -> None:
+def test_the_command_refuses_an_unusable_out(out: str, message: str, tmp_path: Path) -> None:
     torch.save(small("conv1.weight"), tmp_path / "theirs.pt")
     before = (tmp_path / "theirs.pt").read_bytes()
     done = CliRunner().invoke(import_command, [str(tmp_path / "theirs.pt"), "--out", str(tmp_path / out)])
     assert isinstance(done.exception, InputError)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=message):
         raise done.exception
     assert (tmp_path / "theirs.pt").read_bytes() == before
 
 
 def test_an_error_is_one_line(tmp_path: Path) -> None:
     path = stored({"state_dict": {}, "rank1": np.float64(0.5)}, tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-m", "bot_deploy", "import", str(path), "--out", str(tmp_path / "model.pt")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"bot: {path}: ")
-    assert done.stderr.count("\n") == 1
+    result = run_bot("import", path, "--out", tmp_path / "model.pt")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"bot: {path}: ")
+    assert result.stderr.count("\n") == 1
     assert not (tmp_path / "model.pt").exists()
 
 
@@ -474,8 +470,8 @@ def test_from_import_to_a_verified_export(people: Path, tmp_path: Path) -> None:
         import_command, [str(stored(theirs, tmp_path)), "--out", str(tmp_path / "model.pt"), *sized]
     )
     assert done.exit_code == 0, done.output
-    words = [str(tmp_path / "model.pt"), "--data", str(people), "--out", str(tmp_path / "out"), "--json"]
-    exported = CliRunner().invoke(export_command, words)
+    arguments = [str(tmp_path / "model.pt"), "--data", str(people), "--out", str(tmp_path / "out"), "--json"]
+    exported = CliRunner().invoke(export_command, arguments)
     assert exported.exit_code == 0, exported.output
     assert json.loads(exported.stdout)
     embedder = open_embedder(tmp_path / "out" / "model.onnx")

@@ -1,4 +1,4 @@
-"""Checkpoints as other toolkits write them, made of random numbers, and plain forward passes of them."""
+"""State dicts of other toolkits, made of random numbers, and their plain forward passes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
 
-# What the toolkits' files hold, made of random numbers.
+# ---- the state dicts ----
 
 
 def conv(out: int, inside: int, size: int) -> Tensor:
@@ -65,7 +65,7 @@ MOBILE = [(1, 16, 1), (6, 24, 2), (6, 24, 1), (6, 32, 2), *[(6, 32, 1)] * 2, (6,
 
 
 def mobilenet() -> State:
-    """fast-reid's names: every layer of a block in one list."""
+    """MobileNetV2 with the keys of fast-reid, where every layer of a block is in one list."""
     state = {"features.0.0.weight": conv(32, 3, 3), **norm("features.0.1", 32)}
     inside = 32
     for number, (expansion, out, _) in enumerate(MOBILE, 1):
@@ -101,7 +101,7 @@ def torchreid(backbone: State, dim: int = 512) -> State:
     return {**backbone, "classifier.weight": torch.randn(9, dim), "classifier.bias": torch.randn(9)}
 
 
-# What the toolkits compute with them.
+# ---- the forward passes ----
 
 
 def normed(x: Tensor, state: State, p: str) -> Tensor:
@@ -154,7 +154,7 @@ def run_mobilenet(x: Tensor, state: State) -> Tensor:
 def expected(
     images: Tensor, backbone: State, neck: State | None, mean: Any = IMAGENET[0], std: Any = IMAGENET[1], **how: Any
 ) -> Tensor:
-    """Unit vectors of `images` uint8 [N, H, W, 3], in whatever order of colours the toolkit was fed."""
+    """The embeddings of `images` uint8 [N, H, W, 3] in the colour order of the toolkit, [N, D]."""
     pixels = ((images / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)
     if "conv.0.weight" in backbone:
         features = run_mobilenet(pixels, backbone)

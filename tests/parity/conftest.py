@@ -1,4 +1,4 @@
-"""What the tests of exported graphs share: crops, and a checkpoint on its way out."""
+"""Fixtures of the tests of exported graphs: crops, and an export that is prepared."""
 
 from __future__ import annotations
 

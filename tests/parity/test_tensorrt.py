@@ -1,4 +1,4 @@
-"""Engines that TensorRT-RTX builds ahead of time, with no GPU, and what is refused of them."""
+"""Engines that TensorRT-RTX builds without a GPU, and the engines that are refused."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _tiny(path: Path, precision: str) -> Path:
 
 
 def _forbidden(*arguments: object) -> bytes:
-    raise AssertionError("built once more")
+    raise AssertionError("built again")
 
 
 # ---- building ----
@@ -132,7 +132,7 @@ def test_precision_is_what_the_onnx_types_say(precision: str, tmp_path: Path) ->
 # ---- the cache ----
 
 
-def test_second_build_is_none(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_build_comes_from_the_cache(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = to_engine(tiny, tmp_path / "a.engine", archs=("sm120", "sm89"))
     assert not first.cached
     monkeypatch.setattr(to_tensorrt, "_build", _forbidden)
@@ -142,7 +142,7 @@ def test_second_build_is_none(tiny: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "b.engine").read_bytes() == (tmp_path / "a.engine").read_bytes()
     assert engine_file.read(tmp_path / "b.engine")[1] == first.sidecar
     for other in ({"batch": (1, 8, 32)}, {"archs": ("sm89",)}):
-        with pytest.raises(AssertionError, match="built once more"):
+        with pytest.raises(AssertionError, match="built again"):
             to_engine(tiny, tmp_path / "c.engine", **{"archs": ("sm89", "sm120"), **other})
 
 
@@ -158,7 +158,7 @@ def test_other_weights_are_another_engine(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", ["engine", "hash", "sidecar"])
-def test_cached_file_that_changed_is_built_again(tiny: Path, tmp_path: Path, spoil: str) -> None:
+def test_a_changed_file_in_the_cache_is_built_again(tiny: Path, tmp_path: Path, spoil: str) -> None:
     first = to_engine(tiny, tmp_path / "a.engine", archs=("sm89",))
     (kept,) = to_tensorrt.cache_folder().glob("*.engine")
     companion = engine_file.sidecar_path(kept)
@@ -173,10 +173,10 @@ def test_cached_file_that_changed_is_built_again(tiny: Path, tmp_path: Path, spo
     again = to_engine(tiny, tmp_path / "b.engine", archs=("sm89",))
     assert not again.cached
     assert (tmp_path / "b.engine").stat().st_size == (tmp_path / "a.engine").stat().st_size
-    assert to_engine(tiny, tmp_path / "c.engine", archs=("sm89",)).cached  # the cache has healed
+    assert to_engine(tiny, tmp_path / "c.engine", archs=("sm89",)).cached  # the cache is correct again
 
 
-def test_cache_that_cannot_be_written_is_said_and_costs_nothing(
+def test_an_unwritable_cache_is_reported_and_the_engine_is_built(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -186,10 +186,10 @@ def test_cache_that_cannot_be_written_is_said_and_costs_nothing(
     assert "not kept for the next time" in caplog.text
 
 
-# ---- what does not build ----
+# ---- errors ----
 
 
-def test_parser_speaks_for_itself(tiny: Path, tmp_path: Path) -> None:
+def test_errors_of_the_parser_are_shown(tiny: Path, tmp_path: Path) -> None:
     model = onnx.load(str(tiny))
     node = next(node for node in model.graph.node if node.op_type == "Conv")
     node.op_type, node.name = "NoSuchOp", "here"
@@ -202,7 +202,7 @@ def test_parser_speaks_for_itself(tiny: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "model.engine").exists()
 
 
-def test_builder_speaks_for_itself(tiny: Path, tmp_path: Path) -> None:
+def test_errors_of_the_builder_are_shown(tiny: Path, tmp_path: Path) -> None:
     model = onnx.load(str(tiny))
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2  # no batch but two
     onnx.save(model, str(tmp_path / "fixed.onnx"))
@@ -212,7 +212,7 @@ def test_builder_speaks_for_itself(tiny: Path, tmp_path: Path) -> None:
     assert not list(to_tensorrt.cache_folder().glob("*"))
 
 
-def test_what_is_no_model_of_ours_is_refused(tiny: Path, tmp_path: Path) -> None:
+def test_foreign_files_are_refused(tiny: Path, tmp_path: Path) -> None:
     model = onnx.load(str(tiny))
     del model.metadata_props[:]
     onnx.save(model, str(tmp_path / "foreign.onnx"))
@@ -223,12 +223,12 @@ def test_what_is_no_model_of_ours_is_refused(tiny: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("arch", ["ada", "89", "sm8.9", "SM89", ""])
-def test_archs_are_written_one_way(tiny: Path, tmp_path: Path, arch: str) -> None:
+def test_other_spellings_of_a_gpu_are_an_error(tiny: Path, tmp_path: Path, arch: str) -> None:
     with pytest.raises(InputError, match="write sm89"):
         to_engine(tiny, tmp_path / "model.engine", archs=(arch,))
 
 
-def test_archs_that_rtx_does_not_know_are_refused_with_those_it_knows(tiny: Path, tmp_path: Path) -> None:
+def test_unsupported_gpus_are_an_error_that_lists_the_supported_ones(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"does not build for sm90, but for .*sm89.*bot-deploy\[tensorrt\]"):
         to_engine(tiny, tmp_path / "model.engine", archs=("sm90", "sm89"))
 
@@ -274,7 +274,9 @@ def test_package_follows_from_gpu_and_archs(
         assert to_tensorrt.choose_builder(archs) == chosen
 
 
-def test_default_list_is_said_and_builds(tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_default_gpus_are_logged_and_built_for(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     if _gpu():
         pytest.skip("there is a GPU here to build for")
     assert to_engine(tiny, tmp_path / "model.engine").sidecar.archs == to_tensorrt.DEFAULT_ARCHS
