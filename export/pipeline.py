@@ -89,11 +89,11 @@ def export(
     source = Path(checkpoint)
     if source.is_dir():
         source = source / "model.pt"
-    name = str(data) if data else _training_data(source)
+    sources = str(data).split(MERGE_SEPARATOR) if data else _training_sources(source)
     context = prepare(
         source,
         Path(out) if out else source.parent,
-        open_merged(name.split(MERGE_SEPARATOR)),
+        open_merged(sources),
         feature=feature,
         flip=flip,
         opset=opset,
@@ -112,13 +112,14 @@ def export(
     return artifacts
 
 
-def _training_data(source: Path) -> str:
-    """The data that the checkpoint was trained on if it is here, otherwise the built-in data."""
+def _training_sources(source: Path) -> list[str]:
+    """The data sets that the checkpoint was trained on if all are here, otherwise the built-in one."""
     data = checkpoints.load(source).data
-    if all(name == SYNTHETIC or Path(name).exists() for name in data.split(MERGE_SEPARATOR)):
-        return data
+    sources = data.split(MERGE_SEPARATOR)  # the checkpoint holds the name of a merged data set
+    if all(name == SYNTHETIC or Path(name).exists() for name in sources):
+        return sources
     logger.info(f"the training data {data} is not here; comparing on synthetic crops")
-    return SYNTHETIC
+    return [SYNTHETIC]
 
 
 def _log(artifact: Artifact) -> None:
