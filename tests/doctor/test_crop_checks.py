@@ -30,8 +30,8 @@ ISSUES = {"levels", "exposure", "flat", "clipped", "border", "grey", "shape", "s
 
 @pytest.fixture(scope="session")
 def crops(people: Path) -> list[Pixels]:
-    found = images.find_images(people)
-    return [images.read_image(path) for path in found[:: len(found) // 40][:40]]
+    files = images.find_images(people)
+    return [images.read_image(path) for path in files[:: len(files) // 40][:40]]
 
 
 def shown(crops: list[Pixels], tmp_path: Path, suffix: str = ".png") -> Diagnosis:
@@ -113,18 +113,18 @@ def test_real_crops_have_no_issues(shared: Path, archive: str) -> None:
         pytest.skip(f"needs {path}")
     with zipfile.ZipFile(path) as pack:
         names = sorted(name for name in pack.namelist() if name.lower().endswith((".jpg", ".bmp")))
-        found = [images.decode_image(pack.read(name), name) for name in names[:: len(names) // 200]]
+        crops = [images.decode_image(pack.read(name), name) for name in names[:: len(names) // 200]]
     for contract in (REAL, dataclasses.replace(REAL, height=256, width=128)):
         counts = dict.fromkeys(ISSUES, 0)
-        for crop in found:
+        for crop in crops:
             for kind in crop_checks.crop_issues(crop_checks.measure_crop(crop), contract):
                 counts[kind] += 1
-        assert max(counts.values()) < 0.02 * len(found), counts
+        assert max(counts.values()) < 0.02 * len(crops), counts
     violated = [
         set(crop_checks.crop_issues(crop_checks.measure_crop(corruptions.normalized_twice(crop, REAL)), REAL))
-        for crop in found
+        for crop in crops
     ]
-    assert sum("clipped" in kinds for kinds in violated) > 0.8 * len(found)
+    assert sum("clipped" in kinds for kinds in violated) > 0.8 * len(crops)
 
 
 # ---- the command ----

@@ -106,9 +106,9 @@ def test_every_layout_embeds_as_its_toolkit_does(case: str, tmp_path: Path) -> N
     kind, make, arch, written, prefix, how, stem, last_stride = CASES[case]
     backbone = make()
     theirs = written(backbone)
-    done = import_checkpoint(stored(theirs, tmp_path), **SIZE)
-    saved = done.checkpoint
-    assert done.layout == kind
+    imported = import_checkpoint(stored(theirs, tmp_path), **SIZE)
+    saved = imported.checkpoint
+    assert imported.layout == kind
     assert (saved.contract.arch, saved.stem, saved.last_stride, saved.num_ids) == (arch, stem, last_stride, 9)
     assert (saved.neck, saved.contract.feature) == (("bnneck", "fi") if prefix else ("none", "ft"))
     assert saved.contract.size == (32, 16)
@@ -133,11 +133,11 @@ def test_a_resnet50_with_ibn_of_the_authors(tmp_path: Path) -> None:
     backbone = resnet(50, ibn=True)
     unused = {"base.fc.weight": torch.zeros(10, 2048), "base.fc.bias": torch.zeros(10)}
     theirs = authors(backbone, 2048)
-    done = import_checkpoint(stored({**theirs, **unused}, tmp_path), **SIZE)
-    assert (done.checkpoint.contract.arch, done.checkpoint.stem) == ("resnet50_ibn_a", "torchvision")
-    assert done.unused_keys == tuple(unused)
+    imported = import_checkpoint(stored({**theirs, **unused}, tmp_path), **SIZE)
+    assert (imported.checkpoint.contract.arch, imported.checkpoint.stem) == ("resnet50_ibn_a", "torchvision")
+    assert imported.unused_keys == tuple(unused)
     images = pictures()
-    actual = embedded(done.checkpoint, images)
+    actual = embedded(imported.checkpoint, images)
     torch.testing.assert_close(actual, expected(images, backbone, necked(theirs, "bottleneck")), atol=2e-5, rtol=1e-4)
 
 
@@ -172,12 +172,12 @@ def test_a_model_of_bgr_images_takes_rgb(written: Any, tmp_path: Path) -> None:
     theirs = written(backbone)
     neck = necked(theirs, "bottleneck" if written is authors else "heads.bottleneck.0")
     how = {"relu": False} if written is authors else UNPADDED
-    done = import_checkpoint(stored(theirs, tmp_path), **SIZE, bgr=True).checkpoint
-    assert done.contract.color == "RGB"
+    imported = import_checkpoint(stored(theirs, tmp_path), **SIZE, bgr=True).checkpoint
+    assert imported.contract.color == "RGB"
     rgb = pictures()
     bgr = rgb.flip(3)
-    torch.testing.assert_close(embedded(done, rgb), expected(bgr, backbone, neck, **how), atol=2e-5, rtol=1e-4)
-    assert not torch.allclose(embedded(done, rgb), expected(rgb, backbone, neck, **how), atol=1e-3)
+    torch.testing.assert_close(embedded(imported, rgb), expected(bgr, backbone, neck, **how), atol=2e-5, rtol=1e-4)
+    assert not torch.allclose(embedded(imported, rgb), expected(rgb, backbone, neck, **how), atol=1e-3)
 
 
 def test_settings_that_weights_do_not_show_can_be_given(tmp_path: Path) -> None:
@@ -215,11 +215,11 @@ def test_a_file_without_a_classifier_gives_the_same_embeddings(classes: int | No
     del theirs["heads.weight"]
     if classes is not None:
         theirs["heads.weight"] = torch.zeros(classes, 512)
-    done = import_checkpoint(stored(theirs, tmp_path), **SIZE)
-    assert done.checkpoint.num_ids == 1
-    assert not done.checkpoint.state["classifier.weight"].any()
-    assert "1 identity, because there is no classifier" in done.assumptions
-    assert done.checkpoint.contract == whole.contract
+    imported = import_checkpoint(stored(theirs, tmp_path), **SIZE)
+    assert imported.checkpoint.num_ids == 1
+    assert not imported.checkpoint.state["classifier.weight"].any()
+    assert "1 identity, because there is no classifier" in imported.assumptions
+    assert imported.checkpoint.contract == whole.contract
 
 
 def test_authors_without_a_neck(tmp_path: Path) -> None:
@@ -242,18 +242,18 @@ def test_training_only_keys_are_listed_and_counters_may_be_missing(tmp_path: Pat
     plain = import_checkpoint(stored(state, tmp_path), **SIZE)
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     extra = {"heads.classifier.t": torch.zeros(1), "heads.classifier.bias": torch.zeros(9)}
-    done = import_checkpoint(stored({**state, **extra}, tmp_path), **SIZE)
-    assert set(done.unused_keys) == set(extra)
+    imported = import_checkpoint(stored({**state, **extra}, tmp_path), **SIZE)
+    assert set(imported.unused_keys) == set(extra)
     torch.testing.assert_close(
-        embedded(done.checkpoint, pictures()), embedded(plain.checkpoint, pictures()), atol=0, rtol=0
+        embedded(imported.checkpoint, pictures()), embedded(plain.checkpoint, pictures()), atol=0, rtol=0
     )
 
 
 def test_without_pixel_mean_the_normalisation_of_imagenet_is_assumed(tmp_path: Path) -> None:
     state = {key: value for key, value in fastreid(resnet()).items() if not key.startswith("pixel_")}
-    done = import_checkpoint(stored(state, tmp_path), **SIZE)
-    assert (done.checkpoint.contract.mean, done.checkpoint.contract.std) == IMAGENET
-    assert "the normalisation of ImageNet" in done.assumptions
+    imported = import_checkpoint(stored(state, tmp_path), **SIZE)
+    assert (imported.checkpoint.contract.mean, imported.checkpoint.contract.std) == IMAGENET
+    assert "the normalisation of ImageNet" in imported.assumptions
 
 
 def small(*keys: str) -> State:
@@ -429,13 +429,13 @@ def test_every_toolkit_of_the_choices_has_a_layout() -> None:
 def test_the_command_reports_layout_and_assumptions(tmp_path: Path) -> None:
     path = stored(fastreid(resnet(), classifier="heads.classifier.weight") | small("heads.classifier.t"), tmp_path)
     out = tmp_path / "new" / "model.pt"
-    done = CliRunner().invoke(import_command, [str(path), "--out", str(out), "--height", "32", "--width", "16"])
-    assert done.exit_code == 0, done.output
-    assert done.stdout == ""
-    assert "fast-reid: resnet18, 9 identities, BNNeck, feature fi" in done.stderr
-    assert "last stride 1" in done.stderr
-    assert "crops of 32x16" in done.stderr
-    assert "left out, because only training needs it: heads.classifier.t" in done.stderr
+    result = CliRunner().invoke(import_command, [str(path), "--out", str(out), "--height", "32", "--width", "16"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    assert "fast-reid: resnet18, 9 identities, BNNeck, feature fi" in result.stderr
+    assert "last stride 1" in result.stderr
+    assert "crops of 32x16" in result.stderr
+    assert "left out, because only training needs it: heads.classifier.t" in result.stderr
     assert checkpoint.load(out).contract.size == (32, 16)
 
 
@@ -445,10 +445,10 @@ def test_the_command_reports_layout_and_assumptions(tmp_path: Path) -> None:
 def test_the_command_refuses_an_unusable_out(out: str, message: str, tmp_path: Path) -> None:
     torch.save(small("conv1.weight"), tmp_path / "theirs.pt")
     before = (tmp_path / "theirs.pt").read_bytes()
-    done = CliRunner().invoke(import_command, [str(tmp_path / "theirs.pt"), "--out", str(tmp_path / out)])
-    assert isinstance(done.exception, InputError)
+    result = CliRunner().invoke(import_command, [str(tmp_path / "theirs.pt"), "--out", str(tmp_path / out)])
+    assert isinstance(result.exception, InputError)
     with pytest.raises(InputError, match=message):
-        raise done.exception
+        raise result.exception
     assert (tmp_path / "theirs.pt").read_bytes() == before
 
 
@@ -466,10 +466,10 @@ def test_from_import_to_a_verified_export(people: Path, tmp_path: Path) -> None:
     backbone = make()
     theirs = written(backbone)
     sized = ["--height", "32", "--width", "16"]
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         import_command, [str(stored(theirs, tmp_path)), "--out", str(tmp_path / "model.pt"), *sized]
     )
-    assert done.exit_code == 0, done.output
+    assert result.exit_code == 0, result.output
     arguments = [str(tmp_path / "model.pt"), "--data", str(people), "--out", str(tmp_path / "out"), "--json"]
     exported = CliRunner().invoke(export_command, arguments)
     assert exported.exit_code == 0, exported.output

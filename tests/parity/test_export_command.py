@@ -41,8 +41,8 @@ def test_an_engine_that_fails_on_its_own_gpu_is_no_artifact(
         export_engine(replace(context, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(nvidia, "gpu_arch", lambda: "sm120")
-    done = export_engine(replace(context, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
-    assert (done.parity, done.not_run) == (None, "it is for sm89, but the GPU is sm120")
+    artifact = export_engine(replace(context, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
+    assert (artifact.parity, artifact.not_run) == (None, "it is for sm89, but the GPU is sm120")
 
 
 def test_export_writes_every_artifact_and_reports_the_one_that_cannot_run_here(
@@ -62,10 +62,10 @@ def test_export_writes_every_artifact_and_reports_the_one_that_cannot_run_here(
     monkeypatch.setattr(
         pipeline, "to_onnx", lambda *arguments: (written.append(arguments[1].precision), to_onnx(*arguments))
     )
-    words = [str(checkpoint_file), "--fp16", "--trt", "--gpu-arch", "sm89", "--batch", "1:2:4"]
-    done = CliRunner().invoke(export_command, [*words, "--data", str(people), "--out", str(tmp_path), "--json"])
-    assert done.exit_code == 0, done.output
-    document = json.loads(done.stdout)
+    arguments = [str(checkpoint_file), "--fp16", "--trt", "--gpu-arch", "sm89", "--batch", "1:2:4"]
+    result = CliRunner().invoke(export_command, [*arguments, "--data", str(people), "--out", str(tmp_path), "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
     assert document["model"] == str(tmp_path / "model.onnx")
     names = {artifact["path"].rpartition("/")[2]: artifact for artifact in document["artifacts"]}
     assert list(names) == ["model.onnx", "model.fp16.onnx", "model.engine"]
@@ -84,7 +84,7 @@ def test_export_writes_every_artifact_and_reports_the_one_that_cannot_run_here(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "message"),
+    ("arguments", "code", "message"),
     [
         (["--batch", "1:2:4"], 2, "--fp32, --batch and --gpu-arch are about the engine; add --trt"),
         (["--gpu-arch", "sm89"], 2, "add --trt"),
@@ -101,7 +101,7 @@ def test_export_writes_every_artifact_and_reports_the_one_that_cannot_run_here(
     ],
 )
 def test_wrong_usage_is_an_error_before_work_begins(
-    words: list[str],
+    arguments: list[str],
     code: int,
     message: str,
     checkpoint_file: Path,
@@ -110,7 +110,7 @@ def test_wrong_usage_is_an_error_before_work_begins(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if "sm50" in " ".join(words):
+    if "sm50" in " ".join(arguments):
         pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx, which knows the GPUs that it builds for")
 
     def forbidden(*arguments: object) -> None:
@@ -119,10 +119,10 @@ def test_wrong_usage_is_an_error_before_work_begins(
     monkeypatch.setattr(pipeline, "evaluate_dataset", forbidden)
     monkeypatch.setattr(pipeline, "to_onnx", forbidden)
     (tmp_path / "file").touch()
-    words = [word.format(file=tmp_path / "file") for word in words]
-    with pytest.raises(SystemExit) as done:
-        cli.main(["export", str(checkpoint_file), "--data", str(people), "--out", str(tmp_path / "out"), *words])
-    assert done.value.code == code
+    arguments = [word.format(file=tmp_path / "file") for word in arguments]
+    with pytest.raises(SystemExit) as result:
+        cli.main(["export", str(checkpoint_file), "--data", str(people), "--out", str(tmp_path / "out"), *arguments])
+    assert result.value.code == code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -131,9 +131,9 @@ def test_an_engine_without_tensorrt_is_refused_before_work_begins(
     checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nvidia, "installed", lambda package: False)
-    done = CliRunner().invoke(export_command, [str(checkpoint_file), "--trt", "--out", str(tmp_path / "out")])
-    assert isinstance(done.exception, RunError)
-    assert "pip install 'bot-deploy[tensorrt-rtx]'" in str(done.exception)
+    result = CliRunner().invoke(export_command, [str(checkpoint_file), "--trt", "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, RunError)
+    assert "pip install 'bot-deploy[tensorrt-rtx]'" in str(result.exception)
     assert not (tmp_path / "out").exists()
 
 
@@ -148,9 +148,9 @@ def test_no_engine_is_built_from_a_rejected_model(context: ExportContext, tmp_pa
 
 
 def test_verify_passes_an_export_of_the_same_model(onnx_file: Path, checkpoint_file: Path, people: Path) -> None:
-    done = CliRunner().invoke(verify, [str(checkpoint_file), str(onnx_file), "--data", str(people), "--json"])
-    assert done.exit_code == 0, done.output
-    document = json.loads(done.stdout)
+    result = CliRunner().invoke(verify, [str(checkpoint_file), str(onnx_file), "--data", str(people), "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
     assert document["parity"]["passed"] is True
     assert document["parity"]["tolerance"] == {"min_cosine": 0.99999, "map_change": None}
     assert document["parity"]["rank1_change"] == pytest.approx(0, abs=0.01)
@@ -164,20 +164,20 @@ def test_verify_fails_other_weights_with_exit_code_3(
     state["backbone.layer4.1.conv2.weight"] += 0.05
     model = replace(saved, state=state).build()
     checkpoint.save(tmp_path / "other.pt", replace(saved, state=state, contract=contract_of(model, 128, 64)))
-    done = CliRunner().invoke(verify, [str(onnx_file), str(tmp_path / "other.pt"), "--data", str(people)])
-    assert isinstance(done.exception, ParityError)
-    assert done.exception.exit_code == 3
-    assert "they hold different weights" in str(done.exception)
-    assert "FAILED" in done.stderr
+    result = CliRunner().invoke(verify, [str(onnx_file), str(tmp_path / "other.pt"), "--data", str(people)])
+    assert isinstance(result.exception, ParityError)
+    assert result.exception.exit_code == 3
+    assert "they hold different weights" in str(result.exception)
+    assert "FAILED" in result.stderr
 
 
 def test_verify_refuses_models_of_different_sizes(onnx_file: Path, checkpoint_file: Path, tmp_path: Path) -> None:
     saved = checkpoint.load(checkpoint_file)
     small = replace(saved, contract=replace(saved.contract, height=64, width=32))
     checkpoint.save(tmp_path / "small.pt", small)
-    done = CliRunner().invoke(verify, [str(onnx_file), str(tmp_path / "small.pt")])
-    assert isinstance(done.exception, InputError)
-    assert "crops of 128x64 cannot be compared with 512 from 64x32" in str(done.exception)
+    result = CliRunner().invoke(verify, [str(onnx_file), str(tmp_path / "small.pt")])
+    assert isinstance(result.exception, InputError)
+    assert "crops of 128x64 cannot be compared with 512 from 64x32" in str(result.exception)
 
 
 def test_change_of_map_beyond_the_tolerance_fails() -> None:

@@ -163,12 +163,12 @@ def test_failed_parity_keeps_the_artifact_as_rejected_and_exits_3(
     from bot_deploy.commands.export import export_command
     from bot_deploy.errors import ParityError
 
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         export_command, [str(checkpoint_file), "--data", str(people), "--out", str(tmp_path), "--json"]
     )
-    assert isinstance(done.exception, ParityError)
-    assert done.exception.exit_code == 3
-    document = json.loads(done.stdout)
+    assert isinstance(result.exception, ParityError)
+    assert result.exception.exit_code == 3
+    document = json.loads(result.stdout)
     assert document["parity"]["passed"] is False
     assert "FAILED" in caplog.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx.rejected"]
@@ -176,15 +176,15 @@ def test_failed_parity_keeps_the_artifact_as_rejected_and_exits_3(
 
 def test_export_command_prints_one_document(tmp_path: Path, checkpoint_file: Path) -> None:
     (tmp_path / "model.onnx.rejected").write_bytes(b"of an earlier export")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "bot_deploy", "export", str(checkpoint_file), "--out", str(tmp_path), "--json"],
         capture_output=True,
         text=True,
         check=True,
     )
-    document = json.loads(done.stdout)
+    document = json.loads(result.stdout)
     assert document["model"] == str(tmp_path / "model.onnx")
     assert document["parity"]["passed"] is True
-    assert "min cosine" in done.stderr
+    assert "min cosine" in result.stderr
     assert (tmp_path / "model.onnx").is_file()
     assert not (tmp_path / "model.onnx.rejected").exists()

@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def fp16_file(context: ExportContext) -> Path:
-    done = export_onnx(context, "fp16")
-    assert not done.rejected
-    assert done.float32_layers == ()
-    return done.path
+    artifact = export_onnx(context, "fp16")
+    assert not artifact.rejected
+    assert artifact.float32_layers == ()
+    return artifact.path
 
 
 @pytest.fixture(scope="module")
 def int8_file(context: ExportContext) -> Path:
-    done = export_onnx(context, "int8")
-    assert not done.rejected
-    return done.path
+    artifact = export_onnx(context, "int8")
+    assert not artifact.rejected
+    return artifact.path
 
 
 def unbalanced(source: Path, factor: float, channels: slice, out: Path) -> Path:
@@ -79,9 +79,9 @@ def test_folding_batch_norms_keeps_the_embeddings(arch: str) -> None:
 
 
 def test_flip_averages_before_the_length_is_taken(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
-    done = export_onnx(prepare(checkpoint_file, tmp_path, open_dataset(people), flip=True))
-    assert not done.rejected
-    embedder, saved = open_embedder(done.path), checkpoint.load(checkpoint_file)
+    artifact = export_onnx(prepare(checkpoint_file, tmp_path, open_dataset(people), flip=True))
+    assert not artifact.rejected
+    embedder, saved = open_embedder(artifact.path), checkpoint.load(checkpoint_file)
     assert embedder.contract.flip
     crops = np.random.default_rng(1).integers(0, 256, (5, 128, 64, 3), dtype=np.uint8)
     graph = InferenceGraph(saved.build(), saved.contract, unit=False).eval()
@@ -98,9 +98,9 @@ def test_feature_before_the_neck(checkpoint_file: Path, people: Path, tmp_path: 
     torch.manual_seed(2)
     state = {**saved.state, "neck.running_mean": torch.rand(512), "neck.running_var": 1 + torch.rand(512)}
     checkpoint.save(tmp_path / "model.pt", replace(saved, state=state))
-    done = export_onnx(prepare(tmp_path / "model.pt", tmp_path, open_dataset(people), feature="ft"))
-    assert not done.rejected
-    embedder = open_embedder(done.path)
+    artifact = export_onnx(prepare(tmp_path / "model.pt", tmp_path, open_dataset(people), feature="ft"))
+    assert not artifact.rejected
+    embedder = open_embedder(artifact.path)
     assert embedder.contract.feature == "ft"
     crops = np.random.default_rng(1).integers(0, 256, (4, 128, 64, 3), dtype=np.uint8)
     graph = InferenceGraph(replace(saved, state=state).build(), saved.contract).eval()
@@ -133,16 +133,16 @@ def test_layer_errors_against_a_naive_loop(crops: Pixels) -> None:
     model = ReID("resnet18", 3).eval()
     saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", "none")
     graph = inference_graph(saved, saved.contract)
-    found = sensitivity.layer_errors(
+    errors = sensitivity.layer_errors(
         graph, crops[:2], lambda conv, x: 1.5 * conv._conv_forward(x, conv.weight, conv.bias)
     )
-    assert len(found) == 20
+    assert len(errors) == 20
     with torch.inference_mode():
         pixels = torch.from_numpy(crops[:2]).float().permute(0, 3, 1, 2) * graph.scale + graph.shift
         stem = graph.backbone.get_submodule("conv1")(pixels).numpy().astype(np.float64)
     means = [[channel.mean() for channel in stem.transpose(1, 0, 2, 3)]]
     varies = sum(float(((stem[:, c] - means[0][c]) ** 2).sum()) for c in range(stem.shape[1])) ** 0.5
-    assert found["conv1"] == pytest.approx(0.5 * float((stem**2).sum()) ** 0.5 / varies, rel=1e-4)
+    assert errors["conv1"] == pytest.approx(0.5 * float((stem**2).sum()) ** 0.5 / varies, rel=1e-4)
 
 
 def test_embedding_costs_against_a_changed_copy(crops: Pixels) -> None:
@@ -150,10 +150,10 @@ def test_embedding_costs_against_a_changed_copy(crops: Pixels) -> None:
     model = ReID("resnet18", 3).eval()
     saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", "none")
     graph = inference_graph(saved, saved.contract)
-    found = sensitivity.embedding_costs(
+    costs = sensitivity.embedding_costs(
         graph, crops[:3], lambda conv, x: -2 * conv._conv_forward(x, conv.weight, conv.bias)
     )
-    assert len(found) == 20
+    assert len(costs) == 20
     for name in ("conv1", "layer2.0.conv2", "layer4.0.downsample.0"):
         changed = copy.deepcopy(graph)
         conv = changed.backbone.get_submodule(name)
@@ -163,7 +163,7 @@ def test_embedding_costs_against_a_changed_copy(crops: Pixels) -> None:
             pairs = zip(graph(torch.from_numpy(crops[:3])), changed(torch.from_numpy(crops[:3])), strict=True)
             cosine = np.mean([float(functional.cosine_similarity(a, b, dim=0)) for a, b in pairs])
         assert cosine < 0.999
-        assert found[name] == pytest.approx(1 - cosine, abs=1e-5)
+        assert costs[name] == pytest.approx(1 - cosine, abs=1e-5)
     again = sensitivity.embedding_costs(graph, crops[:3], lambda conv, x: conv._conv_forward(x, conv.weight, conv.bias))
     assert max(map(abs, again.values())) < 1e-6  # no layer stays changed
 
@@ -195,8 +195,8 @@ def test_fp16_is_in_the_types(fp16_file: Path, onnx_file: Path) -> None:
 
 
 def test_fp16_rounds(fp16_file: Path, onnx_file: Path, crops: Pixels) -> None:
-    found = cosines(fp16_file, onnx_file, crops)
-    assert found.min() >= 0.999
+    similarity = cosines(fp16_file, onnx_file, crops)
+    assert similarity.min() >= 0.999
     differ = np.abs(open_embedder(fp16_file).run(crops) - open_embedder(onnx_file).run(crops)).max()
     assert differ > 1e-6
 
@@ -206,10 +206,10 @@ def test_layers_that_overflow_in_fp16_stay_in_float32(
 ) -> None:
     source = unbalanced(checkpoint_file, 1e6, slice(None), tmp_path / "model.pt")
     context = prepare(source, tmp_path, open_dataset(people))
-    done = export_onnx(context, "fp16")
-    assert done.float32_layers == ("layer2.0.conv1", "layer2.0.conv2")
-    assert not done.rejected
-    assert cosines(done.path, onnx_file, crops).min() >= 0.999
+    artifact = export_onnx(context, "fp16")
+    assert artifact.float32_layers == ("layer2.0.conv1", "layer2.0.conv2")
+    assert not artifact.rejected
+    assert cosines(artifact.path, onnx_file, crops).min() >= 0.999
     # With every layer in FP16, the parity check fails.
     monkeypatch.setattr(fp16, "to_fp16", fp16.to_fp16)
     monkeypatch.setattr(
@@ -250,19 +250,19 @@ def test_layers_too_sensitive_for_int8_stay_in_float32(
     # One channel is ten thousand times as large as the others, so that INT8 rounds these to zero.
     source = unbalanced(checkpoint_file, 1e4, slice(0, 1), tmp_path / "model.pt")
     context = prepare(source, tmp_path, open_dataset(people))
-    done = export_onnx(context, "int8")
-    assert "layer2.0.conv2" in done.float32_layers
-    assert len(done.float32_layers) == 2
-    assert not done.rejected
-    assert cosines(done.path, onnx_file, crops).min() >= 0.97
+    artifact = export_onnx(context, "int8")
+    assert "layer2.0.conv2" in artifact.float32_layers
+    assert len(artifact.float32_layers) == 2
+    assert not artifact.rejected
+    assert cosines(artifact.path, onnx_file, crops).min() >= 0.97
 
 
 def test_convolutions_are_ranked_by_cost_for_each_weight(
     context: ExportContext, crops: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # 9,408 weights, 36,864 and 2,359,296: a cost per weight of 1e-7, 5e-7 and 4e-9.
-    found = {"conv1": 0.00094, "layer1.0.conv1": 0.0184, "layer4.0.conv2": 0.0094}
-    monkeypatch.setattr(int8, "embedding_costs", lambda *_: found)
+    costs = {"conv1": 0.00094, "layer1.0.conv1": 0.0184, "layer4.0.conv2": 0.0094}
+    monkeypatch.setattr(int8, "embedding_costs", lambda *_: costs)
     assert int8._rank_convolutions(context.graph, crops) == ["layer1.0.conv1", "conv1", "layer4.0.conv2"]
 
 
@@ -287,8 +287,8 @@ def test_int8_for_tensorrt_is_symmetric_and_builds(context: ExportContext, tmp_p
     assert zeros
     assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
     assert not [name for name, value in values.items() if value.dtype == np.int32]
-    done = export_engine(replace(context, out=tmp_path), "int8", (1, 2, 4), ["sm89"])
-    assert done.path == tmp_path / "model.engine"
+    artifact = export_engine(replace(context, out=tmp_path), "int8", (1, 2, 4), ["sm89"])
+    assert artifact.path == tmp_path / "model.engine"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "fp32.onnx", "int8.onnx", "model.engine", "model.engine.json"
     ]  # fmt: skip
@@ -307,6 +307,6 @@ def test_ibn_in_lower_precision(precision: str, people: Path, tmp_path: Path) ->
         model(normed)
     saved = Checkpoint(contract_of(model, 64, 32), model.state_dict(), 3, 1, "bnneck", "none")
     checkpoint.save(tmp_path / "model.pt", saved)
-    done = export_onnx(prepare(tmp_path / "model.pt", tmp_path, open_dataset(people)), precision)
-    assert done.parity is not None
-    assert done.parity.min_cosine > {"fp16": 0.999, "int8": 0.95}[precision]
+    artifact = export_onnx(prepare(tmp_path / "model.pt", tmp_path, open_dataset(people)), precision)
+    assert artifact.parity is not None
+    assert artifact.parity.min_cosine > {"fp16": 0.999, "int8": 0.95}[precision]

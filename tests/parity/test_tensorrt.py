@@ -217,8 +217,8 @@ def test_foreign_files_are_refused(tiny: Path, tmp_path: Path) -> None:
     del model.metadata_props[:]
     onnx.save(model, str(tmp_path / "foreign.onnx"))
     (tmp_path / "text.onnx").write_text("this is no ONNX")
-    for name, words in (("foreign", "no contract inside"), ("text", "not an ONNX model"), ("none", "cannot be read")):
-        with pytest.raises(InputError, match=words):
+    for name, message in (("foreign", "no contract inside"), ("text", "not an ONNX model"), ("none", "cannot be read")):
+        with pytest.raises(InputError, match=message):
             to_engine(tmp_path / f"{name}.onnx", tmp_path / "model.engine", archs=("sm89",))
 
 
@@ -319,13 +319,13 @@ def test_other_version_is_refused(engine: BuiltEngine) -> None:
     _refused(engine.path, f"built with tensorrt-rtx 1.0.0, but {rtx.__version__} is installed")
 
 
-def _refused(path: Path, words: str) -> None:
-    done = _bot_eval(path)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(f"bot: {path}: ")
-    assert words in done.stderr
-    assert "bot export --trt" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def _refused(path: Path, message: str) -> None:
+    result = _bot_eval(path)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith(f"bot: {path}: ")
+    assert message in result.stderr
+    assert "bot export --trt" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_other_gpu_is_refused(engine: BuiltEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,10 +338,10 @@ def test_other_gpu_is_refused(engine: BuiltEngine, monkeypatch: pytest.MonkeyPat
 def test_no_gpu_is_a_failed_run(engine: BuiltEngine) -> None:
     if _gpu():
         pytest.skip("there is a GPU here")
-    done = _bot_eval(engine.path)
-    assert done.returncode == 1
-    assert done.stderr.startswith("bot: no NVIDIA GPU that CUDA can use")
-    assert len(done.stderr.splitlines()) == 1
+    result = _bot_eval(engine.path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("bot: no NVIDIA GPU that CUDA can use")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_engine_gives_what_the_onnx_gives(tiny: Path, tmp_path: Path) -> None:
