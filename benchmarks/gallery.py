@@ -156,7 +156,7 @@ def measure_million(work: Path) -> dict[str, float]:
     queries = rng.normal(size=(QUERIES, DIM)).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     for name, min_vectors in (("FAISS", 0), ("NumPy", sys.maxsize)):
-        search.FAISS_FROM = min_vectors
+        search.FAISS_MIN_VECTORS = min_vectors
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started = time.perf_counter()
         gallery = Store(store_path)

@@ -86,14 +86,14 @@ def index(
         if isinstance(gallery, galleries.Store):
             if ann == "none":
                 gallery.drop_hnsw()
-            elif ann or gallery.remembers_hnsw:
+            elif ann or gallery.uses_hnsw:
                 document |= _graph(gallery, asked=ann is not None)
     document["seconds"] = round(time.perf_counter() - started, 3)
     click.echo(jsonlib.dumps(document) if as_json else _summary(document))
 
 
 def _graph(gallery: Store, *, asked: bool) -> dict[str, float]:
-    """Brings the graph up to date; its recall, where it was built."""
+    """Brings the graph up to date; returns its recall if it was built."""
     from bot_deploy.console import say
 
     if not asked and not find_spec("faiss"):

@@ -1,4 +1,4 @@
-"""The store's rows in SQLite: tables, transactions, filters, and what its errors mean."""
+"""The items of a store in SQLite: tables, transactions, filters, and SQLite's errors as ours."""
 
 from __future__ import annotations
 
@@ -20,27 +20,32 @@ if TYPE_CHECKING:
 DATABASE = "gallery.sqlite"
 FORMAT = 1
 LOCK_TIMEOUT_S = 60  # how long a writer waits for another; each locks the store for one batch only
-COLUMNS = "path, size, mtime, digest, identity, camera, time, error"
+
+PATH, *DETAILS = GalleryItem._fields  # the columns, in this order
+COLUMNS = ", ".join((PATH, *DETAILS))
 SCHEMA = (
     "CREATE TABLE gallery (format, space, dim, root, generation, length, alive)",
-    # The slot is the vector's; those of files that are no image are negative.
-    f"CREATE TABLE rows (slot INTEGER PRIMARY KEY, {COLUMNS.replace('path', 'path UNIQUE', 1)})",
+    # The slot of a vector; negative for files that are no image.
+    f"CREATE TABLE rows (slot INTEGER PRIMARY KEY, {PATH} UNIQUE, {', '.join(DETAILS)})",
 )
+INSERT = f"INSERT INTO rows (slot, {COLUMNS}) VALUES (?, {', '.join('?' * len(GalleryItem._fields))})"  # noqa: S608 - our own names
+UPDATE = f"UPDATE rows SET {', '.join(f'{name} = ?' for name in DETAILS)} WHERE {PATH} = ?"  # noqa: S608
 
 
 def connect(path: Path, *, create: bool) -> sqlite3.Connection:
-    """The database at `path`, which `create` lets be new; where its folder may only be read, without a lock."""
+    """Opens the database at `path`, or a new one with `create`; without a lock where the folder is read-only."""
     mode = "mode=rwc" if create else "mode=rw"
     if path.exists() and not os.access(path.parent, os.W_OK):
-        # A folder that may only be read has no place for a reader's lock, which none needs that nobody writes to.
-        written = path.with_name(f"{path.name}-wal")
-        mode = "mode=ro" if written.exists() and written.stat().st_size else "mode=ro&immutable=1"
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None)
+        # A reader's lock is a file in the folder. Without a pending log nobody writes, and no lock is needed.
+        log = path.with_name(f"{path.name}-wal")
+        mode = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
+    uri = f"{path.absolute().as_uri()}?{mode}"
+    return sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None)
 
 
 @contextlib.contextmanager
 def transaction(database: sqlite3.Connection, kind: str = "DEFERRED") -> Iterator[None]:
-    """All of it or nothing; `kind` "IMMEDIATE" waits for other writers at its start."""
+    """A transaction, rolled back when the block raises; `kind` "IMMEDIATE" waits for other writers at its start."""
     database.execute(f"BEGIN {kind}")
     try:
         yield
@@ -50,18 +55,28 @@ def transaction(database: sqlite3.Connection, kind: str = "DEFERRED") -> Iterato
             database.execute("ROLLBACK")
 
 
-def row_of(fields: Sequence[Any]) -> GalleryItem:
-    """A row from its values by COLUMNS."""
-    return GalleryItem(os.fsdecode(fields[0]), *fields[1:])
+def item_of(values: Sequence[Any]) -> GalleryItem:
+    """The item with these values of COLUMNS."""
+    return GalleryItem(os.fsdecode(values[0]), *values[1:])
 
 
-def fields_of(row: GalleryItem) -> tuple[Any, ...]:
-    """The values of a row by COLUMNS."""
-    return os.fsencode(row.path), *row[1:]  # as bytes: the name of a file need not be text
+def insert_values(slot: int, item: GalleryItem) -> tuple[Any, ...]:
+    """The values for INSERT."""
+    return slot, encode_path(item.path), *item[1:]
+
+
+def update_values(item: GalleryItem) -> tuple[Any, ...]:
+    """The values for UPDATE."""
+    return *item[1:], encode_path(item.path)
+
+
+def encode_path(path: str) -> bytes:
+    """`path` as the database holds it: as bytes, because a file name need not be text."""
+    return os.fsencode(path)
 
 
 def where(filters: Filters) -> tuple[str, list[float]]:
-    """A condition for SQL, empty without filters, and its values."""
+    """An SQL condition that begins with AND (empty without filters), and its values."""
     condition = ""
     values: list[float] = []
     for form, cameras in (
@@ -80,7 +95,7 @@ def where(filters: Filters) -> tuple[str, list[float]]:
 
 @contextlib.contextmanager
 def explained(address: str) -> Iterator[None]:
-    """What SQLite and the disk say, as our errors about the gallery at `address`."""
+    """Turns errors of SQLite and the disk into InputError or RunError about the gallery at `address`."""
     try:
         yield
     except sqlite3.OperationalError as error:

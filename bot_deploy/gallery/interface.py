@@ -1,4 +1,4 @@
-"""What every store holds and answers."""
+"""The interface of every gallery: its items, filters, search hits and methods."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
 
 
-class GalleryItem(NamedTuple):  # of which there are a million: a dataclass takes three times as long to make
-    """One file of a gallery; one with an `error` is no image, has no vector and is never found."""
+class GalleryItem(NamedTuple):  # a gallery may have a million; a dataclass takes three times as long to make
+    """One file of a gallery. A file with an `error` is no usable image, has no vector and is never found."""
 
     path: str  # below the gallery's root, parts joined by "/"
     size: int = 0  # bytes
@@ -28,20 +28,23 @@ class GalleryItem(NamedTuple):  # of which there are a million: a dataclass take
     digest: bytes = b""  # of the content
     identity: str | None = None
     camera: int | None = None
-    time: float | None = None  # seconds since 1970, UTC; the frame number where a name carries only that
+    time: float | None = None  # seconds since 1970, UTC; the frame number where a name holds only that
     error: str = ""
 
 
 @dataclass(frozen=True)
 class SearchHit:
-    """An item that a search found; `score` is the cosine with the query, -1 to 1."""
+    """An item in the result of a search; `score` is its cosine similarity to the query, -1 to 1."""
 
     item: GalleryItem
     score: float
 
 
 class Filters(TypedDict, total=False):
-    """What may be found. An unknown camera is neither in `cameras` nor excluded; an unknown time is in no span."""
+    """Limits on the items to search.
+
+    An unknown camera is neither in `cameras` nor excluded; an unknown time is in no span.
+    """
 
     cameras: Collection[int] | None
     exclude_cameras: Collection[int] | None
@@ -102,17 +105,17 @@ class Gallery(ReadableGallery, Protocol):
         """From now on the files lie below `root`."""
 
 
-def normalised(vectors: npt.NDArray[np.floating[Any]]) -> Vectors:
-    """`vectors` [N, D] as stored, where they are not quite of unit length, as float32 of unit length."""
+def unit_length(vectors: npt.NDArray[np.floating[Any]]) -> Vectors:
+    """Stored `vectors` [N, D], which rounding made slightly longer or shorter, as float32 of unit length."""
     floats = vectors.astype(np.float32)
     return np.asarray(floats / np.linalg.norm(floats, axis=1, keepdims=True), np.float32)
 
 
-def changed(address: str, path: str) -> RunError:
-    """A row was found, and then it was gone."""
+def removed_error(address: str, path: str) -> RunError:
+    """The error of an item that was found, and then removed by another process."""
     return RunError(f"{address}: {path} was removed while it was searched; try again when `bot index` is done")
 
 
-def ranked(rows: list[SearchHit], top: int) -> list[SearchHit]:
-    """The best `top` of `rows`."""
-    return sorted(rows, key=lambda found: (-found.score, found.item.path.split("/")))[:top]
+def best_hits(hits: list[SearchHit], top: int) -> list[SearchHit]:
+    """The best `top` of `hits`, best first; equal scores in the order of their paths."""
+    return sorted(hits, key=lambda hit: (-hit.score, hit.item.path.split("/")))[:top]

@@ -1,4 +1,4 @@
-"""The same store in Milvus: on a server that many machines share, or in a .db file through Milvus Lite."""
+"""A gallery in Milvus: on a server that several machines share, or in a .db file with Milvus Lite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from bot_deploy.errors import InputError, RunError
 
-from .interface import GalleryItem, SearchHit, changed, normalised, ranked
+from .interface import GalleryItem, SearchHit, best_hits, removed_error, unit_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,21 +26,27 @@ if TYPE_CHECKING:
     from .interface import Filters
 
 ADDRESS = re.compile(r"milvus://([^/]+)/(\w+)/?")
-LITE = "gallery"  # the collection in a .db file
-MOST = 16384  # rows that Milvus returns at once
+LITE_COLLECTION = "gallery"  # in a .db file
+MAX_HITS = 16384  # Milvus returns no more at once
+EXTRA_HITS = 32  # so that equal scores at the end can be put in the order of their paths
 BATCH = 1000
-# Milvus Lite and older servers know no missing values.
-NO_CAMERA, NO_TIME = -1, -1e300
-# One row, which no search returns, holds what a collection has no place for.
-ABOUT = "/"
-FIELDS = ["path", "size", "mtime", "digest", "identity", "camera", "time", "error"]
+ABOUT = "/"  # path of a row with the gallery's root and embedding space; no search returns it
+FIELDS = list(GalleryItem._fields)
+# The types of pymilvus.DataType for all fields but the path, in the order of the schema.
+FIELD_TYPES = {
+    **dict.fromkeys(("size", "mtime", "camera"), "INT64"),
+    "time": "DOUBLE",
+    **dict.fromkeys(("digest", "identity", "error"), "VARCHAR"),
+}
+# Milvus Lite and older servers have no missing values; these stand for None.
+MISSING = {"identity": "", "camera": -1, "time": -1e300}
 
 
 class Milvus:
-    """See `rows.Gallery`. Exact: the index is FLAT, by cosine; scores are of float32 vectors."""
+    """See `interface.Gallery`. Searches are exact: the index is FLAT, by cosine, over float32 vectors."""
 
     def __init__(self, address: str, embedding_space: str = "", dim: int = 0, root: Path | None = None) -> None:
-        """Opens the collection at `address`, or makes one for `embedding_space` where none is and `root` is given.
+        """Opens the collection at `address`. With `root`, a missing one is made for `embedding_space`.
 
         Raises:
             InputError: no such address or collection.
@@ -56,9 +62,7 @@ class Milvus:
             raise InputError(f"{address}: no gallery there; `bot index` makes one")
         with self._explained():
             self._client = MilvusClient(f"http://{server[1]}" if server else address, timeout=10)
-        self._name = server[2] if server else LITE
-        # At every listing it warns that Lite, and servers before 2.5, have no clock of their own.
-        logging.getLogger("pymilvus").setLevel(logging.ERROR)
+        self._name = server[2] if server else LITE_COLLECTION
         try:
             with self._explained():
                 self._load(embedding_space, dim, root)
@@ -75,7 +79,7 @@ class Milvus:
         about = self._client.query(self._name, ids=[ABOUT], output_fields=["error"])
         if not about:
             if root is None:
-                raise InputError(f"{self.address}: no gallery of ours; `bot index` makes one, under another name")
+                raise InputError(f"{self.address}: a collection of another program; choose another name")
             self._describe(embedding_space, dim, root)
             about = self._client.query(self._name, ids=[ABOUT], output_fields=["error"])
         fields = json.loads(about[0]["error"])
@@ -87,14 +91,11 @@ class Milvus:
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("path", DataType.VARCHAR, is_primary=True, max_length=16384)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-        for name in ("size", "mtime", "camera"):
-            schema.add_field(name, DataType.INT64)
-        schema.add_field("time", DataType.DOUBLE)
-        for name in ("digest", "identity", "error"):
-            schema.add_field(name, DataType.VARCHAR, max_length=8192)
+        for name, kind in FIELD_TYPES.items():
+            schema.add_field(name, DataType[kind], **({"max_length": 8192} if kind == "VARCHAR" else {}))
         index = self._client.prepare_index_params()
         index.add_index("vector", index_type="FLAT", metric_type="COSINE")
-        # Strong: who searches sees what was added before.
+        # Strong: a search sees everything that was added before.
         self._client.create_collection(self._name, schema=schema, index_params=index, consistency_level="Strong")
 
     def _describe(self, embedding_space: str, dim: int, root: Path) -> None:
@@ -106,37 +107,37 @@ class Milvus:
 
     def count(self, **filters: Unpack[Filters]) -> int:
         with self._explained():
-            found = self._client.query(self._name, filter=_where(filters), output_fields=["count(*)"])
-        return int(found[0]["count(*)"])
+            rows = self._client.query(self._name, filter=_where(filters), output_fields=["count(*)"])
+        return int(rows[0]["count(*)"])
 
     def items(self) -> Iterator[GalleryItem]:
-        return iter(self._rows(f'path != "{ABOUT}"'))
+        return iter(self._items(f'path != "{ABOUT}"'))
 
     def broken(self) -> list[GalleryItem]:
-        return sorted(self._rows(f'error != "" and path != "{ABOUT}"'))
+        return sorted(self._items(f'error != "" and path != "{ABOUT}"'))
 
-    def _rows(self, condition: str) -> list[GalleryItem]:
-        with self._explained():
+    def _items(self, condition: str) -> list[GalleryItem]:
+        with self._explained(), _without_warnings():
             pages = self._client.query_iterator(self._name, batch_size=BATCH, filter=condition, output_fields=FIELDS)
-            rows: list[GalleryItem] = []
+            items: list[GalleryItem] = []
             while page := pages.next():
-                rows += map(_row, page)
+                items += map(_item, page)
             pages.close()
-        return rows
+        return items
 
-    def add(self, rows: Sequence[GalleryItem], vectors: Vectors) -> None:
+    def add(self, items: Sequence[GalleryItem], vectors: Vectors) -> None:
         with self._explained():
-            for start in range(0, len(rows), BATCH):
-                batch = zip(rows[start : start + BATCH], vectors[start : start + BATCH].tolist(), strict=True)
-                self._client.upsert(self._name, [_entity(row, vector) for row, vector in batch])
+            for start in range(0, len(items), BATCH):
+                batch = zip(items[start : start + BATCH], vectors[start : start + BATCH].tolist(), strict=True)
+                self._client.upsert(self._name, [_entity(item, vector) for item, vector in batch])
 
-    def update_metadata(self, rows: Sequence[GalleryItem]) -> None:
+    def update_metadata(self, items: Sequence[GalleryItem]) -> None:
         with self._explained():
-            for start in range(0, len(rows), BATCH):
-                batch = {_key(row.path): row for row in rows[start : start + BATCH]}
-                # Older servers replace whole rows only.
-                found = self._client.query(self._name, ids=list(batch), output_fields=["vector"])
-                self._client.upsert(self._name, [_entity(batch[one["path"]], list(one["vector"])) for one in found])
+            for start in range(0, len(items), BATCH):
+                batch = {_key(item.path): item for item in items[start : start + BATCH]}
+                # Older servers can only replace whole rows.
+                rows = self._client.query(self._name, ids=list(batch), output_fields=["vector"])
+                self._client.upsert(self._name, [_entity(batch[row["path"]], list(row["vector"])) for row in rows])
 
     def remove(self, paths: Sequence[str]) -> None:
         with self._explained():
@@ -146,30 +147,29 @@ class Milvus:
     def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[SearchHit]:
         if query.shape != (self.dim,):
             raise InputError(f"query {query.shape}: the vectors of {self.address} have {self.dim} numbers")
-        if top > MOST:
-            raise InputError(f"{self.address}: Milvus finds at most {MOST} rows at once; ask for fewer")
+        if top > MAX_HITS:
+            raise InputError(f"{self.address}: Milvus finds at most {MAX_HITS} items at once; give a lower top")
         if top < 1 or not len(self):
             return []
-        # Some more, so that equal ones at the end can be put in order of path.
-        wanted = min(top + 32, MOST)
+        limit = min(top + EXTRA_HITS, MAX_HITS)
         with self._explained():
-            (found,) = self._client.search(
-                self._name, [query.tolist()], limit=wanted, filter=_where(filters), output_fields=FIELDS
+            (rows,) = self._client.search(
+                self._name, [query.tolist()], limit=limit, filter=_where(filters), output_fields=FIELDS
             )
-        return ranked([SearchHit(_row(one["entity"]), float(one["distance"])) for one in found], top)
+        return best_hits([SearchHit(_item(row["entity"]), float(row["distance"])) for row in rows], top)
 
     def vectors(self, paths: Sequence[str]) -> Vectors:
         vectors = np.empty((len(paths), self.dim), np.float32)
         with self._explained():
             for start in range(0, len(paths), BATCH):
                 keys = [_key(path) for path in paths[start : start + BATCH]]
-                found = self._client.query(self._name, ids=keys, output_fields=["vector", "error"])
-                known = {one["path"]: one["vector"] for one in found if not one["error"]}
-                for row, key in enumerate(keys, start):
-                    if key not in known:
-                        raise changed(self.address, paths[row])
-                    vectors[row] = known[key]
-        return normalised(vectors)
+                rows = self._client.query(self._name, ids=keys, output_fields=["vector", "error"])
+                vector_of = {row["path"]: row["vector"] for row in rows if not row["error"]}
+                for index, key in enumerate(keys, start):
+                    if key not in vector_of:
+                        raise removed_error(self.address, paths[index])
+                    vectors[index] = vector_of[key]
+        return unit_length(vectors)
 
     def has_identity(self, identity: str) -> bool:
         condition = f'error == "" and identity == {json.dumps(identity, ensure_ascii=False)}'
@@ -193,6 +193,7 @@ class Milvus:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
+        """Turns errors of Milvus into RunError about this gallery."""
         from pymilvus import MilvusException
 
         try:
@@ -202,34 +203,37 @@ class Milvus:
 
 
 def is_milvus(address: str) -> bool:
+    """Whether `address` is a server's or a .db file."""
     return address.startswith("milvus:") or address.endswith(".db")
 
 
 def _key(path: str) -> str:
-    """`path` as Milvus can hold it: pymilvus's pages end at quotes, and the name of a file need not be text."""
+    """`path` in URL quotes: pages of pymilvus end at quotation marks, and a file name need not be text."""
     return quote(os.fsencode(path))
 
 
-def _entity(row: GalleryItem, vector: list[float]) -> dict[str, Any]:
-    return {
-        **row._asdict(),
-        "path": _key(row.path),
-        "vector": vector,
-        "digest": row.digest.hex(),
-        "identity": row.identity or "",
-        "camera": NO_CAMERA if row.camera is None else row.camera,
-        "time": NO_TIME if row.time is None else row.time,
-    }
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Without pymilvus's warning, at every listing, that Lite and servers before 2.5 have no clock of their own."""
+    logger = logging.getLogger("pymilvus")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
-def _row(entity: dict[str, Any]) -> GalleryItem:
-    fields = {name: entity[name] for name in FIELDS}
-    fields["path"] = os.fsdecode(unquote_to_bytes(fields["path"]))
-    fields["digest"] = bytes.fromhex(fields["digest"])
-    fields["identity"] = fields["identity"] or None
-    fields["camera"] = None if fields["camera"] == NO_CAMERA else fields["camera"]
-    fields["time"] = None if fields["time"] == NO_TIME else fields["time"]
-    return GalleryItem(**fields)
+def _entity(item: GalleryItem, vector: list[float]) -> dict[str, Any]:
+    values = {name: MISSING[name] if value is None else value for name, value in item._asdict().items()}
+    return {**values, "path": _key(item.path), "digest": item.digest.hex(), "vector": vector}
+
+
+def _item(entity: dict[str, Any]) -> GalleryItem:
+    values: dict[str, Any] = {name: None if entity[name] == MISSING.get(name) else entity[name] for name in FIELDS}
+    values["path"] = os.fsdecode(unquote_to_bytes(values["path"]))
+    values["digest"] = bytes.fromhex(values["digest"])
+    return GalleryItem(**values)
 
 
 def _where(filters: Filters) -> str:
@@ -241,7 +245,7 @@ def _where(filters: Filters) -> str:
         conditions.append(f"camera not in {list(map(int, excluded))}")
     since, until = filters.get("since"), filters.get("until")
     if since is not None or until is not None:
-        conditions.append(f"time > {NO_TIME!r}")
+        conditions.append(f"time > {MISSING['time']!r}")
     if since is not None:
         conditions.append(f"time >= {float(since)!r}")
     if until is not None:

@@ -9,8 +9,8 @@ import pytest
 from helpers.crowds import SPACE, Vectors, check_like_naive, crowd, naive, needs_faiss, opened, unit
 
 from bot_deploy.errors import InputError
-from bot_deploy.gallery import GalleryItem, Store, search, store
-from bot_deploy.gallery.store import recall
+from bot_deploy.gallery import GalleryItem, Store, search, vector_file
+from bot_deploy.gallery.hnsw import recall_at_10
 
 
 def test_every_half_is_multiplied_exactly() -> None:
@@ -44,7 +44,9 @@ def test_faiss_reads_the_mapped_file_itself(place: Path) -> None:
                     ]
                     assert lists[0] == lists[1]
     # The header that it was given lives in memory only.
-    assert (place / "vectors-1.f16").read_bytes()[: search.HEADER] == store.MAGIC.ljust(search.HEADER, b"\0")
+    assert (place / "vectors-1.f16").read_bytes()[: vector_file.HEADER_BYTES] == vector_file.MAGIC.ljust(
+        vector_file.HEADER_BYTES, b"\0"
+    )
 
 
 @needs_faiss
@@ -65,7 +67,7 @@ def test_hnsw_finds_nearly_all_and_never_the_removed(place: Path) -> None:
         queries = range(0, len(rows), 199)
         for number in queries:
             expected = [path for _, path in naive(rows, vectors.astype(np.float16), vectors[number])[:10]]
-            hits += len({one.item.path for one in gallery.search(vectors[number], 10)} & set(expected))
+            hits += len({hit.item.path for hit in gallery.search(vectors[number], 10)} & set(expected))
         assert hits / (10 * len(queries)) > 0.95
         # With a filter the search is exact.
         check_like_naive(gallery, rows, vectors, vectors[0], 10, cameras=[1])
@@ -75,7 +77,7 @@ def test_hnsw_finds_nearly_all_and_never_the_removed(place: Path) -> None:
                 def candidates(self, query: Vectors, top: int) -> search.Slots:
                     return np.arange(20)
 
-            assert recall(Nothing(), mapped) < 0.05  # type: ignore[arg-type]
+            assert recall_at_10(Nothing(), mapped) < 0.05  # type: ignore[arg-type]
             assert state.length == 2900
         gallery.compact()  # the graph was of other slots
         check_like_naive(gallery, rows, vectors, vectors[5], 10)

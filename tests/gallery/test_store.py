@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import resource
 import sqlite3
@@ -11,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from helpers.crowds import DIM, SPACE, check_like_naive, contract, crowd, held, opened, passing, unit
+from helpers.crowds import DIM, SPACE, check_like_naive, contract, crowd, held, needs_milvus, opened, passing, unit
 
 from bot_deploy import gallery as galleries
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.gallery import GalleryItem, database, search
+from bot_deploy.gallery import GalleryItem, database, milvus, vector_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,10 +59,10 @@ def test_equal_vectors_go_by_path_even_at_the_end_of_the_list(address: str) -> N
         gallery.add([GalleryItem(path) for path in paths], np.repeat(vector, len(paths), axis=0))
         gallery.add([GalleryItem(f"z/{number}.jpg") for number in range(30)], unit(rng, 30))
         found = gallery.search(unit(rng, 1)[0] * 0.2 + vector[0], 5)
-    assert [one.item.path for one in found] == sorted(paths, key=lambda path: path.split("/"))[:5]
+    assert [hit.item.path for hit in found] == sorted(paths, key=lambda path: path.split("/"))[:5]
 
 
-def test_add_replace_amend_remove_and_open_again(address: str, kind: str) -> None:
+def test_add_replace_update_remove_and_open_again(address: str, kind: str) -> None:
     rows, vectors = crowd(60)
     odd = GalleryItem('ü/it\'s "odd" ☃.jpg', 1, 2, b"\0\1\2\3\4\5\6\xff", "O'Neill", 7, 1.5)
     with opened(address) as gallery:
@@ -72,7 +74,7 @@ def test_add_replace_amend_remove_and_open_again(address: str, kind: str) -> Non
         rows[1], rows[3] = rows[1]._replace(error="now broken"), rows[3]._replace(error="")
         gallery.add(rows[:10], other[:10])
         vectors[:10] = other[:10]
-        # Amended: what is known changes, the vector stays.
+        # Updated: the metadata change, the vector stays.
         rows[20] = rows[20]._replace(camera=99, identity="somebody", time=None, mtime=5)
         gallery.update_metadata([rows[20]])
         gallery.remove([rows[30].path, "no such row", odd.path])
@@ -89,7 +91,7 @@ def test_add_replace_amend_remove_and_open_again(address: str, kind: str) -> Non
             check_like_naive(gallery, rows, vectors, query, 5, cameras=[99])
 
 
-def test_vectors_by_path_and_whom_it_knows(address: str) -> None:
+def test_vectors_by_path_and_identities(address: str) -> None:
     rows, vectors = crowd(60)
     rows[3] = rows[3]._replace(identity="only on a broken one")
     rows[4] = rows[4]._replace(identity='O\'Neill "☃" \\ %')
@@ -142,7 +144,30 @@ def test_no_gallery_there(address: str, tmp_path: Path) -> None:
     assert not os.path.lexists(address)
 
 
+@needs_milvus
+def test_milvus_has_every_field_and_leaves_its_logger_as_it_was(tmp_path: Path) -> None:
+    assert {"path", *milvus.FIELD_TYPES} == set(GalleryItem._fields)
+    logger = logging.getLogger("pymilvus")
+    before = logger.level
+    rows, vectors = crowd(5)
+    with opened(str(tmp_path / "people.db")) as gallery:
+        gallery.add(rows, vectors)
+        assert sorted(gallery.items()) == sorted(rows)
+        assert logger.level == before
+
+
 # ---- the embedded store's own ----
+
+
+def test_the_tables_stay_as_older_versions_wrote_them(place: Path) -> None:
+    opened(str(place)).close()
+    with contextlib.closing(sqlite3.connect(place / database.DATABASE)) as connection:
+        tables = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+    assert tables == {
+        "gallery": "CREATE TABLE gallery (format, space, dim, root, generation, length, alive)",
+        "rows": "CREATE TABLE rows (slot INTEGER PRIMARY KEY, path UNIQUE, size, mtime, digest, identity, camera, "
+        "time, error)",
+    }
 
 
 def test_holes_and_compaction(place: Path, kind: str) -> None:
@@ -157,14 +182,14 @@ def test_holes_and_compaction(place: Path, kind: str) -> None:
         gone = {row.path for row in rows[::2]} - {rows[0].path}
         with reader._reading() as (_, mapped):
             gallery.remove(sorted(gone))
-            assert (place / "vectors-1.f16").stat().st_size == search.HEADER + 200 * DIM * 2
+            assert (place / "vectors-1.f16").stat().st_size == vector_file.HEADER_BYTES + 200 * DIM * 2
             left = [(row, vector) for row, vector in zip(rows, vectors, strict=True) if row.path not in gone]
             check_like_naive(gallery, [row for row, _ in left], np.stack([v for _, v in left]), query, 200)
             gallery.remove([row.path for row, _ in left[:5]])
             left = left[5:]
             # Over half are holes: moved, and whoever still reads the old file keeps it.
             assert [path.name for path in place.glob("vectors-*")] == ["vectors-2.f16"]
-            assert (place / "vectors-2.f16").stat().st_size == search.HEADER + 96 * DIM * 2
+            assert (place / "vectors-2.f16").stat().st_size == vector_file.HEADER_BYTES + 96 * DIM * 2
             np.testing.assert_array_equal(mapped.vectors, vectors.astype(np.float16))
         for one in (gallery, reader):
             check_like_naive(one, [row for row, _ in left], np.stack([v for _, v in left]), query, 200)
@@ -246,7 +271,7 @@ def test_a_full_disk_loses_nothing(place: Path, little_room: Callable[[int], Non
         assert added
 
 
-def test_who_may_only_read_sees_what_a_writer_has_just_added(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_reader_sees_items_that_were_just_added(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, vectors = crowd(10)
     good = sum(not row.error for row in rows)
     with opened(str(place)) as writer:
@@ -260,7 +285,7 @@ def test_who_may_only_read_sees_what_a_writer_has_just_added(place: Path, monkey
         assert len(reader) == good
 
 
-def test_a_second_writer_waits_and_then_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_writer_waits_and_then_fails(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, vectors = crowd(10)
     monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.3)
     with opened(str(place)) as one, opened(str(place)) as two:

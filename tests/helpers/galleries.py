@@ -26,7 +26,7 @@ STORES = [
 
 @pytest.fixture(params=STORES)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(search, "FAISS_FROM", 0 if request.param == "faiss" else sys.maxsize)
+    monkeypatch.setattr(search, "FAISS_MIN_VECTORS", 0 if request.param == "faiss" else sys.maxsize)
     return str(request.param)
 
 
