@@ -44,8 +44,8 @@ CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five 
 @click.option(
     "--rerank",
     is_flag=True,
-    help="Order of the best 1000 matches by k-reciprocal re-ranking (Zhong et al., 2017). Scores remain cosines, which "
-    "then need not fall; the verdict is about the first match.",
+    help="K-reciprocal re-ranking (Zhong et al., 2017) of the best 1000 matches. Scores stay cosines, so a lower rank "
+    "may have a higher score; the verdict is about the first match.",
 )
 @click.option("--camera", "cameras", type=CAMERA, multiple=True, help="Camera ID to search; may be repeated.")
 @click.option(
