@@ -15,9 +15,13 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
 
 @click.command("export")
 @click.argument("source", metavar="[RUN|CKPT]", required=False, type=click.Path(path_type=Path))
-@click.option("--fp16", is_flag=True, help="Also model.fp16.onnx.")
-@click.option("--int8", is_flag=True, help="Also model.int8.onnx, calibrated on the crops of --data.")
-@click.option("--trt", is_flag=True, help="Also model.engine for TensorRT, in FP16 unless --fp32 or --int8 is given.")
+@click.option("--fp16", is_flag=True, help="Additional artifact: model.fp16.onnx.")
+@click.option("--int8", is_flag=True, help="Additional artifact: model.int8.onnx, calibrated on the crops of --data.")
+@click.option(
+    "--trt",
+    is_flag=True,
+    help="Additional artifact: model.engine for TensorRT, in FP16 unless --fp32 or --int8 is given.",
+)
 @click.option("--fp32", is_flag=True, help="Engine in float32.")
 @click.option(
     "--batch", default=ENGINE_BATCH, show_default=True, metavar="MIN:OPT:MAX", help="Batch sizes of the engine."
