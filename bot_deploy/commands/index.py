@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     "--out",
     required=True,
     metavar="OUT",
-    help="A folder such as people.gallery, a .db file (Milvus Lite), or milvus://host:19530/name.",
+    help="Gallery to write: a folder such as people.gallery, a .db file (Milvus Lite), or milvus://host:19530/name.",
 )
-@click.option("--model", type=click.Path(path_type=Path), help="Exported model; the newest under runs/ by default.")
+@click.option("--model", type=click.Path(path_type=Path), help="Exported model; default: the newest under runs/.")
 @click.option(
     "--metadata",
     type=click.Path(path_type=Path),
     metavar="F.csv",
-    help="Columns path (below GALLERY) and any of identity, camera, time; goes before what names say.",
+    help="Table with the column path (below GALLERY) and any of identity, camera, time; it overrides file names.",
 )
 @click.option(
     "--ann",
     type=click.Choice(["hnsw", "none"]),
-    help="Search approximately, from some 100,000 crops on; with FAISS. OUT remembers it: the graph is built again "
-    "whenever OUT has changed, until `--ann none`.",
+    help="Approximate search with FAISS, for galleries of about 100,000 crops or more. The choice is stored in OUT: "
+    "the graph is built again after each change of OUT, until `--ann none`.",
 )
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -51,7 +51,7 @@ def index(
     batch: int,
     as_json: bool,
 ) -> None:
-    """Embed the crops in the folder GALLERY into OUT, or bring OUT up to date: only what changed is embedded."""
+    """Embed the crops in the folder GALLERY into OUT, or update OUT: only new and changed crops are embedded."""
     from bot_deploy import gallery as galleries
     from bot_deploy import runs
     from bot_deploy.console import say
@@ -62,7 +62,7 @@ def index(
     if ann and galleries.is_milvus(out):
         raise InputError("--ann is for galleries in a folder of their own; Milvus has its own indexes")
     if ann == "hnsw":
-        import faiss  # noqa: F401 - that it is not installed is said before a long gallery is embedded
+        import faiss  # noqa: F401 - a missing FAISS is an error before a long indexing run
     table = galleries.read_metadata(metadata) if metadata else None
     galleries.check_folder(folder)
     if model is None:
@@ -71,35 +71,35 @@ def index(
     say(f"model {model} on {embedder.backend}")
     document: dict[str, object] = {"gallery": out, "model": str(model)}
     with galleries.create_gallery(out, embedder.contract, folder) as gallery:
-        done = galleries.index_folder(gallery, folder, embedder, table)
+        update = galleries.index_folder(gallery, folder, embedder, table)
         document |= {
             "images": len(gallery),
-            "new": done.new,
-            "changed": done.changed,
-            "vanished": done.vanished,
-            "unchanged": done.unchanged,
+            "new": update.new,
+            "changed": update.changed,
+            "vanished": update.vanished,
+            "unchanged": update.unchanged,
             "broken": len(gallery.broken()),
-            "broken_files": [{"path": row.path, "error": row.error} for row in gallery.broken()],
+            "broken_files": [{"path": item.path, "error": item.error} for item in gallery.broken()],
         }
-        for row in gallery.broken():
-            say(f"left out: {folder / row.path}: {row.error}")
+        for item in gallery.broken():
+            say(f"left out: {folder / item.path}: {item.error}")
         if isinstance(gallery, galleries.Store):
             if ann == "none":
                 gallery.drop_hnsw()
             elif ann or gallery.uses_hnsw:
-                document |= _graph(gallery, asked=ann is not None)
+                document |= _update_graph(gallery, is_requested=ann is not None)
     document["seconds"] = round(time.perf_counter() - started, 3)
     click.echo(jsonlib.dumps(document) if as_json else _summary(document))
 
 
-def _graph(gallery: Store, *, asked: bool) -> dict[str, float]:
-    """Brings the graph up to date; returns its recall if it was built."""
+def _update_graph(gallery: Store, *, is_requested: bool) -> dict[str, float]:
+    """Builds the graph of approximate search if it is out of date; returns its recall if it was built."""
     from bot_deploy.console import say
 
-    if not asked and not find_spec("faiss"):
-        say("the graph of approximate search is as before: FAISS is not installed (pip install 'bot-deploy[scale]')")
-    elif asked or not gallery.hnsw_is_current():
-        say("building the graph")
+    if not is_requested and not find_spec("faiss"):
+        say("the graph of approximate search is not updated: FAISS is not installed (pip install 'bot-deploy[scale]')")
+    elif is_requested or not gallery.hnsw_is_current():
+        say("building the graph of approximate search")
         return {"recall10": gallery.build_hnsw()}
     return {}
 
