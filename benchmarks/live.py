@@ -1,4 +1,4 @@
-r"""The live demo on a real video and on real street scenes: who is enrolled, who is found, and how fast.
+r"""The live demo on a real video and on real street scenes: who is enrolled, who is recognised, and the speed.
 
 python benchmarks/live.py --model model.onnx --detector yolox_nano_416.onnx \\
         --video one-by-one-person-detection.mp4 --scene market_scene/
@@ -15,21 +15,22 @@ from typing import TYPE_CHECKING
 import click
 
 from bot_deploy.demos import app
-from bot_deploy.demos.enrolment import open_people
-from bot_deploy.demos.recognition import Live, Sighting
+from bot_deploy.demos.enrolment import open_enrolment_gallery
+from bot_deploy.demos.recognition import FrameResult, LiveRecognizer, TrackedPerson
 from bot_deploy.demos.recorder import Recorder
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.video.detectors import Detector, open_detector
+from bot_deploy.video.opencv import configure_opencv
 from bot_deploy.video.sources import Frame, open_source
 
 if TYPE_CHECKING:
-    from bot_deploy.video.tracks import Corners
+    from bot_deploy.video.tracks import Xyxy
 
-# The first and the last frame of each person in the video, counted by eye; nobody comes twice.
+# The first and the last frame of each person in the video, counted by eye; nobody appears twice.
 PEOPLE = ((57, 199), (232, 449), (504, 699), (747, 862), (927, 1201), (1236, 1354))
-SOUGHT = "0001"  # the identity of the scene's queries
-# She walks through all sixteen frames; where, by eye: left, top, right, bottom.
-HER = {
+QUERY_IDENTITY = "0001"  # of the scene's queries
+# The queried woman walks through all sixteen frames. Her boxes, by eye: left, top, right, bottom.
+QUERY_BOXES = {
     "c1s1_001051": (1222, 414, 1358, 748),
     "c1s1_002301": (847, 444, 947, 707),
     "c1s1_002326": (772, 448, 884, 721),
@@ -47,21 +48,21 @@ HER = {
     "c3s1_000551": (1152, 425, 1224, 619),
     "c3s1_001626": (1629, 419, 1711, 612),
 }
-HERS = 0.4  # IoU from which a box is hers
+MIN_IOU = 0.4  # of a box with hers, for the same person
 STAGES = ("read", "detect", "track", "embed", "search", "enrol", "draw", "record")
 
 
-class Watched(Live):
-    """Remembers who was seen on which frame."""
+class RecordingRecognizer(LiveRecognizer):
+    """A recognizer that keeps the result of every frame."""
 
     def __init__(self, *arguments, **options) -> None:  # noqa: ANN002, ANN003
         super().__init__(*arguments, **options)
-        self.seen: list[tuple[Frame, list[Sighting]]] = []
+        self.history: list[tuple[Frame, list[TrackedPerson]]] = []
 
-    def look(self, frame: Frame) -> list[Sighting]:
-        sightings = super().look(frame)
-        self.seen.append((frame, sightings))
-        return sightings
+    def process_frame(self, frame: Frame) -> FrameResult:
+        result = super().process_frame(frame)
+        self.history.append((frame, result.persons))
+        return result
 
 
 @click.command()
@@ -72,80 +73,87 @@ class Watched(Live):
 @click.option("--min-score", type=float)
 def main(model: Path, detector: Path, video: Path, scene: Path, min_score: float | None) -> None:
     """Prints the tables of benchmarks/README.md."""
-    embedder, finder = open_embedder(model), open_detector(detector)
-    walk(video, finder, embedder, min_score)
-    search(scene, finder, embedder, min_score)
+    configure_opencv()
+    embedder, person_detector = open_embedder(model), open_detector(detector)
+    enrol_in_video(video, person_detector, embedder, min_score)
+    search_scene(scene, person_detector, embedder, min_score)
 
 
-def walk(video: Path, detector: Detector, embedder: Embedder, least: float | None) -> None:
-    """The whole loop, recording and all, with --auto-enrol and an empty gallery."""
+def enrol_in_video(video: Path, detector: Detector, embedder: Embedder, min_score: float | None) -> None:
+    """Runs the whole demo with recording, automatic enrolment and an empty gallery."""
     with tempfile.TemporaryDirectory() as folder, open_source(str(video)) as source:
-        people = open_people(f"{folder}/people.gallery", embedder, least)
-        live = Watched(detector, embedder, people, source.fps, auto_enrol=True)
+        gallery = open_enrolment_gallery(f"{folder}/people.gallery", embedder)
+        recognizer = RecordingRecognizer(detector, embedder, gallery, source.fps, min_score=min_score, auto_enrol=True)
         with Recorder(Path(folder) / "out.mp4", Path(folder) / "events.jsonl", source.fps) as recorder:
-            summary = app.run(source, live, recorder)
-        print(f"{video.name}, {detector.name}; {people.rule}; gallery of {len(people.gallery)} pictures at the end")
-        people.gallery.close()
+            summary = app.run(source, recognizer, recorder)
+        print(f"{video.name}, {detector.name}; {recognizer.identifier.rule}; {len(gallery)} crops in the gallery")
+        gallery.close()
     print(f"| frames/s | {' | '.join(STAGES)} |")
     print("| ---: |" + " ---: |" * len(STAGES))
     shares = [f"{100 * summary.stages.get(stage, 0) / summary.seconds:.0f} %" for stage in STAGES]
     print(f"| {summary.fps:.1f} | {' | '.join(shares)} |\n")
     print("| person | frames | tracked on | named on | tracks | names |")
     print("| ---: | ---: | ---: | ---: | ---: | --- |")
-    switches = changes = 0
-    owners: Counter[str] = Counter()
+    track_switches = name_changes = 0
+    people_with_name: Counter[str] = Counter()
     for number, (first, last) in enumerate(PEOPLE, start=1):
-        inside = [sightings for frame, sightings in live.seen if first <= frame.number <= last]
-        # There is one person; the largest box is theirs, others are what the detector imagines.
-        mains = [max(found, key=lambda one: one.corners[3] - one.corners[1]) for found in inside if found]
-        tracks, names = [one.track for one in mains], [one.name for one in mains if one.name is not None]
-        switches += sum(one != other for one, other in pairwise(tracks))
-        changes += sum(one != other for one, other in pairwise(names))
-        owners.update(set(names))
-        cells = last - first + 1, len(mains), len(names), len(set(tracks)), ", ".join(dict.fromkeys(names)) or "none"
+        results = [persons for frame, persons in recognizer.history if first <= frame.number <= last]
+        # One person is on the frame. The largest box shows this person; other boxes are false detections.
+        main_persons = [
+            max(persons, key=lambda person: person.xyxy[3] - person.xyxy[1]) for persons in results if persons
+        ]
+        tracks = [person.track_id for person in main_persons]
+        names = [person.name for person in main_persons if person.name is not None]
+        track_switches += sum(before != after for before, after in pairwise(tracks))
+        name_changes += sum(before != after for before, after in pairwise(names))
+        people_with_name.update(set(names))
+        distinct_names = ", ".join(dict.fromkeys(names)) or "none"
+        cells = last - first + 1, len(main_persons), len(names), len(set(tracks)), distinct_names
         print(f"| {number} | {' | '.join(map(str, cells))} |")
-    shared = sum(count > 1 for count in owners.values())
+    shared_names = sum(count > 1 for count in people_with_name.values())
     print(
-        f"\n{len(PEOPLE)} people, {len(set(summary.enrolled))} enrolled, id switches {switches}, changes of name "
-        f"{changes}, names that more than one person got {shared}\n"
+        f"\n{len(PEOPLE)} people, {len(set(summary.enrolled))} enrolled, id switches {track_switches}, "
+        f"name changes {name_changes}, names of more than one person {shared_names}\n"
     )
 
 
-def search(folder: Path, detector: Detector, embedder: Embedder, least: float | None) -> None:
-    """Two crops of one person as the gallery, sixteen frames to find her on."""
-    with tempfile.TemporaryDirectory() as place, open_source(str(folder)) as source:
-        gallery = Path(place) / SOUGHT
-        gallery.mkdir()
+def search_scene(folder: Path, detector: Detector, embedder: Embedder, min_score: float | None) -> None:
+    """Recognises one person, with two crops in the gallery, on sixteen frames."""
+    with tempfile.TemporaryDirectory() as temporary, open_source(str(folder)) as source:
+        crops = Path(temporary) / QUERY_IDENTITY
+        crops.mkdir()
         for crop in sorted((folder / "query").glob("*.jpg")):
-            (gallery / crop.name).write_bytes(crop.read_bytes())
-        people = open_people(place, embedder, least)
-        live = Watched(detector, embedder, people, source.fps)
+            (crops / crop.name).write_bytes(crop.read_bytes())
+        gallery = open_enrolment_gallery(temporary, embedder)
+        recognizer = RecordingRecognizer(detector, embedder, gallery, source.fps, min_score=min_score)
         with Recorder(None, None, source.fps) as recorder:
-            app.run(source, live, recorder)
-        print(f"{SOUGHT} on the frames of {folder.name}; {people.rule}")
-        people.gallery.close()
-    print("| frame | people found | best score | that box is hers (IoU) | named | others named |")
+            app.run(source, recognizer, recorder)
+        print(f"{QUERY_IDENTITY} on the frames of {folder.name}; {recognizer.identifier.rule}")
+        gallery.close()
+    print("| frame | people detected | best score | that box is hers (IoU) | named | others named |")
     print("| --- | ---: | ---: | --- | --- | ---: |")
-    found = alarms = 0
-    for frame, sightings in live.seen:
-        stem = Path(frame.name).stem
-        hits = {one.track: overlap(one.corners, HER[stem]) for one in sightings}
-        scored = [(one.who.score, one) for one in sightings if one.who]
+    named_frames = false_alarms = 0
+    for frame, persons in recognizer.history:
+        stem = Path(frame.file_name).stem
+        overlaps = {person.track_id: iou(person.xyxy, QUERY_BOXES[stem]) for person in persons}
+        scored = [(person.candidate.score, person) for person in persons if person.candidate]
         score, best = max(scored, key=lambda pair: pair[0])
-        hers = hits[best.track] >= HERS
-        wrong = sum(one.name is not None and hits[one.track] < HERS for one in sightings)
-        found, alarms = found + (hers and best.name is not None), alarms + wrong
-        right = f"{'yes' if hers else 'no'} ({hits[best.track]:.2f})"
-        print(f"| {stem} | {len(sightings)} | {score:.3f} | {right} | {'yes' if best.name else 'no'} | {wrong} |")
-    print(f"\nfound and named on {found} of {len(HER)} frames; {alarms} false alarms on {len(live.seen)} frames")
+        is_hers = overlaps[best.track_id] >= MIN_IOU
+        others_named = sum(person.name is not None and overlaps[person.track_id] < MIN_IOU for person in persons)
+        named_frames += is_hers and best.name is not None
+        false_alarms += others_named
+        hers = f"{'yes' if is_hers else 'no'} ({overlaps[best.track_id]:.2f})"
+        print(f"| {stem} | {len(persons)} | {score:.3f} | {hers} | {'yes' if best.name else 'no'} | {others_named} |")
+    frames = len(recognizer.history)
+    print(f"\nnamed on {named_frames} of {len(QUERY_BOXES)} frames; {false_alarms} false alarms on {frames} frames")
 
 
-def overlap(one: Corners, other: Corners) -> float:
-    """IoU."""
-    across, down = (min(one[side + 2], other[side + 2]) - max(one[side], other[side]) for side in (0, 1))
-    common = max(0.0, across) * max(0.0, down)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return common / (areas - common)
+def iou(first: Xyxy, second: Xyxy) -> float:
+    """Intersection over union of two boxes."""
+    width, height = (min(first[side + 2], second[side + 2]) - max(first[side], second[side]) for side in (0, 1))
+    intersection = max(0.0, width) * max(0.0, height)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
+    return intersection / (areas - intersection)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Things to run and look at."""
+"""Programs that show what bot_deploy does: the live demo and the quickstart."""
 
-if __name__ != "bot_deploy.demos":  # this folder on sys.path under its own name would be a second copy of every class
+if __name__ != "bot_deploy.demos":  # `import demos` would load every class a second time
     raise ImportError("import bot_deploy.demos, not demos")

@@ -1,4 +1,4 @@
-"""The loop of the live demo: `bot demo`, which is also python -m bot_deploy.demos.webcam."""
+"""The loop of the live demo: `bot demo`, also `python -m bot_deploy.demos.app`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from bot_deploy.errors import BotError, InputError, RunError
 
 from .overlay import draw
-from .recorder import snapshot
-from .window import HELP, Keyboard
+from .recorder import save_snapshot
+from .window import KEY_HELP, Keyboard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,26 +24,27 @@ if TYPE_CHECKING:
     from bot_deploy.matching.identify import Candidate
     from bot_deploy.video.sources import Frame, Source
 
-    from .recognition import Event, Live, Sighting
+    from .recognition import LiveRecognizer, RecognitionEvent, TrackedPerson
     from .recorder import Recorder
     from .window import Window
 
 logger = logging.getLogger(__name__)
 
-REMEMBERED = 64  # people, of whom the strip beside the picture shows the last few
-SMOOTH = 0.9  # of the frame rate shown: how much of it is what it was
+MAX_RECENT_PEOPLE = 64  # kept for the strip beside the picture, which shows the last few
+FPS_SMOOTHING = 0.9  # weight of the previous value in the shown frame rate
+PAUSED_KEY_WAIT_S = 0.05  # between two pictures while the picture stands still
 
 
 @dataclass
 class Summary:
-    """What a run has done."""
+    """The result of a run."""
 
     frames: int = 0
     seconds: float = 0.0
-    dropped: int = 0
-    recognised: Counter[str] = field(default_factory=Counter)  # how often a track got a name
+    dropped: int = 0  # frames
+    recognised: Counter[str] = field(default_factory=Counter)  # name -> how often a track got it
     enrolled: list[str] = field(default_factory=list)  # names
-    stages: dict[str, float] = field(default_factory=dict)  # seconds spent in each
+    stages: dict[str, float] = field(default_factory=dict)  # stage -> seconds
 
     @property
     def fps(self) -> float:
@@ -52,186 +53,242 @@ class Summary:
 
 def run(
     source: Source,
-    live: Live,
+    recognizer: LiveRecognizer,
     recorder: Recorder,
     window: Window | None = None,
     *,
     max_frames: int = 0,
     snapshots: Path = Path(),
 ) -> Summary:
-    """Shows and records who is on the frames of `source`, until it ends or is told to: by a key, or by Ctrl-C.
+    """Recognises, records and shows the people on the frames of `source`, until it ends or the user quits.
 
     Args:
-        source: where the frames come from.
-        live: who knows the people.
-        recorder: what is kept.
-        window: where the pictures are shown, if anywhere.
-        max_frames: stop after so many; 0 for all.
-        snapshots: the folder for those that the key `s` takes.
+        source: the frames.
+        recognizer: recognises the people.
+        recorder: writes the video and the events.
+        window: shows the pictures; None for no window.
+        max_frames: number of frames after which the run stops; 0 for no limit.
+        snapshots: folder for the snapshots of the key `s`.
     """
-    loop = _Loop(source, live, recorder, window, snapshots)
+    loop = _Loop(source, recognizer, recorder, window, snapshots)
     started = time.perf_counter()
     try:
-        for frame in _timed(source, live.seconds):
-            if not loop.step(frame) or loop.summary.frames == max_frames:
+        for frame in _timed(source, recognizer.timer.seconds):
+            if not loop.process(frame) or loop.summary.frames == max_frames:
                 break
     except KeyboardInterrupt:
         logger.info("stopped")
     loop.summary.seconds = time.perf_counter() - started
     loop.summary.dropped = source.dropped
-    loop.summary.stages = dict(live.seconds)
+    loop.summary.stages = dict(recognizer.timer.seconds)
     return loop.summary
 
 
-class _Loop:
-    def __init__(self, source: Source, live: Live, recorder: Recorder, window: Window | None, snapshots: Path) -> None:
-        self.source, self.live, self.recorder, self.window, self.snapshots = source, live, recorder, window, snapshots
-        self.summary = Summary()
-        self.known: dict[str, Candidate] = {}  # who was recognised, the last at the end
-        self.sightings: list[Sighting] = []
-        self.keyboard = Keyboard()
-        self.chosen: int | None = None  # the track that was clicked
-        self.message = ""
-        self.paused = False
+class _Pace:
+    """Measures the frame rate, and how long to wait so that a file is not shown faster than it was filmed."""
+
+    def __init__(self, frame_seconds: float) -> None:
+        """`frame_seconds` is the time from frame to frame; 0 for no wait."""
         self.fps = 0.0
-        self.last = time.perf_counter()
-        self.trouble = ""
+        self._frame_seconds = frame_seconds
+        self._due = time.perf_counter()  # when the frame before this one was due
 
-    def step(self, frame: Frame) -> bool:
-        """Whether to go on after `frame`."""
-        if not frame.trouble:
-            frame = replace(frame, trouble=self._look(frame))
-        if frame.trouble and not self.trouble:
-            logger.warning(frame.trouble)
-        started = time.perf_counter()
-        picture = self._draw(frame)
-        drawn = time.perf_counter()
-        if not (frame.trouble and self.trouble):  # hours without a picture are not recorded
-            self.recorder.write(picture, frame.time)
-        self.trouble = frame.trouble
-        self.live.seconds["draw"] += drawn - started
-        self.live.seconds["record"] += time.perf_counter() - drawn
-        passed = time.perf_counter() - self.last
-        self.fps = 1 / passed if not self.fps else SMOOTH * self.fps + (1 - SMOOTH) / passed
-        # A file is shown no faster than it was taken.
-        due = 0.0 if self.source.live else max(0.0, 1 / self.source.fps - passed)
-        going = self.window is None or self._serve(self.window, frame, picture, due)
-        self.last = time.perf_counter() if self.window is None or self.source.live else self.last + passed + due
-        return going
+    def wait_seconds(self) -> float:
+        """The seconds until the next frame is due; called once for each frame."""
+        passed = time.perf_counter() - self._due
+        self.fps = 1 / passed if not self.fps else FPS_SMOOTHING * self.fps + (1 - FPS_SMOOTHING) / passed
+        wait = max(0.0, self._frame_seconds - passed)
+        self._due += passed + wait
+        return wait
 
-    def _look(self, frame: Frame) -> str:
-        """Finds who is on `frame`; what has gone wrong where there will be other frames, in words."""
+    def end_frame(self) -> None:
+        if not self._frame_seconds:
+            self._due = time.perf_counter()
+
+
+class _RecentPeople:
+    """The people who were recognised or enrolled last."""
+
+    def __init__(self) -> None:
+        self._candidates: dict[str, Candidate] = {}  # by name, the last one at the end
+
+    def add(self, candidate: Candidate) -> None:
+        self._candidates.pop(candidate.name, None)
+        self._candidates[candidate.name] = candidate
+        if len(self._candidates) > MAX_RECENT_PEOPLE:
+            del self._candidates[next(iter(self._candidates))]
+
+    def update_scores(self, persons: list[TrackedPerson]) -> None:
+        for person in persons:
+            if person.name in self._candidates and person.candidate is not None:
+                self._candidates[person.name] = person.candidate
+
+    def newest_first(self) -> list[Candidate]:
+        return list(reversed(self._candidates.values()))
+
+
+class _Loop:
+    """One run: recognise, draw, record and show each frame, and obey the keys."""
+
+    def __init__(
+        self, source: Source, recognizer: LiveRecognizer, recorder: Recorder, window: Window | None, snapshots: Path
+    ) -> None:
+        self.source, self.recognizer, self.recorder = source, recognizer, recorder
+        self.window, self.snapshots = window, snapshots
+        self.summary = Summary()
+        self.recent = _RecentPeople()
+        self.persons: list[TrackedPerson] = []  # on the present frame
+        self.keyboard = Keyboard()
+        self.selected: int | None = None  # id of the track that was clicked
+        self.message = ""
+        self.is_paused = False
+        self.last_problem = ""  # of the frame before
+        is_paced = window is not None and not source.is_live
+        self.pace = _Pace(1 / source.fps if is_paced else 0.0)
+
+    def process(self, frame: Frame) -> bool:
+        """Processes one frame; returns False when the user quits."""
+        if not frame.problem:
+            frame = replace(frame, problem=self._recognise(frame))
+        if frame.problem and not self.last_problem:
+            logger.warning(frame.problem)
+        with self.recognizer.timer.measure("draw"):
+            picture = self._draw(frame)
+        with self.recognizer.timer.measure("record"):
+            if not (frame.problem and self.last_problem):  # hours without a picture are not recorded
+                self.recorder.write(picture, frame.time)
+        self.last_problem = frame.problem
+        wait_seconds = self.pace.wait_seconds()
+        goes_on = self.window is None or self._show(self.window, frame, picture, wait_seconds)
+        self.pace.end_frame()
+        return goes_on
+
+    def _recognise(self, frame: Frame) -> str:
+        """Finds the people on `frame`; returns the problem if a live source has to go on without the gallery."""
         self.summary.frames += 1
         try:
-            self.sightings = self.live.look(frame)
-        except RunError as error:  # the gallery's server starts anew, say
-            if not self.source.live:
+            self.persons, events = self.recognizer.process_frame(frame)
+        except RunError as error:  # the server of the gallery restarts, for instance
+            if not self.source.is_live:
                 raise
-            self.sightings = []
+            self.persons = []
             return str(error)
-        for event in self.live.events:
-            self._happened(frame, event)
+        for event in events:
+            self._report(frame, event)
         return ""
 
-    @property
-    def _held(self) -> bool:
-        """The picture stands still, also while a name is typed: OpenCV keeps only the last key between two pictures."""
-        return self.paused or self.keyboard.typed is not None
-
-    def _serve(self, window: Window, frame: Frame, picture: Pixels, wait: float) -> bool:
-        """Shows `picture`, for as long as it takes; whether to go on."""
-        until = time.perf_counter() + wait
-        while True:
-            window.show(picture)
-            key = window.key(0.05 if self._held else max(0.0, until - time.perf_counter()))
-            if window.closed:
-                return False
-            if window.clicked is not None:
-                self._choose(*window.clicked)
-                window.clicked = None
-            wish = self.keyboard.press(key) if key is not None else None
-            if wish:
-                self.message = ""
-                if wish.kind == "quit":
-                    return False
-                self.paused = self.paused != (wish.kind == "pause")
-                if wish.kind == "snapshot":
-                    self._snapshot(picture, frame.time)
-                elif wish.kind == "enrol":
-                    self._enrol(wish.text)
-            if not self._held and time.perf_counter() >= until:
-                return True
-            picture = self._draw(frame)
-
-    def _choose(self, x: int, y: int) -> None:
-        """The click at (x, y): the smallest box around it is meant."""
-        around = [
-            ((right - left) * (bottom - top), sighting.track)
-            for sighting in self.sightings
-            for left, top, right, bottom in [sighting.corners]
-            if left <= x <= right and top <= y <= bottom
-        ]
-        self.chosen = min(around)[1] if around else None
-
-    def _enrol(self, name: str) -> None:
-        if self.chosen is None and len(self.sightings) == 1:
-            self.chosen = self.sightings[0].track
-        try:
-            if self.chosen is None:
-                raise InputError("click the box of the person first")
-            self.message = f"enrolled {self.live.enrol(self.chosen, name or None)}"
-        except BotError as error:
-            self.message = str(error)
-
-    def _snapshot(self, picture: Pixels, time: float) -> None:
-        try:
-            self.message = f"saved {snapshot(picture, self.snapshots, time)}"
-        except BotError as error:
-            self.message = str(error)
-
-    def _happened(self, frame: Frame, event: Event) -> None:
-        sighting = event.sighting
-        assert sighting.who is not None
+    def _report(self, frame: Frame, event: RecognitionEvent) -> None:
+        """Counts, logs and writes one event."""
+        person, candidate = event.person, event.person.candidate
+        assert candidate is not None
         if event.kind == "enrolled":
-            self.summary.enrolled.append(sighting.who.name)
+            self.summary.enrolled.append(candidate.name)
         else:
-            self.summary.recognised[sighting.who.name] += 1
+            self.summary.recognised[candidate.name] += 1
         logger.info(
-            f"{frame.time:8.1f} s  track {sighting.track}  {event.kind}  {sighting.who.name}  {sighting.who.score:.3f}"
+            f"{frame.time:8.1f} s  track {person.track_id}  {event.kind}  {candidate.name}  {candidate.score:.3f}"
         )
-        self.known.pop(sighting.who.name, None)
-        self.known[sighting.who.name] = sighting.who
-        if len(self.known) > REMEMBERED:
-            del self.known[next(iter(self.known))]
-        self.recorder.event(
+        self.recent.add(candidate)
+        self.recorder.write_event(
             {
                 "time": round(frame.time, 3),
-                **({"clock": datetime.now(UTC).isoformat(timespec="milliseconds")} if self.source.live else {}),
+                **({"clock": datetime.now(UTC).isoformat(timespec="milliseconds")} if self.source.is_live else {}),
                 "frame": frame.number,
-                **({"file": frame.name} if frame.name else {}),
+                **({"file": frame.file_name} if frame.file_name else {}),
                 "event": event.kind,
-                "track": sighting.track,
-                "name": sighting.who.name,
-                "score": round(sighting.who.score, 4),
-                "box": [round(corner) for corner in sighting.corners],
+                "track": person.track_id,
+                "name": candidate.name,
+                "score": round(candidate.score, 4),
+                "box": [round(corner) for corner in person.xyxy],
             }
         )
 
     def _draw(self, frame: Frame) -> Pixels:
-        for sighting in self.sightings:
-            if sighting.name in self.known and sighting.who is not None:
-                self.known[sighting.name] = sighting.who
-        status = f"{self.fps:.0f} frames/s   {frame.name}"
-        if self.keyboard.typed is not None:
-            status = f"name, then Enter (an automatic one if empty): {self.keyboard.typed}_"
-        elif self.message or self.window:
-            status = f"{status}   {self.message or HELP}{'   paused' if self.paused else ''}"
-        recent = list(reversed(self.known.values()))
-        return draw(frame.pixels, self.sightings, recent, status=status, trouble=frame.trouble, chosen=self.chosen)
+        self.recent.update_scores(self.persons)
+        return draw(
+            frame.pixels,
+            self.persons,
+            self.recent.newest_first(),
+            status=self._status(frame),
+            problem=frame.problem,
+            selected=self.selected,
+        )
+
+    def _status(self, frame: Frame) -> str:
+        if self.keyboard.typed_name is not None:
+            return f"name, then Enter (an automatic one if empty): {self.keyboard.typed_name}_"
+        status = f"{self.pace.fps:.0f} frames/s   {frame.file_name}"
+        if self.message or self.window:
+            status += f"   {self.message or KEY_HELP}{'   paused' if self.is_paused else ''}"
+        return status
+
+    @property
+    def _stands_still(self) -> bool:
+        """Also while a name is typed: OpenCV keeps only the last key between two pictures."""
+        return self.is_paused or self.keyboard.typed_name is not None
+
+    def _show(self, window: Window, frame: Frame, picture: Pixels, wait_seconds: float) -> bool:
+        """Shows `picture` until the next frame is due, and obeys keys and clicks; returns False when the user quits."""
+        end = time.perf_counter() + wait_seconds
+        while True:
+            window.show(picture)
+            key = window.wait_key(PAUSED_KEY_WAIT_S if self._stands_still else max(0.0, end - time.perf_counter()))
+            if window.is_closed:
+                return False
+            click = window.take_click()
+            if click is not None:
+                self.selected = smallest_box_at(click, self.persons)
+            if key is not None and not self._press(key, picture, frame.time):
+                return False
+            if not self._stands_still and time.perf_counter() >= end:
+                return True
+            picture = self._draw(frame)
+
+    def _press(self, key: int, picture: Pixels, time: float) -> bool:
+        """Obeys a key; returns False when the user quits."""
+        command = self.keyboard.press(key)
+        if command is None:
+            return True
+        self.message = ""
+        if command.kind == "pause":
+            self.is_paused = not self.is_paused
+        elif command.kind == "snapshot":
+            self._save_snapshot(picture, time)
+        elif command.kind == "enrol":
+            self._enrol(command.name)
+        return command.kind != "quit"
+
+    def _enrol(self, name: str) -> None:
+        if self.selected is None and len(self.persons) == 1:
+            self.selected = self.persons[0].track_id
+        try:
+            if self.selected is None:
+                raise InputError("click the box of the person first")
+            self.message = f"enrolled {self.recognizer.enrol(self.selected, name or None)}"
+        except BotError as error:
+            self.message = str(error)
+
+    def _save_snapshot(self, picture: Pixels, time: float) -> None:
+        try:
+            self.message = f"saved {save_snapshot(picture, self.snapshots, time)}"
+        except BotError as error:
+            self.message = str(error)
+
+
+def smallest_box_at(point: tuple[int, int], persons: list[TrackedPerson]) -> int | None:
+    """The id of the track with the smallest box around `point` (x, y); None if there is no such box."""
+    x, y = point
+    boxes = [
+        ((right - left) * (bottom - top), person.track_id)
+        for person in persons
+        for left, top, right, bottom in [person.xyxy]
+        if left <= x <= right and top <= y <= bottom
+    ]
+    return min(boxes)[1] if boxes else None
 
 
 def _timed(frames: Source, seconds: dict[str, float]) -> Iterator[Frame]:
-    """The frames, and the time spent waiting for them."""
+    """Yields the frames, and adds the time to read them to the stage "read"."""
     started = time.perf_counter()
     for frame in frames:
         seconds["read"] += time.perf_counter() - started

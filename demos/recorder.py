@@ -1,4 +1,4 @@
-"""Where results go: a video of what was shown, events as JSON lines, snapshots."""
+"""The output of the live demo: a video of the shown pictures, events as JSON lines, and snapshots."""
 
 from __future__ import annotations
 
@@ -16,47 +16,46 @@ from PIL import Image
 from bot_deploy import images
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import unused_path
-from bot_deploy.video.sources.base import quiet
 
 if TYPE_CHECKING:
     from bot_deploy.images import Pixels
 
 logger = logging.getLogger(__name__)
 
-# What every OpenCV from PyPI can write; none of them has an H.264 encoder, and VP9 takes seven times as long as VP8.
-# MPEG-4 is quick and plays everywhere but in browsers; VP8 plays in those too and takes ten times as long.
+# Codecs that every OpenCV from PyPI can write; none has an H.264 encoder, and VP9 takes seven times as long as VP8.
+# MPEG-4 is fast and plays everywhere but in browsers; VP8 plays in browsers too and takes ten times as long.
 CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG", ".webm": "VP80"}
-STILL = 10.0  # seconds for which a picture stays at most
-SPARE = 32_000_000  # bytes that are left free on the disk, so that the recording can be finished
-DECIMALS = 2  # of the frames per second: MPEG-4 counts time in at most 65535ths of a second
+MAX_STILL_S = 10.0  # seconds for which one picture stays in the video
+MIN_FREE_BYTES = 32_000_000  # on the disk, to finish the recording
+FPS_DECIMALS = 2  # MPEG-4 counts time in steps of 1/65535 of a second or more
 
 
 class Recorder:
-    """Writes the video `output` and the file `events`, a JSON document a line; either may be None. A context manager.
+    """Writes a video and a file of events, one JSON document a line; either may be None. A context manager.
 
-    Events are added to what is in the file: a service that is started again loses none. An older video of the name is
-    replaced when this is closed, be it by an exception or Ctrl-C. Until then the new one is NAME.part.SUFFIX beside it;
-    if the process is killed that is what remains, playable save for .mp4. `events` "-" is stdout.
+    Events are appended to the file, so a service that restarts loses none; "-" means stdout. An older video of the same
+    name is replaced at `close`, also after an exception or Ctrl-C. Until then the new video is NAME.part.SUFFIX beside
+    it. If the process is killed, that file remains; except for .mp4 it can be played.
     """
 
     def __init__(self, output: Path | None, events: Path | None, fps: float) -> None:
-        """Folders are made.
+        """Opens both files and makes their folders; `fps` is the frame rate of the video.
 
         Raises:
-            InputError: `output` is no video's name.
-            RunError: one of them cannot be written.
+            InputError: `output` does not end like a video.
+            RunError: a file cannot be written.
         """
         self._output = output
-        self._part = _begun(output) if output else Path()
-        self._fps = round(fps, DECIMALS) or fps
+        self._part = _part_path(output) if output else Path()
+        self._fps = round(fps, FPS_DECIMALS) or fps
         self._shape = (0, 0)  # height and width of the first picture
-        self._began: float | None = None  # its time
+        self._start_time: float | None = None  # of the first picture, moved by pauses
         self._written = 0  # pictures
         self._writer: Any = None  # cv2.VideoWriter
-        self._stdout = events == Path("-")
+        self._to_stdout = events == Path("-")
         self._events_name = str(events)
         self._events = None
-        if events and not self._stdout:
+        if events and not self._to_stdout:
             try:
                 events.parent.mkdir(parents=True, exist_ok=True)
                 self._events = events.open("a", encoding="utf-8", errors="backslashreplace")
@@ -64,9 +63,9 @@ class Recorder:
                 raise RunError(f"{events}: cannot be written ({error.strerror or error})") from None
 
     def write(self, picture: Pixels, time: float | None = None) -> None:
-        """Adds the `picture`, uint8 RGB [H, W, 3]; one of another size than the first is fitted into that.
+        """Adds `picture`, uint8 RGB [H, W, 3], to the video; pictures of other sizes are fitted into the first one's.
 
-        The film follows the clock: a picture stays until the `time` in seconds of the next one, where that is given.
+        With `time` in seconds, the video keeps real time: a picture stays until the time of the next one.
 
         Raises:
             RunError: the disk is full, or a picture of this size cannot be written.
@@ -75,36 +74,36 @@ class Recorder:
 
         if self._output is None:
             return
-        _check_space(self._output)
+        _check_free_space(self._output)
         if self._writer is None:
             self._shape = (picture.shape[0], picture.shape[1])
-            self._writer = self._opened()
-        shown = cv2.cvtColor(_even(_letterboxed(picture, self._shape)), cv2.COLOR_RGB2BGR)
-        for _ in range(self._missing(time)):
-            self._writer.write(shown)
+            self._writer = self._open_writer(self._output)
+        bgr = cv2.cvtColor(_pad_to_even(_letterbox(picture, self._shape)), cv2.COLOR_RGB2BGR)
+        for _ in range(self._copies_to_write(time)):
+            self._writer.write(bgr)
             self._written += 1
 
-    def _missing(self, time: float | None) -> int:
-        """How many pictures the film is behind `time`; none for one of two that are closer together than its own."""
+    def _copies_to_write(self, time: float | None) -> int:
+        """How often to write a picture of `time`: 0 if it comes too soon, several times after a gap."""
         if time is None:
             return 1
-        if self._began is None:
-            self._began = time
-        behind = 1 + round((time - self._began) * self._fps) - self._written
-        longest = round(STILL * self._fps)
-        if behind > longest:  # paused, say
-            self._began += (behind - longest) / self._fps
-        return max(0, min(behind, longest))
+        if self._start_time is None:
+            self._start_time = time
+        missing = 1 + round((time - self._start_time) * self._fps) - self._written
+        max_copies = round(MAX_STILL_S * self._fps)
+        if missing > max_copies:  # a pause, for instance
+            self._start_time += (missing - max_copies) / self._fps
+        return max(0, min(missing, max_copies))
 
-    def event(self, event: dict[str, object]) -> None:
-        """Adds a line, which is there for a reader at once.
+    def write_event(self, event: dict[str, object]) -> None:
+        """Adds a line to the events; readers of the file see it at once.
 
         Raises:
             RunError: the disk is full.
         """
         line = json.dumps(event, ensure_ascii=False)
-        if self._stdout:
-            print(line, flush=True)  # noqa: T201 - that is what was asked for
+        if self._to_stdout:
+            print(line, flush=True)  # noqa: T201 - stdout is the requested output
         if self._events is None:
             return
         try:
@@ -114,9 +113,13 @@ class Recorder:
             raise RunError(f"{self._events_name}: cannot be written ({error.strerror or error})") from None
 
     def close(self) -> None:
-        """Finishes both files; the video takes its name."""
+        """Finishes both files and gives the video its name.
+
+        Raises:
+            RunError: the video cannot get its name.
+        """
         if self._events is not None:
-            with contextlib.suppress(OSError):  # said when it was written
+            with contextlib.suppress(OSError):  # `write_event` has raised it
                 self._events.close()
             self._events = None
         if self._writer is None or self._output is None:
@@ -135,24 +138,25 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _opened(self) -> Any:
+    def _open_writer(self, output: Path) -> Any:
         import cv2
 
-        quiet()
-        assert self._output is not None
         height, width = (side + side % 2 for side in self._shape)
-        codec = cv2.VideoWriter.fourcc(*CODECS[self._output.suffix.lower()])
+        codec = cv2.VideoWriter.fourcc(*CODECS[output.suffix.lower()])
         writer = cv2.VideoWriter(str(self._part.absolute()), cv2.CAP_FFMPEG, codec, self._fps, (width, height))
         if not writer.isOpened():
             raise RunError(
-                f"{self._output}: OpenCV cannot write {width}x{height} pixels at {self._fps:g} frames/s there; "
-                f"name one that ends in {' or '.join(CODECS)}"
+                f"{output}: OpenCV cannot write {width}x{height} pixels at {self._fps:g} frames/s to it; "
+                f"give a name that ends in {' or '.join(CODECS)}",
+                parameter="output",
             )
         return writer
 
 
-def snapshot(picture: Pixels, folder: Path, time: float) -> Path:
-    """Writes `picture`, uint8 RGB [H, W, 3], taken at `time` seconds, to a new file in `folder`; returns its path.
+def save_snapshot(picture: Pixels, folder: Path, time: float) -> Path:
+    """Writes `picture`, uint8 RGB [H, W, 3], to a new PNG file in `folder`; returns its path.
+
+    The file's name contains `time`, in seconds.
 
     Raises:
         RunError: it cannot be written.
@@ -164,45 +168,45 @@ def snapshot(picture: Pixels, folder: Path, time: float) -> Path:
         path = unused_path(folder / f"snapshot-{time:08.2f}.png")
         path.write_bytes(file.getvalue())
     except OSError as error:
-        raise RunError(f"{folder}: no snapshot can be saved there ({error.strerror or error})") from None
+        raise RunError(f"{folder}: no snapshot can be written there ({error.strerror or error})") from None
     return path
 
 
-def _begun(output: Path) -> Path:
-    """The file that is written until `output` is complete."""
+def _part_path(output: Path) -> Path:
+    """The file to write until `output` is complete."""
     if output.suffix.lower() not in CODECS:
-        raise InputError(f"{output}: a video's name ends in {', '.join(CODECS)}")
+        raise InputError(f"{output}: a video's name ends in {', '.join(CODECS)}", parameter="output")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        part = unused_path(output.with_name(f"{output.stem}.part{output.suffix}"))  # of a run that was killed, say
+        part = unused_path(output.with_name(f"{output.stem}.part{output.suffix}"))  # a killed run leaves its own
         part.open("wb").close()
         part.unlink()
     except OSError as error:
         raise RunError(f"{output}: cannot be written ({error.strerror or error})") from None
     if output.is_dir():
-        raise RunError(f"{output}: is a folder; name a file in it")
+        raise RunError(f"{output}: is a folder; give a file in it", parameter="output")
     return part
 
 
-def _check_space(output: Path) -> None:
-    if shutil.disk_usage(output.parent).free < SPARE:  # OpenCV would not tell that nothing is written any more
-        raise RunError(f"{output}: the disk is full; what there is was recorded")
+def _check_free_space(output: Path) -> None:
+    if shutil.disk_usage(output.parent).free < MIN_FREE_BYTES:  # OpenCV reports no failed writes
+        raise RunError(f"{output}: the disk is full; the video ends here")
 
 
-def _letterboxed(picture: Pixels, shape: tuple[int, int]) -> Pixels:
-    """`picture`, shrunk or enlarged and with black bars, as height and width `shape`."""
+def _letterbox(picture: Pixels, shape: tuple[int, int]) -> Pixels:
+    """`picture` scaled to height and width `shape`, with black bars."""
     if picture.shape[:2] == shape:
         return picture
     scale = min(shape[0] / picture.shape[0], shape[1] / picture.shape[1])
-    height, width = (max(1, min(most, round(scale * side))) for side, most in zip(picture.shape, shape, strict=False))
+    height, width = (max(1, min(limit, round(scale * side))) for side, limit in zip(picture.shape, shape, strict=False))
     canvas = np.zeros((*shape, 3), np.uint8)
     top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
     canvas[top : top + height, left : left + width] = images.resize(picture, (height, width))
     return canvas
 
 
-def _even(picture: Pixels) -> Pixels:
-    """With an even number of rows and columns, as codecs want it."""
+def _pad_to_even(picture: Pixels) -> Pixels:
+    """`picture` with an even number of rows and columns, which codecs need."""
     height, width = picture.shape[:2]
     if not height % 2 and not width % 2:
         return picture

@@ -1,4 +1,4 @@
-"""The window: shows pictures, and turns keys and clicks into what the person wants."""
+"""The window of the live demo: shows pictures, and turns keys and clicks into commands."""
 
 from __future__ import annotations
 
@@ -15,97 +15,102 @@ if TYPE_CHECKING:
     from bot_deploy.images import Pixels
 
 PROBE = "import cv2; cv2.namedWindow('bot'); cv2.waitKey(1); cv2.destroyAllWindows()"
-WIDEST = 1280  # pixels that a window has at first
-ENTER, ESCAPE, BACKSPACE = (10, 13), 27, (8, 127)
-KEYSYMS = 0x100  # of X11, from here on: keys that are no characters; Shift itself is one
-CONTROLS = {0xFF0D: ENTER[0], 0xFF8D: ENTER[0], 0xFF1B: ESCAPE, 0xFF08: BACKSPACE[0]}
-HELP = "q quit   space pause   s snapshot   click a box, then e to enrol"
+MAX_INITIAL_WIDTH_PX = 1280  # of the window when it opens
+ENTER, ESCAPE, BACKSPACE = (10, 13), 27, (8, 127)  # character codes
+FIRST_KEYSYM = 0x100  # X11 key symbols from here on are no characters, such as Shift
+KEYSYM_CHARACTERS = {0xFF0D: ENTER[0], 0xFF8D: ENTER[0], 0xFF1B: ESCAPE, 0xFF08: BACKSPACE[0]}
+KEY_HELP = "q quit   space pause   s snapshot   click a box, then e to enrol"
 
 
-class Wish(NamedTuple):
-    """What the person wants: "quit", "pause", "snapshot", or "enrol" with the name typed ("" for an automatic one)."""
+class Command(NamedTuple):
+    """A command of the user: "quit", "pause", "snapshot", or "enrol" with the typed name ("" for an automatic one)."""
 
     kind: str
-    text: str = ""
+    name: str = ""
 
 
 class Keyboard:
-    """Keys to wishes; after `e` a name is typed, until Enter or Escape."""
+    """Turns keys into commands; after `e`, keys are letters of a name until Enter or Escape."""
 
     def __init__(self) -> None:
-        self.typed: str | None = None  # the name so far; None while keys are commands
+        self.typed_name: str | None = None  # the name so far; None while keys are commands
 
-    def press(self, key: int) -> Wish | None:
-        """What the `key`, a character's code, asks for, if anything."""
-        if self.typed is not None:
+    def press(self, key: int) -> Command | None:
+        """The command that the character code `key` completes, if any."""
+        if self.typed_name is not None:
             return self._type(key)
         if key == ord("e"):
-            self.typed = ""
-        return {ord("q"): Wish("quit"), ESCAPE: Wish("quit"), ord(" "): Wish("pause"), ord("s"): Wish("snapshot")}.get(
-            key
-        )
+            self.typed_name = ""
+        commands = {ord("q"): "quit", ESCAPE: "quit", ord(" "): "pause", ord("s"): "snapshot"}
+        return Command(commands[key]) if key in commands else None
 
-    def _type(self, key: int) -> Wish | None:
-        assert self.typed is not None
+    def _type(self, key: int) -> Command | None:
+        assert self.typed_name is not None
         if key in ENTER:
-            wish = Wish("enrol", self.typed.strip())
-            self.typed = None
-            return wish
+            command = Command("enrol", self.typed_name.strip())
+            self.typed_name = None
+            return command
         if key == ESCAPE:
-            self.typed = None
+            self.typed_name = None
         elif key in BACKSPACE:
-            self.typed = self.typed[:-1]
+            self.typed_name = self.typed_name[:-1]
         elif chr(key).isprintable():
-            self.typed += chr(key)
+            self.typed_name += chr(key)
         return None
 
 
 class Window:
-    """One OpenCV window; a context manager."""
+    """An OpenCV window; a context manager."""
 
     def __init__(self, title: str) -> None:
-        """Opens it.
+        """Opens the window.
 
         Raises:
-            RunError: no window can be opened here.
+            RunError: there is no display, or OpenCV cannot open windows.
         """
         import cv2
 
-        # Qt does not fail where there is no display, it ends the whole process: so another one tries first.
-        done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, check=False)  # noqa: S603
-        if done.returncode:
+        # Without a display, Qt ends the whole process, so another process tries first.
+        probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, check=False)  # noqa: S603
+        if probe.returncode:
             raise RunError(
-                "no window can be opened here (no display, or an OpenCV without windows); use --headless, "
-                "with --output F.mp4 or --events F.jsonl"
+                "no window can be opened (no display, or an OpenCV without windows); run without a window, and write a "
+                "video or events instead",
+                parameter="headless",
             )
         self._cv2 = cv2
         self._title = title
-        self.closed = False  # by the person
-        self.clicked: tuple[int, int] | None = None  # the last place, in pixels of the picture; the owner clears it
-        self._sized = False
+        self._is_sized = False
+        self._click: tuple[int, int] | None = None  # the last click, until `take_click`
+        self.is_closed = False  # by the user
         cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
-        cv2.setMouseCallback(title, self._click)
+        cv2.setMouseCallback(title, self._on_mouse)
 
     def show(self, picture: Pixels) -> None:
         """Shows `picture`, uint8 RGB [H, W, 3]."""
-        if not self._sized:
-            shrunk = min(1.0, WIDEST / picture.shape[1])
-            self._cv2.resizeWindow(self._title, round(shrunk * picture.shape[1]), round(shrunk * picture.shape[0]))
-            self._sized = True
+        if not self._is_sized:
+            scale = min(1.0, MAX_INITIAL_WIDTH_PX / picture.shape[1])
+            self._cv2.resizeWindow(self._title, round(scale * picture.shape[1]), round(scale * picture.shape[0]))
+            self._is_sized = True
         self._cv2.imshow(self._title, np.ascontiguousarray(picture[:, :, ::-1]))
 
-    def key(self, seconds: float = 0.0) -> int | None:
-        """The code of a key that is pressed within `seconds`; None, and `closed`, when the window is closed."""
+    def wait_key(self, seconds: float = 0.0) -> int | None:
+        """The character code of a key that is pressed within `seconds`, else None; also notices a closed window."""
         code = self._cv2.waitKeyEx(max(1, round(1000 * seconds)))
         if self._cv2.getWindowProperty(self._title, self._cv2.WND_PROP_VISIBLE) < 1:
-            self.closed = True
-        if code < 0 or self.closed:
+            self.is_closed = True
+        if code < 0 or self.is_closed:
             return None
-        symbol = code & 0xFFFF  # above it are Shift and its like, as states
-        return symbol if symbol < KEYSYMS else CONTROLS.get(symbol)
+        keysym = code & 0xFFFF  # the higher bits say whether Shift and other modifiers are pressed
+        return keysym if keysym < FIRST_KEYSYM else KEYSYM_CHARACTERS.get(keysym)
+
+    def take_click(self) -> tuple[int, int] | None:
+        """The last click since the previous call, in pixels of the picture: x and y."""
+        click, self._click = self._click, None
+        return click
 
     def close(self) -> None:
-        with contextlib.suppress(self._cv2.error):  # closed by the person
+        with contextlib.suppress(self._cv2.error):  # the user has closed it
             self._cv2.destroyWindow(self._title)
 
     def __enter__(self) -> Self:
@@ -114,6 +119,6 @@ class Window:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _click(self, event: int, x: int, y: int, *_: object) -> None:
+    def _on_mouse(self, event: int, x: int, y: int, *_: object) -> None:
         if event == self._cv2.EVENT_LBUTTONDOWN:
-            self.clicked = (x, y)
+            self._click = (x, y)

@@ -23,57 +23,70 @@ if TYPE_CHECKING:
     "--source",
     default="0",
     show_default=True,
-    help="A camera's number, a video, a folder of frames, or an address such as rtsp://user:password@host/stream.",
+    help="Camera number, video, folder of frames, or address such as rtsp://user:password@host/stream.",
 )
 @click.option(
     "--gallery",
-    help="Whom to recognise, and where to enrol: a folder of crops, what `bot index` made, or a Milvus address; "
-    "people.gallery here by default, made if it is not there.",
+    help="Gallery of the known people, also for enrolment: a folder of crops, an index of `bot index`, or a Milvus "
+    "address; default: people.gallery in this folder, which is created if it does not exist.",
 )
-@click.option("--model", type=click.Path(path_type=Path), help="Exported model; the newest under runs/ by default.")
+@click.option("--model", type=click.Path(path_type=Path), help="Exported model; default: the newest under runs/.")
 @click.option(
-    "--detector", type=click.Path(path_type=Path), metavar="F.onnx", help="YOLOX-style; OpenCV's HOG without."
+    "--detector",
+    type=click.Path(path_type=Path),
+    metavar="F.onnx",
+    help="YOLOX network that finds people; default: OpenCV's HOG.",
 )
-@click.option("--auto-enrol", is_flag=True, help="Enrol people whom nobody knows, as person-1, person-2, ...")
-@click.option("--min-score", type=click.FloatRange(-1, 1), help="Cosine of a match; as `bot calibrate` found, or 0.6.")
+@click.option("--auto-enrol", is_flag=True, help="Automatic enrolment of strangers as person-1, person-2, ...")
+@click.option(
+    "--min-score", type=click.FloatRange(-1, 1), help="Lowest cosine of a match; default: by `bot calibrate`, or 0.6."
+)
 @click.option(
     "--every",
     type=click.IntRange(min=1),
     default=EMBED_EVERY_FRAMES,
     show_default=True,
-    help="Embed a track every N frames.",
+    help="Number of frames between two embeddings of a track.",
 )
-@click.option("--detector-score", type=click.FloatRange(0, 1), help="Leave out boxes with a lower score.")
+@click.option("--detector-score", type=click.FloatRange(0, 1), help="Lowest score of a box; default: the detector's.")
 @click.option(
     "--max-overlap",
     type=click.FloatRange(0, 1),
     default=MAX_BOX_OVERLAP,
     show_default=True,
-    help="Of two boxes (IoU) before the worse is dropped.",
+    help="Overlap (IoU) of two boxes, above which the one with the lower score is dropped.",
 )
 @click.option(
     "--min-height",
     type=click.IntRange(min=1),
     default=MIN_PERSON_HEIGHT,
     show_default=True,
-    help="Of a person, in pixels.",
+    help="Lowest height of a person, in pixels.",
 )
-@click.option("--max-height", type=click.IntRange(min=1), help="Of a person, in pixels.")
+@click.option("--max-height", type=click.IntRange(min=1), help="Greatest height of a person, in pixels.")
 @click.option(
     "--fps",
     type=click.FloatRange(min=0, min_open=True),
-    help="Of the frames: 1 for a folder of them, or what the camera or video says. Tracked from 5 on.",
+    help="Frames per second of the source; default: 1 for a folder, else the rate of the camera or video. "
+    "Below 5, people are not tracked.",
 )
-@click.option("--headless", is_flag=True, help="No window; for machines without a screen.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="F.mp4", help="Record what would be shown.")
+@click.option("--headless", is_flag=True, help="No window, for machines without a screen.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="F.mp4", help="Video to write, of the pictures that are shown."
+)
 @click.option(
     "--events",
     type=click.Path(path_type=Path),
     metavar="F.jsonl",
-    help="Add a line for each recognition; - for stdout.",
+    help="File to which each recognition is added as a line of JSON; - for stdout.",
 )
-@click.option("--snapshots", type=click.Path(path_type=Path), default=".", help="Folder for those that key s takes.")
-@click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many.")
+@click.option(
+    "--snapshots",
+    type=click.Path(path_type=Path),
+    default=".",
+    help="Folder for the snapshots of the key s; default: this folder.",
+)
+@click.option("--max-frames", type=click.IntRange(min=1), help="Number of frames after which to stop.")
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout at the end.")
 def demo(
@@ -99,16 +112,20 @@ def demo(
     batch: int,
     as_json: bool,
 ) -> None:
-    """Recognise people before a camera, and enrol new ones.
+    """Recognise the people in front of a camera, and enrol new ones.
 
-    In the window: click a box and press e to enrol that person (type a name, or only Enter), space pauses, s saves a
-    snapshot, q ends.
+    In the window: click a box and press e to enrol that person (type a name, or press only Enter). Space pauses, s
+    saves a snapshot, q quits.
     """
+    from bot_deploy.video.opencv import configure_opencv
+
+    configure_opencv()  # before anything else imports OpenCV
+
     from bot_deploy import runs
     from bot_deploy.console import say
     from bot_deploy.demos import app
-    from bot_deploy.demos.enrolment import open_people
-    from bot_deploy.demos.recognition import Live
+    from bot_deploy.demos.enrolment import open_enrolment_gallery
+    from bot_deploy.demos.recognition import LiveRecognizer
     from bot_deploy.demos.recorder import Recorder
     from bot_deploy.demos.window import Window
     from bot_deploy.embedder import open_embedder
@@ -117,15 +134,12 @@ def demo(
     from bot_deploy.video.sources import open_source
 
     if as_json and events == Path("-"):
-        raise InputError("--json and --events - both want stdout; give the events a file")
-    for name in ("SIGTERM", "SIGHUP"):  # `systemctl stop` and a closed terminal are as clean an end as Ctrl-C
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            signal.signal(number, signal.default_int_handler)
+        raise InputError("--json and --events - both write to stdout; give the events a file")
+    _end_cleanly_on_signals()
     if model is None:
         model = runs.newest_file("model.onnx", "`bot export` writes one, or name it with --model")
     embedder = open_embedder(model, device, threads=threads, batch=batch)
-    finder = open_detector(
+    person_detector = open_detector(
         detector,
         threads=threads,
         min_score=detector_score,
@@ -133,22 +147,37 @@ def demo(
         min_height=min_height,
         max_height=max_height,
     )
-    with open_source(source) as frames:
-        people = open_people(gallery, embedder, min_score)
-        try:
-            say(f"{frames.name}: people by {finder.name}, {model} on {embedder.backend}")
-            say(f"gallery {people.gallery.address}: {len(people)} people; {people.rule}")
-            frames.fps = fps or frames.fps
-            live = Live(finder, embedder, people, frames.fps, timed=frames.live, every=every, auto_enrol=auto_enrol)
-            # The window first: where there can be none, no file of an earlier run is replaced.
-            with (
-                contextlib.nullcontext() if headless else Window("bot demo") as window,
-                Recorder(output, events, frames.fps) as recorder,
-            ):
-                summary = app.run(frames, live, recorder, window, max_frames=max_frames or 0, snapshots=snapshots)
-        finally:
-            people.gallery.close()
+    with (
+        open_source(source, fps=fps) as frames,
+        contextlib.closing(open_enrolment_gallery(gallery, embedder)) as people,
+    ):
+        recognizer = LiveRecognizer(
+            person_detector,
+            embedder,
+            people,
+            frames.fps,
+            min_score=min_score,
+            drops_frames=frames.is_live,
+            every=every,
+            auto_enrol=auto_enrol,
+        )
+        say(f"{frames.name}: detector {person_detector.name}, model {model} on {embedder.backend}")
+        say(f"gallery {people.address}: {len(recognizer.enroller.names)} people; {recognizer.identifier.rule}")
+        # The window first: if it cannot open, the files of an earlier run stay.
+        with (
+            contextlib.nullcontext() if headless else Window("bot demo") as window,
+            Recorder(output, events, frames.fps) as recorder,
+        ):
+            summary = app.run(frames, recognizer, recorder, window, max_frames=max_frames or 0, snapshots=snapshots)
     click.echo(jsonlib.dumps(_document(summary)) if as_json else _table(summary), err=events == Path("-"))
+
+
+def _end_cleanly_on_signals() -> None:
+    """Makes `systemctl stop` and a closed terminal end the run as Ctrl-C does."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, signal.default_int_handler)
 
 
 def _document(summary: Summary) -> dict[str, object]:
@@ -164,10 +193,10 @@ def _document(summary: Summary) -> dict[str, object]:
 
 
 def _table(summary: Summary) -> str:
-    whole = summary.seconds or 1.0
-    shares = ", ".join(f"{stage} {100 * seconds / whole:.0f} %" for stage, seconds in summary.stages.items())
+    total = summary.seconds or 1.0
+    shares = ", ".join(f"{stage} {100 * seconds / total:.0f} %" for stage, seconds in summary.stages.items())
     return (
-        f"{summary.frames} frames in {summary.seconds:.1f} s, {summary.fps:.1f} a second ({shares})\n"
+        f"{summary.frames} frames in {summary.seconds:.1f} s, {summary.fps:.1f} per second ({shares})\n"
         f"recognised {summary.recognised.total()} times ({len(summary.recognised)} people), "
         f"enrolled {len(summary.enrolled)}"
     )

@@ -1,1 +1,1 @@
-"""Frames to people on them: sources of frames, person detectors, the tracker, the embedding of a track."""
+"""Video: sources of frames, person detectors, the person tracker, and tracklets with embeddings."""

@@ -1,4 +1,4 @@
-"""What a track looks like: the mean of its embeddings, and what is kept out of it."""
+"""The embedding of a track: the mean of its crops' embeddings, without outliers."""
 
 from __future__ import annotations
 
@@ -10,53 +10,61 @@ import numpy as np
 if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
 
-MEMORY = 30  # embeddings the mean goes back to
-SWAPPED = 3  # outliers in a row that agree: the tracker has jumped to somebody else
+MEAN_WINDOW = 30  # embeddings; once there are so many, each new one lowers the weight of the older ones
+OUTLIERS_TO_RESTART = 3  # similar outliers in a row that mean: the track now follows another person
 
 
-class Average:
-    """The mean direction of a track's embeddings.
+class TrackEmbedding:
+    """The mean direction of the embeddings of one track.
 
-    An embedding whose cosine with it is below `outlier` does not enter: a passer-by, a blurred frame. When `SWAPPED`
-    of them in a row are like each other, they are the person now. Crops of the whole person replace those of a part.
+    An embedding is an outlier when its cosine with the mean is below `outlier_threshold`: a passer-by, a blurred frame.
+    Outliers do not change the mean. After `OUTLIERS_TO_RESTART` similar outliers in a row, the mean starts again with
+    them. Unoccluded crops replace occluded ones, and later occluded crops are ignored.
     """
 
-    def __init__(self, outlier: float) -> None:
-        self.outlier = outlier
-        self.count = 0  # embeddings since it last began anew
-        self.clear = False  # whether they show the whole person
+    def __init__(self, outlier_threshold: float) -> None:
+        self.outlier_threshold = outlier_threshold
+        self.count = 0  # embeddings since the last start
+        self.unoccluded = False  # whether the crops of the mean show the whole person
         self._sum: Vectors = np.zeros(0, np.float32)
-        self._odd: list[Vectors] = []
+        self._outliers: list[Vectors] = []
 
     @property
     def vector(self) -> Vectors:
-        """float32 [D] of length 1; there is none before the first `add`."""
+        """float32 [D] of length 1; undefined before the first `add`."""
         return self._sum / np.float32(np.linalg.norm(self._sum))
 
-    def add(self, vector: Vectors, *, clear: bool) -> bool:
-        """Takes in the unit `vector` [D] of a crop, `clear` if that shows the whole person.
+    def add(self, embedding: Vectors, *, unoccluded: bool) -> bool:
+        """Adds the unit vector `embedding` [D] of a crop; `unoccluded` if the crop shows the whole person.
 
-        Returns whether the track now shows somebody else.
+        Returns whether the mean started again, because the track now follows another person.
         """
-        if self.clear and not clear:
+        if self.unoccluded and not unoccluded:
             return False
-        if not self.count or (clear and not self.clear):
-            self._begin([vector], clear=clear)
+        if not self.count or (unoccluded and not self.unoccluded):
+            self._start([embedding], unoccluded=unoccluded)
             return False
-        if float(vector @ self.vector) >= self.outlier:
-            self._odd.clear()
-            kept = self._sum if self.count < MEMORY else self._sum * np.float32((MEMORY - 1) / MEMORY)
-            self._sum = kept + vector
+        if self._similar(embedding, self.vector):
+            self._outliers.clear()
+            previous = self._sum
+            if self.count >= MEAN_WINDOW:
+                previous = previous * np.float32((MEAN_WINDOW - 1) / MEAN_WINDOW)
+            self._sum = previous + embedding
             self.count += 1
             return False
-        if self._odd and float(vector @ self._odd[-1]) < self.outlier:
-            self._odd.clear()
-        self._odd.append(vector)
-        if len(self._odd) < SWAPPED or any(float(one @ other) < self.outlier for one, other in pairwise(self._odd)):
+        if self._outliers and not self._similar(embedding, self._outliers[-1]):
+            self._outliers.clear()
+        self._outliers.append(embedding)
+        if len(self._outliers) < OUTLIERS_TO_RESTART or not all(
+            self._similar(earlier, later) for earlier, later in pairwise(self._outliers)
+        ):
             return False
-        self._begin(self._odd, clear=clear)
+        self._start(self._outliers, unoccluded=unoccluded)
         return True
 
-    def _begin(self, vectors: list[Vectors], *, clear: bool) -> None:
-        self._sum, self.count, self.clear = np.sum(vectors, axis=0, dtype=np.float32), len(vectors), clear
-        self._odd = []
+    def _similar(self, first: Vectors, second: Vectors) -> bool:
+        return float(first @ second) >= self.outlier_threshold
+
+    def _start(self, embeddings: list[Vectors], *, unoccluded: bool) -> None:
+        self._sum = np.sum(embeddings, axis=0, dtype=np.float32)
+        self.count, self.unoccluded, self._outliers = len(embeddings), unoccluded, []

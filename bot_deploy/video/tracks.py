@@ -1,4 +1,4 @@
-"""Boxes to tracks: ByteTrack (Zhang et al., ECCV 2022), as the library `trackers` has it."""
+"""Detections to tracks: ByteTrack (Zhang et al., ECCV 2022), as implemented in the library `trackers`."""
 
 from __future__ import annotations
 
@@ -7,54 +7,59 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from trackers import ByteTrackTracker
 
-    from .detectors import Boxes
+    from .detectors import Detections
 
-SLOWEST = 5  # frames a second; further apart, a position says nothing about who it is
-PATIENCE = 60  # thirtieths of a second for which a lost track is remembered
-BEGIN = 0.5  # detector's score from which a box begins a track; those below it only go on with one
+MIN_TRACKING_FPS = 5  # frames per second; below it, people move too far between two frames
+LOST_TRACK_BUFFER = 60  # thirtieths of a second for which a lost track is kept
+TRACK_ACTIVATION_THRESHOLD = 0.5  # detector score that starts a track; lower scores only continue one
 
-Corners = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-
-
-class Tracked(NamedTuple):
-    """A box of one frame; the same `number` in the next frame is taken for the same person."""
-
-    number: int  # from 1
-    corners: Corners
+Xyxy = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-class Tracks:
-    """Numbers boxes so that they follow people from frame to frame."""
+class Track(NamedTuple):
+    """One box of one frame; boxes with the same `track_id` show the same person."""
+
+    track_id: int  # from 1
+    xyxy: Xyxy
+
+
+class PersonTracker:
+    """Gives the boxes of one person the same track id from frame to frame."""
 
     def __init__(self, fps: float) -> None:
-        """Below `SLOWEST` frames a second every box is a track of its own."""
-        self._tracker = _bytetrack(fps) if fps >= SLOWEST else None
-        self._last = 0
+        """Below `MIN_TRACKING_FPS` frames per second, every box is a track of its own."""
+        self._tracker = _bytetrack(fps) if fps >= MIN_TRACKING_FPS else None
+        self._last_id = 0
 
-    def update(self, boxes: Boxes, time: float | None = None) -> list[Tracked]:
-        """The boxes that are tracked in this frame; `time` in seconds where frames may have been dropped."""
+    def update(self, detections: Detections, time: float | None = None) -> list[Track]:
+        """The tracks on the next frame. Give its `time` in seconds if frames may have been dropped."""
         if self._tracker is None:
-            certain = boxes.corners[boxes.scores >= BEGIN].tolist()
-            self._last += len(certain)
-            first = self._last - len(certain) + 1
-            return [Tracked(number, tuple(corners)) for number, corners in enumerate(certain, first)]
-        from supervision import Detections
+            return self._untracked(detections)
+        import supervision as sv
 
-        found = self._tracker.update(Detections(xyxy=boxes.corners, confidence=boxes.scores), timestamp=time)
-        numbers: list[int] = [] if found.tracker_id is None else found.tracker_id.tolist()
+        tracked = self._tracker.update(
+            sv.Detections(xyxy=detections.xyxy, confidence=detections.scores), timestamp=time
+        )
+        ids: list[int] = [] if tracked.tracker_id is None else tracked.tracker_id.tolist()
         return [
-            Tracked(number + 1, tuple(corners))
-            for number, corners in zip(numbers, found.xyxy.tolist(), strict=True)
-            if number >= 0  # not yet seen twice
+            Track(track_id + 1, tuple(xyxy))
+            for track_id, xyxy in zip(ids, tracked.xyxy.tolist(), strict=True)
+            if track_id >= 0  # ByteTrack gives an id at the second detection
         ]
+
+    def _untracked(self, detections: Detections) -> list[Track]:
+        boxes = detections.xyxy[detections.scores >= TRACK_ACTIVATION_THRESHOLD].tolist()
+        first_id = self._last_id + 1
+        self._last_id += len(boxes)
+        return [Track(track_id, tuple(xyxy)) for track_id, xyxy in enumerate(boxes, first_id)]
 
 
 def _bytetrack(fps: float) -> ByteTrackTracker:
     from trackers import ByteTrackTracker
 
     return ByteTrackTracker(
-        lost_track_buffer=PATIENCE,
+        lost_track_buffer=LOST_TRACK_BUFFER,
         frame_rate=fps,
-        track_activation_threshold=BEGIN,
-        high_conf_det_threshold=BEGIN,
+        track_activation_threshold=TRACK_ACTIVATION_THRESHOLD,
+        high_conf_det_threshold=TRACK_ACTIVATION_THRESHOLD,
     )

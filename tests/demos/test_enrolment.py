@@ -1,204 +1,134 @@
-"""Who is known, and how they are enrolled."""
+"""Enrolment: names, crops and galleries."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.fake_camera import BLUE, CONTRACT, GREEN, ORANGE, RED, embed, embedder, scene
+from helpers.fake_camera import BLUE, CONTRACT, GREEN, ORANGE, RED, crop_of, embedder, enrol, enrolled_names, vector_of
 from PIL import Image
 
 from bot_deploy import gallery as galleries
-from bot_deploy.artifacts.contract import Calibration
-from bot_deploy.demos.enrolment import open_people
+from bot_deploy.demos.enrolment import Enroller, check_name, open_enrolment_gallery
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.matching.identify import SEARCH_SIZE, UNCALIBRATED_THRESHOLD, UNCERTAIN_MARGIN
-
-WHOLE = (0, 0, 320, 240)
-
-
-def picture(colour: tuple[int, int, int]) -> np.ndarray:
-    return scene((colour, WHOLE))
+from bot_deploy.gallery import Gallery
+from bot_deploy.matching.identify import PersonIdentifier
 
 
-def vector(colour: tuple[int, int, int]) -> np.ndarray:
-    return embed(picture(colour)[None])[0]
+def candidate_names(gallery: Gallery, colour: tuple[int, int, int]) -> list[str]:
+    """Names of the candidates for a crop of this colour, best first."""
+    return [candidate.name for candidate in PersonIdentifier(gallery, None).candidates(vector_of(colour))]
 
 
-def test_enrolled_people_are_found_again_by_another_program(tmp_path: Path) -> None:
-    address = str(tmp_path / "people.gallery")
-    people = open_people(address, embedder())
-    assert people.candidates(vector(RED)) == []
-    people.enrol("Ann", picture(RED), vector(RED))
-    people.enrol("Bob", picture(GREEN), vector(GREEN))
-    people.gallery.close()
-
-    again = open_people(address, embedder())
-    assert len(again) == 2
-    ann, bob = again.candidates(vector(RED))
-    assert (ann.name, bob.name) == ("Ann", "Bob")
-    assert ann.score == pytest.approx(1, abs=1e-3)
-    assert bob.score == pytest.approx(vector(RED) @ vector(GREEN), abs=1e-3)
-    np.testing.assert_array_equal(np.asarray(Image.open(ann.picture)), picture(RED))
-    again.gallery.close()
+@contextmanager
+def opened(address: Path) -> Iterator[Gallery]:
+    with closing(open_enrolment_gallery(str(address), embedder())) as gallery:
+        yield gallery
 
 
-def test_what_was_enrolled_is_to_the_index_as_if_it_had_been_indexed(tmp_path: Path) -> None:
+def test_another_program_finds_enrolled_people(tmp_path: Path) -> None:
+    with opened(tmp_path / "people.gallery") as gallery:
+        assert candidate_names(gallery, RED) == []
+        enrol(gallery, Ann=RED, Bob=GREEN)
+    with opened(tmp_path / "people.gallery") as gallery:
+        assert Enroller(gallery).names == {"Ann", "Bob"}
+        ann, bob = PersonIdentifier(gallery, None).candidates(vector_of(RED))
+        assert (ann.name, bob.name) == ("Ann", "Bob")
+        assert ann.score == pytest.approx(1, abs=1e-3)
+        assert bob.score == pytest.approx(vector_of(RED) @ vector_of(GREEN), abs=1e-3)
+        np.testing.assert_array_equal(np.asarray(Image.open(ann.picture)), crop_of(RED))
+
+
+def test_enrolled_crops_are_like_indexed_ones(tmp_path: Path) -> None:
     address = tmp_path / "people.gallery"
-    people = open_people(str(address), embedder())
-    people.enrol("Ann", picture(RED), vector(RED))
-    people.gallery.close()
+    with opened(address) as gallery:
+        enrol(gallery, Ann=RED)
     with galleries.open_gallery(str(address), CONTRACT) as store:
-        done = galleries.index_folder(store, address / "crops", embedder())
-        (row,) = store.items()
-    assert (done.new, done.changed, done.vanished, done.unchanged) == (0, 0, 0, 1)
-    assert row.identity == "Ann"
-    assert row.time is not None
+        update = galleries.index_folder(store, address / "crops", embedder())
+        (item,) = store.items()
+    assert (update.new, update.changed, update.vanished, update.unchanged) == (0, 0, 0, 1)
+    assert item.identity == "Ann"
+    assert item.time is not None
 
 
-def test_a_folder_of_crops_is_a_gallery_and_enrols_into_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_crops_is_a_gallery_and_gets_new_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "people"
     (folder / "Ann").mkdir(parents=True)
-    Image.fromarray(picture(RED)).save(folder / "Ann" / "one.png")
-    Image.fromarray(picture(BLUE)).save(folder / "nobody-said-who.png")
-    people = open_people(str(folder), embedder())
-    assert {one.name for one in people.candidates(vector(ORANGE))} == {"Ann", "nobody-said-who"}
-    people.enrol("Carl", picture(ORANGE), vector(ORANGE))
-    people.gallery.close()
+    Image.fromarray(crop_of(RED)).save(folder / "Ann" / "one.png")
+    Image.fromarray(crop_of(BLUE)).save(folder / "no-identity.png")
+    with opened(folder) as gallery:
+        assert set(candidate_names(gallery, ORANGE)) == {"Ann", "no-identity"}
+        enrol(gallery, Carl=ORANGE)
     assert len(list((folder / "Carl").iterdir())) == 1
-    again = open_people(str(folder), embedder())
-    assert again.candidates(vector(ORANGE))[0].name == "Carl"
-    again.gallery.close()
+    with opened(folder) as gallery:
+        assert candidate_names(gallery, ORANGE)[0] == "Carl"
 
 
-def test_several_pictures_of_one_person_are_one_candidate_with_the_best_score(tmp_path: Path) -> None:
-    people = open_people(str(tmp_path / "g"), embedder())
-    for colour in (RED, ORANGE):
-        people.enrol("Ann", picture(colour), vector(colour))
-    people.enrol("Bob", picture(BLUE), vector(BLUE))
-    found = people.candidates(vector(ORANGE))
-    assert [one.name for one in found] == ["Ann", "Bob"]
-    assert found[0].score == pytest.approx(1, abs=1e-3)
-    assert len(list((tmp_path / "g" / "crops" / "Ann").iterdir())) == 2  # in the same second, perhaps
-    assert len(people) == 2
-    people.gallery.close()
+def test_two_crops_of_one_person_in_the_same_second(tmp_path: Path) -> None:
+    with opened(tmp_path / "g") as gallery:
+        enrol(gallery, Ann=RED)
+        enrol(gallery, Ann=ORANGE)
+        assert enrolled_names(gallery) == {"Ann"}
+        assert len(gallery) == 2
+    assert len(list((tmp_path / "g" / "crops" / "Ann").iterdir())) == 2
 
 
-def test_junk_and_distractors_are_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = tmp_path / "crops"
-    folder.mkdir()
-    for name, colour in (("0007_c1s1_000001_00", RED), ("-1_c1s1_000001_01", BLUE), ("0000_c1s1_000001_02", GREEN)):
-        Image.fromarray(picture(colour)).save(folder / f"{name}.png")
-    people = open_people(str(folder), embedder())
-    assert len(people) == 1
-    assert [one.name for one in people.candidates(vector(BLUE))] == ["0007"]
-    people.gallery.close()
+def test_two_programs_give_different_automatic_names(tmp_path: Path) -> None:
+    with opened(tmp_path / "g") as first, opened(tmp_path / "g") as second:
+        enrollers = Enroller(first), Enroller(second)
+        for enroller, colour in zip(enrollers, (RED, BLUE), strict=True):
+            enroller.enrol(enroller.unused_name(), crop_of(colour), vector_of(colour))
+        assert set(candidate_names(first, RED)) == {"person-1", "person-2"}
 
 
-def test_many_pictures_of_one_person_hide_nobody(tmp_path: Path) -> None:
-    people = open_people(str(tmp_path / "g"), embedder())
-    for shade in range(SEARCH_SIZE + 6):
-        people.enrol("Ann", picture((200, shade, 0)), vector((200, shade, 0)))
-    people.enrol("Bob", picture(BLUE), vector(BLUE))
-    assert [one.name for one in people.candidates(vector(RED))] == ["Ann", "Bob"]
-    people.gallery.close()
-
-
-def test_two_programs_do_not_give_one_name_twice(tmp_path: Path) -> None:
-    one, other = (open_people(str(tmp_path / "g"), embedder()) for _ in range(2))
-    one.enrol(one.next_name(), picture(RED), vector(RED))
-    other.enrol(other.next_name(), picture(BLUE), vector(BLUE))
-    assert {found.name for found in one.candidates(vector(RED))} == {"person-1", "person-2"}
-    one.gallery.close()
-    other.gallery.close()
-
-
-def test_a_gallery_that_was_moved_keeps_its_pictures(tmp_path: Path) -> None:
-    people = open_people(str(tmp_path / "old"), embedder())
-    people.enrol("Ann", picture(RED), vector(RED))
-    people.gallery.close()
+def test_a_gallery_that_was_moved_keeps_its_crops(tmp_path: Path) -> None:
+    with opened(tmp_path / "old") as gallery:
+        enrol(gallery, Ann=RED)
     (tmp_path / "old").rename(tmp_path / "new")
-    people = open_people(str(tmp_path / "new"), embedder())
-    assert people.candidates(vector(RED))[0].picture.is_file()
-    people.gallery.close()
+    with opened(tmp_path / "new") as gallery:
+        assert PersonIdentifier(gallery, None).candidates(vector_of(RED))[0].picture.is_file()
 
 
-def test_automatic_names_are_free_ones(tmp_path: Path) -> None:
-    people = open_people(str(tmp_path / "g"), embedder())
-    assert people.next_name() == "person-1"
-    people.enrol("Person-1", picture(RED), vector(RED))  # some file systems see no difference
-    people.enrol("person-3", picture(BLUE), vector(BLUE))
-    assert people.next_name() == "person-2"
-    people.gallery.close()
-
-
-def test_decisions_without_calibration(tmp_path: Path) -> None:
-    people = open_people(str(tmp_path / "g"), embedder())
-    scores = (UNCALIBRATED_THRESHOLD, UNCALIBRATED_THRESHOLD - 0.01, UNCALIBRATED_THRESHOLD - UNCERTAIN_MARGIN - 0.01)
-    assert [people.decide(score) for score in scores] == ["match", "uncertain", "no match"]
-    assert people.outlier_threshold == pytest.approx(UNCALIBRATED_THRESHOLD - UNCERTAIN_MARGIN)
-    assert "not calibrated" in people.rule
-    people.gallery.close()
-    strict = open_people(str(tmp_path / "g"), embedder(), 0.8)
-    assert strict.decide(0.79) == "uncertain"
-    strict.gallery.close()
-
-
-def test_decisions_are_those_of_the_calibration_unless_a_score_is_given(tmp_path: Path) -> None:
-    curve = ((0.0, 0.5), (0.3, 0.01), (0.7, 0.001))
-    calibration = Calibration(
-        data="x",
-        genuine=9,
-        impostor=9,
-        target=1e-3,
-        threshold=0.7,
-        reject_threshold=0.3,
-        false_reject_rate=0.1,
-        curve=curve,
-    )
-    model = embedder(replace(CONTRACT, calibration=calibration))
-    people = open_people(str(tmp_path / "g"), model)
-    people.enrol("Ann", picture(RED), vector(RED))
-    assert [people.decide(score) for score in (0.71, 0.69, 0.29)] == ["match", "uncertain", "no match"]
-    assert people.outlier_threshold == 0.3
-    people.gallery.close()
-    lax = open_people(str(tmp_path / "g"), model, 0.4)
-    assert lax.decide(0.45) == "match"
-    lax.gallery.close()
+def test_automatic_names_are_unused(tmp_path: Path) -> None:
+    with opened(tmp_path / "g") as gallery:
+        enroller = Enroller(gallery)
+        assert enroller.unused_name() == "person-1"
+        enroller.enrol("Person-1", crop_of(RED), vector_of(RED))  # the same folder on some file systems
+        enroller.enrol("person-3", crop_of(BLUE), vector_of(BLUE))
+        assert enroller.unused_name() == "person-2"
 
 
 @pytest.mark.parametrize(
     "name", ["../x", "a/b", "", " ", ".", "cam1", "0000", "-1", "2026-01-31", "query", 'a"b', "a\nb", 300 * "x"]
 )
-def test_names_that_cannot_be_a_folders_are_refused(name: str, tmp_path: Path) -> None:
-    people = open_people(str(tmp_path / "g"), embedder())
+def test_names_that_cannot_be_a_folder_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError):
-        people.enrol(name, picture(RED), vector(RED))
-    assert len(people.gallery) == 0
-    people.gallery.close()
+        check_name(name)
+    with opened(tmp_path / "g") as gallery:
+        with pytest.raises(InputError):
+            Enroller(gallery).enrol(name, crop_of(RED), vector_of(RED))
+        assert len(gallery) == 0
 
 
 def test_a_name_in_any_script(tmp_path: Path) -> None:
-    people = open_people(str(tmp_path / "g"), embedder())
-    people.enrol("Zoë 张伟", picture(RED), vector(RED))
-    assert people.candidates(vector(RED))[0].name == "Zoë 张伟"
-    people.gallery.close()
+    with opened(tmp_path / "g") as gallery:
+        enrol(gallery, **{"Zoë 张伟": RED})
+        assert candidate_names(gallery, RED) == ["Zoë 张伟"]
 
 
 def test_a_gallery_of_another_model_is_refused(tmp_path: Path) -> None:
-    open_people(str(tmp_path / "g"), embedder()).gallery.close()
-    with pytest.raises(InputError, match="another model"):
-        open_people(str(tmp_path / "g"), embedder(replace(CONTRACT, fingerprint="other")))
+    with opened(tmp_path / "g"), pytest.raises(InputError, match="another model"):
+        open_enrolment_gallery(str(tmp_path / "g"), embedder(replace(CONTRACT, fingerprint="other")))
 
 
-def test_pictures_that_cannot_be_kept_are_said(tmp_path: Path) -> None:
-    people = open_people(str(tmp_path / "g"), embedder())
-    (tmp_path / "g" / "crops").write_text("in the way")
-    with pytest.raises(RunError, match="cannot be kept"):
-        people.enrol("Ann", picture(RED), vector(RED))
-    assert len(people.gallery) == 0
-    people.gallery.close()
+def test_a_crop_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with opened(tmp_path / "g") as gallery:
+        (tmp_path / "g" / "crops").write_text("a file in place of the folder")
+        with pytest.raises(RunError, match="cannot be written"):
+            Enroller(gallery).enrol("Ann", crop_of(RED), vector_of(RED))
+        assert len(gallery) == 0

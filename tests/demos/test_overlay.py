@@ -1,4 +1,4 @@
-"""What is drawn."""
+"""The overlay: boxes, names and the strip."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from helpers.fake_camera import BLUE, GREEN, GREY, RED, scene
 from PIL import Image
 
-from bot_deploy.demos.overlay import PAPER, STRANGER, STRIP, TROUBLE, colour_of, draw, label
-from bot_deploy.demos.recognition import Sighting
+from bot_deploy.demos.overlay import BACKGROUND, PROBLEM_COLOUR, STRANGER_COLOUR, STRIP_WIDTH, draw, label, name_colour
+from bot_deploy.demos.recognition import TrackedPerson
 from bot_deploy.matching.identify import Candidate
 
 BOX = (100.0, 60.0, 150.0, 210.0)
@@ -24,70 +24,70 @@ def ann(tmp_path: Path) -> Candidate:
 
 
 def test_a_name_of_two_lines_is_drawn_on_one(ann: Candidate) -> None:
-    draw(scene(), [Sighting(1, BOX, "match", ann._replace(name="Ann\nB."))], [])
+    draw(scene(), [TrackedPerson(1, BOX, "match", ann._replace(name="Ann\nB."))], [])
 
 
 def test_labels(ann: Candidate) -> None:
-    assert label(Sighting(7, BOX, "match", ann)) == "Ann  0.81"
-    assert label(Sighting(7, BOX, "uncertain", ann)) == "Ann?  0.81"
-    assert label(Sighting(7, BOX, "no match", ann)) == "unknown  0.81"
-    assert label(Sighting(7, BOX, "no match", None)) == "unknown"
+    assert label(TrackedPerson(7, BOX, "match", ann)) == "Ann  0.81"
+    assert label(TrackedPerson(7, BOX, "uncertain", ann)) == "Ann?  0.81"
+    assert label(TrackedPerson(7, BOX, "no match", ann)) == "unknown  0.81"
+    assert label(TrackedPerson(7, BOX, "no match", None)) == "unknown"
 
 
-def test_the_frame_stays_as_it_is_but_for_boxes_and_the_strip_stands_beside_it(ann: Candidate) -> None:
+def test_only_boxes_are_drawn_on_the_frame_and_the_strip_is_beside_it(ann: Candidate) -> None:
     pixels = scene((RED, (100, 60, 150, 210)), (BLUE, (200, 60, 250, 210)))
     before = pixels.copy()
-    picture = draw(pixels, [Sighting(1, BOX, "match", ann)], [ann])
+    picture = draw(pixels, [TrackedPerson(1, BOX, "match", ann)], [ann])
     np.testing.assert_array_equal(pixels, before)
-    assert picture.shape == (240, 320 + STRIP, 3)
+    assert picture.shape == (240, 320 + STRIP_WIDTH, 3)
     assert picture.dtype == np.uint8
     for x, y in ((100, 120), (150, 120), (120, 210)):
-        assert tuple(picture[y, x]) == colour_of("Ann")
+        assert tuple(picture[y, x]) == name_colour("Ann")
     inside = np.s_[64:206, 104:146]
     np.testing.assert_array_equal(picture[inside], pixels[inside])
     np.testing.assert_array_equal(picture[62:, 160:320], pixels[62:, 160:])  # below the label
-    assert ((picture[:, 320:] == GREEN).all(2)).sum() > 0.9 * 66 * 132  # her picture
+    assert ((picture[:, 320:] == GREEN).all(2)).sum() > 0.9 * 66 * 132  # the picture of Ann
 
 
-def test_strangers_are_framed_in_grey(ann: Candidate) -> None:
+def test_boxes_of_strangers_are_grey(ann: Candidate) -> None:
     for decision in ("uncertain", "no match"):
-        picture = draw(scene(), [Sighting(1, BOX, decision, ann)], [])
-        assert tuple(picture[120, 100]) == STRANGER
-    assert (picture[:, 320:] == PAPER).all()
+        picture = draw(scene(), [TrackedPerson(1, BOX, decision, ann)], [])
+        assert tuple(picture[120, 100]) == STRANGER_COLOUR
+    assert (picture[:, 320:] == BACKGROUND).all()
 
 
-def test_the_chosen_box_is_thicker(ann: Candidate) -> None:
-    sightings = [Sighting(number, BOX, "no match", ann) for number in (1,)]
-    thin, thick = (draw(scene(), sightings, [], chosen=chosen) for chosen in (None, 1))
+def test_the_selected_box_is_thicker(ann: Candidate) -> None:
+    persons = [TrackedPerson(1, BOX, "no match", ann)]
+    thin, thick = (draw(scene(), persons, [], selected=selected) for selected in (None, 1))
     assert tuple(thin[120, 104]) == (GREY,) * 3
-    assert tuple(thick[120, 104]) == STRANGER
+    assert tuple(thick[120, 104]) == STRANGER_COLOUR
 
 
-def test_trouble_and_status_are_lines_on_it() -> None:
-    picture = draw(scene(), [], [], status="all well", trouble="the camera is away")
-    assert tuple(picture[1, 1]) == TROUBLE
-    assert tuple(picture[238, 1]) == PAPER
+def test_problem_and_status_are_lines_on_the_picture() -> None:
+    picture = draw(scene(), [], [], status="all well", problem="the camera is away")
+    assert tuple(picture[1, 1]) == PROBLEM_COLOUR
+    assert tuple(picture[238, 1]) == BACKGROUND
     assert (picture[1:25, :200] > 200).all(2).any()  # letters
 
 
 def test_a_label_stays_inside_the_frame(ann: Candidate) -> None:
     """A box in the upper right corner: its label is moved, not cut."""
-    picture = draw(scene(), [Sighting(1, (300.0, 0.0, 319.0, 100.0), "match", ann)], [])
-    lettering = (picture[:22, :320] == colour_of("Ann")).all(2).any(0)
+    picture = draw(scene(), [TrackedPerson(1, (300.0, 0.0, 319.0, 100.0), "match", ann)], [])
+    lettering = (picture[:22, :320] == name_colour("Ann")).all(2).any(0)
     assert lettering[:300].any()
-    assert (picture[:, 320:] == PAPER).all()
+    assert (picture[:, 320:] == BACKGROUND).all()
 
 
-def test_as_many_as_there_is_room_for_and_a_lost_picture_is_grey(ann: Candidate, tmp_path: Path) -> None:
-    lost = Candidate("Bob", 0.5, tmp_path / "gone.png")
-    picture = draw(np.zeros((400, 300, 3), np.uint8), [], [ann, lost, ann, ann])
+def test_the_strip_shows_as_many_people_as_fit_and_grey_for_a_lost_picture(ann: Candidate, tmp_path: Path) -> None:
+    missing = Candidate("Bob", 0.5, tmp_path / "gone.png")
+    picture = draw(np.zeros((400, 300, 3), np.uint8), [], [ann, missing, ann, ann])
     green = (picture[:, 300:] == GREEN).all(2).any(1)
     assert green[:170].any()
     assert not green[170:].any()
     assert (picture[180:320, 300:] == 60).all(2).any()
 
 
-def test_names_have_colours_that_do_not_change() -> None:
-    assert colour_of("person-1") != colour_of("person-2")
-    assert colour_of("Ann") == colour_of("Ann")
-    assert colour_of("张伟") != PAPER
+def test_a_name_always_has_the_same_colour() -> None:
+    assert name_colour("person-1") != name_colour("person-2")
+    assert name_colour("Ann") == name_colour("Ann")
+    assert name_colour("张伟") != BACKGROUND

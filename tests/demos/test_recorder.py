@@ -1,4 +1,4 @@
-"""Videos, events and snapshots that are kept."""
+"""The recorder: videos, events and snapshots."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from bot_deploy.demos import recorder
-from bot_deploy.demos.recorder import Recorder, snapshot
+from bot_deploy.demos.recorder import Recorder, save_snapshot
 from bot_deploy.errors import InputError, RunError
 
-# Written by another process, which is then killed.
+# A process that records and then kills itself.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -26,7 +26,7 @@ from bot_deploy.demos.recorder import Recorder
 with Recorder(Path(sys.argv[1]), Path(sys.argv[2]), 10) as recorder:
     for number in range(60):
         recorder.write(np.random.default_rng(number).integers(0, 256, (240, 320, 3), np.uint8))
-        recorder.event({"frame": number})
+        recorder.write_event({"frame": number})
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -37,34 +37,34 @@ def picture(grey: int, height: int = 64, width: int = 96) -> np.ndarray:
 
 def frames(path: Path) -> list[np.ndarray]:
     video = cv2.VideoCapture(str(path))
-    found = []
+    pictures = []
     while True:
-        more, pixels = video.read()
-        if not more:
+        is_read, pixels = video.read()
+        if not is_read:
             break
-        found.append(pixels)
+        pictures.append(pixels)
     video.release()
-    return found
+    return pictures
 
 
-def test_the_video_takes_its_name_when_it_is_complete(tmp_path: Path) -> None:
+def test_the_video_gets_its_name_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "new" / "out.mp4"
-    with Recorder(path, None, 10) as one:
-        one.write(picture(50))
+    with Recorder(path, None, 10) as recording:
+        recording.write(picture(50))
         assert not path.exists()
     assert [round(float(frame.mean()), -1) for frame in frames(path)] == [50]
     assert [file.name for file in path.parent.iterdir()] == ["out.mp4"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_a_run_that_is_broken_off_leaves_a_playable_video(tmp_path: Path, error: type[BaseException]) -> None:
+def test_an_exception_leaves_a_playable_video(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "out.mp4"
     path.write_bytes(b"an older one")
 
     def run() -> None:
-        with Recorder(path, None, 10) as one:
+        with Recorder(path, None, 10) as recording:
             for number in range(5):
-                one.write(picture(40 * number))
+                recording.write(picture(40 * number))
             raise error
 
     with pytest.raises(error):
@@ -72,7 +72,7 @@ def test_a_run_that_is_broken_off_leaves_a_playable_video(tmp_path: Path, error:
     assert len(frames(path)) == 5
 
 
-def test_without_a_picture_an_older_video_stays(tmp_path: Path) -> None:
+def test_without_pictures_an_older_video_stays(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     path.write_bytes(b"an older one")
     with Recorder(path, None, 10):
@@ -80,28 +80,28 @@ def test_without_a_picture_an_older_video_stays(tmp_path: Path) -> None:
     assert path.read_bytes() == b"an older one"
 
 
-def test_after_a_kill_the_part_and_the_events_are_there(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_its_part_and_its_events(tmp_path: Path) -> None:
     path, events = tmp_path / "out.mkv", tmp_path / "events.jsonl"
-    done = subprocess.run([sys.executable, "-c", KILLED, path, events], check=False)
-    assert done.returncode == -9
+    result = subprocess.run([sys.executable, "-c", KILLED, path, events], check=False)
+    assert result.returncode == -9
     assert not path.exists()
     assert len(frames(tmp_path / "out.part.mkv")) > 0
     assert [json.loads(line)["frame"] for line in events.read_text().splitlines()] == list(range(60))
-    with Recorder(path, events, 10) as again:
-        again.write(picture(50))
-        again.event({"frame": 60})
+    with Recorder(path, events, 10) as next_run:
+        next_run.write(picture(50))
+        next_run.write_event({"frame": 60})
     assert len(frames(tmp_path / "out.part.mkv")) > 1  # of the run that was killed
     assert len(frames(path)) == 1
     assert [json.loads(line)["frame"] for line in events.read_text().splitlines()] == list(range(61))
 
 
 @pytest.mark.parametrize("size", [(63, 95), (64, 96), (1, 1)])
-def test_odd_sizes_and_changing_ones_are_fitted(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_other_sizes_are_fitted_into_the_first(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "out.avi"
-    with Recorder(path, None, 10) as one:
-        one.write(picture(200, 64, 96))
-        one.write(picture(200, *size))
-        one.write(picture(200, 30, 90))  # three times as wide as high: bars above and below
+    with Recorder(path, None, 10) as recording:
+        recording.write(picture(200, 64, 96))
+        recording.write(picture(200, *size))
+        recording.write(picture(200, 30, 90))  # three times as wide as high: bars above and below
     first, second, third = frames(path)
     assert first.shape == second.shape == third.shape == (64, 96, 3)
     assert second[32, 48].mean() == pytest.approx(200, abs=4)
@@ -109,40 +109,40 @@ def test_odd_sizes_and_changing_ones_are_fitted(tmp_path: Path, size: tuple[int,
     assert third[[0, 12, 52, 63]].mean() == pytest.approx(0, abs=8)
 
 
-def test_the_film_follows_the_clock(tmp_path: Path) -> None:
+def test_the_video_keeps_real_time(tmp_path: Path) -> None:
     """Ten frames a second, of a camera that is slower, then faster, then away for an hour."""
     path = tmp_path / "out.avi"
-    with Recorder(path, None, 10) as one:
+    with Recorder(path, None, 10) as recording:
         for grey, time in ((0, 7.0), (50, 7.3), (100, 7.31), (150, 7.4), (200, 3607.4), (250, 3607.5)):
-            one.write(picture(grey), time)
+            recording.write(picture(grey), time)
     greys = [int(round(float(frame.mean()) / 50) * 50) for frame in frames(path)]
-    assert greys == [0, 50, 50, 50, 150, *[200] * round(10 * recorder.STILL), 250]
+    assert greys == [0, 50, 50, 50, 150, *[200] * round(10 * recorder.MAX_STILL_S), 250]
 
 
 def test_an_odd_first_picture_is_rounded_up(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
-    with Recorder(path, None, 10) as one:
-        one.write(picture(200, 63, 95))
+    with Recorder(path, None, 10) as recording:
+        recording.write(picture(200, 63, 95))
     assert frames(path)[0].shape == (64, 96, 3)
 
 
-def test_events_are_lines_at_once_and_in_any_script(tmp_path: Path) -> None:
+def test_events_are_written_at_once_and_in_any_script(tmp_path: Path) -> None:
     path = tmp_path / "new" / "events.jsonl"
-    with Recorder(None, path, 10) as one:
-        one.event({"name": "张伟", "time": 1.5})
+    with Recorder(None, path, 10) as recording:
+        recording.write_event({"name": "张伟", "time": 1.5})
         assert json.loads(path.read_text(encoding="utf-8")) == {"name": "张伟", "time": 1.5}
-        one.event({"name": "\udcff"})  # of a file's name that is no text
+        recording.write_event({"name": "\udcff"})  # from a file name that is not text
     assert len(path.read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_events_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    with Recorder(None, Path("-"), 10) as one:
-        one.event({"name": "Ann"})
+    with Recorder(None, Path("-"), 10) as recording:
+        recording.write_event({"name": "Ann"})
     assert json.loads(capsys.readouterr().out) == {"name": "Ann"}
     assert not Path("-").exists()
 
 
-def test_what_cannot_be_written_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_cannot_be_written_are_errors_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"ends in \.mp4"):
         Recorder(tmp_path / "out.txt", None, 10)
@@ -152,24 +152,24 @@ def test_what_cannot_be_written_is_said_first(tmp_path: Path, monkeypatch: pytes
         Recorder(None, tmp_path / "file" / "events", 10)
     with pytest.raises(RunError, match="cannot be written"):
         Recorder(None, tmp_path, 10)
-    monkeypatch.setattr(recorder, "SPARE", 1 << 62)
-    with pytest.raises(RunError, match="disk is full"), Recorder(tmp_path / "out.mp4", None, 10) as one:
-        one.write(picture(1))
+    monkeypatch.setattr(recorder, "MIN_FREE_BYTES", 1 << 62)
+    with pytest.raises(RunError, match="disk is full"), Recorder(tmp_path / "out.mp4", None, 10) as recording:
+        recording.write(picture(1))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_full_disk_is_said_of_events_too() -> None:
-    with pytest.raises(RunError, match="No space left"), Recorder(None, Path("/dev/full"), 10) as one:
-        one.event({"name": "Ann"})
+def test_a_full_disk_is_an_error_for_events_too() -> None:
+    with pytest.raises(RunError, match="No space left"), Recorder(None, Path("/dev/full"), 10) as recording:
+        recording.write_event({"name": "Ann"})
 
 
-def test_snapshots_never_replace_one_another(tmp_path: Path) -> None:
-    first, second = (snapshot(picture(grey), tmp_path / "new", 1.25) for grey in (10, 20))
+def test_snapshots_replace_no_older_ones(tmp_path: Path) -> None:
+    first, second = (save_snapshot(picture(grey), tmp_path / "new", 1.25) for grey in (10, 20))
     assert first != second
     for path, grey in ((first, 10), (second, 20)):
         with Image.open(path) as saved:
             np.testing.assert_array_equal(np.asarray(saved), picture(grey))
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="no snapshot"):
-        snapshot(picture(1), tmp_path / "file", 0)
+        save_snapshot(picture(1), tmp_path / "file", 0)
     assert len(os.listdir(tmp_path / "new")) == 2  # noqa: PTH208

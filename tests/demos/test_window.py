@@ -1,4 +1,4 @@
-"""The window: its keys, and the real thing under Xvfb with a hand that clicks and types."""
+"""The window: its keys, and a real window under Xvfb, with clicks and keys by xdotool."""
 
 from __future__ import annotations
 
@@ -16,45 +16,46 @@ import pytest
 from helpers.fake_camera import BLUE, RED
 from PIL import Image, ImageGrab
 
-from bot_deploy.demos.overlay import STRANGER, STRIP, colour_of
-from bot_deploy.demos.window import Keyboard, Window, Wish
+from bot_deploy.demos.overlay import STRANGER_COLOUR, STRIP_WIDTH, name_colour
+from bot_deploy.demos.window import Command, Keyboard, Window
 from bot_deploy.errors import RunError
 
 RED_BOX, BLUE_BOX = (40, 60, 90, 200), (200, 60, 250, 200)  # as helpers/windowed_demo.py draws them
-WIDTH, HEIGHT = 320 + STRIP, 240
+WIDTH, HEIGHT = 320 + STRIP_WIDTH, 240
 
 
-def press(keyboard: Keyboard, *keys: str | int) -> list[Wish]:
-    wishes = [keyboard.press(ord(key) if isinstance(key, str) else key) for key in keys]
-    return [wish for wish in wishes if wish]
+def press(keyboard: Keyboard, *keys: str | int) -> list[Command]:
+    commands = [keyboard.press(ord(key) if isinstance(key, str) else key) for key in keys]
+    return [command for command in commands if command]
 
 
 def test_keys_are_commands() -> None:
-    assert press(Keyboard(), "x", "s", " ", "q") == [Wish("snapshot"), Wish("pause"), Wish("quit")]
+    assert press(Keyboard(), "x", "s", " ", "q") == [Command("snapshot"), Command("pause"), Command("quit")]
 
 
 def test_a_name_is_typed_after_e() -> None:
     keyboard = Keyboard()
     assert press(keyboard, "e", *"Ann qs") == []  # no key is a command now
-    assert keyboard.typed == "Ann qs"
-    assert press(keyboard, 8, 127, 8, 13, "q") == [Wish("enrol", "Ann"), Wish("quit")]
-    assert press(keyboard, "e", 10) == [Wish("enrol", "")]
+    assert keyboard.typed_name == "Ann qs"
+    assert press(keyboard, 8, 127, 8, 13, "q") == [Command("enrol", "Ann"), Command("quit")]
+    assert press(keyboard, "e", 10) == [Command("enrol", "")]
 
 
-def test_escape_leaves_the_name_and_then_the_program() -> None:
+def test_escape_cancels_the_name_and_then_quits() -> None:
     keyboard = Keyboard()
     assert press(keyboard, "e", "A", 27) == []
-    assert keyboard.typed is None
-    assert press(keyboard, 27) == [Wish("quit")]
+    assert keyboard.typed_name is None
+    assert press(keyboard, 27) == [Command("quit")]
 
 
-def test_without_a_display_the_message_names_headless(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_display_the_error_names_the_parameter_headless(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     if sys.platform != "linux":
         pytest.skip("only on Linux is there no display where no variable names one")
-    with pytest.raises(RunError, match="--headless"):
+    with pytest.raises(RunError, match="no window can be opened") as caught:
         Window("bot demo")
+    assert caught.value.parameter == "headless"
 
 
 @pytest.fixture
@@ -79,26 +80,26 @@ def display() -> Iterator[str]:
     server.wait()
 
 
-def until(happened: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "waited in vain"
+    while not condition():
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.1)
 
 
 def test_the_real_window(display: str, tmp_path: Path) -> None:
-    def hand(*words: str | int) -> str:
-        done = subprocess.run(
-            ["xdotool", *map(str, words)],
+    def xdotool(*arguments: str | int) -> str:
+        result = subprocess.run(
+            ["xdotool", *map(str, arguments)],
             env={**os.environ, "DISPLAY": display},
             capture_output=True,
             text=True,
             check=False,
         )
-        return done.stdout.strip()
+        return result.stdout.strip()
 
     def screenshot() -> np.ndarray:
-        x, y = (int(line.split("=")[1]) for line in hand("getwindowgeometry", "--shell", window).split()[1:3])
+        x, y = (int(line.split("=")[1]) for line in xdotool("getwindowgeometry", "--shell", window).split()[1:3])
         whole = ImageGrab.grab(xdisplay=display).convert("RGB")
         return np.asarray(whole.crop((x, y, x + WIDTH, y + HEIGHT)))
 
@@ -115,33 +116,33 @@ def test_the_real_window(display: str, tmp_path: Path) -> None:
         stderr=log,
     )
     try:
-        until(lambda: demo.poll() is not None or hand("search", "--name", "^bot demo$"))
-        window = hand("search", "--name", "^bot demo$").split()[-1]
-        until(lambda: outlined(screenshot(), RED_BOX, STRANGER))
+        wait_until(lambda: demo.poll() is not None or xdotool("search", "--name", "^bot demo$"))
+        window = xdotool("search", "--name", "^bot demo$").split()[-1]
+        wait_until(lambda: outlined(screenshot(), RED_BOX, STRANGER_COLOUR))
         before = screenshot()
-        assert outlined(before, BLUE_BOX, STRANGER)
+        assert outlined(before, BLUE_BOX, STRANGER_COLOUR)
         assert tuple(before[130, 65]) == RED
         assert tuple(before[130, 225]) == BLUE
 
-        hand("mousemove", "--window", window, 65, 130, "click", 1)
+        xdotool("mousemove", "--window", window, 65, 130, "click", 1)
         time.sleep(0.5)
-        hand("windowfocus", window, "key", "e")
+        xdotool("windowfocus", window, "key", "e")
         time.sleep(0.3)
-        hand("type", "--delay", "60", "ann")
+        xdotool("type", "--delay", "60", "ann")
         time.sleep(0.3)
-        hand("key", "Return")
-        until((tmp_path / "events.jsonl").read_text)
-        until(lambda: outlined(screenshot(), RED_BOX, colour_of("ann")))
+        xdotool("key", "Return")
+        wait_until((tmp_path / "events.jsonl").read_text)
+        wait_until(lambda: outlined(screenshot(), RED_BOX, name_colour("ann")))
         after = screenshot()
-        assert outlined(after, BLUE_BOX, STRANGER)
-        assert (after[:150, 320:] == RED).all(2).any(), "her picture stands in the strip"
+        assert outlined(after, BLUE_BOX, STRANGER_COLOUR)
+        assert (after[:150, 320:] == RED).all(2).any(), "the strip shows her crop"
         assert not (before[:150, 320:] == RED).all(2).any()
 
-        hand("key", "s")
-        until(lambda: list(tmp_path.glob("*.png")))
-        hand("key", "space")
+        xdotool("key", "s")
+        wait_until(lambda: list(tmp_path.glob("*.png")))
+        xdotool("key", "space")
         time.sleep(0.5)
-        hand("key", "q")
+        xdotool("key", "q")
         assert demo.wait(30) == 0
     finally:
         demo.kill()

@@ -1,4 +1,4 @@
-"""A world small enough to know: people are plain colours, and the model is their colour."""
+"""A fake camera, detector and model: people are coloured rectangles, and the embedding is the mean colour."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bot_deploy.artifacts.contract import Contract
+from bot_deploy.demos.enrolment import Enroller
 from bot_deploy.embedder import Embedder
-from bot_deploy.video.detectors import Boxes, Detector
+from bot_deploy.gallery import Gallery
+from bot_deploy.video.detectors import Detections, Detector
 from bot_deploy.video.sources import Frame
 
 Box = tuple[float, float, float, float]
-GREY = 40  # of the scene; the model and the detector do not see it
+GREY = 40  # of the background, which the detector ignores
 RED, GREEN, BLUE, ORANGE = (200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 150, 0)
 CONTRACT = Contract(arch="colour", height=16, width=8, dim=3, fingerprint="colours")
 
@@ -36,13 +38,13 @@ def scene(*people: tuple[tuple[int, int, int], Box], size: tuple[int, int] = (24
     return pixels
 
 
-def detect(pixels: npt.NDArray[np.uint8]) -> Boxes:
-    """The tight boxes of all colours that are there."""
-    corners = []
+def detect(pixels: npt.NDArray[np.uint8]) -> Detections:
+    """The tight box of each colour but the background's."""
+    boxes = []
     for colour in sorted({tuple(pixel) for pixel in pixels[::4, ::4].reshape(-1, 3).tolist()} - {(GREY,) * 3}):
         rows, columns = np.nonzero((pixels == colour).all(2))
-        corners.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-    return Boxes(np.array(corners, np.float32).reshape(-1, 4), np.full(len(corners), 0.9, np.float32))
+        boxes.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+    return Detections(np.array(boxes, np.float32).reshape(-1, 4), np.full(len(boxes), 0.9, np.float32))
 
 
 DETECTOR = Detector("a fake", detect)
@@ -51,5 +53,26 @@ DETECTOR = Detector("a fake", detect)
 def film(
     pictures: Iterator[npt.NDArray[np.uint8]] | list[npt.NDArray[np.uint8]], fps: float = 10, first: int = 0
 ) -> Iterator[Frame]:
+    """Frames of `pictures` with times and with numbers from `first`."""
     for number, pixels in enumerate(pictures, first):
         yield Frame(pixels, number, number / fps)
+
+
+def crop_of(colour: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """A crop of one colour."""
+    return scene((colour, (0, 0, 320, 240)))
+
+
+def vector_of(colour: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    """The embedding [3] of a crop of one colour."""
+    return embed(crop_of(colour)[None])[0]
+
+
+def enrol(gallery: Gallery, **colours: tuple[int, int, int]) -> None:
+    """Enrols a person for each name and colour."""
+    for name, colour in colours.items():
+        Enroller(gallery).enrol(name, crop_of(colour), vector_of(colour))
+
+
+def enrolled_names(gallery: Gallery) -> set[str | None]:
+    return {item.identity for item in gallery.items()}

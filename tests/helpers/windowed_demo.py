@@ -1,4 +1,4 @@
-"""Run by test_window.py: the demo's real loop in a real window, before a camera that sees coloured rectangles."""
+"""The program of test_window.py: the demo in a real window, with a fake camera that shows coloured rectangles."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from pathlib import Path
 
 from helpers.fake_camera import BLUE, DETECTOR, RED, embedder, film, scene
 
+from bot_deploy import console
 from bot_deploy.demos import app
-from bot_deploy.demos.enrolment import open_people
-from bot_deploy.demos.recognition import Live
+from bot_deploy.demos.enrolment import open_enrolment_gallery
+from bot_deploy.demos.recognition import LiveRecognizer
 from bot_deploy.demos.recorder import Recorder
 from bot_deploy.demos.window import Window
 from bot_deploy.video.sources import Frame
 
 
 class Camera:
-    """An endless film; see test_window.py for what is where."""
+    """A long film of two people; test_window.py has the same boxes."""
 
-    name, live, fps, dropped = "a fake", True, 20.0, 0
+    name, is_live, fps, dropped = "a fake", True, 20.0, 0
 
     def __iter__(self) -> Iterator[Frame]:
         pixels = scene((RED, (40, 60, 90, 200)), (BLUE, (200, 60, 250, 200)), size=(240, 320))
         for frame in film([pixels] * 2000, self.fps):
-            yield dataclasses.replace(frame, trouble="the camera is away" if 3 < frame.number < 6 else "")
+            yield dataclasses.replace(frame, problem="the camera is away" if 3 < frame.number < 6 else "")
             time.sleep(1 / self.fps)
 
 
 def main(folder: Path) -> None:
-    people = open_people(str(folder / "people.gallery"), embedder())
-    live = Live(DETECTOR, embedder(), people, Camera.fps)
+    """Runs until the key q; the events, snapshots and the summary are in `folder`."""
+    console.show_library_output()
+    gallery = open_enrolment_gallery(str(folder / "people.gallery"), embedder())
+    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, Camera.fps)
     with Recorder(None, folder / "events.jsonl", Camera.fps) as recorder, Window("bot demo") as window:
-        summary = app.run(Camera(), live, recorder, window, snapshots=folder)  # type: ignore[arg-type]
-    people.gallery.close()
+        summary = app.run(Camera(), recognizer, recorder, window, snapshots=folder)  # type: ignore[arg-type]
+    gallery.close()
     (folder / "summary.json").write_text(json.dumps(dataclasses.asdict(summary)))
 
 

@@ -1,4 +1,4 @@
-"""People on frames: by HOG, by a small YOLOX-shaped network made here, and by the real one where it lies."""
+"""Detectors: HOG, a small network with YOLOX's output, and the real YOLOX where the shared data has it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bot_deploy import images
 from bot_deploy.errors import InputError
-from bot_deploy.video.detectors import Boxes, open_detector
-from bot_deploy.video.detectors.boxes import kept
+from bot_deploy.video.detectors import Detections, open_detector
+from bot_deploy.video.detectors.detections import filter_detections
 from bot_deploy.video.detectors.yolox import decode, grid
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -27,7 +27,7 @@ def network(
     kind: int = TensorProto.FLOAT,
     count: int = 1,
 ) -> Path:
-    """A network that gives `output` plus the mean of its picture divided by 1e9, so that its input is used."""
+    """A network that returns `output`, plus 1e-9 times the mean of its picture so that it uses its input."""
     nodes = [
         helper.make_node("Cast", ["images"], ["real"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["real"], ["mean"], keepdims=0),
@@ -56,7 +56,7 @@ def cells() -> list[tuple[int, int, int]]:
 
 
 def raw(*people: tuple[float, float, float, float, float, float]) -> np.ndarray:
-    """What a network gives that sees people (x, y, width, height in its pixels, objectness, class score)."""
+    """The raw output for people given as (x, y, width, height in pixels, objectness, class score)."""
     output = np.zeros((1, len(cells()), 7), np.float32)
     for number, (x, y, width, height, objectness, person) in enumerate(people):
         column, row, stride = cells()[number]
@@ -65,14 +65,14 @@ def raw(*people: tuple[float, float, float, float, float, float]) -> np.ndarray:
     return output
 
 
-def test_the_grid_is_that_of_a_loop() -> None:
+def test_the_grid_equals_a_loop() -> None:
     places, strides = grid(SIZE, (8, 16, 32))
     expected = np.array(cells(), np.float32)
     np.testing.assert_array_equal(places, expected[:, :2])
     np.testing.assert_array_equal(strides, expected[:, 2])
 
 
-def test_decoding_by_hand() -> None:
+def test_decode_equals_a_calculation_by_hand() -> None:
     output = np.array([[0.5, 0.25, 0.0, np.log(3)]], np.float32)
     box = decode(output, np.array([[2, 1]], np.float32), np.array([16], np.float32))
     np.testing.assert_allclose(box, [[40, 20, 16, 48]], rtol=1e-6)
@@ -80,31 +80,33 @@ def test_decoding_by_hand() -> None:
 
 @pytest.mark.parametrize("scale", [1, 3])
 def test_boxes_are_in_pixels_of_the_frame(tmp_path: Path, scale: int) -> None:
-    """A frame three times as large as the input, and less high than its shape."""
+    """The frame is wider than the input, at the same size and three times as large."""
     people = raw((30, 20, 10, 30, 0.9, 0.8), (70, 25, 12, 20, 0.9, 0.5), (50, 20, 9, 33, 0.5, 0.3))
     detector = open_detector(network(tmp_path / "d.onnx", people), min_height=1)
     assert "64x96" in detector.name
-    boxes = detector.detect(np.zeros((48 * scale, 96 * scale, 3), np.uint8))
+    detections = detector.detect(np.zeros((48 * scale, 96 * scale, 3), np.uint8))
     expected = np.array([[25, 5, 35, 35], [64, 15, 76, 35]]) * scale
-    np.testing.assert_allclose(boxes.corners, expected, rtol=1e-4)
-    np.testing.assert_allclose(boxes.scores, [0.72, 0.45], rtol=1e-4)
+    np.testing.assert_allclose(detections.xyxy, expected, rtol=1e-4)
+    np.testing.assert_allclose(detections.scores, [0.72, 0.45], rtol=1e-4)
 
 
 def test_a_network_that_decodes_by_itself(tmp_path: Path) -> None:
     output = np.zeros((1, len(cells()), 6), np.float32)
     output[0, :, :2] = np.array(cells(), np.float32)[:, :2] * 8
     output[0, 5] = [30, 20, 10, 30, 0.9, 0.8]
-    boxes = open_detector(network(tmp_path / "d.onnx", output), min_height=1).detect(np.zeros((*SIZE, 3), np.uint8))
-    np.testing.assert_allclose(boxes.corners, [[25, 5, 35, 35]], rtol=1e-4)
+    detections = open_detector(network(tmp_path / "d.onnx", output), min_height=1).detect(
+        np.zeros((*SIZE, 3), np.uint8)
+    )
+    np.testing.assert_allclose(detections.xyxy, [[25, 5, 35, 35]], rtol=1e-4)
 
 
-def test_heights_that_nobody_has_are_refused() -> None:
+def test_a_maximum_height_below_the_minimum_is_refused() -> None:
     with pytest.raises(InputError, match="at least 80 and at most 60 pixels"):
         open_detector(min_height=80, max_height=60)
 
 
-def test_the_picture_reaches_the_network_as_it_was_trained(tmp_path: Path) -> None:
-    """The network gives back what it is fed: BGR, 0-255, at the upper left, grey 114 around."""
+def test_the_input_is_bgr_at_the_upper_left_with_grey_padding(tmp_path: Path) -> None:
+    """A spy on the session sees the input: BGR, 0-255, at the upper left, grey 114 around."""
     nodes = [
         helper.make_node("Reshape", ["images", "shape"], ["flat"]),
         helper.make_node("Slice", ["flat", "start", "end", "axis"], ["output"]),
@@ -120,20 +122,20 @@ def test_the_picture_reaches_the_network_as_it_was_trained(tmp_path: Path) -> No
     outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)]
     graph = helper.make_graph(nodes, "g", inputs, outputs, constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "d.onnx")
-    seen: list[np.ndarray] = []
+    inputs: list[np.ndarray] = []
     import onnxruntime as ort
 
     run = ort.InferenceSession.run
 
     def spy(self: ort.InferenceSession, names: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-        seen.append(feed["images"])
+        inputs.append(feed["images"])
         return run(self, names, feed)  # type: ignore[no-any-return]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ort.InferenceSession, "run", spy)
         detector = open_detector(tmp_path / "d.onnx", min_score=1.0)
         detector.detect(np.full((40, 96, 3), (10, 20, 30), np.uint8))
-    fed = seen[-1]
+    fed = inputs[-1]
     assert (fed.shape, fed.dtype) == ((1, 3, *SIZE), np.float32)
     assert (fed[0, :, :40] == np.array([30, 20, 10])[:, None, None]).all()
     assert (fed[0, :, 40:] == 114).all()
@@ -148,33 +150,36 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
     return float(across * down / (sum(areas) - across * down))
 
 
-def test_of_overlapping_boxes_the_most_certain_stays() -> None:
+def test_of_overlapping_boxes_the_highest_score_stays() -> None:
     rng = np.random.default_rng(0)
     corner, sides = rng.uniform(0, 300, (80, 2)), rng.uniform(30, 120, (80, 2))
     corners = np.hstack([corner, corner + sides]).astype(np.float32)
     scores = rng.permutation(np.linspace(0.2, 0.9, 80)).astype(np.float32)
-    found = kept(Boxes(corners, scores), 0.4, (1, 1000), (1000, 1000))
+    found = filter_detections(Detections(corners, scores), 0.4, (1, 1000), (1000, 1000))
     chosen: list[int] = []
     for number in np.argsort(-scores):
         if all(overlap(corners[number], corners[other]) <= 0.4 for other in chosen):
             chosen.append(int(number))
     assert 5 < len(chosen) < 80
-    np.testing.assert_array_equal(found.corners, corners[chosen])
+    np.testing.assert_array_equal(found.xyxy, corners[chosen])
     np.testing.assert_array_equal(found.scores, scores[chosen])
 
 
-def test_sizes_are_those_inside_the_frame() -> None:
+def test_heights_count_inside_the_frame() -> None:
     corners = np.array([[10, -50, 40, 30], [50, 0, 90, 59], [100, 0, 140, 61], [150, 0, 150.4, 80]], np.float32)
-    found = kept(Boxes(corners, np.full(4, 0.9, np.float32)), 0.5, (30, 60), (200, 200))
-    np.testing.assert_array_equal(found.corners, [[10, 0, 40, 30], [50, 0, 90, 59]])
-    empty = kept(Boxes(np.empty((0, 4), np.float32), np.empty(0, np.float32)), 0.5, (30, 60), (200, 200))
-    assert (empty.corners.shape, empty.scores.shape) == ((0, 4), (0,))
+    found = filter_detections(Detections(corners, np.full(4, 0.9, np.float32)), 0.5, (30, 60), (200, 200))
+    np.testing.assert_array_equal(found.xyxy, [[10, 0, 40, 30], [50, 0, 90, 59]])
+    empty = filter_detections(
+        Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32)), 0.5, (30, 60), (200, 200)
+    )
+    assert (empty.xyxy.shape, empty.scores.shape) == ((0, 4), (0,))
 
 
-def test_what_is_no_detector_is_one_line(tmp_path: Path) -> None:
+def test_files_that_are_no_detector_give_one_line(tmp_path: Path) -> None:
     (tmp_path / "noise.onnx").write_bytes(b"no network")
     good = raw((30, 20, 10, 30, 0.9, 0.8))
-    for path, said in (
+    for path, message in (
+        (tmp_path / "weights.pt", r"not a known kind of detector; known: hog, \*\.onnx"),
         (tmp_path / "none.onnx", "no such detector file"),
         (tmp_path / "noise.onnx", "not an ONNX model"),
         (network(tmp_path / "cells.onnx", good[:, :-1]), "no YOLOX output"),
@@ -183,13 +188,13 @@ def test_what_is_no_detector_is_one_line(tmp_path: Path) -> None:
         (network(tmp_path / "batch.onnx", good, count=4), "cannot run on one picture"),
         (network(tmp_path / "one.onnx", np.float32(1)), "no YOLOX output|cannot run"),
     ):
-        with pytest.raises(InputError, match=said) as caught:
+        with pytest.raises(InputError, match=message) as caught:
             open_detector(path)
         assert "\n" not in str(caught.value)
 
 
-def test_hog_finds_nobody_where_nobody_is() -> None:
-    detector = open_detector()
+def test_hog_finds_no_person_on_an_empty_picture() -> None:
+    detector = open_detector("hog")
     for shape in ((240, 320, 3), (20, 20, 3), (2000, 300, 3)):
         assert len(detector.detect(np.full(shape, 90, np.uint8)).scores) == 0
 
@@ -201,7 +206,7 @@ def shared(name: str) -> Path:
     return path
 
 
-def test_the_real_network_finds_the_person_whose_crop_is_a_query() -> None:
+def test_yolox_finds_the_person_of_a_query_crop() -> None:
     """Market-1501's crop 0001_c1s1_001051_00 was cut from this frame; only one place of it looks like the crop."""
     import cv2
 
@@ -216,16 +221,16 @@ def test_the_real_network_finds_the_person_whose_crop_is_a_query() -> None:
             left, top = (side * height / 128 for side in place)
             best, where = score, (left, top, left + height / 2, top + height)
     assert best > 0.8
-    boxes = open_detector(yolox).detect(frame)
-    assert max(overlap(np.array(where), corners) for corners in boxes.corners) > 0.5
+    detections = open_detector(yolox).detect(frame)
+    assert max(overlap(np.array(where), corners) for corners in detections.xyxy) > 0.5
 
 
-def test_hog_and_the_network_agree_on_a_real_frame() -> None:
+def test_hog_and_yolox_agree_on_a_real_frame() -> None:
     yolox, film = shared("detector/yolox_nano_416.onnx"), shared("media/one-by-one-person-detection.mp4")
     from bot_deploy.video.sources import open_source
 
     with open_source(str(film)) as source:
-        frame = next(one for one in source if one.number == 840)
+        frame = next(frame for frame in source if frame.number == 840)
     hog, network_ = open_detector().detect(frame.pixels), open_detector(yolox).detect(frame.pixels)
     assert len(network_.scores) == 1
-    assert max(overlap(corners, network_.corners[0]) for corners in hog.corners) > 0.5
+    assert max(overlap(corners, network_.xyxy[0]) for corners in hog.xyxy) > 0.5

@@ -1,12 +1,16 @@
-"""Where frames come from: files, and a camera that hiccups, hangs, ends and comes back."""
+"""Sources: files, and a camera whose reads fail, hang, end and return."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from helpers.fake_camera import BLUE, GREEN, RED, scene
@@ -14,14 +18,23 @@ from PIL import Image
 
 from bot_deploy.demos.recorder import Recorder
 from bot_deploy.errors import BotError, InputError
-from bot_deploy.video.sources import Frame, Source, masked, open_source, streams
-from bot_deploy.video.sources.base import DEFAULT_FPS, frame_rate, rgb
+from bot_deploy.video.opencv import ENVIRONMENT
+from bot_deploy.video.sources import Frame, Source, mask_passwords, open_source, streams
+from bot_deploy.video.sources.capture import DEFAULT_FPS, frame_rate, to_rgb
 from bot_deploy.video.sources.files import FOLDER_FPS
-from bot_deploy.video.sources.streams import longer
+from bot_deploy.video.sources.streams import next_wait
+
+SHOW_OPENCV_SETTINGS = """
+import os
+from bot_deploy.video.opencv import ENVIRONMENT, configure_opencv
+configure_opencv()
+import cv2
+print(cv2.utils.logging.getLogLevel(), *(os.environ[name] for name in ENVIRONMENT))
+"""
 
 
 class Camera:
-    """Plays a script: a number is the red of a grey-free picture, None a failed read, a function is called."""
+    """A capture that plays a script: a number is a picture with this red, None a failed read, a function is called."""
 
     def __init__(self, script: list[int | Callable[[], object] | None], *, opens: bool = True, fps: float = 10) -> None:
         self.script, self.opens, self.fps = list(script), opens, fps
@@ -32,13 +45,13 @@ class Camera:
 
     def read(self) -> tuple[bool, np.ndarray | None]:
         time.sleep(0.005)
-        word = self.script.pop(0) if self.script else None
-        if callable(word):
-            word()
+        action = self.script.pop(0) if self.script else None
+        if callable(action):
+            action()
             return self.read()
-        if word is None:
+        if action is None:
             return False, None
-        return True, np.full((4, 6, 3), (0, 0, word), np.uint8)
+        return True, np.full((4, 6, 3), (0, 0, action), np.uint8)
 
     def get(self, prop: int, /) -> float:
         assert prop
@@ -49,35 +62,42 @@ class Camera:
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same waits, a hundred times shorter."""
-    for name in ("OPENING", "PATIENCE", "FIRST_WAIT", "LONGEST_WAIT", "HICCUP", "REPEAT"):
-        monkeypatch.setattr(streams, name, getattr(streams, name) / (10 if name == "PATIENCE" else 50))
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes all waits 10 to 50 times shorter."""
+    for name in (
+        "OPEN_TIMEOUT_S",
+        "READ_TIMEOUT_S",
+        "FIRST_RETRY_WAIT_S",
+        "MAX_RETRY_WAIT_S",
+        "FAILED_READ_WAIT_S",
+        "REPEAT_FRAME_S",
+    ):
+        monkeypatch.setattr(streams, name, getattr(streams, name) / (10 if name == "READ_TIMEOUT_S" else 50))
 
 
 def camera(*cameras: Camera) -> Source:
     """A source that opens `cameras` one after the other, and then only ones that do not open."""
-    line = iter(cameras)
-    return open_source("0", capture=lambda _: next(line, Camera([], opens=False)))
+    remaining = iter(cameras)
+    return open_source("0", capture=lambda _: next(remaining, Camera([], opens=False)))
 
 
 def reds(frames: Iterator[Frame], count: int) -> list[int]:
     return [int(next(frames).pixels[0, 0, 0]) for _ in range(count)]
 
 
-@pytest.mark.usefixtures("hurried")
-def test_the_newest_frame_is_given_and_the_others_are_dropped() -> None:
+@pytest.mark.usefixtures("short_waits")
+def test_a_live_source_gives_the_newest_frame_and_drops_older_ones() -> None:
     shown = threading.Event()
     with camera(Camera([1, 2, 3, 4, shown.set, lambda: time.sleep(60)])) as source:
         assert shown.wait(10)
         frame = next(iter(source))
         assert (frame.pixels[0, 0, 0], frame.number, source.dropped) == (4, 3, 3)
         assert frame.pixels.dtype == np.uint8
-        assert (frame.trouble, source.live, source.fps) == ("", True, 10)
+        assert (frame.problem, source.is_live, source.fps) == ("", True, 10)
 
 
-@pytest.mark.usefixtures("hurried")
-def test_a_hiccup_is_no_trouble() -> None:
+@pytest.mark.usefixtures("short_waits")
+def test_a_few_failed_reads_are_no_problem() -> None:
     taken = threading.Semaphore(0)
     script: list[int | Callable[[], object] | None] = [1, lambda: taken.acquire(timeout=10), None, None, 2]
     with camera(Camera([*script, lambda: time.sleep(60)])) as source:
@@ -85,11 +105,11 @@ def test_a_hiccup_is_no_trouble() -> None:
         assert reds(frames, 1) == [1]
         taken.release()
         frame = next(frames)
-        assert (frame.pixels[0, 0, 0], frame.number, frame.trouble) == (2, 1, "")
+        assert (frame.pixels[0, 0, 0], frame.number, frame.problem) == (2, 1, "")
 
 
-@pytest.mark.usefixtures("hurried")
-def test_a_camera_that_stops_is_opened_again_and_that_is_said() -> None:
+@pytest.mark.usefixtures("short_waits")
+def test_a_camera_that_stops_is_opened_again_and_frames_carry_the_problem() -> None:
     taken = threading.Semaphore(0)
     first = Camera([7, lambda: taken.acquire(timeout=10)])  # then nothing but failed reads
     second = Camera([9, lambda: time.sleep(60)])
@@ -97,28 +117,28 @@ def test_a_camera_that_stops_is_opened_again_and_that_is_said() -> None:
         frames = iter(source)
         assert reds(frames, 1) == [7]
         taken.release()
-        said = []
+        repeated = []
         for frame in frames:
-            if not frame.trouble:
+            if not frame.problem:
                 break
-            said.append(frame)
+            repeated.append(frame)
         assert (frame.pixels[0, 0, 0], frame.number) == (9, 1)
         assert first.released
-        assert all(one.pixels[0, 0, 0] == 7 and one.number == 0 for one in said)
-        assert said
-        assert "camera 0 gives no picture; trying again" in said[0].trouble
+        assert all(repeat.pixels[0, 0, 0] == 7 and repeat.number == 0 for repeat in repeated)
+        assert repeated
+        assert "camera 0 gives no picture; trying again" in repeated[0].problem
 
 
-@pytest.mark.usefixtures("hurried")
-def test_a_read_that_hangs_is_given_up() -> None:
+@pytest.mark.usefixtures("short_waits")
+def test_a_read_that_hangs_is_replaced() -> None:
     with camera(Camera([7, lambda: time.sleep(60)]), Camera([9, lambda: time.sleep(60)])) as source:
         frames = iter(source)
         assert reds(frames, 1) == [7]
-        frame = next(frame for frame in frames if not frame.trouble)
+        frame = next(frame for frame in frames if not frame.problem)
         assert frame.pixels[0, 0, 0] == 9
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("short_waits")
 def test_closing_ends_the_iteration_from_another_thread() -> None:
     source = camera(Camera([1, lambda: time.sleep(60)]))
     threading.Timer(0.2, source.close).start()
@@ -129,20 +149,20 @@ def test_closing_ends_the_iteration_from_another_thread() -> None:
 def test_waits_between_tries_double_up_to_half_a_minute() -> None:
     waits = [0.0]
     while len(waits) < 10:
-        waits.append(longer(waits[-1]))
+        waits.append(next_wait(waits[-1]))
     assert waits == [0, 0.5, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize(
-    ("one", "said"), [(Camera([], opens=False), "cannot be opened"), (Camera([]), "opens, but gives no picture")]
+    ("broken", "message"), [(Camera([], opens=False), "cannot be opened"), (Camera([]), "opens, but gives no picture")]
 )
-def test_no_camera_is_one_line(one: Camera, said: str) -> None:
-    with pytest.raises(InputError, match=rf"^camera 0: {said}; .*"):
-        camera(one)
+def test_a_camera_without_pictures_gives_one_line(broken: Camera, message: str) -> None:
+    with pytest.raises(InputError, match=rf"^camera 0: {message}; .*"):
+        camera(broken)
 
 
-def test_a_driver_that_throws_is_no_traceback() -> None:
+def test_a_driver_that_raises_gives_no_traceback() -> None:
     def broken(_: str) -> Camera:
         raise OSError("no driver")
 
@@ -150,17 +170,17 @@ def test_a_driver_that_throws_is_no_traceback() -> None:
         open_source("0", capture=broken)
 
 
-def test_a_folder_of_frames_in_order_broken_ones_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_gives_frames_in_order_and_logs_broken_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, colour in (("b.png", GREEN), ("a.png", RED), ("d.jpg", BLUE)):
         Image.fromarray(scene((colour, (0, 0, 320, 240)))).save(tmp_path / name)
     (tmp_path / "c.png").write_bytes(b"no picture")
     (tmp_path / "notes.txt").write_text("no frame")
     (tmp_path / "query").mkdir()
-    Image.fromarray(scene()).save(tmp_path / "query" / "crop.png")  # which is beside the frames, but none
+    Image.fromarray(scene()).save(tmp_path / "query" / "crop.png")  # a crop, not a frame
     with open_source(str(tmp_path)) as source:
         frames = list(source)
         assert list(source) == []
-    assert [(frame.name, frame.number, frame.time) for frame in frames] == [
+    assert [(frame.file_name, frame.number, frame.time) for frame in frames] == [
         ("a.png", 0, 0.0),
         ("b.png", 1, 1 / FOLDER_FPS),
         ("d.jpg", 3, 3 / FOLDER_FPS),
@@ -168,27 +188,26 @@ def test_a_folder_of_frames_in_order_broken_ones_named(tmp_path: Path, caplog: p
     assert tuple(frames[0].pixels[9, 9]) == RED
     assert "c.png" in caplog.text
     with open_source(str(tmp_path / "a.png")) as source:
-        assert [frame.name for frame in source] == ["a.png"]
+        assert [frame.file_name for frame in source] == ["a.png"]
     (tmp_path / "all" / "monday").mkdir(parents=True)
     Image.fromarray(scene()).save(tmp_path / "all" / "monday" / "e.png")
     with open_source(str(tmp_path / "all")) as source:
-        assert [frame.name for frame in source] == ["e.png"]
+        assert [frame.file_name for frame in source] == ["e.png"]
 
 
 def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         Image.fromarray(scene()).save(tmp_path / f"frame{number}.png")
-    with open_source(str(tmp_path)) as source:
-        source.fps = 10.0
-        assert [(frame.name, frame.time) for frame in source] == [
+    with open_source(str(tmp_path), fps=10.0) as source:
+        assert [(frame.file_name, frame.time) for frame in source] == [
             ("frame1.png", 0.0),
             ("frame2.png", 0.1),
             ("frame10.png", 0.2),
         ]
 
 
-def film_at(path: Path, count: int) -> Path:
-    """Frames whose grey is their number, times ten."""
+def write_film(path: Path, count: int) -> Path:
+    """Writes a video; the grey of a frame is ten times its number."""
     with Recorder(path, None, 10) as recorder:
         for number in range(count):
             recorder.write(np.full((64, 96, 3), 10 * number, np.uint8))
@@ -197,8 +216,8 @@ def film_at(path: Path, count: int) -> Path:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".webm"])
 def test_a_video_written_is_read_back(tmp_path: Path, suffix: str) -> None:
-    with open_source(str(film_at(tmp_path / f"film{suffix}", 12))) as source:
-        assert (source.fps, source.live) == (pytest.approx(10), False)
+    with open_source(str(write_film(tmp_path / f"film{suffix}", 12))) as source:
+        assert (source.fps, source.is_live) == (pytest.approx(10), False)
         frames = list(source)
     assert [frame.number for frame in frames] == list(range(12))
     np.testing.assert_allclose([frame.time for frame in frames], np.arange(12) / 10, atol=0.011)
@@ -207,52 +226,85 @@ def test_a_video_written_is_read_back(tmp_path: Path, suffix: str) -> None:
     assert frames[0].pixels.shape == (64, 96, 3)
 
 
-def test_a_truncated_video_gives_what_it_has_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    whole = film_at(tmp_path / "film.mkv", 25)
+def test_a_truncated_video_gives_its_frames_and_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = write_film(tmp_path / "film.mkv", 25)
     data = whole.read_bytes()
     (tmp_path / "half.mkv").write_bytes(data[: len(data) * 2 // 3])
     with open_source(str(tmp_path / "half.mkv")) as source:
         count = len(list(source))
     assert 0 < count < 25
-    if source._count > 0:  # type: ignore[attr-defined] - some containers know their length only at their end
+    if source._expected_frames > 0:  # type: ignore[attr-defined] - some containers store their length only at the end
         assert "truncated or damaged" in caplog.text
 
 
-def test_what_is_no_source_is_one_line(tmp_path: Path) -> None:
+def test_files_that_are_no_source_give_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("words\n" * 99)
     (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 99)
     (tmp_path / "folder").mkdir()
-    for spec, said in (
+    for address, message in (
         (str(tmp_path / "none.mp4"), "no such file or folder"),
         (str(tmp_path / "empty.mp4"), "empty"),
-        (str(tmp_path / "text.mp4"), "this is text"),
+        (str(tmp_path / "text.mp4"), "this file is text"),
         (str(tmp_path / "noise.mp4"), "not a video"),
         (str(tmp_path / "folder"), "no pictures in this folder"),
         ("", "an empty name"),
-        ("gopher://host/stream", "not an address of a kind known here"),
+        ("gopher://host/stream", "not a known kind of address"),
     ):
-        with pytest.raises(InputError, match=said) as caught:
-            open_source(spec)
+        with pytest.raises(InputError, match=message) as caught:
+            open_source(address)
         assert "\n" not in str(caught.value)
 
 
+def test_a_given_frame_rate_replaces_the_reported_one(tmp_path: Path) -> None:
+    with open_source(str(write_film(tmp_path / "film.mp4", 3)), fps=4.0) as source:
+        assert source.fps == 4
+    with open_source("0", fps=4.0, capture=lambda _: Camera([1, 2, 3], fps=12)) as source:
+        assert source.fps == 4
+
+
+def test_opening_a_source_changes_nothing_global(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    environment, level = dict(os.environ), cv2.utils.logging.getLogLevel()
+    with open_source(str(write_film(tmp_path / "film.mp4", 3))) as source:
+        assert len(list(source)) == 3
+    assert (dict(os.environ), cv2.utils.logging.getLogLevel()) == (environment, level)
+
+
+def test_the_command_line_configures_opencv_and_keeps_the_users_variables() -> None:
+    user = {"OPENCV_FFMPEG_LOGLEVEL": "24", "OPENCV_LOG_LEVEL": "ERROR"}
+    plain = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT.keys() | user.keys()}
+    for environment, expected in (
+        (plain, "0 -8 rtsp_transport;tcp 5"),
+        (plain | user, "2 24 rtsp_transport;tcp 5"),
+    ):
+        result = subprocess.run(
+            [sys.executable, "-c", SHOW_OPENCV_SETTINGS], env=environment, capture_output=True, text=True, check=True
+        )
+        assert result.stdout.strip() == expected
+
+
 def test_passwords_are_not_shown() -> None:
-    assert masked("rtsp://me:p@ss@host:554/one?a=1") == "rtsp://***@host:554/one?a=1"
-    assert masked("http://host/video?user=me&password=secret&x=1") == "http://host/video?user=me&password=***&x=1"
+    assert mask_passwords("rtsp://me:p@ss@host:554/one?a=1") == "rtsp://***@host:554/one?a=1"
+    assert (
+        mask_passwords("http://host/video?user=me&password=secret&x=1") == "http://host/video?user=me&password=***&x=1"
+    )
     with pytest.raises(BotError) as caught:
         open_source("rtsp://me:secret@host/s", capture=lambda _: Camera([], opens=False))
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("said", "taken"), [(12.5, 12.5), (0, DEFAULT_FPS), (90000, DEFAULT_FPS), (float("nan"), 25)])
-def test_frame_rates_that_make_no_sense_are_not_taken(said: float, taken: float) -> None:
-    assert frame_rate(Camera([], fps=said)) == taken
+@pytest.mark.parametrize(
+    ("reported", "used"), [(12.5, 12.5), (0, DEFAULT_FPS), (90000, DEFAULT_FPS), (float("nan"), 25)]
+)
+def test_impossible_frame_rates_are_replaced(reported: float, used: float) -> None:
+    assert frame_rate(Camera([], fps=reported)) == used
 
 
 def test_every_kind_of_picture_becomes_rgb() -> None:
     bgr = np.array([[[1, 2, 3]]], np.uint8)
-    np.testing.assert_array_equal(rgb(bgr), [[[3, 2, 1]]])
-    np.testing.assert_array_equal(rgb(np.array([[[1, 2, 3, 9]]], np.uint8)), [[[3, 2, 1]]])
-    np.testing.assert_array_equal(rgb(np.array([[7]], np.uint8)), [[[7, 7, 7]]])
-    np.testing.assert_array_equal(rgb(np.array([[[7 << 8]]], np.uint16)), [[[7, 7, 7]]])
+    np.testing.assert_array_equal(to_rgb(bgr), [[[3, 2, 1]]])
+    np.testing.assert_array_equal(to_rgb(np.array([[[1, 2, 3, 9]]], np.uint8)), [[[3, 2, 1]]])
+    np.testing.assert_array_equal(to_rgb(np.array([[7]], np.uint8)), [[[7, 7, 7]]])
+    np.testing.assert_array_equal(to_rgb(np.array([[[7 << 8]]], np.uint16)), [[[7, 7, 7]]])

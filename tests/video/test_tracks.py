@@ -1,73 +1,73 @@
-"""Boxes to tracks."""
+"""Detections to tracker."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from bot_deploy.video.detectors import Boxes
-from bot_deploy.video.tracks import Tracks
+from bot_deploy.video.detectors import Detections
+from bot_deploy.video.tracks import PersonTracker
 
 
-def boxes(*corners: tuple[float, float, float, float], scores: tuple[float, ...] | None = None) -> Boxes:
-    return Boxes(np.array(corners, np.float32).reshape(-1, 4), np.array(scores or [0.9] * len(corners), np.float32))
+def detections(*boxes: tuple[float, float, float, float], scores: tuple[float, ...] | None = None) -> Detections:
+    return Detections(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores or [0.9] * len(boxes), np.float32))
 
 
 def walker(x: float) -> tuple[float, float, float, float]:
     return x, 100, x + 50, 250
 
 
-def test_two_people_who_walk_towards_each_other_keep_their_numbers() -> None:
-    tracks = Tracks(25)
+def test_two_people_who_pass_each_other_keep_their_track_ids() -> None:
+    tracker = PersonTracker(25)
     seen: list[dict[int, float]] = []
     for step in range(60):
         left, right = walker(10 + 5 * step), (400 - 5 * step, 130, 460 - 5 * step, 300)
-        seen.append({one.number: one.corners[0] for one in tracks.update(boxes(left, right))})
-    assert seen[0] == {}  # seen once: it may be nothing
+        seen.append({track.track_id: track.xyxy[0] for track in tracker.update(detections(left, right))})
+    assert seen[0] == {}  # ByteTrack needs two detections
     assert all(set(frame) == {1, 2} for frame in seen[1:])
     first = seen[1]
-    assert (first[1] < first[2]) == (seen[-1][1] > seen[-1][2])  # they have passed each other
+    assert (first[1] < first[2]) == (seen[-1][1] > seen[-1][2])  # they have passed
 
 
-def test_one_who_is_hidden_for_a_second_keeps_the_number() -> None:
-    tracks = Tracks(10)
+def test_a_person_occluded_for_a_second_keeps_the_track_id() -> None:
+    tracker = PersonTracker(10)
     for step in range(10):
-        tracks.update(boxes(walker(4 * step)))
+        tracker.update(detections(walker(4 * step)))
     for _ in range(10):
-        assert tracks.update(boxes()) == []
-    assert [one.number for one in tracks.update(boxes(walker(80)))] == [1]
+        assert tracker.update(detections()) == []
+    assert [track.track_id for track in tracker.update(detections(walker(80)))] == [1]
 
 
-def test_one_who_was_away_for_long_is_a_new_track() -> None:
-    tracks = Tracks(10)
+def test_a_person_who_returns_after_the_buffer_is_a_new_track() -> None:
+    tracker = PersonTracker(10)
     for step in range(10):
-        tracks.update(boxes(walker(4 * step)))
+        tracker.update(detections(walker(4 * step)))
     for _ in range(40):
-        tracks.update(boxes())
-    tracks.update(boxes(walker(80)))
-    assert [one.number for one in tracks.update(boxes(walker(84)))] == [2]
+        tracker.update(detections())
+    tracker.update(detections(walker(80)))
+    assert [track.track_id for track in tracker.update(detections(walker(84)))] == [2]
 
 
-def test_by_time_where_frames_were_dropped() -> None:
-    tracks = Tracks(25)
+def test_times_count_where_frames_were_dropped() -> None:
+    tracker = PersonTracker(25)
     for step in range(5):
-        tracks.update(boxes(walker(100)), time=step / 25)
-    assert [one.number for one in tracks.update(boxes(walker(100)), time=1.0)] == [1]  # one second later
-    tracks.update(boxes(walker(100)), time=9.0)
-    assert [one.number for one in tracks.update(boxes(walker(100)), time=9.04)] == [2]  # eight seconds later
+        tracker.update(detections(walker(100)), time=step / 25)
+    assert [track.track_id for track in tracker.update(detections(walker(100)), time=1.0)] == [1]  # after one second
+    tracker.update(detections(walker(100)), time=9.0)
+    assert [track.track_id for track in tracker.update(detections(walker(100)), time=9.04)] == [2]  # after eight
 
 
-def test_a_faint_box_goes_on_with_a_track_and_begins_none() -> None:
-    tracks = Tracks(25)
+def test_a_low_score_continues_a_track_and_starts_none() -> None:
+    tracker = PersonTracker(25)
     for _ in range(5):
-        assert tracks.update(boxes(walker(0), scores=(0.3,))) == []
+        assert tracker.update(detections(walker(0), scores=(0.3,))) == []
     for _ in range(3):
-        tracks.update(boxes(walker(0)))
-    assert [one.number for one in tracks.update(boxes(walker(0), scores=(0.3,)))] == [1]
+        tracker.update(detections(walker(0)))
+    assert [track.track_id for track in tracker.update(detections(walker(0), scores=(0.3,)))] == [1]
 
 
-def test_still_pictures_are_not_tracked() -> None:
-    tracks = Tracks(1)
-    first = tracks.update(boxes(walker(0), walker(200), walker(300), scores=(0.9, 0.8, 0.2)))
-    assert [(one.number, one.corners[0]) for one in first] == [(1, 0), (2, 200)]
-    assert [one.number for one in tracks.update(boxes(walker(0)))] == [3]
-    assert tracks.update(boxes()) == []
+def test_single_pictures_are_not_tracked() -> None:
+    tracker = PersonTracker(1)
+    first = tracker.update(detections(walker(0), walker(200), walker(300), scores=(0.9, 0.8, 0.2)))
+    assert [(track.track_id, track.xyxy[0]) for track in first] == [(1, 0), (2, 200)]
+    assert [track.track_id for track in tracker.update(detections(walker(0)))] == [3]
+    assert tracker.update(detections()) == []

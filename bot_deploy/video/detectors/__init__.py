@@ -1,27 +1,35 @@
-"""Frames to boxes of people: OpenCV's HOG, which needs no file, or a network in an .onnx file."""
+"""Detectors of people: frames to boxes. To add a detector, write one file here and add one line to `DETECTORS`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_deploy.choices import MAX_BOX_OVERLAP, MIN_PERSON_HEIGHT
 from bot_deploy.errors import InputError
 
-from .boxes import Boxes, Detector, kept
+from .detections import Detections, Detector, filter_detections
 from .hog import open_hog
 from .yolox import open_yolox
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from bot_deploy.images import Pixels
 
-__all__ = ["Boxes", "Detector", "open_detector"]
+__all__ = ["DETECTORS", "Detections", "Detector", "open_detector"]
+
+DEFAULT_DETECTOR = "hog"
+# name of a detector, or suffix of its file -> function of (path, threads, min_score) that opens it
+DETECTORS: dict[str, Callable[[Path, int, float | None], Detector]] = {
+    "hog": open_hog,
+    ".onnx": open_yolox,
+}
 
 
 def open_detector(
-    path: Path | None = None,
+    detector: str | Path | None = None,
     *,
     threads: int = 0,
     min_score: float | None = None,
@@ -29,25 +37,32 @@ def open_detector(
     min_height: int = MIN_PERSON_HEIGHT,
     max_height: int | None = None,
 ) -> Detector:
-    """A detector of people: the YOLOX-style network in the .onnx file `path`, or HOG without one.
+    """Opens a detector of people.
 
     Args:
-        path: of the network; its input size and strides are read from the file.
-        threads: of the CPU; 0 for as many as this process may use.
-        min_score: between 0 and 1, of the boxes that are kept; None for the detector's own.
-        max_overlap: IoU from which the less certain of two boxes is dropped.
-        min_height: of a person, in pixels of the frame.
-        max_height: of a person, in pixels; None for any.
+        detector: a name in `DETECTORS`, or the path of a network; default: OpenCV's HOG, which needs no file.
+        threads: number of CPU threads; 0 for all available.
+        min_score: lowest score of a detection, 0 to 1; default: the detector's own.
+        max_overlap: IoU of two boxes, above which the one with the lower score is removed.
+        min_height: lowest height of a person, in pixels of the frame.
+        max_height: greatest height of a person, in pixels; None for no limit.
 
     Raises:
-        InputError: `path` is no such network, or no height is between these.
+        InputError: no such detector or file, another kind of network, or `max_height` below `min_height`.
+        RunError: a library that the detector needs is missing.
     """
     if max_height is not None and max_height < min_height:
-        raise InputError(f"people of at least {min_height} and at most {max_height} pixels cannot be; swap the heights")
-    found = open_yolox(path, threads, min_score) if path else open_hog(min_score)
+        raise InputError(f"no person has at least {min_height} and at most {max_height} pixels; swap the heights")
+    path = Path(detector or DEFAULT_DETECTOR)
+    opener = DETECTORS.get(str(path)) or DETECTORS.get(path.suffix.lower())
+    if opener is None:
+        known = ", ".join(f"*{name}" if name.startswith(".") else name for name in DETECTORS)
+        raise InputError(f"{path}: not a known kind of detector; known: {known}", parameter="detector")
+    opened = opener(path, threads, min_score)
 
-    def detect(pixels: Pixels) -> Boxes:
+    def detect(pixels: Pixels) -> Detections:
         height, width = pixels.shape[:2]
-        return kept(found.detect(pixels), max_overlap, (min_height, max_height or height), (height, width))
+        detections = opened.detect(pixels)
+        return filter_detections(detections, max_overlap, (min_height, max_height or height), (height, width))
 
-    return replace(found, detect=detect)
+    return replace(opened, detect=detect)

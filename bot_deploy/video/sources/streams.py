@@ -1,114 +1,197 @@
-"""Frames from cameras and streams: the newest one, however slow the reader and however bad the line."""
+"""Live sources, cameras and streams: the newest frame, even when the reader is slow or the connection breaks."""
 
 from __future__ import annotations
 
 import math
+import os
+import re
+import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_deploy.errors import InputError
+from bot_deploy.video.opencv import READ_TIMEOUT_S
 
-from .base import DEFAULT_FPS, Frame, Source, frame_rate, opened, read, release, rgb
+from .base import Frame, Source
+from .capture import DEFAULT_FPS, frame_rate, open_capture, read_pixels, release, to_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bot_deploy.images import Pixels
 
-    from .base import Capture
+    from .capture import Capture
 
-# All in seconds.
-OPENING = 10.0  # for a camera to open
-PATIENCE = 5.0  # for a frame to come; a read that blocks for twice that long is given up for lost
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # between tries to open it again
-HICCUP = 0.05  # between reads that fail
-REPEAT = 0.5  # between pictures that only tell of trouble
-FAREWELL = 1.0  # for a reader to end
+OPEN_TIMEOUT_S = 10.0  # for a camera to open; a read that takes 2 * READ_TIMEOUT_S hangs
+FIRST_RETRY_WAIT_S, MAX_RETRY_WAIT_S = 0.5, 30.0  # between tries to open it again; doubled from try to try
+FAILED_READ_WAIT_S = 0.05  # after a read that fails
+REPEAT_FRAME_S = 0.5  # between two frames that only repeat the last picture with a problem
+JOIN_TIMEOUT_S = 1.0  # for the reader's thread to end
 
-HICCUPS = 10  # reads in a row that may fail
-MOST_READERS = 4  # with those that hang
+MAX_FAILED_READS = 10  # in a row, before the camera is opened again
+MAX_READERS = 4  # threads, with those that hang
+
+SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp")
+CAMERA = re.compile(r"(?:/dev/video)?([0-9]+)")
 
 
-class Live(Source):
-    """A camera or stream. A thread reads it as fast as it comes; iterating gives the newest frame not yet given.
+def open_camera(address: str, name: str, fps: float | None, capture: Callable[[str], Capture] | None) -> Source | None:
+    """The camera with a number; None for another address."""
+    del name
+    camera = CAMERA.fullmatch(address)
+    if camera is None:
+        return None
+    number = camera[1]
+    return StreamSource(
+        f"camera {number}",
+        lambda: (capture or _camera_capture)(number),
+        lambda: _camera_remedy(Path(f"/dev/video{number}")),
+        fps,
+    )
 
-    When it fails, hangs or ends it is opened again and again; until that succeeds, iterating gives the last picture
-    twice a second, with `trouble`.
+
+def open_stream(address: str, name: str, fps: float | None, capture: Callable[[str], Capture] | None) -> Source | None:
+    """The stream at an address such as rtsp://host/stream; None without a scheme.
+
+    Raises:
+        InputError: no such kind of address.
+    """
+    if "://" not in address:
+        return None
+    if address.partition("://")[0].lower() not in SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise InputError(f"{name}: not a known kind of address; known: {known}", parameter="source")
+    return StreamSource(name, lambda: (capture or stream_capture)(address), _stream_remedy, fps)
+
+
+def _camera_capture(number: str) -> Capture:
+    import cv2
+
+    camera = cv2.VideoCapture(int(number))
+    camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # some drivers ignore it
+    return camera
+
+
+def stream_capture(address: str) -> Capture:
+    """OpenCV's capture for an address, with timeouts."""
+    import cv2
+
+    open_timeout = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(1000 * OPEN_TIMEOUT_S)]
+    read_timeout = [cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(1000 * READ_TIMEOUT_S)]
+    return cv2.VideoCapture(address, cv2.CAP_FFMPEG, open_timeout + read_timeout)
+
+
+def _camera_remedy(device: Path) -> str:
+    others = sorted(Path("/dev").glob("video[0-9]*"), key=lambda path: (len(path.name), path.name))
+    numbers = ", ".join(path.name.removeprefix("video") for path in others)
+    if not sys.platform.startswith("linux"):
+        return "is it plugged in, allowed in the privacy settings, and not used by another program?"
+    if not others:
+        return "there is no camera (no /dev/video*); plug one in, or give a video or an rtsp:// address"
+    if device not in others:
+        return f"cameras of this machine: {numbers}"
+    if not os.access(device, os.R_OK | os.W_OK):
+        return f"your user may not read {device}; `sudo usermod -aG video $USER` and log in again"
+    return f"another program may be using {device}, or it is not a camera; devices of this machine: {numbers}"
+
+
+def _stream_remedy() -> str:
+    return (
+        "check host, port, path, user and password, for instance in VLC; "
+        "OPENCV_FFMPEG_LOGLEVEL=24 in the environment shows FFmpeg's messages"
+    )
+
+
+class StreamSource(Source):
+    """A camera or stream. A thread reads every frame; iterating gives the newest frame that was not given yet.
+
+    When the stream fails, hangs or ends, it is opened again and again. Until that succeeds, iterating gives the last
+    picture twice a second, with a `problem`.
     """
 
-    live = True
+    is_live = True
 
-    def __init__(self, name: str, make: Callable[[], Capture], remedy: Callable[[], str]) -> None:
-        """Waits for the first frame; `remedy` is asked for advice when none comes."""
-        super().__init__(name, DEFAULT_FPS)
-        self._make = make
-        self._changed = threading.Condition()  # guards what follows
+    def __init__(
+        self, name: str, make_capture: Callable[[], Capture], remedy: Callable[[], str], fps: float | None = None
+    ) -> None:
+        """Waits for the first frame; `fps` None means the rate that the camera reports.
+
+        Raises:
+            InputError: no frame comes; the message ends with what `remedy` returns.
+        """
+        super().__init__(name, fps or DEFAULT_FPS)
+        self._make_capture = make_capture
+        self._changed = threading.Condition()  # guards the attributes below
         self._closed = False
-        self._fresh: Pixels | None = None  # as OpenCV has it, until somebody takes it
+        self._newest: Pixels | None = None  # as OpenCV gives it; None after it was given
         self._number = -1  # of the newest frame
-        self._began = self._arrived = 0.0  # when the first and the newest came
-        self._last: Frame | None = None  # that was given
+        self._first_arrival = self._last_arrival = 0.0  # time.monotonic() of the first and the newest frame
+        self._last_frame: Frame | None = None  # the one that was given last
         self._readers: list[Reader] = []
         try:
-            self._await_first(self._start(0), remedy)
-        except BaseException:  # Ctrl-C too
+            reader = self._start_reader(0)
+            self._wait_for_first_frame(reader, remedy)
+            self.fps = fps or reader.fps
+        except BaseException:  # KeyboardInterrupt too
             self.close()
             raise
 
-    def _start(self, wait: float) -> Reader:
-        reader = Reader(self._make, self._take, wait)
+    def _start_reader(self, wait_s: float) -> Reader:
+        reader = Reader(self._make_capture, self._receive, wait_s)
         with self._changed:
             if not self._closed:
-                self._readers = [*(one for one in self._readers if one.is_alive()), reader]
+                self._readers = [*(earlier for earlier in self._readers if earlier.is_alive()), reader]
                 reader.start()
         return reader
 
-    def _await_first(self, reader: Reader, remedy: Callable[[], str]) -> None:
+    def _wait_for_first_frame(self, reader: Reader, remedy: Callable[[], str]) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._fresh is not None or reader.wait, OPENING + 2 * PATIENCE)
-            if self._fresh is None:
-                what = "opens, but gives no picture" if reader.opened else "cannot be opened"
-                raise InputError(f"{self.name}: {what}; {remedy()}")
-        self.fps = reader.fps
+            self._changed.wait_for(
+                lambda: self._newest is not None or reader.wait_s, OPEN_TIMEOUT_S + 2 * READ_TIMEOUT_S
+            )
+            if self._newest is None:
+                failure = "opens, but gives no picture" if reader.opened else "cannot be opened"
+                raise InputError(f"{self.name}: {failure}; {remedy()}")
 
-    def _take(self, reader: Reader, pixels: Pixels | None) -> None:
-        """What `reader` has: a picture, or the news that it failed."""
+    def _receive(self, reader: Reader, pixels: Pixels | None) -> None:
+        """Takes a picture from `reader`; None means that a try has failed."""
         with self._changed:
             if self._closed or reader is not self._readers[-1]:
                 return
             if pixels is not None:
-                self._arrived = time.monotonic()
+                self._last_arrival = time.monotonic()
                 self._number += 1
-                self._began = self._began or self._arrived
-                self.dropped += self._fresh is not None
-                self._fresh = pixels
+                self._first_arrival = self._first_arrival or self._last_arrival
+                self.dropped += self._newest is not None
+                self._newest = pixels
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[Frame]:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._fresh is not None, REPEAT)
+                self._changed.wait_for(lambda: self._closed or self._newest is not None, REPEAT_FRAME_S)
                 if self._closed:
                     return
-                pixels, self._fresh = self._fresh, None
-                number, moment = self._number, self._arrived - self._began
+                pixels, self._newest = self._newest, None
+                number, seconds = self._number, self._last_arrival - self._first_arrival
             if pixels is not None:
-                self._last = Frame(rgb(pixels), number, moment)
-                yield self._last
-            elif self._last and (trouble := self._trouble()):
-                yield replace(self._last, time=time.monotonic() - self._began, trouble=trouble)
+                self._last_frame = Frame(to_rgb(pixels), number, seconds)
+                yield self._last_frame
+            elif self._last_frame and (problem := self._check_reader()):
+                yield replace(self._last_frame, time=time.monotonic() - self._first_arrival, problem=problem)
 
-    def _trouble(self) -> str:
-        """What to say about there being no picture; looks after a reader that hangs."""
+    def _check_reader(self) -> str:
+        """Replaces a reader that hangs; returns why there is no picture, or "" while the wait is still normal."""
         now, reader = time.monotonic(), self._readers[-1]
-        if now > reader.due and sum(one.is_alive() for one in self._readers) < MOST_READERS:
-            reader.stop()  # when its call returns, if ever, it releases what it holds; nobody else safely can
-            reader = self._start(longer(reader.wait))
-        if not reader.wait and now - self._arrived <= PATIENCE:
+        if now > reader.deadline and sum(earlier.is_alive() for earlier in self._readers) < MAX_READERS:
+            reader.stop()  # it releases its capture when its call returns; no other thread can do that safely
+            reader = self._start_reader(next_wait(reader.wait_s))
+        if not reader.wait_s and now - self._last_arrival <= READ_TIMEOUT_S:
             return ""
-        seconds = math.ceil(reader.retry - now)
+        seconds = math.ceil(reader.next_try - now)
         return f"{self.name} gives no picture; trying again" + (f" in {seconds} s" if seconds > 0 else "")
 
     def close(self) -> None:
@@ -118,59 +201,69 @@ class Live(Source):
         for reader in self._readers:
             reader.stop()
         if self._readers and self._readers[-1].is_alive():
-            self._readers[-1].join(FAREWELL)
+            self._readers[-1].join(JOIN_TIMEOUT_S)
 
 
 class Reader(threading.Thread):
-    """Opens, reads, and opens again, until it is stopped. Whatever blocks, blocks here."""
+    """The thread that opens and reads a capture, again and again until `stop`; all blocking calls are here."""
 
-    def __init__(self, make: Callable[[], Capture], take: Callable[[Reader, Pixels | None], None], wait: float) -> None:
-        """Begins after `wait` seconds; `take` is given every picture, and None when a try has failed."""
+    def __init__(
+        self,
+        make_capture: Callable[[], Capture],
+        receive: Callable[[Reader, Pixels | None], None],
+        wait_s: float,
+    ) -> None:
+        """Starts after `wait_s` seconds; calls `receive` with every picture, and with None after a failed try."""
         super().__init__(name="camera", daemon=True)
-        self._make, self._take = make, take
-        self._over = threading.Event()
+        self._make_capture, self._receive = make_capture, receive
+        self._stopped = threading.Event()
         self.fps = DEFAULT_FPS
-        self.opened = False  # ever
-        self.wait = wait  # seconds between tries; 0 while frames come
-        self.retry = 0.0  # when the next try begins
-        self.due = math.inf  # when something has to have happened
+        self.opened = False  # whether a try has opened the capture
+        self.wait_s = wait_s  # between tries; 0 while frames come
+        self.next_try = 0.0  # time.monotonic() of the next try
+        self.deadline = math.inf  # time.monotonic() after which the reader hangs
 
     def stop(self) -> None:
-        self._over.set()
+        self._stopped.set()
 
     def run(self) -> None:
-        while not self._over.is_set():
-            self.retry = time.monotonic() + self.wait
-            self.due = self.retry + OPENING + PATIENCE
-            if self._over.wait(self.wait):
+        while not self._stopped.is_set():
+            self.next_try = time.monotonic() + self.wait_s
+            self.deadline = self.next_try + OPEN_TIMEOUT_S + READ_TIMEOUT_S
+            if self._stopped.wait(self.wait_s):
                 return
-            self._try()
-            self.wait = longer(self.wait)
-            self._take(self, None)
+            self._open_and_read()
+            self.wait_s = next_wait(self.wait_s)
+            self._receive(self, None)
 
-    def _try(self) -> None:
-        capture = opened(self._make)
+    def _open_and_read(self) -> None:
+        capture = open_capture(self._make_capture)
         if capture is None:
             return
         try:
             self.opened, self.fps = True, frame_rate(capture)
-            self._read(capture)
+            self._read_frames(capture)
         finally:
             release(capture)
 
-    def _read(self, capture: Capture) -> None:
-        failed, last = 0, time.monotonic()
-        while failed <= HICCUPS and time.monotonic() - last <= PATIENCE and not self._over.is_set():
-            self.due = time.monotonic() + 2 * PATIENCE
-            pixels = read(capture)
+    def _read_frames(self, capture: Capture) -> None:
+        """Reads until too many reads fail, no frame comes for `READ_TIMEOUT_S`, or `stop`."""
+        failed_reads, last_frame = 0, time.monotonic()
+        while (
+            failed_reads <= MAX_FAILED_READS
+            and time.monotonic() - last_frame <= READ_TIMEOUT_S
+            and not self._stopped.is_set()
+        ):
+            self.deadline = time.monotonic() + 2 * READ_TIMEOUT_S
+            pixels = read_pixels(capture)
             if pixels is None:
-                failed += 1
-                self._over.wait(HICCUP)
+                failed_reads += 1
+                self._stopped.wait(FAILED_READ_WAIT_S)
             else:
-                failed, last, self.wait = 0, time.monotonic(), 0.0
-                self._take(self, pixels)
+                failed_reads, last_frame, self.wait_s = 0, time.monotonic(), 0.0
+                self._receive(self, pixels)
 
 
-def longer(wait: float) -> float:
-    """Seconds to wait before the try after one that came `wait` seconds after its own predecessor."""
-    return min(max(FIRST_WAIT, 2 * wait), LONGEST_WAIT)
+def next_wait(wait_s: float) -> float:
+    """Seconds to wait before the next try, when the last one came after a wait of `wait_s` seconds."""
+    return min(max(FIRST_RETRY_WAIT_S, 2 * wait_s), MAX_RETRY_WAIT_S)

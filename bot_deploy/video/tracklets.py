@@ -1,0 +1,129 @@
+"""Frames to tracklets: detect the people, track them, and embed each track every few frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from bot_deploy.choices import EMBED_EVERY_FRAMES
+
+from .crops import crop_box, is_unoccluded
+from .timing import StageTimer
+from .track_embedding import TrackEmbedding
+from .tracks import PersonTracker
+
+if TYPE_CHECKING:
+    from bot_deploy.embedder import Embedder, Vectors
+    from bot_deploy.images import Pixels
+
+    from .detectors import Detector
+    from .sources import Frame
+    from .tracks import Track, Xyxy
+
+EMBEDDINGS_AT_START = 5  # of a track, one on each frame; after them, one every few frames
+LOST_TRACK_TTL_S = 10.0  # seconds after which a lost track is dropped
+
+
+@dataclass
+class Tracklet:
+    """One person from frame to frame, as far as the tracker follows: the mean embedding and the last good crop."""
+
+    track_id: int
+    embedding: TrackEmbedding
+    first_seen: float  # time of the frame, in seconds
+    last_seen: float
+    crop: Pixels | None = None  # the last one in the mean embedding, uint8 RGB [h, w, 3]
+    crop_embedding: Vectors | None = None  # [D], of this crop alone
+    next_embedding_frame: int = 0  # number of processed frames from which the track is embedded again
+
+
+class Appearance(NamedTuple):
+    """One person on one frame."""
+
+    tracklet: Tracklet
+    xyxy: Xyxy
+    is_embedded: bool  # whether the crop of this frame was embedded
+
+
+class TrackletBuilder:
+    """Processes the frames of one source in order and keeps a tracklet for each track."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        embedder: Embedder,
+        fps: float,
+        outlier_threshold: float,
+        *,
+        drops_frames: bool = False,
+        every: int = EMBED_EVERY_FRAMES,
+        timer: StageTimer | None = None,
+    ) -> None:
+        """Starts without tracklets.
+
+        Args:
+            detector: finds the people.
+            embedder: embeds their crops.
+            fps: frames per second of the source.
+            outlier_threshold: cosine below which two crops do not show the same person.
+            drops_frames: whether frames may be missing, as in a live source; tracking then uses their times.
+            every: frames between two embeddings of a track.
+            timer: adds up the stages "detect", "track" and "embed".
+        """
+        self._detector, self._embedder, self._outlier_threshold = detector, embedder, outlier_threshold
+        self._tracker = PersonTracker(fps)
+        self._drops_frames, self._every = drops_frames, every
+        self._timer = timer or StageTimer()
+        self._frames = 0  # processed
+        self.tracklets: dict[int, Tracklet] = {}  # by track id; lost ones stay for `LOST_TRACK_TTL_S`
+
+    def process_frame(self, frame: Frame) -> list[Appearance]:
+        """The people on `frame`.
+
+        A track that jumps to another person gets a new tracklet with the same track id.
+        """
+        self._frames += 1
+        with self._timer.measure("detect"):
+            detections = self._detector.detect(frame.pixels)
+        with self._timer.measure("track"):
+            tracks = self._tracker.update(detections, frame.time if self._drops_frames else None)
+        for track in tracks:
+            if track.track_id not in self.tracklets:
+                self._start_tracklet(track.track_id, TrackEmbedding(self._outlier_threshold), frame.time)
+            self.tracklets[track.track_id].last_seen = frame.time
+        with self._timer.measure("embed"):
+            embedded_ids = self._embed_tracks(frame, tracks)
+        self._drop_lost_tracks(frame.time)
+        return [
+            Appearance(self.tracklets[track.track_id], track.xyxy, track.track_id in embedded_ids) for track in tracks
+        ]
+
+    def _start_tracklet(self, track_id: int, embedding: TrackEmbedding, time: float) -> Tracklet:
+        tracklet = self.tracklets[track_id] = Tracklet(track_id, embedding, first_seen=time, last_seen=time)
+        return tracklet
+
+    def _embed_tracks(self, frame: Frame, tracks: list[Track]) -> set[int]:
+        """Embeds the tracks that are due, in one batch; returns their ids."""
+        frame_size = frame.pixels.shape[0], frame.pixels.shape[1]
+        due: list[tuple[int, Pixels, bool]] = []  # track id, crop, whether it is unoccluded
+        for track in tracks:
+            tracklet = self.tracklets[track.track_id]
+            others = [other.xyxy for other in tracks if other is not track]
+            unoccluded = is_unoccluded(track.xyxy, others, frame_size)
+            if self._frames >= tracklet.next_embedding_frame and (unoccluded or not tracklet.embedding.unoccluded):
+                due.append((track.track_id, crop_box(frame.pixels, track.xyxy), unoccluded))
+        embeddings = self._embedder.embed([crop for _, crop, _ in due])
+        for (track_id, crop, unoccluded), embedding in zip(due, embeddings, strict=True):
+            tracklet = self.tracklets[track_id]
+            mean, count_before = tracklet.embedding, tracklet.embedding.count
+            if mean.add(embedding, unoccluded=unoccluded):  # the track now follows another person
+                tracklet = self._start_tracklet(track_id, mean, frame.time)
+            if mean.count != count_before or tracklet.crop is None:
+                tracklet.crop, tracklet.crop_embedding = crop, embedding
+            tracklet.next_embedding_frame = self._frames + (self._every if mean.count >= EMBEDDINGS_AT_START else 1)
+        return {track_id for track_id, _, _ in due}
+
+    def _drop_lost_tracks(self, now: float) -> None:
+        lost = [key for key, tracklet in self.tracklets.items() if now - tracklet.last_seen > LOST_TRACK_TTL_S]
+        for track_id in lost:
+            del self.tracklets[track_id]

@@ -1,0 +1,94 @@
+"""Identification: candidates for an embedding, and the decision for a score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from helpers.fake_camera import BLUE, CONTRACT, GREEN, ORANGE, RED, crop_of, embedder, enrol, vector_of
+from PIL import Image
+
+from bot_deploy import gallery as galleries
+from bot_deploy.artifacts.contract import Calibration
+from bot_deploy.gallery import Gallery
+from bot_deploy.matching.identify import (
+    SEARCH_SIZE,
+    UNCALIBRATED_THRESHOLD,
+    UNCERTAIN_MARGIN,
+    PersonIdentifier,
+    person_name,
+)
+
+CALIBRATION = Calibration(
+    data="x",
+    genuine=9,
+    impostor=9,
+    target=1e-3,
+    threshold=0.7,
+    reject_threshold=0.3,
+    false_reject_rate=0.1,
+    curve=((0.0, 0.5), (0.3, 0.01), (0.7, 0.001)),
+)
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Iterator[Gallery]:
+    with closing(galleries.create_gallery(str(tmp_path / "g"), CONTRACT, tmp_path / "crops")) as opened:
+        yield opened
+
+
+def test_several_images_of_one_person_are_one_candidate_with_the_best_score(gallery: Gallery) -> None:
+    enrol(gallery, Ann=RED, Bob=BLUE)
+    enrol(gallery, Ann=ORANGE)
+    ann, bob = PersonIdentifier(gallery, None).candidates(vector_of(ORANGE))
+    assert (ann.name, bob.name) == ("Ann", "Bob")
+    assert ann.score == pytest.approx(1, abs=1e-3)
+    assert bob.score == pytest.approx(vector_of(ORANGE) @ vector_of(BLUE), abs=1e-3)
+
+
+def test_many_images_of_one_person_hide_no_other_person(gallery: Gallery) -> None:
+    for shade in range(SEARCH_SIZE + 6):
+        enrol(gallery, Ann=(200, shade, 0))
+    enrol(gallery, Bob=BLUE)
+    candidates = PersonIdentifier(gallery, None).candidates(vector_of(RED))
+    assert [candidate.name for candidate in candidates] == ["Ann", "Bob"]
+
+
+def test_junk_and_distractors_are_no_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "crops"
+    folder.mkdir()
+    for name, colour in (("0007_c1s1_000001_00", RED), ("-1_c1s1_000001_01", BLUE), ("0000_c1s1_000001_02", GREEN)):
+        Image.fromarray(crop_of(colour)).save(folder / f"{name}.png")
+    opened, _ = galleries.open_folder_gallery(folder, embedder())
+    with closing(opened):
+        assert sorted(str(person_name(item)) for item in opened.items()) == ["0007", "None", "None"]
+        candidates = PersonIdentifier(opened, None).candidates(vector_of(BLUE))
+        assert [candidate.name for candidate in candidates] == ["0007"]
+
+
+def test_decisions_without_calibration(gallery: Gallery) -> None:
+    identifier = PersonIdentifier(gallery, None)
+    scores = (UNCALIBRATED_THRESHOLD, UNCALIBRATED_THRESHOLD - 0.01, UNCALIBRATED_THRESHOLD - UNCERTAIN_MARGIN - 0.01)
+    assert [identifier.decide(score) for score in scores] == ["match", "uncertain", "no match"]
+    assert identifier.outlier_threshold == pytest.approx(UNCALIBRATED_THRESHOLD - UNCERTAIN_MARGIN)
+    assert "not calibrated" in identifier.rule
+    assert PersonIdentifier(gallery, None, 0.8).decide(0.79) == "uncertain"
+
+
+def test_decisions_follow_the_calibration(gallery: Gallery) -> None:
+    enrol(gallery, Ann=RED)
+    identifier = PersonIdentifier(gallery, CALIBRATION)
+    assert [identifier.decide(score) for score in (0.71, 0.69, 0.29)] == ["match", "uncertain", "no match"]
+    assert identifier.outlier_threshold == 0.3
+    assert [identifier.reaches_threshold(score) for score in (0.71, 0.69)] == [True, False]
+    assert "0.700 or more (calibrated)" in identifier.rule
+
+
+def test_a_minimum_score_replaces_the_calibration(gallery: Gallery) -> None:
+    identifier = PersonIdentifier(gallery, CALIBRATION, 0.4)
+    assert identifier.decide(0.45) == "match"
+    assert identifier.reaches_threshold(0.45)
+    assert identifier.outlier_threshold == pytest.approx(0.4 - UNCERTAIN_MARGIN)
