@@ -126,6 +126,9 @@ class Recorder:
             return
         self._writer.release()
         self._writer = None
+        if not self._written:  # Ctrl-C came before the first picture
+            self._part.unlink(missing_ok=True)
+            return
         try:
             self._part.replace(self._output)
         except OSError as error:

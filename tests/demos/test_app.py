@@ -13,7 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.fake_camera import BLUE, DETECTOR, GREEN, RED, embedder, enrol, enrolled_names, film, scene
+from helpers.fake_camera import (
+    BLUE,
+    DETECTOR,
+    GREEN,
+    RED,
+    embedder,
+    enrol,
+    enrolled_names,
+    film,
+    scene,
+    write_colour_model,
+)
 
 from bot_deploy.demos import app
 from bot_deploy.demos.app import Summary
@@ -222,6 +233,11 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_colour_model(tmp_path_factory.mktemp("model") / "model.onnx")
+
+
 def demo(*options: object, start: tuple[str, ...] = ("-m", "bot_deploy", "demo")) -> list[str]:
     return [sys.executable, *start, *map(str, options)]
 
@@ -230,8 +246,8 @@ def run_in(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
-def test_headless_and_without_torch(onnx_file: Path, video: Path, tmp_path: Path) -> None:
-    options = ["--source", video, "--model", onnx_file, "--headless", "--output", "out.mp4", "--events", "e.jsonl"]
+def test_headless_and_without_torch(model: Path, video: Path, tmp_path: Path) -> None:
+    options = ["--source", video, "--model", model, "--headless", "--output", "out.mp4", "--events", "e.jsonl"]
     result = run_in(demo("demo", *options, "--json", "--auto-enrol", start=("-c", WITHOUT)), tmp_path)
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
@@ -244,8 +260,8 @@ def test_headless_and_without_torch(onnx_file: Path, video: Path, tmp_path: Path
     assert (tmp_path / "people.gallery").is_dir()
 
 
-def test_the_module_runs_the_same_program(onnx_file: Path, video: Path, tmp_path: Path) -> None:
-    options = ["--source", video, "--model", onnx_file, "--headless", "--max-frames", 4]
+def test_the_module_runs_the_same_program(model: Path, video: Path, tmp_path: Path) -> None:
+    options = ["--source", video, "--model", model, "--headless", "--max-frames", 4]
     result = run_in(demo(*options, start=("-m", "bot_deploy.demos.app")), tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("4 frames in ")
@@ -253,20 +269,21 @@ def test_the_module_runs_the_same_program(onnx_file: Path, video: Path, tmp_path
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to catch")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_playable_files(onnx_file: Path, tmp_path: Path, how: signal.Signals) -> None:
+def test_a_signal_leaves_playable_files(model: Path, tmp_path: Path, how: signal.Signals) -> None:
     frames = tmp_path / "frames"
     frames.mkdir()
     from PIL import Image
 
     for number in range(600):
         Image.fromarray(BOTH).save(frames / f"{number:04d}.bmp")
-    options = ["--source", frames, "--model", onnx_file, "--headless", "--output", "out.mp4", "--events", "e.jsonl"]
+    options = ["--source", frames, "--model", model, "--headless", "--output", "out.mp4", "--events", "e.jsonl"]
     process = subprocess.Popen(
         demo(*options, "--json"), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     part, end = tmp_path / "out.part.mp4", time.monotonic() + 60
     while not (part.exists() and part.stat().st_size) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
+    time.sleep(1)  # for the first pictures
     process.send_signal(how)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
@@ -289,22 +306,20 @@ def test_a_signal_leaves_playable_files(onnx_file: Path, tmp_path: Path, how: si
         (["--source", "VIDEO", "--gallery", "VIDEO"], "holds something else"),
     ],
 )
-def test_bad_input_gives_one_line(
-    options: list[str], message: str, onnx_file: Path, video: Path, tmp_path: Path
-) -> None:
+def test_bad_input_gives_one_line(options: list[str], message: str, model: Path, video: Path, tmp_path: Path) -> None:
     given = [str(video) if option == "VIDEO" else option for option in options]
-    result = run_in(demo(*given, "--model", onnx_file, "--headless"), tmp_path)
+    result = run_in(demo(*given, "--model", model, "--headless"), tmp_path)
     assert result.returncode == 2
     assert message in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
 
 
-def test_without_a_display_the_message_names_headless(onnx_file: Path, video: Path, tmp_path: Path) -> None:
+def test_without_a_display_the_message_names_headless(model: Path, video: Path, tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("only on Linux is there no display where no variable names one")
     bare = {name: value for name, value in os.environ.items() if name not in {"DISPLAY", "WAYLAND_DISPLAY"}}
-    command = demo("--source", video, "--model", onnx_file)
+    command = demo("--source", video, "--model", model)
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=bare)
     assert result.returncode == 1
     assert "--headless" in result.stderr.splitlines()[-1]

@@ -80,6 +80,22 @@ def test_without_pictures_an_older_video_stays(tmp_path: Path) -> None:
     assert path.read_bytes() == b"an older one"
 
 
+def test_an_exception_before_the_first_picture_keeps_an_older_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"an older one")
+
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recorder, "_copies_to_write", interrupt)
+    with pytest.raises(KeyboardInterrupt), Recorder(path, None, 10) as recording:
+        recording.write(picture(50))
+    assert path.read_bytes() == b"an older one"
+    assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
+
+
 def test_a_killed_run_leaves_its_part_and_its_events(tmp_path: Path) -> None:
     path, events = tmp_path / "out.mkv", tmp_path / "events.jsonl"
     result = subprocess.run([sys.executable, "-c", KILLED, path, events], check=False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from bot_deploy.artifacts.contract import Contract
+from bot_deploy.artifacts.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Contract
 from bot_deploy.demos.enrolment import Enroller
 from bot_deploy.embedder import Embedder
 from bot_deploy.gallery import Gallery
@@ -28,6 +29,30 @@ def embed(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 def embedder(contract: Contract = CONTRACT) -> Embedder:
     return Embedder(contract, "a fake", embed)
+
+
+def write_colour_model(path: Path) -> Path:
+    """Writes `embedder` as an exported model, so that programs can open it; returns `path`."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Cast", [INPUT_NAME], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "height_and_width"], ["means"], keepdims=0),
+        helper.make_node("Add", ["means", "epsilon"], ["nonzero_means"]),
+        helper.make_node("LpNormalization", ["nonzero_means"], [OUTPUT_NAME], axis=1, p=2),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array([1, 2], np.int64), "height_and_width"),
+        numpy_helper.from_array(np.array(1e-3, np.float32), "epsilon"),
+    ]
+    inputs = [helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["N", CONTRACT.height, CONTRACT.width, 3])]
+    outputs = [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["N", CONTRACT.dim])]
+    graph = helper.make_graph(nodes, "colour", inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {METADATA_KEY: CONTRACT.to_json()})
+    onnx.save(model, str(path))
+    return path
 
 
 def scene(*people: tuple[tuple[int, int, int], Box], size: tuple[int, int] = (240, 320)) -> npt.NDArray[np.uint8]:
