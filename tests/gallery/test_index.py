@@ -124,7 +124,7 @@ def test_the_graph_is_remembered_until_it_is_dropped(
         without.setattr(command, "find_spec", lambda name: None)
         document, said = index()
     assert (document["new"], "recall10" in document) == (1, False)
-    assert "the graph of approximate search is as before: FAISS is not installed" in said
+    assert "the graph of approximate search is not updated: FAISS is not installed" in said
     assert graphs() == {"hnsw-1.faiss": 30}
     document, said = index()
     assert (document["new"], document["recall10"]) == (0, 1)
