@@ -66,11 +66,11 @@ class RecordingRecognizer(LiveRecognizer):
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), required=True)
-@click.option("--detector", type=click.Path(path_type=Path), required=True)
-@click.option("--video", type=click.Path(path_type=Path), required=True)
-@click.option("--scene", type=click.Path(path_type=Path), required=True)
-@click.option("--min-score", type=float)
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="Exported model.")
+@click.option("--detector", type=click.Path(path_type=Path), required=True, help="YOLOX-style detector, ONNX.")
+@click.option("--video", type=click.Path(path_type=Path), required=True, help="Video in which the people walk past.")
+@click.option("--scene", type=click.Path(path_type=Path), required=True, help="Folder of frames; `query` holds crops.")
+@click.option("--min-score", type=float, help="Lowest cosine of a match; default: the calibrated threshold.")
 def main(model: Path, detector: Path, video: Path, scene: Path, min_score: float | None) -> None:
     """Prints the tables of benchmarks/README.md."""
     configure_opencv()
@@ -130,7 +130,7 @@ def search_scene(folder: Path, detector: Detector, embedder: Embedder, min_score
             app.run(source, recognizer, recorder)
         print(f"{QUERY_IDENTITY} on the frames of {folder.name}; {recognizer.identifier.rule}")
         gallery.close()
-    print("| frame | people detected | best score | that box is hers (IoU) | named | others named |")
+    print("| frame | people detected | best score | the best box is hers (IoU) | named | others named |")
     print("| --- | ---: | ---: | --- | --- | ---: |")
     named_frames = false_alarms = 0
     for frame, persons in recognizer.history:
