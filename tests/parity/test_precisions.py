@@ -244,6 +244,7 @@ def test_int8_is_per_channel_and_close(int8_file: Path, onnx_file: Path, crops: 
     assert open_embedder(int8_file).contract.precision == "int8"
 
 
+@pytest.mark.slow
 def test_layers_too_sensitive_for_int8_stay_in_float32(
     checkpoint_file: Path, people: Path, onnx_file: Path, crops: Pixels, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return model, contract, path
 
 
+@pytest.mark.slow
 def test_real_backbones_build_without_a_gpu(backbone: tuple[ReID, Contract, Path], tmp_path: Path) -> None:
     model, contract, path = backbone
     built = to_engine(path, tmp_path / "model.engine", batch=(1, 4, 16), archs=("sm89", "sm120"))
