@@ -1,6 +1,6 @@
-"""`make quickstart`: the whole job on synthetic people, by the commands a person would type.
+"""`make quickstart`: train, export and match on synthetic people, with the same commands as a user types.
 
-Draws the people, trains a small model from scratch, exports and verifies it, matches, and sums up.
+Generates the people, trains a small model from scratch, exports and verifies it, matches, and prints a summary.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ SHOWN_MATCHES = 8
 
 
 def run(*arguments: str | Path) -> dict[str, Any]:
-    """Runs `bot` with `arguments`, showing the command; returns what it printed with --json."""
-    words = [str(argument) for argument in arguments]
-    click.secho(f"$ bot {' '.join(words)}", bold=True, err=True)
-    done = subprocess.run(  # noqa: S603 - our own command line
-        [sys.executable, "-m", "bot_deploy", *words], stdout=subprocess.PIPE, text=True, check=False
+    """Runs `bot` with `arguments` and shows the command; returns the document of --json, or {} without --json."""
+    command = [str(argument) for argument in arguments]
+    click.secho(f"$ bot {' '.join(command)}", bold=True, err=True)
+    result = subprocess.run(  # noqa: S603 - our own command line
+        [sys.executable, "-m", "bot_deploy", *command], stdout=subprocess.PIPE, text=True, check=False
     )
-    if done.returncode:
-        raise RunError(f"`bot {words[0]}` failed with exit code {done.returncode}; its message stands above")
-    return json.loads(done.stdout) if "--json" in words else {}
+    if result.returncode:
+        raise RunError(f"`bot {command[0]}` failed with exit code {result.returncode}; see its message above")
+    return json.loads(result.stdout) if "--json" in command else {}
 
 
 def quickstart(out: Path, overrides: tuple[str, ...]) -> str:
-    """Does it all into the folder `out` and returns the summary."""
+    """Runs all steps with results in the folder `out`; returns the summary."""
     started = time.perf_counter()
     people = synthetic.cached_dataset()
     settings = [word for override in overrides for word in ("--set", override)]
@@ -48,12 +48,12 @@ def quickstart(out: Path, overrides: tuple[str, ...]) -> str:
     parity = run("export", out, "--json")["parity"]
     model = out / "model.onnx"
     scores = run("eval", model, "--data", SYNTHETIC, "--json")
-    first = min((people / "query").iterdir())
-    found = run("match", first, people / "bounding_box_test", "--model", model, "--top", "5", "--json")
+    query = min((people / "query").iterdir())
+    result = run("match", query, people / "bounding_box_test", "--model", model, "--top", "5", "--json")
     picture = rank_lists(model, people / "bounding_box_test", out / "ranks.png")
     with (out / "metrics.csv").open(encoding="utf-8") as file:
         untrained = next(csv.DictReader(file))
-    matches = "\n".join(f"    {m['rank']}  {m['score']:.3f}  {Path(m['path']).name}" for m in found["matches"])
+    matches = "\n".join(f"    {m['rank']}  {m['score']:.3f}  {Path(m['path']).name}" for m in result["matches"])
     crops = len(open_dataset(SYNTHETIC).train)
     return f"""
 synthetic people: {crops} crops to train on, {scores["queries"]} queries, {scores["gallery"]} in the gallery
@@ -70,7 +70,7 @@ mean cosine {parity["mean_cosine"]:.7f}
 {100 * parity["top10_agreement"]:.1f} %
   {"passed" if parity["passed"] else "FAILED"}
 
-{first.name} looks like
+{query.name} looks like
 {matches}
 
   model       {model}
@@ -80,7 +80,7 @@ mean cosine {parity["mean_cosine"]:.7f}
 
 
 def rank_lists(model: Path, folder: Path, picture: Path) -> Path:
-    """Draws the rank lists of a few queries; as in the protocol, what a query's own camera saw is left out."""
+    """Draws the rank lists of a few queries without crops of the query's own camera, as in the protocol."""
     embedder, dataset = open_embedder(model), open_dataset(SYNTHETIC)
     people, _ = gallery.open_folder_gallery(folder, embedder)
     rankings = []
@@ -93,10 +93,10 @@ def rank_lists(model: Path, folder: Path, picture: Path) -> Path:
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; a new one under runs/ by default.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; default: a new one under runs/.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Key of the recipe and its new value.")
 def main(out: Path | None, overrides: tuple[str, ...]) -> None:
-    """Synthetic people, a trained model, a verified export and a first match."""
+    """Train, export and match on synthetic people."""
     console.show_library_output()
     try:
         click.echo(quickstart(out or runs.new_folder("quickstart"), overrides))
