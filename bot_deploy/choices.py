@@ -12,6 +12,9 @@ STEMS = ("torchvision", "no-relu", "unpadded-pool")
 PRECISIONS = ("fp32", "fp16", "int8")  # of an exported backbone
 IMAGE_HEIGHT, IMAGE_WIDTH = 256, 128  # pixels (paper section 2)
 
+# ---- data sets ----
+MERGE_SEPARATOR = " + "  # between the sources of a merged data set where they are shown, and in files of old runs
+
 # ---- where a model runs ----
 # file suffix -> device -> the module in backends/ that runs such a file there
 BACKENDS = {

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from bot_deploy.artifacts import checkpoint as checkpoints
 from bot_deploy.backends import nvidia
 from bot_deploy.backends.torch import runner
-from bot_deploy.choices import ENGINE_BATCH_SIZES, OPSET, PRECISIONS, SYNTHETIC
-from bot_deploy.datasets import MERGE_SEPARATOR, open_merged
+from bot_deploy.choices import ENGINE_BATCH_SIZES, MERGE_SEPARATOR, OPSET, PRECISIONS, SYNTHETIC
+from bot_deploy.datasets import open_merged
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError, ParityError, RunError
 from bot_deploy.evaluation.protocol import evaluate_dataset
@@ -89,7 +89,7 @@ def export(
     source = Path(checkpoint)
     if source.is_dir():
         source = source / "model.pt"
-    sources = str(data).split(MERGE_SEPARATOR) if data else _training_sources(source)
+    sources = (str(data),) if data else _training_sources(source)
     context = prepare(
         source,
         Path(out) if out else source.parent,
@@ -112,14 +112,13 @@ def export(
     return artifacts
 
 
-def _training_sources(source: Path) -> list[str]:
+def _training_sources(source: Path) -> tuple[str, ...]:
     """The data sets that the checkpoint was trained on if all are here, otherwise the built-in one."""
-    data = checkpoints.load(source).data
-    sources = data.split(MERGE_SEPARATOR)  # the checkpoint holds the name of a merged data set
+    sources = checkpoints.load(source).data
     if all(name == SYNTHETIC or Path(name).exists() for name in sources):
         return sources
-    logger.info(f"the training data {data} is not here; comparing on synthetic crops")
-    return [SYNTHETIC]
+    logger.info(f"the training data {MERGE_SEPARATOR.join(sources)} is not here; comparing on synthetic crops")
+    return (SYNTHETIC,)
 
 
 def _log(artifact: Artifact) -> None:

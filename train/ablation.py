@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bot_deploy.artifacts import checkpoint
-from bot_deploy.datasets import MERGE_SEPARATOR, crops_fingerprint
+from bot_deploy.choices import MERGE_SEPARATOR
+from bot_deploy.datasets import crops_fingerprint
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
 from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
@@ -28,7 +29,7 @@ from .recipe import to_toml
 from .torch_settings import full_float32
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from bot_deploy.datasets import Dataset
@@ -166,7 +167,7 @@ def run_ablation(
             )
         results.append(VariantResult(variant, tuple(scores)))
         logger.info(str(results[-1]))
-        write_table(results, recipe, dataset.name, test.name, out)
+        write_table(results, recipe, dataset, test, out)
     return results
 
 
@@ -215,12 +216,13 @@ class VariantResult:
         return f"{self.variant.name}: rank-1 {self.mean[0]:.2f}  mAP {self.mean[1]:.2f}"
 
 
-def write_table(results: Sequence[VariantResult], recipe: Recipe, data: str, test: str, out: Path) -> None:
+def write_table(results: Sequence[VariantResult], recipe: Recipe, train: Dataset, test: Dataset, out: Path) -> None:
     """Writes table.md, table.csv and table.png to `out`."""
     setting = (
-        f"{recipe.arch} {recipe.height}x{recipe.width}, {recipe.epochs} epochs, weights {_file_names(recipe.weights)}, "
-        f"trained on {_file_names(data)}, scored on {_file_names(test)}, {len(results[0].scores)} seed(s) from "
-        f"{recipe.seed}. The paper: ResNet-50 256x128, 120 epochs."
+        f"{recipe.arch} {recipe.height}x{recipe.width}, {recipe.epochs} epochs, weights "
+        f"{_file_names([recipe.weights])}, trained on {_file_names(train.sources)}, scored on "
+        f"{_file_names(test.sources)}, {len(results[0].scores)} seed(s) from {recipe.seed}. "
+        "The paper: ResNet-50 256x128, 120 epochs."
     )
     lines = [
         setting,
@@ -252,9 +254,9 @@ def _change(scores: Scores, previous: Scores) -> str:
     return f"{scores[0] - previous[0]:+.1f} / {scores[1] - previous[1]:+.1f}"
 
 
-def _file_names(sources: str) -> str:
+def _file_names(sources: Iterable[str]) -> str:
     """The names of the files in `sources`, without their folders."""
-    return MERGE_SEPARATOR.join(PurePath(source).name for source in sources.split(MERGE_SEPARATOR))
+    return MERGE_SEPARATOR.join(PurePath(source).name for source in sources)
 
 
 def _plot(results: Sequence[VariantResult], path: Path) -> None:

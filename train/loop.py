@@ -113,7 +113,7 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume:
             metrics = _evaluate(metrics, state.model, recipe, dataset, world)
         state.metrics.append(metrics)
         logger.info(str(metrics))
-        _save_checkpoint(state.model, out / run_files.MODEL, recipe, num_ids, dataset.name)
+        _save_checkpoint(state.model, out / run_files.MODEL, recipe, num_ids, dataset.sources)
         save_state(state, out / run_files.STATE)
         run_files.write_metrics(out, state.metrics)
         run_files.log_to_tensorboard(out, metrics)
@@ -266,7 +266,7 @@ def _evaluate(metrics: EpochMetrics, model: ReID, recipe: Recipe, dataset: Datas
     return dataclasses.replace(metrics, rank1=scores.rank1, mAP=scores.mAP)
 
 
-def _save_checkpoint(model: ReID, path: Path, recipe: Recipe, num_ids: int, data: str) -> None:
+def _save_checkpoint(model: ReID, path: Path, recipe: Recipe, num_ids: int, data: tuple[str, ...]) -> None:
     state_dict = {key: value.cpu() for key, value in model.state_dict().items()}
     contract = contract_of(model, recipe.height, recipe.width)
     checkpoint.save(path, checkpoint.Checkpoint(contract, state_dict, num_ids, recipe.last_stride, recipe.neck, data))

@@ -161,11 +161,11 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def toml_value(value: object) -> str:
-    """A string, number, boolean or tuple of numbers as TOML."""
+    """A string, number, boolean or tuple of these as TOML."""
     if isinstance(value, bool | str):
         # TOML's basic strings are JSON's, but TOML also escapes the delete character.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return str(list(value)) if isinstance(value, tuple) else repr(value)
+    return f"[{', '.join(map(toml_value, value))}]" if isinstance(value, tuple) else repr(value)
 
 
 def _parse_value(text: str) -> object:

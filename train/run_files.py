@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bot_deploy import __version__
-from bot_deploy.datasets import MERGE_SEPARATOR, crops_fingerprint
+from bot_deploy.choices import MERGE_SEPARATOR
+from bot_deploy.datasets import crops_fingerprint
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import write_atomically
 
@@ -95,7 +96,7 @@ def _config(recipe: Recipe, dataset: Dataset) -> str:
     import torchvision
 
     data = {
-        "source": dataset.name,
+        "sources": dataset.sources,
         "crops": len(dataset.train),
         "fingerprint": crops_fingerprint(dataset.train),
     }
@@ -125,7 +126,9 @@ def read_config(out: Path) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe of the run in `out`, and the sources of its data."""
     config = out / CONFIG
     try:
-        sources = tuple(tomllib.loads(config.read_text(encoding="utf-8"))["data"]["source"].split(MERGE_SEPARATOR))
+        data = tomllib.loads(config.read_text(encoding="utf-8"))["data"]
+        # Older versions wrote all sources as one string.
+        sources = tuple(data["sources"] if "sources" in data else data["source"].split(MERGE_SEPARATOR))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{out}: no run to resume; it has no readable {CONFIG}", parameter="out") from None
     return load_recipe(config), sources

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from bot_deploy.choices import MERGE_SEPARATOR
 from bot_deploy.errors import InputError
 from bot_deploy.files import write_atomically
 from bot_deploy.model import ReID, add_prefix
@@ -31,7 +32,7 @@ class Checkpoint:
     num_ids: int
     last_stride: int
     neck: str
-    data: str  # what it was trained on
+    data: tuple[str, ...]  # sources of the training data, as `open_dataset` takes them
     stem: str = "torchvision"  # one of model.STEMS; older files do not say
 
     def build(self) -> ReID:
@@ -68,6 +69,8 @@ def load(path: str | Path) -> Checkpoint:
         raise InputError(f"{path}: not a bot_deploy checkpoint; `bot train` writes model.pt")
     try:
         contract = from_json(fields.pop("contract"), str(path))
+        if isinstance(fields["data"], str):  # a file of an older version
+            fields["data"] = tuple(fields["data"].split(MERGE_SEPARATOR))
         return Checkpoint(contract=contract, **fields)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: written by another version of bot_deploy ({error})") from None

@@ -18,7 +18,6 @@ from .dataset import (
     DISTRACTOR,
     EXPECTED,
     JUNK,
-    MERGE_SEPARATOR,
     Crop,
     Dataset,
     File,
@@ -35,7 +34,6 @@ __all__ = [
     "DISTRACTOR",
     "EXPECTED",
     "JUNK",
-    "MERGE_SEPARATOR",
     "Crop",
     "Dataset",
     "crops_fingerprint",
@@ -80,13 +78,8 @@ def open_merged(sources: Sequence[str]) -> Dataset:
     """All of `sources` as one data set; identities and cameras of different sources never coincide.
 
     Raises:
-        InputError: as `open_dataset` does; or " + " in a path, which separates the data sets of a run.
+        InputError: as `open_dataset` does.
     """
-    for source in sources:
-        if MERGE_SEPARATOR in source:
-            raise InputError(
-                f"{source}: a run of merged sets separates them with{MERGE_SEPARATOR.rstrip()}; rename this one"
-            )
     return merge([open_dataset(source) for source in sources])
 
 

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from bot_deploy.choices import MERGE_SEPARATOR
 from bot_deploy.errors import InputError
 from bot_deploy.images import SUFFIXES
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 JUNK = -1  # identity of crops that count neither as right nor as wrong
 DISTRACTOR = 0  # identity of crops that are never right
 FIRST_UNKNOWN_CAMERA = 1_000_000  # crops of unknown cameras are numbered from here
-MERGE_SEPARATOR = " + "  # between the sources of a merged set, where they are shown
 
 EXPECTED = """expected one of
   Market-1501, DukeMTMC-reID, CUHK03-NP:           a folder for each identity:

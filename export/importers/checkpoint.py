@@ -99,7 +99,7 @@ def import_checkpoint(
     combined = weights_fingerprint([("weights", contract.fingerprint.encode()), ("settings", settings)])
     contract = replace(contract, mean=mean, std=std, fingerprint=combined)
     num_ids, neck = model.classifier.out_features, "none" if model.classifier.bias is not None else "bnneck"
-    converted = Checkpoint(contract, model.state_dict(), num_ids, last_stride, neck, UNKNOWN_DATA, stem)
+    converted = Checkpoint(contract, model.state_dict(), num_ids, last_stride, neck, (UNKNOWN_DATA,), stem)
     return ImportedCheckpoint(converted, layout.name, tuple(assumptions), unused)
 
 

@@ -28,7 +28,7 @@ def saved() -> Checkpoint:
     with torch.no_grad():
         model.neck.running_mean.uniform_(-1, 1)  # type: ignore[operator]
     model.to(memory_format=torch.channels_last)
-    return Checkpoint(contract_of(model, 64, 32), model.state_dict(), 4, 1, "bnneck", "somewhere")
+    return Checkpoint(contract_of(model, 64, 32), model.state_dict(), 4, 1, "bnneck", ("somewhere",))
 
 
 def raw(saved: Checkpoint, **changes: Any) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def test_what_is_built_from_it_embeds_alike(saved: Checkpoint, tmp_path: Path) -
 def test_the_networks_options_travel(last_stride: int, neck: str, feature: str, tmp_path: Path) -> None:
     model = ReID("mobilenet_v2", 3, last_stride=last_stride, neck=neck, feature=feature)
     contract = contract_of(model, 64, 32)
-    checkpoint.save(tmp_path / "m.pt", Checkpoint(contract, model.state_dict(), 3, last_stride, neck, "x"))
+    checkpoint.save(tmp_path / "m.pt", Checkpoint(contract, model.state_dict(), 3, last_stride, neck, ("x",)))
     built = checkpoint.load(tmp_path / "m.pt").build().eval()
     assert built.feature == feature
     assert (built.classifier.bias is None) == (neck == "bnneck")
@@ -222,3 +222,8 @@ def test_what_cannot_be_written_is_a_failed_run(obstacle: str, tmp_path: Path) -
         path.parent.write_bytes(b"")
     with pytest.raises(RunError, match=r"file\.bin: cannot be written"):
         write_atomically(path, lambda temporary: temporary.write_bytes(b"new"))
+
+
+def test_the_training_data_of_older_files_are_one_string(saved: Checkpoint, tmp_path: Path) -> None:
+    torch.save(raw(saved, data="one + two"), tmp_path / "m.pt")
+    assert checkpoint.load(tmp_path / "m.pt").data == ("one", "two")

@@ -199,9 +199,11 @@ def test_not_a_zip(tmp_path: Path, content: bytes | None) -> None:
         open_dataset(file)
 
 
-def test_a_path_that_reads_like_two(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="rename this one"):
-        open_merged([str(tmp_path / "a + b")])
+def test_a_path_with_the_separator_of_merged_sets_is_one_source(tmp_path: Path) -> None:
+    both = [str(write(tmp_path / name, MARKET)) for name in ("a + b", "c")]
+    dataset = open_merged(both)
+    assert dataset.sources == tuple(both)
+    assert open_merged(dataset.sources) == dataset
 
 
 @pytest.mark.parametrize("module", ["bot_deploy.datasets", "bot_deploy.commands.match", "bot_deploy.gallery"])

@@ -69,7 +69,7 @@ def test_folding_batch_norms_keeps_the_embeddings(arch: str) -> None:
     model = ReID(arch, 3).train()
     model(torch.randn(8, 3, 64, 32))  # statistics to fold
     contract = contract_of(model, 64, 32)
-    saved = Checkpoint(contract, model.state_dict(), 3, 1, "bnneck", "none")
+    saved = Checkpoint(contract, model.state_dict(), 3, 1, "bnneck", ("none",))
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 64, 32, 3), dtype=np.uint8))
     plain, folded = InferenceGraph(model.eval(), contract), inference_graph(saved, contract)
     with torch.inference_mode():
@@ -131,7 +131,7 @@ def test_unknown_opsets_are_an_error(opset: int, context: ExportContext, tmp_pat
 def test_layer_errors_against_a_naive_loop(crops: Pixels) -> None:
     torch.manual_seed(0)
     model = ReID("resnet18", 3).eval()
-    saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", "none")
+    saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", ("none",))
     graph = inference_graph(saved, saved.contract)
     errors = sensitivity.layer_errors(
         graph, crops[:2], lambda conv, x: 1.5 * conv._conv_forward(x, conv.weight, conv.bias)
@@ -148,7 +148,7 @@ def test_layer_errors_against_a_naive_loop(crops: Pixels) -> None:
 def test_embedding_costs_against_a_changed_copy(crops: Pixels) -> None:
     torch.manual_seed(0)
     model = ReID("resnet18", 3).eval()
-    saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", "none")
+    saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", ("none",))
     graph = inference_graph(saved, saved.contract)
     costs = sensitivity.embedding_costs(
         graph, crops[:3], lambda conv, x: -2 * conv._conv_forward(x, conv.weight, conv.bias)
@@ -306,7 +306,7 @@ def test_ibn_in_lower_precision(precision: str, people: Path, tmp_path: Path) ->
     normed = (torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - 0.45) / 0.225
     with torch.no_grad():
         model(normed)
-    saved = Checkpoint(contract_of(model, 64, 32), model.state_dict(), 3, 1, "bnneck", "none")
+    saved = Checkpoint(contract_of(model, 64, 32), model.state_dict(), 3, 1, "bnneck", ("none",))
     checkpoint.save(tmp_path / "model.pt", saved)
     artifact = export_onnx(prepare(tmp_path / "model.pt", tmp_path, open_dataset(people)), precision)
     assert artifact.parity is not None

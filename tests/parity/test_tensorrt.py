@@ -101,7 +101,7 @@ def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     torch.manual_seed(0)
     model = ReID(request.param, 5)
     contract = contract_of(model, 256, 128)
-    saved = checkpoint.Checkpoint(contract, model.state_dict(), 5, 1, "bnneck", "none")
+    saved = checkpoint.Checkpoint(contract, model.state_dict(), 5, 1, "bnneck", ("none",))
     path = tmp_path_factory.mktemp(request.param) / "model.onnx"
     to_onnx(inference_graph(saved, contract), contract, path)
     return model, contract, path

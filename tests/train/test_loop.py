@@ -79,7 +79,7 @@ def test_config_toml_has_recipe_data_and_versions(finished: Path, data: Dataset)
     assert recipe_from_values({key: config[key] for key in keys}) == RECIPE
     lines = "\n".join(f"{crop.path.name} {crop.identity} {crop.camera}" for crop in data.train)
     assert config["data"] == {
-        "source": data.name,
+        "sources": [data.name],
         "crops": IDENTITIES * CAMERAS * IMAGES,
         "fingerprint": hashlib.sha256(lines.encode()).hexdigest()[:16],
     }
@@ -99,7 +99,7 @@ def test_the_checkpoint_has_the_scores_of_metrics_csv(finished: Path, data: Data
     assert scores.rank1 == pytest.approx(float(last["rank1"]))
     assert scores.mAP == pytest.approx(float(last["mAP"]))
     saved = checkpoint.load(finished / "model.pt")
-    assert (saved.num_ids, saved.last_stride, saved.neck, saved.data) == (6, 1, "bnneck", data.name)
+    assert (saved.num_ids, saved.last_stride, saved.neck, saved.data) == (6, 1, "bnneck", (data.name,))
 
 
 def test_two_runs_with_one_seed_are_bit_identical(finished: Path, data: Dataset, tmp_path: Path) -> None:

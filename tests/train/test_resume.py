@@ -21,7 +21,7 @@ from helpers.training_run import RECIPE, assert_same_run, read_metrics, same_wei
 from bot_deploy.datasets import Dataset
 from bot_deploy.errors import InputError
 from bot_deploy.train import loop, run_files
-from bot_deploy.train.recipe import Recipe, load_recipe
+from bot_deploy.train.recipe import Recipe, load_recipe, to_toml
 from bot_deploy.train.state import TrainingState
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_gpu")
@@ -173,3 +173,16 @@ def test_a_run_that_failed_in_its_first_epoch_starts_again(data: Dataset, tmp_pa
     loop.train(recipe, data, out)
     config = tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
     assert (config["p"], config["arch"]) == (3, RECIPE.arch)
+
+
+@pytest.mark.parametrize("data", ['sources = ["a + b", "c"]', 'source = "a + b + c"'], ids=["new", "old"])
+def test_the_sources_of_a_run(data: str, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(f"{to_toml(RECIPE)}[data]\n{data}\n[versions]\n")
+    sources = ("a + b", "c") if data.startswith("sources") else ("a", "b", "c")  # older files hold one string
+    assert run_files.read_config(tmp_path) == (RECIPE, sources)
+
+
+def test_config_toml_names_each_source(tmp_path: Path) -> None:
+    sources = ("it's a + b", 'c"d')
+    run_files.open_run(tmp_path, RECIPE, Dataset(sources, (), (), ()), resume=False)
+    assert run_files.read_config(tmp_path)[1] == sources

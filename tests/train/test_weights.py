@@ -63,7 +63,7 @@ def own_checkpoint(path: Path, num_ids: int, *, neck: str = "bnneck", seed: int 
         {k: torch.rand_like(v) if v.is_floating_point() else torch.tensor(seed) for k, v in model.state_dict().items()}
     )
     contract = contract_of(model, 32, 16)
-    checkpoint.save(path, checkpoint.Checkpoint(contract, model.state_dict(), num_ids, 1, neck, "nothing"))
+    checkpoint.save(path, checkpoint.Checkpoint(contract, model.state_dict(), num_ids, 1, neck, ("nothing",)))
     return model.state_dict()
 
 
