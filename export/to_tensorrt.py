@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bot_deploy import files
-from bot_deploy.artifacts import engine_file
+from bot_deploy.artifacts import engine_file, read_contract
 from bot_deploy.artifacts.contract import INPUT_NAME
 from bot_deploy.artifacts.engine_file import Sidecar
-from bot_deploy.artifacts.onnx_file import read_contract
 from bot_deploy.backends import nvidia
 from bot_deploy.backends.nvidia import one_line
 from bot_deploy.choices import ENGINE_BATCH_SIZES
@@ -131,12 +130,12 @@ def choose_builder(archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
         local_arch, reason = "", str(error)
     if local_arch and set(wanted) <= {local_arch}:
         for package in engine_file.PACKAGE_MODULES:
-            if nvidia.installed(package):
+            if nvidia.is_installed(package):
                 return package, (local_arch,)
         raise RunError(
             "engines need TensorRT; pip install 'bot-deploy[tensorrt]', or 'bot-deploy[tensorrt-rtx]' for an RTX GPU"
         )
-    if not nvidia.installed("tensorrt-rtx"):
+    if not nvidia.is_installed("tensorrt-rtx"):
         target = f"for {', '.join(wanted)}" if local_arch else f"with no GPU ({reason})"
         raise RunError(
             f"to build an engine {target}, pip install 'bot-deploy[tensorrt-rtx]'; 'bot-deploy[tensorrt]' builds "

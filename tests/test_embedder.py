@@ -166,7 +166,7 @@ def test_a_contract_this_runtime_cannot_fulfil_is_refused(
     model.write_bytes(onnx_file.read_bytes().replace(old, new))
     done = bot("eval", model, "--data", people)
     assert done.returncode == 2
-    assert "which this bot_deploy does not do" in done.stderr
+    assert "which this bot_deploy does not support" in done.stderr
 
 
 def test_an_empty_argument_is_not_this_folder(onnx_file: Path, people: Path) -> None:

@@ -1,1 +1,59 @@
-"""Everything that is written to and read from disk as a model: ONNX files, TensorRT engines, checkpoints."""
+"""Model files on disk: ONNX files, TensorRT engines and checkpoints, each with its contract."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bot_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from bot_deploy.artifacts.contract import Contract
+
+# file suffix -> the module that reads and writes such a file
+FILE_MODULES = {".onnx": "onnx_file", ".engine": "engine_file", ".pt": "checkpoint"}
+
+
+def read_contract(path: str | Path) -> Contract:
+    """The contract of the model file at `path`, without a runtime; only a checkpoint needs PyTorch.
+
+    Args:
+        path: an .onnx, an .engine with its sidecar, or a .pt checkpoint.
+
+    Raises:
+        InputError: no such file, not a model of bot_deploy, or damaged.
+    """
+    contract: Contract = _file_module(path).read_contract(Path(path))
+    return contract
+
+
+def write_contract(path: str | Path, contract: Contract) -> None:
+    """Replaces the contract of the model file at `path`; the weights stay as they are.
+
+    Raises:
+        InputError: as `read_contract`.
+        RunError: the file cannot be written.
+    """
+    _file_module(path).write_contract(Path(path), contract)
+
+
+def check_model_file(path: str | Path) -> None:
+    """Refuses what cannot be a model file.
+
+    Raises:
+        InputError: a folder, a missing file, or a suffix that no model has.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name the model in it, such as {path / 'model.onnx'}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such model file; `bot export` writes one")
+    if path.suffix not in FILE_MODULES:
+        raise InputError(f"{path}: models end in {' or '.join(FILE_MODULES)}")
+
+
+def _file_module(path: str | Path) -> Any:
+    # Imported by name, so that only checkpoints import PyTorch.
+    check_model_file(path)
+    return import_module(f"{__name__}.{FILE_MODULES[Path(path).suffix]}")

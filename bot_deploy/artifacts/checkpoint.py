@@ -1,9 +1,9 @@
-"""Checkpoints: the weights with their contract, safe to load and never half written."""
+"""Checkpoints: weights with their contract; loading runs no code, and writing is atomic."""
 
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,20 @@ KIND = "bot_deploy checkpoint"
 
 
 class PickledCodeError(InputError):
-    """A file that only running the code in it could read."""
+    """A weights file that holds more than tensors: reading it could run code."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `model.pt` holds."""
+    """The contents of `model.pt`: weights, contract and the settings that build the network."""
 
     contract: Contract
-    state: dict[str, torch.Tensor]  # of ReID
-    num_ids: int
-    last_stride: int
-    neck: str
+    state: dict[str, torch.Tensor]  # state dict of model.ReID
+    num_ids: int  # number of training identities
+    last_stride: int  # stride of the backbone's last stage
+    neck: str  # one of choices.NECKS
     data: tuple[str, ...]  # sources of the training data, as `open_dataset` takes them
-    stem: str = "torchvision"  # one of model.STEMS; older files do not say
+    stem: str = "torchvision"  # one of choices.STEMS; older files lack it
 
     def build(self) -> ReID:
         """The network with these weights."""
@@ -53,16 +53,16 @@ class Checkpoint:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes `path` atomically."""
+    """Writes `checkpoint` to `path` atomically."""
     fields = {**vars(checkpoint), "contract": checkpoint.contract.to_json(), "kind": KIND}
     write_atomically(path, lambda temporary: torch.save(fields, temporary))
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Reads `path` without running any code in it.
+    """The checkpoint at `path`; no code in the file is run.
 
     Raises:
-        InputError: not a checkpoint of ours, or damaged.
+        InputError: not a checkpoint of bot_deploy, or damaged.
     """
     fields = load_tensors(path)
     if fields.pop("kind", None) != KIND:
@@ -76,18 +76,28 @@ def load(path: str | Path) -> Checkpoint:
         raise InputError(f"{path}: written by another version of bot_deploy ({error})") from None
 
 
+def read_contract(path: Path) -> Contract:
+    """The contract in the checkpoint `path`."""
+    return load(path).contract
+
+
+def write_contract(path: Path, contract: Contract) -> None:
+    """Replaces the contract in the checkpoint `path`; the weights stay as they are."""
+    save(path, replace(load(path), contract=contract))
+
+
 def load_tensors(path: str | Path) -> dict[str, Any]:
-    """The dictionary in a .safetensors, .pth or .pt file; no pickled code is run.
+    """The dictionary in a .safetensors, .pth or .pt file; no code in the file is run.
 
     Raises:
-        PickledCodeError: it holds more than tensors.
+        PickledCodeError: the file holds more than tensors.
         InputError: no such file, or damaged.
     """
-    tensors = Path(path).suffix == ".safetensors"
-    if tensors:
+    is_safetensors = Path(path).suffix == ".safetensors"
+    if is_safetensors:
         from safetensors.torch import load_file
     try:
-        if tensors:
+        if is_safetensors:
             return dict(load_file(str(path)))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -104,7 +114,7 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
 
 
 def contract_of(model: ReID, height: int, width: int) -> Contract:
-    """The contract that the model's present weights fulfil at this image size."""
+    """The contract of `model` with its present weights, for images of `height` x `width` pixels."""
     used = {**add_prefix("backbone", model.backbone.state_dict()), **add_prefix("neck", model.neck.state_dict())}
     weights = ((key, value.detach().cpu().contiguous().numpy().tobytes()) for key, value in used.items())
     return Contract(

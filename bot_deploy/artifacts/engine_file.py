@@ -1,24 +1,26 @@
 """TensorRT engine files, each with a sidecar that describes it.
 
-An engine holds code that the GPU executes. An engine is read only when its SHA-256 is the one in its sidecar.
+An engine holds code that the GPU executes, so an engine is read only if its SHA-256 is the one in its sidecar.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bot_deploy.errors import InputError
 from bot_deploy.files import write_atomically
 
 from .contract import Contract, from_json
+from .json_fields import parse_fields
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# package -> module; the extra of bot-deploy is named like the package
+# package -> module; the extra of bot-deploy has the name of the package
 PACKAGE_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 FORMAT = 1
 REEXPORT_HINT = "export it again with `bot export --trt`"
@@ -26,16 +28,16 @@ REEXPORT_HINT = "export it again with `bot export --trt`"
 
 @dataclass(frozen=True, kw_only=True)
 class Sidecar:
-    """What `model.engine.json` says about `model.engine`."""
+    """The description of `model.engine` in `model.engine.json`."""
 
     contract: Contract
-    sha256: str  # of the engine
-    onnx_sha256: str  # of the model that it was built from
-    package: str  # that built it and must run it, a key of PACKAGE_MODULES
-    version: str  # of the package
-    archs: tuple[str, ...]  # GPUs that it runs on, such as "sm89"
-    profile: tuple[int, int, int]  # images in a batch: least, best, most
-    precision: str
+    sha256: str  # hash of the engine
+    onnx_sha256: str  # hash of the ONNX model that the engine was built from
+    package: str  # package that built the engine and must run it, a key of PACKAGE_MODULES
+    version: str  # version of the package
+    archs: tuple[str, ...]  # GPUs that the engine runs on, such as "sm89"
+    profile: tuple[int, int, int]  # batch sizes: smallest, the one it is tuned for, largest
+    precision: str  # precision of the network, such as "fp16"
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -43,7 +45,7 @@ class Sidecar:
         return json.dumps(fields, indent=1, sort_keys=True) + "\n"
 
     def key(self) -> str:
-        """32 hex digits that are the same for what builds the same engine."""
+        """32 hex digits; equal for two builds that make the same engine, so that a built engine can be reused."""
         fields = (self.onnx_sha256, self.package, self.version, self.archs, self.profile, self.precision, self.format)
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:32]
 
@@ -53,21 +55,24 @@ def sidecar_path(engine: Path) -> Path:
 
 
 def write(path: Path, data: bytes, sidecar: Sidecar) -> None:
-    """Writes the engine and its sidecar; stopped in between, the two do not fit and are refused by `read`."""
+    """Writes the engine `data` to `path`, and its sidecar.
+
+    If the process is killed between the two, `read` refuses the pair.
+    """
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
     write_sidecar(path, sidecar)
 
 
 def write_sidecar(path: Path, sidecar: Sidecar) -> None:
-    """Writes what is beside the engine `path`, and leaves the engine as it is."""
+    """Writes the sidecar of the engine `path`; the engine stays as it is."""
     write_atomically(sidecar_path(path), lambda temporary: temporary.write_text(sidecar.to_json(), encoding="utf-8"))
 
 
 def read(path: Path) -> tuple[bytes, Sidecar]:
-    """The bytes of the engine in `path`, which are those that its sidecar was written for.
+    """The engine at `path` and its sidecar.
 
     Raises:
-        InputError: no sidecar, a damaged one, or that of another engine.
+        InputError: the sidecar is missing, damaged or belongs to another engine.
     """
     companion = sidecar_path(path)
     try:
@@ -78,7 +83,14 @@ def read(path: Path) -> tuple[bytes, Sidecar]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{companion}: not readable ({error}); {REEXPORT_HINT}") from None
-    sidecar = _parsed(text, companion)
+    sidecar = parse_fields(
+        text,
+        partial(_sidecar, source=companion),
+        source=str(companion),
+        kind="sidecar",
+        version=FORMAT,
+        remedy=REEXPORT_HINT,
+    )
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -90,29 +102,27 @@ def read(path: Path) -> tuple[bytes, Sidecar]:
     return data, sidecar
 
 
-def _parsed(text: str, source: Path) -> Sidecar:
-    try:
-        fields: dict[str, Any] = json.loads(text)
-        version = fields.get("format")
-    except (ValueError, AttributeError):
-        raise InputError(f"{source}: not the description of an engine; {REEXPORT_HINT}") from None
-    if version != FORMAT:
-        raise InputError(
-            f"{source}: sidecar format {version}, but this bot_deploy reads format {FORMAT}; {REEXPORT_HINT}"
-        )
-    try:
-        fields["contract"] = from_json(json.dumps(fields["contract"]), str(source))
-        fields["archs"] = tuple(str(arch) for arch in fields["archs"])
-        least, best, most = (int(size) for size in fields["profile"])
-        fields["profile"] = least, best, most
-        sidecar = Sidecar(**fields)
-        texts = (sidecar.sha256, sidecar.onnx_sha256, sidecar.version, sidecar.precision)
-        if (
-            sidecar.package not in PACKAGE_MODULES
-            or not 1 <= least <= best <= most
-            or not all(type(t) is str for t in texts)
-        ):
-            raise ValueError("package, profile or hashes")  # noqa: TRY301
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{source}: damaged ({error}); {REEXPORT_HINT}") from None
+def read_contract(path: Path) -> Contract:
+    """The contract in the sidecar of the engine `path`, which is checked as by `read`."""
+    return read(path)[1].contract
+
+
+def write_contract(path: Path, contract: Contract) -> None:
+    """Replaces the contract in the sidecar of the engine `path`; the engine stays as it is."""
+    write_sidecar(path, replace(read(path)[1], contract=contract))
+
+
+def _sidecar(fields: dict[str, Any], source: Path) -> Sidecar:
+    fields["contract"] = from_json(json.dumps(fields["contract"]), str(source))
+    fields["archs"] = tuple(str(arch) for arch in fields["archs"])
+    smallest, tuned, largest = (int(size) for size in fields["profile"])
+    fields["profile"] = smallest, tuned, largest
+    sidecar = Sidecar(**fields)
+    texts = (sidecar.sha256, sidecar.onnx_sha256, sidecar.version, sidecar.precision)
+    if (
+        sidecar.package not in PACKAGE_MODULES
+        or not 1 <= smallest <= tuned <= largest
+        or not all(type(text) is str for text in texts)
+    ):
+        raise ValueError("package, profile or hashes")
     return sidecar

@@ -1,7 +1,10 @@
-"""What an .onnx file says about itself, read before any runtime opens it.
+"""The contract in an ONNX file, read and replaced without a runtime and without the package onnx.
 
-The file is one protocol buffer: fields of a tag and a payload, nested. Only the ways to the metadata and to weights
-in other files are walked; all else is skipped unread, so neither the size of a file nor what it claims to hold matters.
+An ONNX file is one message of Protocol Buffers (https://protobuf.dev/programming-guides/encoding): a list of fields.
+A field is a tag (field number and wire type) and a payload; a length-delimited payload can be a message again. No core
+dependency parses Protocol Buffers (only exporting needs the package onnx), so this module does. It enters only the
+messages on the way to the metadata and to external weights, and skips everything else unread. Memory does not grow with
+the size of the file, nor with the sizes that a damaged file claims.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-# message -> field -> the message in it, from onnx.proto: the ways to the metadata and to every tensor
-INSIDE = {
+# message type -> field number -> type of the submessage, from onnx.proto: the ways to the metadata and to all tensors
+SUBMESSAGES = {
     "model": {7: "graph", 14: "metadata", 20: "training", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "node": {5: "attribute"},
@@ -27,39 +30,65 @@ INSIDE = {
     "tensor": {13: "external"},
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
-    "metadata": {},  # entries, of a key and a value
-    "external": {},
+    "metadata": {},  # StringStringEntryProto: a key and a value
+    "external": {},  # the same
 }
-METADATA = 14  # the field of a model that holds an entry
-KEY, VALUE = 1, 2  # the fields of an entry
-VARINT, LENGTH = 0, 2  # kinds of payload
-FIXED = {1: 8, 5: 4}  # bytes of the other kinds
-# Thirty times what a ResNet-50 has, and still read in two seconds.
-MOST_FIELDS = 300_000
-MOST_TEXT = 16 << 20  # bytes
+METADATA_PROPS = 14  # field number in ModelProto
+KEY, VALUE = 1, 2  # field numbers in StringStringEntryProto
+VARINT, LENGTH_DELIMITED = 0, 2  # wire types
+FIXED_SIZES = {1: 8, 5: 4}  # wire type -> bytes of the payload
+MAX_FIELDS = 300_000  # thirty times as many as in a ResNet-50; read in two seconds
+MAX_TEXT_BYTES = 16 << 20
 
 
 def read_contract(path: Path) -> Contract:
-    """The contract in the ONNX model at `path`, which is checked as by `metadata`.
+    """The contract in the ONNX model at `path`, which is checked as by `read_metadata`.
 
     Raises:
-        InputError: as `metadata`, or there is no contract, or none that this runtime understands.
+        InputError: as `read_metadata`, or no contract, or one that this version does not support.
     """
-    found = metadata(path)
-    if METADATA_KEY not in found:
-        raise InputError(f"{path}: no contract inside; only models written by `bot export` say how to be fed")
-    return from_json(found[METADATA_KEY], str(path))
+    entries = read_metadata(path)
+    if METADATA_KEY not in entries:
+        raise InputError(f"{path}: no contract inside; only models written by `bot export` have one")
+    return from_json(entries[METADATA_KEY], str(path))
 
 
-def metadata(path: Path) -> dict[str, str]:
-    """The `metadata_props` of the ONNX model at `path`, which is whole and keeps no weights outside its folder.
+def write_contract(path: Path, contract: Contract) -> None:
+    """Replaces the contract in the ONNX model at `path`; all other bytes stay as they are.
 
     Raises:
-        InputError: not ONNX, damaged or truncated; or weights in a file outside its folder, or in one that is missing.
+        InputError: as `read_contract`.
+        RunError: the file cannot be written.
+    """
+    read_contract(path)
+    key = _length_delimited(KEY, METADATA_KEY.encode())
+    entry = key + _length_delimited(VALUE, contract.to_json().encode())
+
+    def write(temporary: Path) -> None:
+        with path.open("rb") as file, temporary.open("wb") as out:
+            size = path.stat().st_size
+            while file.tell() < size:
+                start = file.tell()
+                number, end = _read_tag(file, size)
+                payload = file.tell() - start
+                file.seek(start)
+                field = file.read(end - start)
+                if number != METADATA_PROPS or not field[payload:].startswith(key):
+                    out.write(field)
+            out.write(_length_delimited(METADATA_PROPS, entry))
+
+    write_atomically(path, write)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The `metadata_props` of the ONNX model at `path`.
+
+    Raises:
+        InputError: not ONNX, damaged or truncated; or weights in a file that is missing or outside the model's folder.
     """
     try:
         with path.open("rb") as file:
-            found, locations = _walk(file, path.stat().st_size)
+            entries, locations = _read_model(file, path.stat().st_size)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:
@@ -69,122 +98,101 @@ def metadata(path: Path) -> dict[str, str]:
         try:
             weights = (folder / location).resolve()
             missing = not weights.is_file()
-        except (OSError, ValueError, RuntimeError):  # a null byte, an endless name, a circle of links
-            raise InputError(f"{path}: keeps weights in {location[:80]!r}, which is no file name") from None
+        except (OSError, ValueError, RuntimeError):  # a null byte, a name that is too long, a loop of links
+            raise InputError(f"{path}: its weights are in {location[:80]!r}, which is no file name") from None
         if not weights.is_relative_to(folder):
-            raise InputError(f"{path}: wants to read {location!r}, outside its own folder; it is refused")
+            raise InputError(f"{path}: its weights are in {location!r}, outside its own folder; it is refused")
         if missing:
-            raise InputError(f"{path}: keeps weights in {location!r}, which is not beside it; copy both")
-    return found
+            raise InputError(f"{path}: its weights are in {location!r}, which is not beside it; copy both files")
+    return entries
 
 
-def _walk(file: BinaryIO, size: int) -> tuple[dict[str, str], set[str]]:
-    """Metadata, and the locations of external weights, in the model that fills `file`.
+def _read_model(file: BinaryIO, size: int) -> tuple[dict[str, str], set[str]]:
+    """The metadata and the locations of external weights in the ModelProto that fills `file`.
 
     Raises:
-        ValueError: why it is no model.
+        ValueError: not a model; the text says why.
     """
-    found: dict[str, str] = {}
+    entries: dict[str, str] = {}
     locations: set[str] = set()
     entry: dict[int, str] = {}
-    graphs, text = 0, 0
-    within = [("model", size)]  # the messages that the next field lies in, and where each ends
-    for _ in range(MOST_FIELDS):
-        while within and file.tell() == within[-1][1]:
-            message, _ = within.pop()
+    graphs, text_bytes = 0, 0
+    open_messages = [("model", size)]  # (type, end) of the messages around the next field, outermost first
+    for _ in range(MAX_FIELDS):
+        while open_messages and file.tell() == open_messages[-1][1]:
+            message, _ = open_messages.pop()
             graphs += message == "graph"
             if message == "metadata":
-                found[entry.get(KEY, "")] = entry.get(VALUE, "")
+                entries[entry.get(KEY, "")] = entry.get(VALUE, "")
             elif message == "external" and entry.get(KEY) == "location":
                 locations.add(entry.get(VALUE, ""))
-        if not within:
+        if not open_messages:
             if not graphs:
-                raise ValueError("there is no graph in it")
-            return found, locations
-        message, end = within[-1]
-        number, stop = _field(file, end)
-        inside = INSIDE[message].get(number)
-        if inside:
-            within.append((inside, stop))
+                raise ValueError("no graph in it")
+            return entries, locations
+        message, message_end = open_messages[-1]
+        number, end = _read_tag(file, message_end)
+        submessage = SUBMESSAGES[message].get(number)
+        if submessage:
+            open_messages.append((submessage, end))
             entry = {}
         elif message in {"metadata", "external"} and number in {KEY, VALUE}:
-            length = stop - file.tell()
-            text += length
-            if text > MOST_TEXT:
+            length = end - file.tell()
+            text_bytes += length
+            if text_bytes > MAX_TEXT_BYTES:
                 raise ValueError("more text than a model has")
             entry[number] = file.read(length).decode(errors="replace")
         else:
-            file.seek(stop)
+            file.seek(end)
     raise ValueError("more fields than a model has")
 
 
-def _field(file: BinaryIO, end: int) -> tuple[int, int]:
-    """The field that begins here: its number (0 for a mere number, which holds no message), and where it ends."""
-    tag = _varint(file)
-    kind = tag & 7
-    if kind == VARINT:
-        _varint(file)
+def _read_tag(file: BinaryIO, message_end: int) -> tuple[int, int]:
+    """Reads the tag of the next field: its number, and the position where the field ends.
+
+    The number is 0 for a field that is not length-delimited: a number, which holds no message.
+    """
+    tag = _read_varint(file)
+    number, wire_type = tag >> 3, tag & 7
+    if wire_type == VARINT:
+        _read_varint(file)
         length = 0
-    elif kind == LENGTH:
-        length = _varint(file)
-    elif kind in FIXED:
-        length = FIXED[kind]
+    elif wire_type == LENGTH_DELIMITED:
+        length = _read_varint(file)
+    elif wire_type in FIXED_SIZES:
+        length = FIXED_SIZES[wire_type]
     else:
-        raise ValueError("not a protocol buffer")
-    stop = file.tell() + length
-    if not tag >> 3:
-        raise ValueError("not a protocol buffer")
-    if stop > end:
-        raise ValueError("it is cut short")
-    return tag >> 3 if kind == LENGTH else 0, stop
+        raise ValueError("unknown wire type")
+    end = file.tell() + length
+    if not number:
+        raise ValueError("field number 0")
+    if end > message_end:
+        raise ValueError("cut short")
+    return number if wire_type == LENGTH_DELIMITED else 0, end
 
 
-def _varint(file: BinaryIO) -> int:
-    """A whole number, seven bits to a byte, the lowest first."""
+def _read_varint(file: BinaryIO) -> int:
+    """An integer of seven bits a byte, the lowest bits first; the eighth bit is set if another byte follows."""
     value = 0
     for shift in range(0, 70, 7):
         byte = file.read(1)
         if not byte:
-            raise ValueError("it is cut short")
-        value |= (byte[0] & 127) << shift
-        if byte[0] < 128:  # noqa: PLR2004 - the eighth bit says that another byte follows
+            raise ValueError("cut short")
+        value |= (byte[0] & 0x7F) << shift
+        if not byte[0] & 0x80:
             return value
-    raise ValueError("not a protocol buffer")
+    raise ValueError("a varint of more than ten bytes")
 
 
-def store_contract(path: Path, contract: Contract) -> None:
-    """Replaces the contract in the ONNX model at `path`; all other bytes stay as they are.
-
-    Raises:
-        InputError: as `metadata`.
-        RunError: the file cannot be written.
-    """
-    read_contract(path)
-    key, value = METADATA_KEY.encode(), contract.to_json().encode()
-    entry = _message(KEY, key) + _message(VALUE, value)
-
-    def write(temporary: Path) -> None:
-        with path.open("rb") as file, temporary.open("wb") as out:
-            size = path.stat().st_size
-            while file.tell() < size:
-                start = file.tell()
-                number, stop = _field(file, size)
-                begin = file.tell()
-                file.seek(start)
-                whole = file.read(stop - start)
-                if number != METADATA or not whole[begin - start :].startswith(_message(KEY, key)):
-                    out.write(whole)
-            out.write(_message(METADATA, entry))
-
-    write_atomically(path, write)
+def _length_delimited(number: int, payload: bytes) -> bytes:
+    """The length-delimited field `number` with `payload`."""
+    return bytes([number << 3 | LENGTH_DELIMITED]) + _varint(len(payload)) + payload
 
 
-def _message(number: int, payload: bytes) -> bytes:
-    """A field of a length and its bytes."""
-    written = bytearray([number << 3 | LENGTH])
-    length = len(payload)
-    while length > 127:  # noqa: PLR2004 - seven bits to a byte
-        written.append(length & 127 | 128)
-        length >>= 7
-    written.append(length)
-    return bytes(written) + payload
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:  # noqa: PLR2004 - the largest value of one byte
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

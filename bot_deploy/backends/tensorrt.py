@@ -14,7 +14,7 @@ from bot_deploy.artifacts import engine_file
 from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
 from bot_deploy.artifacts.engine_file import REEXPORT_HINT
 from bot_deploy.backends import nvidia
-from bot_deploy.backends.nvidia import called, one_line
+from bot_deploy.backends.nvidia import check_cuda, one_line
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError, RunError
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bot_deploy.artifacts import engine_file, onnx_file
+from bot_deploy.artifacts import engine_file, read_contract, write_contract
 from bot_deploy.artifacts.contract import Calibration
 from bot_deploy.choices import TARGET_FALSE_ACCEPT_RATE
 from bot_deploy.datasets import Dataset, open_dataset
@@ -170,9 +170,4 @@ def store_calibration(model: Path, calibration: Calibration) -> None:
         RunError: the file cannot be written.
     """
     check_storable(model)
-    if model.suffix == ".engine":
-        _, sidecar = engine_file.read(model)
-        calibrated = replace(sidecar, contract=replace(sidecar.contract, calibration=calibration))
-        engine_file.write_sidecar(model, calibrated)
-    else:
-        onnx_file.store_contract(model, replace(onnx_file.read_contract(model), calibration=calibration))
+    write_contract(model, replace(read_contract(model), calibration=calibration))

@@ -117,7 +117,7 @@ SPOILS = [
     pytest.param(_drop, "model.engine.json is not beside it", id="no-sidecar"),
     pytest.param(_swap, "it is not run", id="sidecar-of-another"),
     pytest.param(_garble, "not readable", id="sidecar-not-text"),
-    pytest.param(_list, "not the description of an engine", id="sidecar-not-a-dictionary"),
+    pytest.param(_list, "its sidecar is not readable", id="sidecar-not-a-dictionary"),
     pytest.param(_forget, "damaged", id="field-missing"),
     pytest.param(_edit(format=2), "sidecar format 2", id="newer-format"),
     pytest.param(_edit(package="os"), "damaged", id="another-module"),

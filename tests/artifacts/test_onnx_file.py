@@ -59,7 +59,7 @@ def write(path: Path, made: onnx.ModelProto) -> Path:
 
 def test_metadata_is_what_onnx_reads(onnx_file: Path) -> None:
     expected = {entry.key: entry.value for entry in onnx.load(str(onnx_file)).metadata_props}
-    assert reader.metadata(onnx_file) == expected
+    assert reader.read_metadata(onnx_file) == expected
     contract = reader.read_contract(onnx_file)
     assert json.loads(expected["bot_deploy.contract"])["fingerprint"] == contract.fingerprint
     assert contract.size == (128, 64)
@@ -67,8 +67,8 @@ def test_metadata_is_what_onnx_reads(onnx_file: Path) -> None:
 
 def test_odd_metadata(tmp_path: Path) -> None:
     odd = {"": "", "empty": "", "ünïcode": "é\n☃", "long": "x" * 100_000, "zero": "a\0b"}
-    assert reader.metadata(write(tmp_path / "m.onnx", model(graph(tensor()), **odd))) == odd
-    assert reader.metadata(write(tmp_path / "m.onnx", model(graph(tensor())))) == {}
+    assert reader.read_metadata(write(tmp_path / "m.onnx", model(graph(tensor()), **odd))) == odd
+    assert reader.read_metadata(write(tmp_path / "m.onnx", model(graph(tensor())))) == {}
 
 
 def test_the_last_of_two_entries_counts_as_in_the_runtimes(tmp_path: Path) -> None:
@@ -79,11 +79,11 @@ def test_the_last_of_two_entries_counts_as_in_the_runtimes(tmp_path: Path) -> No
         twice.metadata_props.add(key="k", value=value)
     path = write(tmp_path / "m.onnx", twice)
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    assert reader.metadata(path) == {"k": "last"} == session.get_modelmeta().custom_metadata_map
+    assert reader.read_metadata(path) == {"k": "last"} == session.get_modelmeta().custom_metadata_map
 
 
 def test_it_descends_wherever_onnx_allows_a_tensor() -> None:
-    """INSIDE against the descriptors of the onnx package: every way to a TensorProto is in it."""
+    """SUBMESSAGES against the descriptors of the onnx package: every way to a TensorProto is in it."""
     names = {
         "ModelProto": "model",
         "GraphProto": "graph",
@@ -99,7 +99,7 @@ def test_it_descends_wherever_onnx_allows_a_tensor() -> None:
         ways = {f.number: names[f.message_type.name] for f in fields if f.message_type and f.message_type.name in names}
         entries = {f.number: "metadata" for f in fields if proto == "ModelProto" and f.name == "metadata_props"}
         entries |= {f.number: "external" for f in fields if f.name == "external_data"}
-        assert reader.INSIDE[name] == ways | entries
+        assert reader.SUBMESSAGES[name] == ways | entries
     # And none of the other messages in a model holds one of these.
     left, seen = [onnx.ModelProto.DESCRIPTOR], {"ModelProto"}
     while left:
@@ -134,7 +134,7 @@ def test_it_descends_wherever_onnx_allows_a_tensor() -> None:
 def test_no_model(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(data)
     with pytest.raises(InputError, match=r"m\.onnx: not an ONNX model, or damaged") as caught:
-        reader.metadata(tmp_path / "m.onnx")
+        reader.read_metadata(tmp_path / "m.onnx")
     assert "\n" not in str(caught.value)
 
 
@@ -150,10 +150,10 @@ def test_every_cut_that_loses_something_is_noticed(tmp_path: Path) -> None:
     for number in range(len(whole)):
         (tmp_path / "m.onnx").write_bytes(whole[:number])
         if number in ends and onnx.ModelProto.FromString(whole[:number]).HasField("graph"):
-            reader.metadata(tmp_path / "m.onnx")
+            reader.read_metadata(tmp_path / "m.onnx")
         else:
             with pytest.raises(InputError):
-                reader.metadata(tmp_path / "m.onnx")
+                reader.read_metadata(tmp_path / "m.onnx")
 
 
 def test_flipped_bytes_raise_nothing_else(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_flipped_bytes_raise_nothing_else(tmp_path: Path) -> None:
         for bits in (1, 0x80, 0xFF):
             (tmp_path / "m.onnx").write_bytes(whole[:number] + bytes([whole[number] ^ bits]) + whole[number + 1 :])
             try:
-                reader.metadata(tmp_path / "m.onnx")
+                reader.read_metadata(tmp_path / "m.onnx")
             except InputError as error:
                 assert "\n" not in str(error)  # noqa: PT017
 
@@ -181,7 +181,7 @@ def test_work_is_bounded(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(data)
     started = time.process_time()
     with pytest.raises(InputError, match=r"than a model has|cut short"):
-        reader.metadata(tmp_path / "m.onnx")
+        reader.read_metadata(tmp_path / "m.onnx")
     assert time.process_time() - started < 10
 
 
@@ -203,7 +203,7 @@ def _varint(number: int) -> bytes:
 
 def test_depth_is_no_problem(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(nested(5000))
-    assert reader.metadata(tmp_path / "m.onnx") == {}
+    assert reader.read_metadata(tmp_path / "m.onnx") == {}
 
 
 # ---- weights in other files ----
@@ -254,9 +254,9 @@ def test_weights_outside_the_folder_are_refused_wherever_they_hide(
     (tmp_path / "model").mkdir()
     path = write(tmp_path / "model" / "m.onnx", place(tensor("../secret.bin")))
     with pytest.raises(InputError, match=r"'\.\./secret\.bin', outside its own folder"):
-        reader.metadata(path)
+        reader.read_metadata(path)
     (tmp_path / "model" / "beside.bin").write_bytes(VALUES.tobytes())
-    assert reader.metadata(write(path, place(tensor("beside.bin")))) == {}
+    assert reader.read_metadata(write(path, place(tensor("beside.bin")))) == {}
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_ways_out_of_the_folder(tmp_path: Path, location: str) -> None:
     (folder / "linked").symlink_to(tmp_path)
     path = write(folder / "m.onnx", in_initializer(tensor(location)))
     with pytest.raises(InputError, match="outside its own folder; it is refused"):
-        reader.metadata(path)
+        reader.read_metadata(path)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_weights_that_are_no_file_in_the_folder(tmp_path: Path, location: str, s
     (tmp_path / "loop.bin").symlink_to(tmp_path / "loop.bin")
     path = write(tmp_path / "m.onnx", in_initializer(tensor(location)))
     with pytest.raises(InputError, match=said.replace("*", r"\*")):
-        reader.metadata(path)
+        reader.read_metadata(path)
 
 
 def test_weights_beside_the_model_may_be_in_a_folder_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,11 +307,11 @@ def test_weights_beside_the_model_may_be_in_a_folder_there(tmp_path: Path, monke
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "w.bin").write_bytes(VALUES.tobytes())
     path = write(tmp_path / "m.onnx", in_initializer(tensor("parts/w.bin")))
-    assert reader.metadata(path) == {}
+    assert reader.read_metadata(path) == {}
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(session.run(None, {"x": VALUES})[0], 2 * VALUES)
     monkeypatch.chdir(tmp_path)
-    assert reader.metadata(Path("m.onnx")) == {}
+    assert reader.read_metadata(Path("m.onnx")) == {}
 
 
 # ---- as a person meets it ----

@@ -130,7 +130,7 @@ def test_wrong_usage_is_an_error_before_work_begins(
 def test_an_engine_without_tensorrt_is_refused_before_work_begins(
     checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nvidia, "installed", lambda package: False)
+    monkeypatch.setattr(nvidia, "is_installed", lambda package: False)
     result = CliRunner().invoke(export_command, [str(checkpoint_file), "--trt", "--out", str(tmp_path / "out")])
     assert isinstance(result.exception, RunError)
     assert "pip install 'bot-deploy[tensorrt-rtx]'" in str(result.exception)

@@ -267,7 +267,7 @@ def test_package_follows_from_gpu_and_archs(
         return gpu
 
     monkeypatch.setattr(nvidia, "gpu_arch", arch)
-    monkeypatch.setattr(nvidia, "installed", packages.__contains__)
+    monkeypatch.setattr(nvidia, "is_installed", packages.__contains__)
     if isinstance(chosen, str):
         with pytest.raises(RunError, match=chosen):
             to_tensorrt.choose_builder(archs)

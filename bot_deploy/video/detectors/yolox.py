@@ -108,7 +108,7 @@ def _open_network(path: Path, threads: int) -> tuple[Any, tuple[int, int]]:
     """The ONNX Runtime session, and the height and width of its input."""
     if not path.is_file():
         raise InputError(f"{path}: no such detector file; without one, OpenCV's HOG is used", parameter="detector")
-    onnx_file.metadata(path)
+    onnx_file.read_metadata(path)
     try:
         session = open_session(path, "cuda", threads)
     except RunError:
