@@ -1,55 +1,121 @@
-"""`open_embedder(path)`: images to unit vectors, whatever the backend."""
+"""`open_embedder(path)`: a model that turns pictures into embeddings, with any runtime."""
 
 from __future__ import annotations
 
+import sys
+import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from bot_deploy import images
+from bot_deploy import images, runs
+from bot_deploy.artifacts import check_model_file
 from bot_deploy.choices import AUTO_DEVICES, BACKENDS
 from bot_deploy.errors import ImageError, InputError, RunError
 from bot_deploy.machine import available_cores
 from bot_deploy.progress import show_progress
 
 if TYPE_CHECKING:
-    import zipfile
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
+
+    import torch
 
     from bot_deploy.artifacts.contract import Contract
 
 Vectors = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Picture: TypeAlias = "npt.NDArray[Any] | str | Path | zipfile.Path | Image.Image | torch.Tensor"
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """A model ready to run, with the contract it was exported under."""
+    """A model ready to run, with its contract."""
 
     contract: Contract
-    backend: str  # what runs it, in words
+    backend: str  # runtime and device, for messages
     run: Callable[[images.Pixels], Vectors]  # uint8 [N, height, width, 3] -> [N, dim]
-    batch: int = 32  # images that `embed` runs at once; more fall out of a CPU's cache
+    batch: int = 32  # images per run; larger batches no longer fit the cache of a CPU
 
-    def embed(self, pictures: Sequence[images.Pixels | str | Path]) -> Vectors:
-        """Unit vectors float32 [N, dim] of `pictures`: uint8 RGB [H, W, 3] arrays of any size, or files.
+    @overload
+    def embed(
+        self,
+        pictures: Picture | Iterable[Picture],
+        color: Literal["RGB", "BGR"] = "RGB",
+        on_error: Literal["raise"] = "raise",
+    ) -> Vectors: ...
+
+    @overload
+    def embed(
+        self,
+        pictures: Picture | Iterable[Picture | None],
+        color: Literal["RGB", "BGR"] = "RGB",
+        *,
+        on_error: Literal["skip"],
+    ) -> tuple[Vectors, Mask]: ...
+
+    def embed(
+        self,
+        pictures: Picture | Iterable[Picture | None],
+        color: Literal["RGB", "BGR"] = "RGB",
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> Vectors | tuple[Vectors, Mask]:
+        """Unit vectors float32 [N, dim] of one or many pictures of any size.
+
+        Args:
+            pictures: one picture or many. A picture is a uint8 array [H, W, 3], a path, a PIL image or a torch tensor
+                (uint8 [3, H, W] or [H, W, 3]). An array [N, H, W, 3] or a tensor with four dimensions is N pictures.
+            color: the channel order of arrays and tensors. OpenCV, and so most trackers, hold BGR; the wrong order
+                costs a cosine of 0.4 on a real crop. Files and PIL images carry their own order.
+            on_error: "raise", or "skip" to leave a zero row for each picture that is not usable: an empty crop,
+                a broken file, None, a wrong dtype or shape.
+
+        Returns:
+            vectors [N, dim], where one picture is [1, dim]; with `on_error="skip"` a pair of vectors and a mask,
+            bool [N], which is False for the zero rows.
 
         Raises:
-            ImageError: a file that is not an image, an array that is not uint8 RGB.
+            ImageError: a picture that is not usable; the message begins with its index.
+            InputError: another `color` or `on_error`.
         """
-        ready = [self._sized(picture, number) for number, picture in enumerate(pictures)]
-        batches = [self.run(np.stack(ready[start : start + self.batch])) for start in range(0, len(ready), self.batch)]
-        return np.concatenate(batches) if batches else np.empty((0, self.contract.dim), np.float32)
+        if color not in {"RGB", "BGR"}:
+            raise InputError(f"color is 'RGB' or 'BGR', not {color!r}", parameter="color")
+        if on_error not in {"raise", "skip"}:
+            raise InputError(f"on_error is 'raise' or 'skip', not {on_error!r}", parameter="on_error")
+        ready: list[images.Pixels | ImageError] = []
+        for index, picture in enumerate(_as_sequence(pictures)):
+            try:
+                ready.append(images.resize(_pixels(picture, color), self.contract.size))
+            except ImageError as error:
+                if on_error == "raise":
+                    raise ImageError(f"image {index}: {error}") from None
+                ready.append(error)
+        vectors, errors = self._run_batches(ready, len(ready))
+        if on_error == "raise":
+            return vectors
+        return vectors, np.array([error is None for error in errors], np.bool_)
 
     def embed_files(
         self, paths: Sequence[Path | zipfile.Path], label: str | None = "embedding"
     ) -> tuple[Vectors, list[ImageError | None]]:
-        """Vectors [N, dim] of all `paths`, and for each path None or why it is no image (its row is zero)."""
-        vectors = np.zeros((len(paths), self.contract.dim), np.float32)
-        errors: list[ImageError | None] = [None] * len(paths)
+        """Vectors [N, dim] of the files `paths`, and the errors [N]: None, or why the row is zero.
+
+        Threads read the files ahead. A progress bar shows `label`; None shows no bar.
+        """
+        loaded = images.read_many(paths, self.contract.size, max(4, available_cores()))
+        return self._run_batches(show_progress(loaded, label, len(paths)), len(paths))
+
+    def _run_batches(
+        self, pictures: Iterable[images.Pixels | ImageError], count: int
+    ) -> tuple[Vectors, list[ImageError | None]]:
+        """Vectors [count, dim] of `pictures` of the model's size, and the errors among them; their rows are zero."""
+        vectors = np.zeros((count, self.contract.dim), np.float32)
+        errors: list[ImageError | None] = [None] * count
         rows: list[int] = []
         batch: list[images.Pixels] = []
 
@@ -59,10 +125,7 @@ class Embedder:
             rows.clear()
             batch.clear()
 
-        loaded: Iterable[images.Pixels | ImageError] = images.read_many(
-            paths, self.contract.size, max(4, available_cores())
-        )
-        for row, picture in enumerate(show_progress(loaded, label, len(paths))):
+        for row, picture in enumerate(pictures):
             if isinstance(picture, ImageError):
                 errors[row] = picture
                 continue
@@ -73,48 +136,87 @@ class Embedder:
         flush()
         return vectors, errors
 
-    def _sized(self, picture: images.Pixels | str | Path, number: int) -> images.Pixels:
-        if isinstance(picture, str | Path):
-            return images.read_resized(picture, self.contract.size)
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:  # noqa: PLR2004
-            raise ImageError(
-                f"image {number}: {picture.dtype} {picture.shape}; give uint8 RGB [H, W, 3], not normalised "
-                "(the model normalises by itself)"
-            )
-        return images.resize(picture, self.contract.size)
+
+def _as_sequence(pictures: object) -> Iterable[object]:
+    """One picture as a list of one; many as they are."""
+    if isinstance(pictures, np.ndarray) or _is_tensor(pictures):
+        return pictures if pictures.ndim == 4 else [pictures]  # type: ignore[attr-defined,return-value] # noqa: PLR2004
+    one = (str, Path, zipfile.Path, Image.Image, bytes, bytearray, Mapping)
+    return pictures if isinstance(pictures, Iterable) and not isinstance(pictures, one) else [pictures]
 
 
-def open_embedder(path: str | Path, device: str = "auto", *, threads: int = 0, batch: int = 0) -> Embedder:
-    """The model in `path`: an .onnx, an .engine, or a .pt checkpoint of ours.
+def _is_tensor(picture: object) -> bool:
+    torch = sys.modules.get("torch")  # a tensor exists only where its user has imported torch
+    return torch is not None and isinstance(picture, torch.Tensor)
 
-    Args:
-        path: the model.
-        device: one of `choices.DEVICES`; "auto" takes the first of `choices.AUTO_DEVICES` that works.
-        threads: of the CPU; 0 for as many as this process may use.
-        batch: images that `embed` runs at once; 0 for the backend's own choice.
+
+def _pixels(picture: object, color: str) -> images.Pixels:
+    """One picture as uint8 RGB [H, W, 3].
 
     Raises:
-        InputError: no such file, not a model of ours, or damaged; no such device.
-        RunError: the runtime it needs is not installed; the message names what to install.
+        ImageError: not a usable picture.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: a folder; name the model in it, such as {path / 'model.onnx'}")
-    if not path.is_file():
-        raise InputError(f"{path}: no such model file; `bot export` writes one")
-    backends = BACKENDS.get(path.suffix)
-    if backends is None:
-        raise InputError(f"{path}: models end in {' or '.join(BACKENDS)}")
+    if isinstance(picture, str | Path | zipfile.Path):
+        return images.read_image(picture)
+    if isinstance(picture, Image.Image):
+        pixels = images.convert_image(picture, "PIL image")
+        if not pixels.size:
+            raise ImageError(f"PIL image of {picture.width}x{picture.height} pixels; an empty crop")
+        return pixels
+    if _is_tensor(picture):
+        picture = _tensor_array(picture)
+    if not isinstance(picture, np.ndarray):
+        raise ImageError(
+            f"{'None' if picture is None else f'a {type(picture).__name__}'} is no picture; give a uint8 array "
+            "[H, W, 3], a path, a PIL image or a torch tensor"
+        )
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:  # noqa: PLR2004
+        raise ImageError(_wrong_array(picture.dtype, picture.shape, f"uint8 {color} [H, W, 3]"))
+    return picture[..., ::-1] if color == "BGR" else picture
+
+
+def _tensor_array(tensor: Any) -> npt.NDArray[Any]:
+    """A uint8 tensor [3, H, W] or [H, W, 3] as an array [H, W, 3]; [3, H, W] where both are possible."""
+    shape = tuple(tensor.shape)
+    if str(tensor.dtype) != "torch.uint8" or len(shape) != 3 or 3 not in {shape[0], shape[2]} or not tensor.numel():  # noqa: PLR2004
+        raise ImageError(_wrong_array(tensor.dtype, shape, "uint8 [3, H, W] or [H, W, 3]"))
+    array: npt.NDArray[Any] = tensor.detach().cpu().numpy()
+    return array.transpose(1, 2, 0) if shape[0] == 3 else array  # noqa: PLR2004
+
+
+def _wrong_array(dtype: object, shape: tuple[int, ...], wanted: str) -> str:
+    empty = "an empty crop; " if 0 in shape else ""
+    return f"{dtype} {shape}; {empty}give {wanted}, not normalised (the model normalises by itself)"
+
+
+def open_embedder(
+    path: str | Path | None = None, device: str = "auto", *, threads: int = 0, batch: int = 0
+) -> Embedder:
+    """The model in `path`: an .onnx, an .engine, or a .pt checkpoint.
+
+    Args:
+        path: the model; None for the newest model.onnx under runs/.
+        device: one of `choices.DEVICES`; "auto" takes the first of `choices.AUTO_DEVICES` that works.
+        threads: number of CPU threads; 0 for as many as this process may use.
+        batch: images per run; 0 for the backend's own choice.
+
+    Raises:
+        InputError: no such file, not a model of bot_deploy, or damaged; no such device.
+        RunError: the runtime is not installed, or the device does not work; the message names what to install.
+    """
+    path = runs.newest_model() if path is None else Path(path)
+    check_model_file(path)
+    backends = BACKENDS[path.suffix]
     if device != "auto" and device not in backends:
         raise InputError(f"{path}: cannot run on {device!r}; choose auto, {', '.join(backends)}")
-    wanted = [name for name in AUTO_DEVICES if name in backends] if device == "auto" else [device]
+    devices = [name for name in AUTO_DEVICES if name in backends] if device == "auto" else [device]
     failures: list[RunError] = []
-    for name in wanted:
+    for name in devices:
         try:
-            opened: Embedder = import_module(f"bot_deploy.backends.{backends[name]}").open_model(
+            embedder: Embedder = import_module(f"bot_deploy.backends.{backends[name]}").open_model(
                 path, name, threads or available_cores()
             )
-            return replace(opened, batch=batch or opened.batch)
+            return replace(embedder, batch=batch or embedder.batch)
         except RunError as error:
             failures.append(error)
     raise failures[0]

@@ -1,13 +1,13 @@
-"""Bytes to uint8 RGB [H, W, 3]: the only decode and the only resize of the project."""
+"""Pictures to uint8 RGB arrays [H, W, 3]: the only decoder and the only resize of the project."""
 
 from __future__ import annotations
 
 import io
 import os
 import struct
-import warnings
 import zipfile
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,9 @@ Pixels = npt.NDArray[np.uint8]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 100_000_000
-JPEG_END = b"\xff\xd9"  # after the header it occurs nowhere else in one
-TURNS = {  # by EXIF orientation
+TOO_LARGE = "over 100 megapixels; crop or shrink it first"
+JPEG_END = b"\xff\xd9"  # the last bytes of a JPEG; they occur nowhere else after its header
+TRANSPOSES = {  # EXIF orientation -> what turns the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -35,17 +36,15 @@ TURNS = {  # by EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-TRANSPARENT = (128, 128, 128)  # what shows through: grey, the least coloured guess
-
-# Damaged EXIF and the like: the pixels decide. One filter, because catch_warnings is not safe in threads.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+BACKGROUND = (128, 128, 128)  # shows through transparent pixels; grey favours no colour
+READ_AHEAD = 32  # pictures that each thread of `read_many` may be ahead of the caller
 
 
 def read_image(path: str | Path | zipfile.Path) -> Pixels:
-    """The image in the file at `path` (on disk or in a zip), upright, as uint8 RGB [H, W, 3].
+    """The picture in the file at `path` (on disk or in a zip), upright, as uint8 RGB [H, W, 3].
 
     Raises:
-        ImageError: the file is missing, empty, truncated, corrupt, over 100 megapixels or no image.
+        ImageError: the file is missing, empty, truncated, corrupt, over 100 megapixels or not a picture.
     """
     try:
         data = (Path(path) if isinstance(path, str) else path).read_bytes()
@@ -56,59 +55,87 @@ def read_image(path: str | Path | zipfile.Path) -> Pixels:
 
 
 def decode_image(data: bytes, name: str) -> Pixels:
-    """An encoded image as uint8 RGB [H, W, 3]; EXIF orientation applied. `name` is for the error."""
+    """The encoded picture `data` as uint8 RGB [H, W, 3], turned upright by its EXIF orientation.
+
+    Raises:
+        ImageError: as `read_image`; the message begins with `name`.
+    """
     if not data:
         raise ImageError(f"{name}: the file is empty")
-    try:
+    with _named_errors(name):
         stream = io.BytesIO(data)
         with Image.open(stream, formats=FORMATS) as image:
-            small = image.width * image.height <= MAX_PIXELS
-            if small and image.format == "JPEG" and JPEG_END not in data[stream.tell() :]:
-                raise ImageError(f"{name}: corrupt or truncated (the JPEG has no end)")  # libjpeg makes the rest grey
-            pixels = np.asarray(_rgb(_upright(image))) if small else None
+            # libjpeg would make the missing rest grey.
+            if image.format == "JPEG" and _is_small(image) and JPEG_END not in data[stream.tell() :]:
+                raise ImageError(f"{name}: corrupt or truncated (the JPEG has no end)")
+            return _pixels(image)
+
+
+def convert_image(image: Image.Image, name: str) -> Pixels:
+    """A PIL image of any mode as uint8 RGB [H, W, 3], turned upright by its EXIF orientation.
+
+    Raises:
+        ImageError: as `read_image`; the message begins with `name`.
+    """
+    with _named_errors(name):
+        return _pixels(image)
+
+
+@contextmanager
+def _named_errors(name: str) -> Iterator[None]:
+    """Turns every error of Pillow into an ImageError that begins with `name`."""
+    try:
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        pixels = None
+        raise ImageError(f"{name}: {TOO_LARGE}") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not a JPEG, PNG, WebP or BMP image") from None
     except (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, Warning) as error:
         raise ImageError(f"{name}: corrupt or truncated ({error})") from None
     except MemoryError:
         raise ImageError(f"{name}: does not fit in memory") from None
-    if pixels is None:
-        raise ImageError(f"{name}: over 100 megapixels; crop or shrink it first")
-    return pixels
+
+
+def _is_small(image: Image.Image) -> bool:
+    return image.width * image.height <= MAX_PIXELS
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    if not _is_small(image):
+        raise Image.DecompressionBombError
+    return np.asarray(_rgb(_upright(image)))
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # first, so that whatever fails below is EXIF and not pixels
+    image.load()  # first, so that later errors come from EXIF and not from pixels
     try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        transpose = TRANSPOSES.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001 - damaged EXIF raises anything; the pixels decide
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        transpose = None
+    return image if transpose is None else image.transpose(transpose)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it to white
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        shown = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", shown.size, (*TRANSPARENT, 255)), shown).convert("RGB")
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (*BACKGROUND, 255)), rgba).convert("RGB")
     return image.convert("RGB")
 
 
 def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """`image` uint8 [H, W, 3] scaled to `size` = (height, width), aspect ratio not kept (as in the paper)."""
+    """`image` uint8 [H, W, 3], scaled to `size` = (height, width); the aspect ratio may change (as in the paper)."""
     height, width = size
     if image.shape[:2] == size:
         return image
-    # Antialiased bilinear: of seven kernels the one whose embeddings change least when a real crop moves by a pixel,
-    # none ranks better beyond noise, and it is what other toolkits trained with; see benchmarks/README.md.
+    # Of seven kernels, antialiased bilinear changes the embeddings least when a real crop moves by one pixel. No kernel
+    # ranks better beyond noise, and other toolkits train with this one; see benchmarks/README.md.
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def read_resized(path: str | Path | zipfile.Path, size: tuple[int, int]) -> Pixels:
-    """`read_image`, then `resize`."""
+    """The picture in the file at `path`, scaled to `size` = (height, width); see `read_image` and `resize`."""
     return resize(read_image(path), size)
 
 
@@ -147,11 +174,11 @@ def walk_images(folder: str | Path, suffixes: frozenset[str] = SUFFIXES) -> Iter
 def read_many(
     paths: Iterable[str | Path | zipfile.Path], size: tuple[int, int], workers: int = 4
 ) -> Iterator[Pixels | ImageError]:
-    """`read_resized` of each path in order, a few ahead in threads; a bad file yields its error instead of raising."""
+    """Yields `read_resized` of each path in order, or the error of a broken file; `workers` threads read ahead."""
     from collections import deque
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    def one(path: str | Path | zipfile.Path) -> Pixels | ImageError:
+    def read(path: str | Path | zipfile.Path) -> Pixels | ImageError:
         try:
             return read_resized(path, size)
         except ImageError as error:
@@ -160,8 +187,8 @@ def read_many(
     ahead: deque[Future[Pixels | ImageError]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for path in paths:
-            ahead.append(pool.submit(one, path))
-            if len(ahead) >= 32 * workers:
+            ahead.append(pool.submit(read, path))
+            if len(ahead) >= READ_AHEAD * workers:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

@@ -136,8 +136,7 @@ def demo(
     if as_json and events == Path("-"):
         raise InputError("--json and --events - both write to stdout; give the events a file")
     _end_cleanly_on_signals()
-    if model is None:
-        model = runs.newest_file("model.onnx", "`bot export` writes one, or name it with --model")
+    model = model or runs.newest_model()
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     person_detector = open_detector(
         detector,

@@ -65,8 +65,7 @@ def index(
         import faiss  # noqa: F401 - a missing FAISS is an error before a long indexing run
     table = galleries.read_metadata(metadata) if metadata else None
     galleries.check_folder(folder)
-    if model is None:
-        model = runs.newest_file("model.onnx", "`bot export` writes one, or name it with --model")
+    model = model or runs.newest_model()
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
     document: dict[str, object] = {"gallery": out, "model": str(model)}

@@ -108,8 +108,7 @@ def match(
         "since": _parse_time(since, "since"),
         "until": _parse_time(until, "until"),
     }
-    if model is None:
-        model = runs.newest_file("model.onnx", "`bot export` writes one, or name it with --model")
+    model = model or runs.newest_model()
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
     queries, broken_queries = _read_queries(

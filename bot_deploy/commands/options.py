@@ -11,19 +11,21 @@ from bot_deploy.choices import DEVICES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-OPTIONS = (
+RUNTIME_OPTIONS = (
     click.option(
-        "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="What runs the model."
+        "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Device that runs the model."
     ),
-    click.option("--threads", type=click.IntRange(min=0), default=0, help="Of the CPU; all that are there by default."),
     click.option(
-        "--batch", type=click.IntRange(min=0), default=0, help="Images run at once; the backend's by default."
+        "--threads", type=click.IntRange(min=0), default=0, help="Number of CPU threads; default: all available."
+    ),
+    click.option(
+        "--batch", type=click.IntRange(min=0), default=0, help="Images per run; default: the backend's own choice."
     ),
 )
 
 
 def runtime(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --device, --threads and --batch, as `open_embedder` takes them."""
-    for option in reversed(OPTIONS):
+    """Adds --device, --threads and --batch, which `open_embedder` takes."""
+    for option in reversed(RUNTIME_OPTIONS):
         verb = option(verb)
     return verb
