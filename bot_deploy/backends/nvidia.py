@@ -1,4 +1,4 @@
-"""CUDA, and the two packages that build and run TensorRT engines: `tensorrt` and `tensorrt-rtx`."""
+"""The CUDA runtime, and the packages that build and run TensorRT engines: `tensorrt` and `tensorrt-rtx`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from bot_deploy.artifacts.engine_file import PACKAGE_MODULES
 from bot_deploy.errors import RunError
 
 
-def installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
     return find_spec(PACKAGE_MODULES[package]) is not None
 
 
 @cache
 def load(package: str) -> tuple[Any, Any]:
-    """The module of `package`, and a logger for it whose `errors` collect what went wrong.
+    """The module of `package`, and a logger that collects the module's error messages in `errors`.
 
     Raises:
-        RunError: it is not installed, or does not load.
+        RunError: the package is not installed, or does not load.
     """
     try:
         trt = import_module(PACKAGE_MODULES[package])
     except ModuleNotFoundError:
         raise RunError(f"{package} is not installed; pip install 'bot-deploy[{package}]'") from None
-    except (ImportError, OSError, RuntimeError) as error:  # a library of CUDA's that is not there
+    except (ImportError, OSError, RuntimeError) as error:  # a CUDA library is missing
         raise RunError(
             f"{package} does not load ({one_line([str(error)])}); pip install 'bot-deploy[{package}]' again"
         ) from None
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-        """The first logger of a process gets the messages of all, so there is only one."""
+        """TensorRT sends all messages of a process to its first logger, so there is only one."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -46,19 +46,19 @@ def load(package: str) -> tuple[Any, Any]:
 
 
 def gpu_arch() -> str:
-    """What the GPU that CUDA takes first is, such as "sm89" for compute capability 8.9.
+    """The architecture of CUDA's first GPU, such as "sm89" for compute capability 8.9.
 
     Raises:
-        RunError: there is none, or the package that asks for it is not installed.
+        RunError: no GPU, or the package cuda-bindings is not installed.
     """
     cuda = load_cuda()
     error, count = cuda.cudaGetDeviceCount()
     if int(error) or not count:
-        words = cuda.cudaGetErrorString(error)[1].decode() if int(error) else "none is visible"
-        raise RunError(f"no NVIDIA GPU that CUDA can use ({words}); a missing or old driver looks like this, too")
-    names = cuda.cudaDeviceAttr
-    major = called(cuda, cuda.cudaDeviceGetAttribute(names.cudaDevAttrComputeCapabilityMajor, 0))
-    minor = called(cuda, cuda.cudaDeviceGetAttribute(names.cudaDevAttrComputeCapabilityMinor, 0))
+        reason = cuda.cudaGetErrorString(error)[1].decode() if int(error) else "none is visible"
+        raise RunError(f"no NVIDIA GPU that CUDA can use ({reason}); a missing or old driver has the same symptom")
+    attributes = cuda.cudaDeviceAttr
+    major = check_cuda(cuda, cuda.cudaDeviceGetAttribute(attributes.cudaDevAttrComputeCapabilityMajor, 0))
+    minor = check_cuda(cuda, cuda.cudaDeviceGetAttribute(attributes.cudaDevAttrComputeCapabilityMinor, 0))
     return f"sm{major}{minor}"
 
 
@@ -70,19 +70,19 @@ def load_cuda() -> Any:
         raise RunError("cuda-bindings is not installed; pip install 'bot-deploy[tensorrt]' or [tensorrt-rtx]") from None
 
 
-def called(cuda: Any, result: tuple[Any, ...]) -> Any:
-    """What a function of the CUDA runtime returned besides its error code.
+def check_cuda(cuda: Any, result: tuple[Any, ...]) -> Any:
+    """The value in `result`, which a function of the CUDA runtime returned with an error code.
 
     Raises:
-        RunError: it failed.
+        RunError: the code is an error.
     """
     error, *values = result
     if int(error):
-        words = cuda.cudaGetErrorString(error)[1].decode()
-        raise RunError(f"CUDA: {words}; `nvidia-smi` shows the GPU's state and memory")
+        reason = cuda.cudaGetErrorString(error)[1].decode()
+        raise RunError(f"CUDA: {reason}; `nvidia-smi` shows the GPU's state and memory")
     return values[0] if values else None
 
 
-def one_line(words: list[str]) -> str:
-    """Messages of a library as a part of one of ours."""
-    return "; ".join(" ".join(message.split()) for message in words) or "it does not say why"
+def one_line(messages: list[str]) -> str:
+    """The messages of a library on one line."""
+    return "; ".join(" ".join(message.split()) for message in messages) or "without a message"

@@ -1,4 +1,4 @@
-"""ONNX Runtime: CPU, or CUDA and TensorRT with onnxruntime-gpu."""
+"""ONNX Runtime: on the CPU, or with CUDA or TensorRT (package onnxruntime-gpu)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bot_deploy.artifacts import read_contract
 from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
-from bot_deploy.artifacts.onnx_file import read_contract
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError, RunError
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
-# device -> providers, the first of which must work; the others run what it cannot
+# device -> execution providers: the first must work, the others run the operators that the first one lacks
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
-# TF32 has ten bits of float32's twenty-three: float32 is to be what it was in training.
-OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+# TF32 keeps ten of float32's twenty-three mantissa bits; without it, embeddings are those of PyTorch.
+PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 
-REPAIR = "use --device cpu, or repair CUDA (`pip install 'onnxruntime-gpu[cuda,cudnn]'` brings its libraries)"
-# It would quantise, by one scale for all channels, the very layers that an INT8 export left in float32.
+CUDA_HINT = "use the device cpu, or repair CUDA (`pip install 'onnxruntime-gpu[cuda,cudnn]'` brings its libraries)"
+# It would quantise the layers that an INT8 export leaves in float32, with one scale for all channels.
 DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
 
 
@@ -45,7 +45,8 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
         except Exception as error:  # noqa: BLE001 - its error classes have no common base but Exception
             raise RunError(
                 f"ONNX Runtime failed on {len(batch)} images ({first_line(error)}); if its memory was too small, try "
-                "a smaller --batch"
+                "a smaller batch",
+                parameter="batch",
             ) from None
 
     name = f"ONNX Runtime {__version__} {PROVIDERS[device][0].removesuffix('ExecutionProvider')}"
@@ -53,46 +54,49 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
 
 
 def open_session(path: Path, device: str, threads: int) -> InferenceSession:
-    """The graph in `path`, whatever it is of, on `device` and nowhere else.
+    """A session that runs the ONNX graph at `path` on `device`, a key of PROVIDERS, and on no other.
 
     Raises:
-        InputError: ONNX Runtime cannot read it.
-        RunError: it is not installed, or not for this device, or finds none.
+        InputError: ONNX Runtime cannot read the file.
+        RunError: ONNX Runtime is not installed, does not support the device, or does not find it.
     """
     try:
         import onnxruntime as ort
     except ModuleNotFoundError:
         raise RunError(
-            "ONNX Runtime is not installed; `pip install 'bot-deploy[cpu]'`, or [gpu] where there is an NVIDIA GPU"
+            "ONNX Runtime is not installed; `pip install 'bot-deploy[cpu]'`, or [gpu] on a machine with an NVIDIA GPU"
         ) from None
     providers = PROVIDERS[device]
     if providers[0] not in ort.get_available_providers():
         raise RunError(
-            f"this ONNX Runtime has no {device}; `pip install 'bot-deploy[gpu]'` (after removing onnxruntime)"
+            f"this ONNX Runtime does not support {device}; `pip install 'bot-deploy[gpu]'` (after removing onnxruntime)"
         )
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # its warnings are about its own optimiser
+    options.log_severity_level = 3  # errors only; its warnings are about its own optimiser
     options.intra_op_num_threads = threads
-    # INT8 products overflow on CPUs without VNNI; slower kernels there give what every other CPU gives.
+    # On CPUs without VNNI the fast INT8 kernels overflow; the slower ones give the results of all other CPUs.
     options.add_session_config_entry("session.x64quantprecision", "1")
     if device != "cpu" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls(msvc=False)  # those that pip installed, which nothing else finds
+        ort.preload_dlls(msvc=False)  # the libraries that pip installed; the loader does not find them
     try:
         session = ort.InferenceSession(
             str(path),
             options,
-            providers=[(name, OPTIONS.get(name, {})) for name in providers],
+            providers=[(name, PROVIDER_OPTIONS.get(name, {})) for name in providers],
             disabled_optimizers=DISABLED_OPTIMIZERS,
-            enable_fallback=0,  # which would print on stdout, and run an INT8 graph otherwise than it was verified
+            enable_fallback=0,  # a fallback prints on stdout, and its INT8 kernels are not the verified ones
         )
     except Exception as error:  # noqa: BLE001 - its error classes have no common base but Exception
-        if device != "cpu":  # the same graph on the CPU tells whether it is the graph's fault
-            raise RunError(f"ONNX Runtime cannot use {device} ({first_line(error)}); {REPAIR}") from None
+        if device != "cpu":  # whether the graph itself is broken shows on the CPU
+            raise RunError(
+                f"ONNX Runtime cannot use {device} ({first_line(error)}); {CUDA_HINT}", parameter="device"
+            ) from None
         raise InputError(f"{path}: ONNX Runtime cannot open it ({first_line(error)}); export it again") from None
     if session.get_providers()[0] != providers[0]:
-        raise RunError(f"ONNX Runtime found no usable {device} device or libraries; {REPAIR}")
+        raise RunError(f"ONNX Runtime found no usable {device} device or libraries; {CUDA_HINT}", parameter="device")
     return session
 
 
 def first_line(error: Exception) -> str:
+    """The first line of the message of `error`, at most 200 characters."""
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -33,8 +33,8 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
     """See `bot_deploy.embedder.open_embedder`.
 
     Raises:
-        InputError: the sidecar is missing, or its hash, package version or GPUs do not fit.
-        RunError: there is no GPU, or the engine's package is not installed.
+        InputError: the sidecar is missing, or the hash, package version or GPU does not match it.
+        RunError: no GPU, or the engine's package is not installed.
     """
     del device, threads  # always the GPU
     data, sidecar = engine_file.read(path)
@@ -48,7 +48,7 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
     if arch not in sidecar.archs:
         raise InputError(
             f"{path}: built for {', '.join(sidecar.archs)}, but the GPU is {arch}; {REEXPORT_HINT} on this machine, "
-            f"or with --gpu-arch {arch}"
+            f"or with `bot export --trt --gpu-arch {arch}`"
         )
     engine = _deserialized(trt, logger, data, path)
     _check_shapes(engine, sidecar.contract, path)
@@ -68,64 +68,64 @@ def _deserialized(trt: Any, logger: Any, data: bytes, path: Path) -> Any:
 
 def _check_shapes(engine: Any, contract: Contract, path: Path) -> None:
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    found = {name: tuple(engine.get_tensor_shape(name)) for name in names}
-    wanted = {INPUT_NAME: (-1, contract.height, contract.width, 3), OUTPUT_NAME: (-1, contract.dim)}
-    # A profile of one size makes the first dimension a number.
-    if {name: shape[1:] for name, shape in found.items()} != {name: shape[1:] for name, shape in wanted.items()}:
-        raise InputError(f"{path}: it takes and gives {found}, not what its contract says; {REEXPORT_HINT}")
+    shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
+    # The batch size is not compared: it is -1, or a number where the profile has only one size.
+    expected = {INPUT_NAME: (contract.height, contract.width, 3), OUTPUT_NAME: (contract.dim,)}
+    if {name: shape[1:] for name, shape in shapes.items()} != expected:
+        raise InputError(f"{path}: its inputs and outputs are {shapes}, not what its contract says; {REEXPORT_HINT}")
 
 
 class Runner:
     """An engine with its buffers on the GPU; one batch runs at a time.
 
-    TensorRT gets a context of its own and a CUDA graph for each batch size up to the profile's best, where launching
-    kernels takes longer than computing; TensorRT-RTX makes such graphs by itself.
+    TensorRT gets an execution context and a CUDA graph for each batch size up to the size the engine is tuned for:
+    for such sizes, launching kernels takes longer than computing. TensorRT-RTX makes CUDA graphs itself.
     """
 
     def __init__(self, trt: Any, cuda: Any, engine: Any, sidecar: Sidecar) -> None:
         self.trt, self.cuda, self.engine = trt, cuda, engine
-        self.least, self.best, self.most = sidecar.profile
+        self.min_batch, self.tuned_batch, self.max_batch = sidecar.profile
         self.size, self.dim = sidecar.contract.size, sidecar.contract.dim
-        self.graphs: dict[int, Any] = {}  # batch size -> its captured pass; None where that is not possible
-        self.contexts: dict[int, Any] = {}  # batch size -> its context; 0 for all the others
+        self.graphs: dict[int, Any] = {}  # batch size -> its CUDA graph; None if it cannot be captured
+        self.contexts: dict[int, Any] = {}  # batch size -> its context; 0 for all larger sizes
         self.lock = threading.Lock()
-        self.held = ExitStack()
-        weakref.finalize(self, self.held.close)
-        self.stream = self._hold(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking), cuda.cudaStreamDestroy)
-        self.pixels, self.device_pixels = self._buffers(np.dtype(np.uint8), (self.most, *self.size, 3))
-        self.vectors, self.device_vectors = self._buffers(np.dtype(np.float32), (self.most, self.dim))
-        self.own_graphs = not hasattr(trt, "CudaGraphStrategy")
-        if self.own_graphs:
+        self.cleanup = ExitStack()
+        weakref.finalize(self, self.cleanup.close)
+        self.stream = self._own(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking), cuda.cudaStreamDestroy)
+        self.pixels, self.device_pixels = self._buffers(np.dtype(np.uint8), (self.max_batch, *self.size, 3))
+        self.vectors, self.device_vectors = self._buffers(np.dtype(np.float32), (self.max_batch, self.dim))
+        self.captures_graphs = not hasattr(trt, "CudaGraphStrategy")
+        if self.captures_graphs:
             self.scratch = max(engine.device_memory_size_v2, 1)
-            self.device_scratch = self._hold(cuda.cudaMalloc(self.scratch), cuda.cudaFree)
+            self.device_scratch = self._own(cuda.cudaMalloc(self.scratch), cuda.cudaFree)
 
     def run(self, batch: Pixels) -> Vectors:
         """Vectors float32 [N, dim] of `batch` uint8 [N, height, width, 3], any N."""
         out = np.empty((len(batch), self.dim), np.float32)
         with self.lock:
-            for start in range(0, len(batch), self.most):
-                part = batch[start : start + self.most]
+            for start in range(0, len(batch), self.max_batch):
+                part = batch[start : start + self.max_batch]
                 out[start : start + len(part)] = self._pass(part)
         return out
 
     def _pass(self, images: Pixels) -> Vectors:
-        """Vectors of at most `most` images; a view that the next pass overwrites."""
-        cuda, size = self.cuda, max(len(images), self.least)
+        """Vectors of at most `max_batch` images; a view that the next pass overwrites."""
+        cuda, size = self.cuda, max(len(images), self.min_batch)
         self.pixels[: len(images)] = images
         self.pixels[len(images) : size] = 0
         graph = self.graphs.get(size)
         if graph is None:
             self._enqueue(size)
         else:
-            called(cuda, cuda.cudaGraphLaunch(graph, self.stream))
-        called(cuda, cuda.cudaStreamSynchronize(self.stream))
-        if self.own_graphs and size <= self.best and size not in self.graphs:
-            # Only now: the first pass of a shape also updates the context, which must not be captured.
+            check_cuda(cuda, cuda.cudaGraphLaunch(graph, self.stream))
+        check_cuda(cuda, cuda.cudaStreamSynchronize(self.stream))
+        if self.captures_graphs and size <= self.tuned_batch and size not in self.graphs:
+            # After the first pass of a shape, which also updates the context: that must not be captured.
             self.graphs[size] = self._captured(size)
         return self.vectors[: len(images)]
 
     def _enqueue(self, size: int) -> None:
-        """Puts copy, inference and copy of `size` images on the stream."""
+        """Puts the work for `size` images on the stream: copy to the GPU, inference, copy back."""
         kinds, context = self.cuda.cudaMemcpyKind, self._context(size)
         pixels, vectors = self.pixels[:size], self.vectors[:size]
         self._copy(self.device_pixels, pixels.ctypes.data, pixels.nbytes, kinds.cudaMemcpyHostToDevice)
@@ -134,11 +134,11 @@ class Runner:
         self._copy(vectors.ctypes.data, self.device_vectors, vectors.nbytes, kinds.cudaMemcpyDeviceToHost)
 
     def _copy(self, target: int, source: int, count: int, kind: Any) -> None:
-        called(self.cuda, self.cuda.cudaMemcpyAsync(target, source, count, kind, self.stream))
+        check_cuda(self.cuda, self.cuda.cudaMemcpyAsync(target, source, count, kind, self.stream))
 
     def _context(self, size: int) -> Any:
-        """A context set to `size` images. A captured one must not be changed, so those of small batches stay."""
-        small = self.own_graphs and size <= self.best
+        """A context set to `size` images; small sizes keep their own, since a captured context must not change."""
+        small = self.captures_graphs and size <= self.tuned_batch
         key = size if small else 0
         new = key not in self.contexts
         if new:
@@ -149,16 +149,16 @@ class Runner:
 
     def _new_context(self) -> Any:
         trt, engine = self.trt, self.engine
-        if self.own_graphs:
-            # One stream, so the contexts never run at once and can share the memory for activations.
+        if self.captures_graphs:
+            # All contexts use one stream, so they never run at once and can share the memory for activations.
             context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         else:
             config = engine.create_runtime_config()
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             context = engine.create_execution_context(config)
         if context is None:
-            raise RunError(f"{trt.__name__} cannot set up the engine; `nvidia-smi` shows what else holds GPU memory")
-        if self.own_graphs:
+            raise RunError(f"{trt.__name__} cannot set up the engine; `nvidia-smi` shows who uses the GPU")
+        if self.captures_graphs:
             context.set_device_memory(self.device_scratch, self.scratch)
         for name, address in ((INPUT_NAME, self.device_pixels), (OUTPUT_NAME, self.device_vectors)):
             if not context.set_tensor_address(name, address):
@@ -170,10 +170,10 @@ class Runner:
             raise RunError(f"{self.trt.__name__} does not take a batch of {size}; {REEXPORT_HINT}")
 
     def _captured(self, size: int) -> Any:
-        """The pass of `size` images as an executable graph, or None where it cannot be captured."""
+        """The pass of `size` images as an executable CUDA graph, or None if it cannot be captured."""
         cuda = self.cuda
         mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        called(cuda, cuda.cudaStreamBeginCapture(self.stream, mode))
+        check_cuda(cuda, cuda.cudaStreamBeginCapture(self.stream, mode))
         try:
             self._enqueue(size)
         except RunError:
@@ -186,19 +186,19 @@ class Runner:
         cuda.cudaGraphDestroy(graph)
         if int(error):
             return None
-        self.held.callback(cuda.cudaGraphExecDestroy, executable)
+        self.cleanup.callback(cuda.cudaGraphExecDestroy, executable)
         return executable
 
     def _buffers(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[npt.NDArray[Any], int]:
-        """A pinned array on the host, and the address of as many bytes on the GPU."""
+        """A pinned array on the host, and the address of a buffer of the same size on the GPU."""
         cuda, count = self.cuda, int(np.prod(shape)) * dtype.itemsize
-        address = self._hold(cuda.cudaMallocHost(count), cuda.cudaFreeHost)
+        address = self._own(cuda.cudaMallocHost(count), cuda.cudaFreeHost)
         memory = (ctypes.c_uint8 * count).from_address(int(address))
         array = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
-        return array, int(self._hold(cuda.cudaMalloc(count), cuda.cudaFree))
+        return array, int(self._own(cuda.cudaMalloc(count), cuda.cudaFree))
 
-    def _hold(self, result: tuple[Any, ...], release: Any) -> Any:
-        """What a call made, released together with this runner."""
-        made = called(self.cuda, result)
-        self.held.callback(release, made)
-        return made
+    def _own(self, result: tuple[Any, ...], release: Any) -> Any:
+        """The resource that a CUDA call created; `release` frees it together with this runner."""
+        resource = check_cuda(self.cuda, result)
+        self.cleanup.callback(release, resource)
+        return resource

@@ -1,7 +1,9 @@
-"""PyTorch, float32: the reference that every export is compared with."""
+"""PyTorch in float32: the reference that every export is compared with."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from threading import RLock
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,37 +14,55 @@ from bot_deploy.errors import RunError
 from bot_deploy.model import InferenceGraph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
+_settings_lock = RLock()  # PyTorch's settings are for the whole process, so one run at a time changes them
+
 
 def open_model(path: Path, device: str, threads: int) -> Embedder:
     """See `bot_deploy.embedder.open_embedder`."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise RunError("PyTorch finds no CUDA device; use --device cpu")
+        raise RunError("PyTorch finds no CUDA device; use the device cpu", parameter="device")
     saved = checkpoint.load(path)
-    # Of the whole process, so never more than it was told to use.
-    torch.set_num_threads(min(threads, torch.get_num_threads()))
-    run = runner(InferenceGraph(saved.build(), saved.contract), device)
+    run = runner(InferenceGraph(saved.build(), saved.contract), device, threads)
     return Embedder(saved.contract, f"PyTorch {torch.__version__} {device}", run)
 
 
-def runner(graph: InferenceGraph, device: str) -> Callable[[Pixels], Vectors]:
-    """`graph` in evaluation mode on `device`, as a function from uint8 [N, H, W, 3] to float32 [N, D]."""
-    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, as in ONNX Runtime and in engines
+def runner(graph: InferenceGraph, device: str, threads: int = 0) -> Callable[[Pixels], Vectors]:
+    """`graph` in evaluation mode on `device`, as a function from uint8 [N, H, W, 3] to float32 [N, D].
+
+    It runs on at most `threads` threads; 0 for as many as PyTorch is set to.
+    """
     graph = graph.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(batch: Pixels) -> Vectors:
-        with torch.inference_mode():
+        with torch.inference_mode(), _settings(threads):
             try:
                 embeddings: Vectors = graph(torch.from_numpy(batch).to(device)).cpu().numpy()
             except torch.OutOfMemoryError:
                 raise RunError(
-                    f"the GPU's memory is too small for {len(batch)} images; try a smaller --batch"
+                    f"the GPU's memory is too small for {len(batch)} images; try a smaller batch", parameter="batch"
                 ) from None
         return embeddings
 
     return run
+
+
+@contextmanager
+def _settings(threads: int) -> Iterator[None]:
+    """Float32 without TF32, as in ONNX Runtime and in engines, and at most `threads` threads; undone afterwards."""
+    with _settings_lock:
+        old_tf32, old_threads = torch.backends.cudnn.allow_tf32, torch.get_num_threads()
+        torch.backends.cudnn.allow_tf32 = False
+        if 0 < threads < old_threads:
+            torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = old_tf32
+            if torch.get_num_threads() != old_threads:
+                torch.set_num_threads(old_threads)

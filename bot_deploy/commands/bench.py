@@ -210,8 +210,7 @@ def _make_baseline(model: Path, contract: Contract, path: Path | None, threads: 
         network = ReID(contract.arch, 1, feature=contract.feature)
         name, weights = contract.arch, "eager float32, random weights (as fast as trained ones)"
     device = "cuda" if on_gpu and torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(threads)
-    run = runner(InferenceGraph(network, contract), device)
+    run = runner(InferenceGraph(network, contract), device, threads)
     return Entry(f"PyTorch {device} {name}", Embedder(contract, f"PyTorch {torch.__version__}, {weights}", run))
 
 

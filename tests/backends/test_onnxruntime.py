@@ -44,13 +44,13 @@ def test_a_gpu_that_is_not_there_leaves_the_cpu_and_stdout_alone(
     assert first == ("CUDAExecutionProvider", {"use_tf32": "0"})  # float32 is float32
     assert second == ("CPUExecutionProvider", {})
     assert [fallback for _, fallback in blind] == [0, 0]
-    with pytest.raises(RunError, match=r"cannot use cuda \(CUDA failure 100.*use --device cpu"):
+    with pytest.raises(RunError, match=r"cannot use cuda \(CUDA failure 100.*use the device cpu"):
         open_embedder(onnx_file, "cuda")
 
 
 def test_what_fails_while_it_runs_is_one_line(onnx_file: Path) -> None:
     embedder = open_embedder(onnx_file, "cpu")
-    with pytest.raises(RunError, match=r"failed on 2 images .*smaller --batch"):
+    with pytest.raises(RunError, match=r"failed on 2 images .*smaller batch"):
         embedder.run(np.zeros((2, 3, 3, 3), np.uint8))
 
 
