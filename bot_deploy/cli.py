@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ VERBS = {
     "doctor": ("doctor:doctor", "Measure the effect of wrong preprocessing on your crops, and look for signs of it."),
     "eval": ("evaluate:evaluate", "Score a model: rank-1, mAP and mINP on query and gallery."),
     "export": ("export:export_command", "Export a trained model to ONNX and prove that it gives the same embeddings."),
+    "embed": ("embed:embed", "Write the embeddings of images to a .npy, .csv or .parquet file."),
     "index": ("index:index", "Keep the embeddings of a gallery, for `bot match` to search."),
     "import": ("import_:import_command", "Convert a checkpoint of another toolkit."),
     "verify": ("verify:verify", "Compare the embeddings of two models on real crops."),
@@ -39,6 +41,7 @@ EXTRAS = {
     "faiss": "scale",
     "matplotlib": "train",
     "onnx": "export",
+    "pyarrow": "parquet",
     "onnxscript": "export",
     "pymilvus": "scale",
     "safetensors": "train",
@@ -82,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be valid text
+    # Damaged EXIF and the like: the pixels decide whether a picture is usable.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     console.show_library_output()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -124,13 +124,13 @@ def test_slow_work_is_timed_once_in_a_turn() -> None:
 
 def test_entries_are_measured_side_by_side(crops: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    load = images.read_resized
+    read_image = images.read_image
 
-    def slow_load(path: Path, size: tuple[int, int]) -> images.Pixels:
-        clock.now += 0.5  # to decode and resize
-        return load(path, size)
+    def read_slowly(path: Path) -> images.Pixels:
+        clock.now += 0.5
+        return read_image(path)
 
-    monkeypatch.setattr(images, "read_resized", slow_load)
+    monkeypatch.setattr(images, "read_image", read_slowly)
     fast = clock.entry("fast", lambda _, batch: 0.25 + 0.25 * batch)  # 2 images/s in batches of 1, 3.2 in 4
     slow = clock.entry("slow", lambda _, batch: 1.0 * batch**2)  # best alone
     results = bench.measure([slow, fast], crops, [4, 2], 1, clock)

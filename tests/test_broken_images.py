@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import run_bot, run_python
 from helpers.pictures import HEIGHT, NOISE, SMOOTH, WAYS, WIDTH, bmp, encode, exif, png, whole_or_refused, written
 from PIL import Image
 
@@ -127,12 +126,16 @@ def test_random_damage_is_a_picture_or_an_image_error(way: str, quiet: bool) -> 
     assert any(outcomes)
 
 
-def test_usual_warnings_stay_silent() -> None:
-    # In its own process, since pytest sets the filters of this one.
+def test_bot_hides_the_warnings_of_pillow_and_the_library_does_not(onnx_file: Path, tmp_path: Path) -> None:
+    # In processes of their own, since pytest sets the filters of this one.
     whole = encode(SMOOTH, "JPEG", exif=exif(6))
     data = whole.replace(b"\x01\x0e\x00\x02\x00\x00", b"\x01\x0e\x00\x02\xff\x00")
     assert data != whole
-    code = "import sys; from bot_deploy import images; print(images.decode_image(sys.stdin.buffer.read(), 'x').shape)"
-    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
-    assert done.stdout.decode().strip() in {f"({WIDTH}, {HEIGHT}, 3)", f"({HEIGHT}, {WIDTH}, 3)"}
-    assert done.stderr == b""
+    (tmp_path / "damaged.jpg").write_bytes(data)
+    code = "import sys; from bot_deploy import read_image; print(read_image(sys.argv[1]).shape)"
+    done = run_python("-c", code, tmp_path / "damaged.jpg")
+    assert done.stdout.strip() in {f"({WIDTH}, {HEIGHT}, 3)", f"({HEIGHT}, {WIDTH}, 3)"}
+    assert "UserWarning" in done.stderr
+    done = run_bot("embed", tmp_path / "damaged.jpg", "-o", tmp_path / "x.npy", "--model", onnx_file)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr

@@ -172,7 +172,7 @@ def test_a_contract_this_runtime_cannot_fulfil_is_refused(
 def test_an_empty_argument_is_not_this_folder(onnx_file: Path, people: Path) -> None:
     done = bot("match", min((people / "query").iterdir()), "", "--model", onnx_file)
     assert done.returncode == 2
-    assert "is a variable not set?" in done.stderr
+    assert "is a shell variable not set?" in done.stderr
 
 
 def test_a_picture_of_no_kind_is_said_before_the_gallery_is_embedded(onnx_file: Path, people: Path) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bot_deploy import runs
 from bot_deploy.choices import TOP_MATCHES
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError
@@ -88,7 +87,7 @@ def match(
         InputError: gallery or embedder cannot be opened, or they do not fit; an argument is out of range.
     """
     if not isinstance(embedder, Embedder):
-        embedder = open_embedder(embedder or runs.newest_file("model.onnx", "`bot export` writes one"))
+        embedder = open_embedder(embedder)
     if isinstance(query, str | Path | np.ndarray):
         opened_query = read_query(query, embedder)
     elif query:

@@ -1,0 +1,86 @@
+"""`bot embed`."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+
+import click
+
+from .options import runtime
+
+
+@click.command()
+@click.argument("pictures", metavar="PICTURES...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="F.npy|F.csv|F.parquet",
+    help="File of embeddings, a row for each picture; F.npy gets F.paths.json with the paths beside it.",
+)
+@click.option("--model", type=click.Path(path_type=Path), help="Exported model; default: the newest under runs/.")
+@runtime
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def embed(
+    pictures: tuple[Path, ...],
+    out: Path,
+    model: Path | None,
+    device: str,
+    threads: int,
+    batch: int,
+    as_json: bool,
+) -> None:
+    """Write the embeddings of PICTURES, files and folders, to a file: unit vectors, so that dot products are cosines.
+
+    Broken pictures are named on stderr and have no row.
+    """
+    from bot_deploy import runs
+    from bot_deploy.console import say
+    from bot_deploy.embedder import open_embedder
+    from bot_deploy.errors import InputError
+    from bot_deploy.files import prepare_output
+    from bot_deploy.reports import embedding_files
+
+    prepare_output(out, "a file of embeddings", embedding_files.SUFFIXES)
+    embedding_files.check_packages(out)
+    paths = _files(pictures)
+    model = model or runs.newest_model()
+    embedder = open_embedder(model, device, threads=threads, batch=batch)
+    say(f"model {model} on {embedder.backend}")
+    vectors, errors = embedder.embed_files(paths)
+    broken = [(path, error) for path, error in zip(paths, errors, strict=True) if error]
+    for _, error in broken:
+        say(f"left out: {error}")
+    usable = [row for row, error in enumerate(errors) if not error]
+    if not usable:
+        raise InputError(f"none of the {len(paths)} pictures is usable; nothing was written")
+    embedding_files.write_embeddings(
+        out, [paths[row] for row in usable], vectors[usable], embedder.contract.embedding_space
+    )
+    document = {
+        "out": str(out),
+        "paths": str(embedding_files.paths_file(out)) if out.suffix.lower() == ".npy" else None,
+        "model": str(model),
+        "embedding_space": embedder.contract.embedding_space,
+        "images": len(usable),
+        "dim": embedder.contract.dim,
+        "broken": len(broken),
+        "broken_files": [{"path": str(path), "error": str(error)} for path, error in broken],
+    }
+    click.echo(jsonlib.dumps(document) if as_json else f"{out}: {len(usable)} embeddings of {vectors.shape[1]} numbers")
+
+
+def _files(pictures: tuple[Path, ...]) -> list[Path]:
+    """The files among `pictures` and the image files in its folders, each once, in the order given."""
+    from bot_deploy import images
+    from bot_deploy.errors import InputError
+
+    paths: dict[Path, None] = {}
+    for picture in pictures:
+        files = images.find_images(picture) if picture.is_dir() else [picture]
+        if not files:
+            raise InputError(f"{picture}: no images in it; pictures end in {', '.join(sorted(images.SUFFIXES))}")
+        paths |= dict.fromkeys(files)
+    return list(paths)
