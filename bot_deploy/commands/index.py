@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsonlib
+import json
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,7 +88,7 @@ def index(
             elif ann or gallery.uses_hnsw:
                 document |= _update_graph(gallery, is_requested=ann is not None)
     document["seconds"] = round(time.perf_counter() - started, 3)
-    click.echo(jsonlib.dumps(document) if as_json else _summary(document))
+    click.echo(json.dumps(document) if as_json else _summary(document))
 
 
 def _update_graph(gallery: Store, *, is_requested: bool) -> dict[str, float]:

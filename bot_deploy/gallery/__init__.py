@@ -1,6 +1,7 @@
-"""The gallery: everyone a query can be matched with, as unit vectors beside their files, kept between runs.
+"""The gallery: the crops that a query is compared with, as unit vectors beside their files, kept between runs.
 
-An embedded store in a folder of its own (store.py) or a collection in Milvus (milvus.py), with the same calls: rows.py.
+A gallery is an embedded store in a folder (store.py) or a collection in Milvus (milvus.py). Both have the methods in
+interface.py.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-CACHE = "galleries-1"  # the number grows when a store written before would not be read
-UNUSED = 90 * 24 * 3600  # seconds after which a kept index is dropped
+CACHE = "galleries-1"  # the number is raised when older stores cannot be read
+MAX_UNUSED_S = 90 * 24 * 3600  # an index in the cache that is not used for so long is deleted
 
 
 def is_gallery(address: str) -> bool:
@@ -71,21 +72,21 @@ def open_gallery(address: str, contract: Contract) -> Store | Milvus:
     """The gallery at `address`: a folder from `bot index`, a .db file, or milvus://host:19530/name.
 
     Raises:
-        InputError: none there, or made by another model than that of `contract`.
+        InputError: no gallery there, or one of another model than that of `contract`.
         RunError: it cannot be read.
     """
     return _checked(Milvus(address) if is_milvus(address) else Store(Path(address)), contract)
 
 
 def create_gallery(address: str, contract: Contract, root: Path) -> Store | Milvus:
-    """`open_gallery`, which makes an empty one for files below `root` where none is."""
+    """Opens the gallery at `address`, or makes an empty one for files below `root`; see `open_gallery`."""
     path = Path(address)
-    made = (contract.embedding_space, contract.dim, root.absolute())
+    new = (contract.embedding_space, contract.dim, root.absolute())
     if is_milvus(address):
-        return _checked(Milvus(address, *made), contract)
+        return _checked(Milvus(address, *new), contract)
     if not is_store(path) and (path.is_file() or (path.is_dir() and not is_empty(path))):
         raise InputError(f"{address}: holds something else; name a folder that does not exist yet, such as x.gallery")
-    return _checked(Store(path, *made), contract)
+    return _checked(Store(path, *new), contract)
 
 
 def _checked(gallery: Store | Milvus, contract: Contract) -> Store | Milvus:
@@ -100,12 +101,12 @@ def _checked(gallery: Store | Milvus, contract: Contract) -> Store | Milvus:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether nothing is in `folder` but what file managers hide there."""
+    """Whether `folder` holds nothing but hidden files, such as those of file managers."""
     return all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def open_folder_gallery(folder: Path, embedder: Embedder) -> tuple[Store, IndexUpdate]:
-    """The gallery of the crops below `folder`, up to date; its index is kept in the user's cache.
+    """The up-to-date gallery of the crops below `folder`; its index is kept in the user's cache.
 
     Raises:
         InputError: no such folder, or not one usable image in it.
@@ -120,14 +121,14 @@ def open_folder_gallery(folder: Path, embedder: Embedder) -> tuple[Store, IndexU
         store = Store(cache / key, contract.embedding_space, contract.dim, folder.absolute())
         os.utime(cache / key)
     except (BotError, OSError) as error:
-        logger.warning(f"the index is not kept for the next time: {error}")
+        logger.warning(f"the index is not kept for the next run: {error}")
         temporary = Path(tempfile.mkdtemp(prefix="bot-gallery-"))
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         store = Store(temporary, contract.embedding_space, contract.dim, folder.absolute())
     try:
-        done = index_folder(store, folder, embedder)
-        store.root = folder  # matches are named as their folder is
-        return store, done  # noqa: TRY300
+        update = index_folder(store, folder, embedder)
+        store.root = folder  # paths of matches begin as `folder` does
+        return store, update  # noqa: TRY300
     except BaseException:
         store.close()
         raise
@@ -151,5 +152,5 @@ def open_any_gallery(address: str | Path, embedder: Embedder) -> ReadableGallery
 
 def _drop_unused(cache: Path) -> None:
     for kept in cache.glob("*") if cache.is_dir() else ():
-        if time.time() - kept.stat().st_mtime > UNUSED:
+        if time.time() - kept.stat().st_mtime > MAX_UNUSED_S:
             shutil.rmtree(kept, ignore_errors=True)

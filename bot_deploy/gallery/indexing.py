@@ -1,4 +1,4 @@
-"""A folder of crops to a gallery that mirrors it: only what is new or has changed is embedded."""
+"""Makes a gallery mirror a folder of crops: only new and changed files are embedded."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCH = 1024  # files embedded between two commits: what a kill can lose
+BATCH = 1024  # files embedded between two commits; a killed process loses at most these
 
 
 @dataclass(frozen=True)
 class IndexUpdate:
-    """What `index_folder` did to how many files."""
+    """Numbers of files that `index_folder` embedded, removed and left as they were."""
 
     new: int
     changed: int
@@ -44,34 +44,34 @@ def index_folder(
 ) -> IndexUpdate:
     """Makes `gallery` hold the images below `folder` and nothing else.
 
-    A file counts as unchanged when its size and time of change are, or else its content is. A broken one is not
-    decoded again until it changes. `metadata` by path goes before what names say, and is kept until given anew.
+    A file is unchanged if its size and modification time are, or its content is. A broken file is not decoded again
+    until it changes. `metadata` by path has precedence over names, and is kept until it is given again.
 
     Raises:
         InputError: no such folder, not one usable image in it, or `metadata` about none of its files.
     """
-    # Rows first: one whose file comes after must not look as if that had vanished.
+    # Items first: a file that another process adds in between must not look as if it had vanished.
     known = {row.path: row for row in gallery.items()}
     found = scan(folder)
-    if not found:  # an empty mount, say: no reason to forget everybody
+    if not found:  # perhaps an empty mount: the gallery is kept
         raise _unusable(folder, 0)
     metadata = metadata or {}
     _check_metadata(metadata, found, folder)
     vanished = [path for path in known if path not in found]
     embed: list[GalleryItem] = []
-    amended: list[GalleryItem] = []
+    updated: list[GalleryItem] = []
     for path, (size, mtime) in found.items():
         row = known.get(path)
         if row and (row.size, row.mtime) == (size, mtime) and path not in metadata:
             continue
-        now = GalleryItem(path, size, mtime, **_seen(path, row, metadata)._asdict())
+        now = GalleryItem(path, size, mtime, **_info(path, row, metadata)._asdict())
         if row is None or _changed(now, row, folder):
             embed.append(now)
         elif (now := now._replace(digest=row.digest, error=row.error)) != row:
-            amended.append(now)
+            updated.append(now)
     new = sum(row.path not in known for row in embed)
-    if amended:
-        gallery.update_metadata(amended)
+    if updated:
+        gallery.update_metadata(updated)
     if vanished:
         gallery.remove(vanished)
     with progress_counter("indexing") as progress:
@@ -87,32 +87,32 @@ def index_folder(
 
 def _embed(rows: list[GalleryItem], gallery: Gallery, folder: Path, embedder: Embedder) -> None:
     paths = [folder / row.path for row in rows]
-    # The content is read before it is embedded: if it changes in between, the next update sees that.
+    # The digest comes before the embedding: if the file changes in between, the next update notices.
     digests = [file_digest(path) for path in paths]
     vectors, errors = embedder.embed_files(paths, None)
-    done = [
+    items = [
         row._replace(digest=content, error=str(error or "").removeprefix(f"{path}: "))
         for row, path, content, error in zip(rows, paths, digests, errors, strict=True)
     ]
-    gallery.add(done, vectors)
+    gallery.add(items, vectors)
 
 
 def _changed(now: GalleryItem, before: GalleryItem, folder: Path) -> bool:
     return now.size != before.size or (now.mtime != before.mtime and file_digest(folder / now.path) != before.digest)
 
 
-def _seen(path: str, row: GalleryItem | None, metadata: Mapping[str, CropInfo]) -> CropInfo:
+def _info(path: str, row: GalleryItem | None, metadata: Mapping[str, CropInfo]) -> CropInfo:
     otherwise = CropInfo(row.identity, row.camera, row.time) if row else parse_name(path)
     given = metadata.get(path, CropInfo())._asdict()
     return otherwise._replace(**{name: value for name, value in given.items() if value is not None})
 
 
 def _check_metadata(metadata: Mapping[str, CropInfo], found: Mapping[str, object], folder: Path) -> None:
-    strangers = [path for path in metadata if path not in found]
-    if metadata and len(strangers) == len(metadata):
-        raise InputError(f"{folder}: the metadata are about none of its files; their first path is {strangers[0]}")
-    if strangers:
-        logger.warning(f"metadata about {len(strangers)} files that are not below {folder}, such as {strangers[0]}")
+    unknown = [path for path in metadata if path not in found]
+    if metadata and len(unknown) == len(metadata):
+        raise InputError(f"{folder}: the metadata are about none of its files; their first path is {unknown[0]}")
+    if unknown:
+        logger.warning(f"metadata about {len(unknown)} files that are not below {folder}, such as {unknown[0]}")
 
 
 def _unusable(folder: Path, number: int) -> InputError:
@@ -145,7 +145,7 @@ def _size_and_mtime(entry: os.DirEntry[str]) -> tuple[int, int]:
 
 
 def file_digest(path: Path) -> bytes:
-    """8 bytes that tell contents apart; empty when the file cannot be read."""
+    """A hash of the content, 8 bytes; empty when the file cannot be read."""
     try:
         return hashlib.blake2b(path.read_bytes(), digest_size=8).digest()
     except OSError:

@@ -227,4 +227,4 @@ def test_without_a_cache_there_is_an_answer_all_the_same(
     gallery, done = galleries.open_folder_gallery(crops, embedder)
     with gallery:
         assert done.new == len(gallery) == 120
-    assert "not kept for the next time" in caplog.text
+    assert "not kept for the next run" in caplog.text
