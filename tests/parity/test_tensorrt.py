@@ -184,7 +184,7 @@ def test_an_unwritable_cache_is_reported_and_the_engine_is_built(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     to_engine(tiny, tmp_path / "a.engine", archs=("sm89",))
     assert engine_file.read(tmp_path / "a.engine")
-    assert "not kept for the next run" in caplog.text
+    assert "not kept for the next time" in caplog.text
 
 
 # ---- errors ----
