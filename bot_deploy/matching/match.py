@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,6 @@ from .queries import NO_INFO, Query, cameras_of, merge_queries, read_query
 from .verdict import Verdict, decide
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Unpack
 
     from bot_deploy.artifacts.contract import Calibration
@@ -88,7 +88,7 @@ def match(
     """
     if not isinstance(embedder, Embedder):
         embedder = open_embedder(embedder)
-    if isinstance(query, str | Path | np.ndarray):
+    if isinstance(query, str) or not isinstance(query, Sequence):
         opened_query = read_query(query, embedder)
     elif query:
         queries = [read_query(image, embedder) for image in query]

@@ -13,7 +13,8 @@ from PIL import Image
 from bot_deploy import gallery as galleries
 from bot_deploy import images
 from bot_deploy.artifacts.contract import Contract
-from bot_deploy.embedder import Embedder
+from bot_deploy.datasets.names import CropInfo
+from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import ImageError, InputError, RunError
 from bot_deploy.gallery import GalleryItem, Store, parse_name
 from bot_deploy.matching.match import Match, Ranking, match
@@ -282,6 +283,60 @@ def test_gallery_that_is_no_folder(embedder: Embedder, tmp_path: Path) -> None:
     for name in ("missing", "file.jpg"):
         with pytest.raises(InputError, match=rf"{name}: no such folder"):
             indexed(tmp_path / name, embedder)
+
+
+# ---- what match() opens ----
+
+
+def test_a_query_as_path_text_and_array(embedder: Embedder, folder: Path, query: Path) -> None:
+    gallery = indexed(folder, embedder)
+    expected = match(query, gallery, embedder)
+    assert match(str(query), gallery, embedder) == expected
+    from_array = match(images.read_image(query), gallery, embedder)
+    assert (from_array.matches, from_array.verdict) == (expected.matches, expected.verdict)
+    assert (str(from_array.query), from_array.info) == ("<array>", CropInfo())
+
+
+def test_a_list_of_images_is_a_multi_shot_query(embedder: Embedder, folder: Path, query: Path) -> None:
+    other = folder / "0003_c1.png"
+    ranking = match([query, images.read_image(other)], indexed(folder, embedder), embedder, top=40)
+    mean = project(images.read_resized(query, (HEIGHT, WIDTH))) + project(images.read_resized(other, (HEIGHT, WIDTH)))
+    mean /= np.linalg.norm(mean)
+    for found in ranking.matches:
+        assert found.score == pytest.approx(mean @ project(images.read_resized(found.path, (HEIGHT, WIDTH))), abs=1e-3)
+    assert ranking.query == query
+    assert [str(path) for path in ranking.images] == [str(query), "<array>"]
+    with pytest.raises(InputError, match="no image in the query"):
+        match([], indexed(folder, embedder), embedder)
+
+
+def test_a_gallery_as_folder_index_and_image(embedder: Embedder, folder: Path, query: Path, tmp_path: Path) -> None:
+    expected = match(query, indexed(folder, embedder), embedder, top=5)
+    for gallery in (folder, str(folder)):
+        assert match(query, gallery, embedder, top=5) == expected
+    with Store(tmp_path / "x.gallery", CONTRACT.embedding_space, DIM, folder) as store:
+        galleries.index_folder(store, folder, embedder)
+    assert match(query, tmp_path / "x.gallery", embedder, top=5) == expected
+    best = expected.matches[0]
+    (only,) = match(query, best.path, embedder).matches
+    assert (only.path, only.rank, only.identity, only.camera) == (best.path, 1, "0017", 1)
+    assert only.score == pytest.approx(best.score, abs=1e-3)
+    assert match(query, best.path, embedder, min_score=0.999).matches == ()
+    assert match(query, best.path, embedder, exclude_cameras=[1]).matches == ()
+
+
+def test_a_model_as_path_and_by_default(
+    onnx_file: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = sorted((people / "query").iterdir())[:2]
+    expected = match(first, second, open_embedder(onnx_file))
+    assert match(first, second, onnx_file) == match(first, second, str(onnx_file)) == expected
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"no model\.onnx under runs/"):
+        match(first, second)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    shutil.copy(onnx_file, tmp_path / "runs" / "a" / "model.onnx")
+    assert match(first, second) == expected
 
 
 # ---- the picture ----

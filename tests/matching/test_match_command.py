@@ -14,7 +14,10 @@ from helpers.crowds import draw
 from PIL import Image
 
 from bot_deploy import cli, open_embedder
+from bot_deploy.artifacts.contract import Calibration
+from bot_deploy.datasets.names import parse_name
 from bot_deploy.embedder import Embedder
+from bot_deploy.matching.calibrate import store_calibration
 
 ROUNDING = 2e-5  # of vectors to fp16
 
@@ -166,3 +169,64 @@ def test_wrong_usage(words: list[str], bot: Any) -> None:
     code, out, err = bot("q.jpg", "gallery", *words)
     assert (code, out) == (2, "")
     assert f"Invalid value for '{words[0]}'" in err
+
+
+# ---- two images ----
+
+
+@pytest.fixture
+def calibrated(onnx_file: Path, tmp_path: Path) -> Path:
+    """A model with a calibration that any two images pass."""
+    path = tmp_path / "calibrated.onnx"
+    path.write_bytes(onnx_file.read_bytes())
+    thresholds = {"threshold": -0.9, "reject_threshold": -0.95, "false_reject_rate": 0.0, "curve": ((-0.9, 0.01),)}
+    store_calibration(path, Calibration(data="d", genuine=100, impostor=10_000, target=0.01, **thresholds))  # type: ignore[arg-type]
+    return path
+
+
+def test_two_images(bot: Any, calibrated: Path, people: Path, tmp_path: Path) -> None:
+    model = open_embedder(calibrated)
+    first, second = sorted((people / "query").iterdir())[:2]
+    code, out, err = bot(first, second, "--model", calibrated, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    vectors = model.embed([first, second]).astype(np.float64)
+    (match,) = document["matches"]
+    assert (document["query"], match["path"], match["rank"]) == (str(first), str(second), 1)
+    assert match["score"] == pytest.approx(vectors[0] @ vectors[1], abs=1e-6)
+    assert (document["decision"], document["false_accept_rate"]) == ("match", 0.01)
+    assert document["gallery_false_accept_rate"] == pytest.approx(0.01)
+    assert document["gallery"] == {"images": 1, "broken": 0, "broken_files": []}
+    assert not (tmp_path / "cache").exists()  # no index
+    # Each image of a folder is compared.
+    code, out, _ = bot(people / "query", second, "--model", calibrated, "--json", "--top", 3)
+    assert [len(one["matches"]) for one in json.loads(out)["queries"]] == [1] * len(list((people / "query").iterdir()))
+
+
+def test_two_images_with_filters_and_outputs(bot: Any, calibrated: Path, people: Path, tmp_path: Path) -> None:
+    first, second = sorted((people / "query").iterdir())[:2]
+    camera = parse_name(second.name).camera
+    words = (first, second, "--model", calibrated, "--json")
+    for options, found in (
+        (("--camera", camera), 1),
+        (("--exclude-camera", camera), 0),
+        (("--since", 10**9), 0),
+        (("--until", 10**9, "--rerank"), 1),
+        (("--min-score", 1), 0),
+    ):
+        code, out, err = bot(*words, *options)
+        assert code == 0, err
+        assert len(json.loads(out)["matches"]) == found, options
+    outputs = ("--html", tmp_path / "x.html", "--montage", tmp_path / "x.png", "--csv", tmp_path / "x.csv")
+    code, _, err = bot(*words, *outputs)
+    assert code == 0, err
+    assert (tmp_path / "x.html").read_text().count("<img") == 2
+    assert len((tmp_path / "x.csv").read_text().splitlines()) == 2
+
+
+def test_a_second_image_that_is_not_usable(bot: Any, onnx_file: Path, people: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.jpg").write_bytes(b"no image")
+    first = min((people / "query").iterdir())
+    code, out, err = bot(first, tmp_path / "b.jpg", "--model", onnx_file)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == f"bot: {tmp_path}/b.jpg: not a JPEG, PNG, WebP or BMP image"
