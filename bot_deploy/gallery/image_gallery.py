@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bot_deploy.datasets.names import parse_name
+from bot_deploy.images import read_image
 
 from .interface import GalleryItem, SearchHit
 
@@ -27,7 +28,7 @@ class ImageGallery:
         """Embeds the image `path`; raises ImageError if it is not usable."""
         self.root = path.parent
         self._item = GalleryItem(path.name, **parse_name(path.name)._asdict())
-        self._vectors = embedder.embed([path])  # [1, D]
+        self._vectors = embedder.embed([read_image(path)])  # [1, D]
 
     def __len__(self) -> int:
         return 1

@@ -40,8 +40,11 @@ def read_query(image: images.Pixels | str | Path, embedder: Embedder) -> Query:
     Raises:
         ImageError: it is not a usable image.
     """
+    if isinstance(image, str | Path):
+        (vector,) = embedder.embed([images.read_image(image)])
+        return _query(Path(image), vector)
     (vector,) = embedder.embed([image])
-    return _query(Path(image), vector) if isinstance(image, str | Path) else Query(ARRAY, vector)
+    return Query(ARRAY, vector)
 
 
 def read_queries(source: Path, embedder: Embedder) -> tuple[list[Query], dict[Path, ImageError]]:
