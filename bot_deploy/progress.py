@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_bars_shown = False  # a library writes nothing to the terminal of its user
+_bars_shown = False  # a library writes nothing to the terminal by itself
 
 
 def show_bars() -> None:
     """Shows progress bars from now on, where stderr is a terminal."""
-    global _bars_shown  # noqa: PLW0603 - one terminal, one switch
+    global _bars_shown  # noqa: PLW0603 - one switch for the process: there is one terminal
     _bars_shown = True
 
 
 def show_progress(items: Iterable[T], label: str | None, total: int | None = None) -> Iterator[T]:
-    """Yields `items` one by one and shows a bar with `label`, the count and the time left; no bar without a label."""
+    """Yields `items` and shows a progress bar with `label`, the count and the time left; None shows no bar."""
     hidden = label is None or not _bars_possible()
     with click.progressbar(items, length=total, label=label, show_pos=True, file=sys.stderr, hidden=hidden) as bar:
         yield from bar
@@ -31,7 +31,7 @@ def show_progress(items: Iterable[T], label: str | None, total: int | None = Non
 
 @contextmanager
 def progress_counter(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar for work that reports its own progress: yields a function of (done, total)."""
+    """A progress bar for work that reports its own progress: yields a function of (items done, items in all)."""
     with click.progressbar(length=1, label=label, show_pos=True, file=sys.stderr, hidden=not _bars_possible()) as bar:
 
         def update(done: int, total: int) -> None:

@@ -51,7 +51,7 @@ def spoiled() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", spoiled())
-def test_what_is_no_whole_image_is_refused_by_name(tmp_path: Path, name: str) -> None:
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     file.write_bytes(spoiled()[name])
     with pytest.raises(ImageError) as caught:

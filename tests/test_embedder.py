@@ -89,7 +89,7 @@ def test_broken_files_change_nothing_but_are_named_and_counted(onnx_file: Path, 
     assert "Traceback" not in done.stderr
 
 
-def test_newest_export_is_taken_and_said(onnx_file: Path, people: Path, gallery: Path, tmp_path: Path) -> None:
+def test_the_newest_export_is_used_and_named(onnx_file: Path, people: Path, gallery: Path, tmp_path: Path) -> None:
     for number, name in enumerate(("old", "new")):
         folder = tmp_path / "work" / "runs" / name
         folder.mkdir(parents=True)
@@ -146,7 +146,7 @@ def test_damaged_model_is_one_line(onnx_file: Path, people: Path, tmp_path: Path
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_devices_are_what_they_are(onnx_file: Path, people: Path) -> None:
+def test_unknown_and_missing_devices(onnx_file: Path, people: Path) -> None:
     wrong = bot("eval", onnx_file, "--data", people, "--device", "tpu")
     assert wrong.returncode == 2
     assert "'tpu' is not one of" in wrong.stderr
@@ -175,7 +175,9 @@ def test_an_empty_argument_is_not_this_folder(onnx_file: Path, people: Path) -> 
     assert "is a shell variable not set?" in done.stderr
 
 
-def test_a_picture_of_no_kind_is_said_before_the_gallery_is_embedded(onnx_file: Path, people: Path) -> None:
+def test_an_output_without_a_known_suffix_is_refused_before_the_gallery_is_embedded(
+    onnx_file: Path, people: Path
+) -> None:
     query = min((people / "query").iterdir())
     done = bot("match", query, people / "bounding_box_test", "--model", onnx_file, "--montage", "ranks")
     assert done.returncode == 2

@@ -258,7 +258,7 @@ def test_damaged_encrypted_or_strange_zips(tmp_path: Path, kind: str) -> None:
 # ---- find and read_many ----
 
 
-def test_find(tmp_path: Path) -> None:
+def test_find_images(tmp_path: Path) -> None:
     wanted = ["B.JPG", "a.jpeg", "b/c/d.PNG", "b/z.webp", "c.d/e f.Bmp", "ü.jpg"]
     passed = ["._a.jpg", ".git/a.jpg", "b/.hidden/c/a.png", "a.txt", "b/a.gif", "jpg", "a.jpg.part", "b/.jpg"]
     for name in (*wanted, *passed):
@@ -271,7 +271,7 @@ def test_find(tmp_path: Path) -> None:
     assert {path.relative_to(tmp_path).as_posix() for path in found} == {*wanted, "folder.jpg/in.png"}
 
 
-def test_find_below_a_hidden_folder(tmp_path: Path) -> None:
+def test_find_images_below_a_hidden_folder(tmp_path: Path) -> None:
     root = tmp_path / ".cache" / "set"
     root.mkdir(parents=True)
     (root / "a.jpg").touch()
@@ -280,7 +280,7 @@ def test_find_below_a_hidden_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_load_many_keeps_the_order_and_yields_errors_in_place(tmp_path: Path, workers: int) -> None:
+def test_read_many_keeps_the_order_and_yields_errors_in_place(tmp_path: Path, workers: int) -> None:
     number = 32 * workers + 40  # more than it reads ahead
     paths: list[str | Path | zipfile.Path] = []
     for index in range(number):
@@ -300,7 +300,7 @@ def test_load_many_keeps_the_order_and_yields_errors_in_place(tmp_path: Path, wo
             np.testing.assert_array_equal(result, np.full((4, 2, 3), index, np.uint8))
 
 
-def test_load_many_reads_only_a_few_ahead(tmp_path: Path) -> None:
+def test_read_many_reads_only_a_few_ahead(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(written("png"))
     asked = 0
 
@@ -316,5 +316,5 @@ def test_load_many_reads_only_a_few_ahead(tmp_path: Path) -> None:
     assert asked <= 64
 
 
-def test_load_many_of_nothing() -> None:
+def test_read_many_of_nothing() -> None:
     assert list(images.read_many([], (4, 2))) == []

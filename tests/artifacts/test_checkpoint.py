@@ -49,7 +49,7 @@ def test_round_trip(saved: Checkpoint, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
-def test_what_is_built_from_it_embeds_alike(saved: Checkpoint, tmp_path: Path) -> None:
+def test_the_built_network_gives_the_same_embeddings(saved: Checkpoint, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "model.pt", saved)
     loaded = checkpoint.load(str(tmp_path / "model.pt"))
     model = loaded.build()
@@ -68,7 +68,7 @@ def test_what_is_built_from_it_embeds_alike(saved: Checkpoint, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("last_stride", "neck", "feature"), [(2, "none", "ft"), (1, "bnneck", "ft"), (2, "bnneck", "fi")]
 )
-def test_the_networks_options_travel(last_stride: int, neck: str, feature: str, tmp_path: Path) -> None:
+def test_the_options_of_the_network_are_stored(last_stride: int, neck: str, feature: str, tmp_path: Path) -> None:
     model = ReID("mobilenet_v2", 3, last_stride=last_stride, neck=neck, feature=feature)
     contract = contract_of(model, 64, 32)
     checkpoint.save(tmp_path / "m.pt", Checkpoint(contract, model.state_dict(), 3, last_stride, neck, ("x",)))
@@ -117,7 +117,7 @@ def test_weights_of_others_are_no_checkpoint(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "w.pth")
 
 
-def test_a_missing_field_speaks_of_another_version(saved: Checkpoint, tmp_path: Path) -> None:
+def test_a_missing_field_names_another_version(saved: Checkpoint, tmp_path: Path) -> None:
     fields = raw(saved)
     del fields["neck"]
     torch.save(fields, tmp_path / "model.pt")
@@ -125,7 +125,7 @@ def test_a_missing_field_speaks_of_another_version(saved: Checkpoint, tmp_path: 
         checkpoint.load(tmp_path / "model.pt")
 
 
-def test_an_unknown_field_speaks_of_another_version(saved: Checkpoint, tmp_path: Path) -> None:
+def test_an_unknown_field_names_another_version(saved: Checkpoint, tmp_path: Path) -> None:
     torch.save(raw(saved, colour="blue"), tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"written by another version.*colour"):
         checkpoint.load(tmp_path / "model.pt")

@@ -52,7 +52,7 @@ def test_sidecar_comes_back_as_written(model: Path) -> None:
     assert fields["profile"] == [1, 2, 4]
 
 
-def test_key_is_of_what_builds_the_engine_and_of_nothing_else() -> None:
+def test_key_depends_on_every_build_input_and_on_nothing_else() -> None:
     assert SIDECAR.key() == replace(SIDECAR, sha256="").key()
     program = "import sys; from helpers.standin_gpu import SIDECAR; sys.stdout.write(SIDECAR.key())"
     for seed in ("1", "2"):  # of Python's own hash, which nothing here may hang on
@@ -129,7 +129,7 @@ SPOILS = [
 
 
 @pytest.mark.parametrize(("spoil", "words"), SPOILS)
-def test_what_was_tampered_with_is_refused(model: Path, spoil: object, words: str) -> None:
+def test_a_changed_engine_or_sidecar_is_refused(model: Path, spoil: object, words: str) -> None:
     spoil(model, engine_file.sidecar_path(model))  # type: ignore[operator]
     with pytest.raises(InputError, match=words) as refused:
         open_embedder(model)
@@ -138,7 +138,7 @@ def test_what_was_tampered_with_is_refused(model: Path, spoil: object, words: st
 
 
 @pytest.mark.parametrize("spoil", [_flip, _drop, _swap])
-def test_it_is_one_line_and_nothing_of_tensorrt_is_needed_to_see_it(model: Path, spoil: object) -> None:
+def test_the_refusal_is_one_line_and_needs_no_tensorrt(model: Path, spoil: object) -> None:
     spoil(model, engine_file.sidecar_path(model))  # type: ignore[operator]
     done = _bot("eval", model)
     assert done.returncode == 2
@@ -200,7 +200,7 @@ def test_other_gpu_is_refused_unloaded(model: Path, machine: SimpleNamespace) ->
     assert not machine.loaded
 
 
-def test_no_gpu_is_a_failed_run_in_cudas_words(
+def test_no_gpu_is_a_run_error_with_the_message_of_cuda(
     model: Path, machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine.gpu, "cudaGetDeviceCount", lambda: (Error(2), None))
@@ -209,7 +209,7 @@ def test_no_gpu_is_a_failed_run_in_cudas_words(
     assert not machine.loaded
 
 
-def test_engine_that_tensorrt_rejects_gives_its_words(model: Path, machine: SimpleNamespace) -> None:
+def test_an_engine_that_tensorrt_rejects_gives_its_message(model: Path, machine: SimpleNamespace) -> None:
     machine.engine = None
     machine.logger.errors.append("of an earlier one")
     machine.trt.Runtime = lambda logger: SimpleNamespace(

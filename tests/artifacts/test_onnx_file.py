@@ -65,7 +65,7 @@ def test_metadata_is_what_onnx_reads(onnx_file: Path) -> None:
     assert contract.size == (128, 64)
 
 
-def test_odd_metadata(tmp_path: Path) -> None:
+def test_empty_and_repeated_metadata(tmp_path: Path) -> None:
     odd = {"": "", "empty": "", "ünïcode": "é\n☃", "long": "x" * 100_000, "zero": "a\0b"}
     assert reader.read_metadata(write(tmp_path / "m.onnx", model(graph(tensor()), **odd))) == odd
     assert reader.read_metadata(write(tmp_path / "m.onnx", model(graph(tensor())))) == {}
@@ -82,7 +82,7 @@ def test_the_last_of_two_entries_counts_as_in_the_runtimes(tmp_path: Path) -> No
     assert reader.read_metadata(path) == {"k": "last"} == session.get_modelmeta().custom_metadata_map
 
 
-def test_it_descends_wherever_onnx_allows_a_tensor() -> None:
+def test_every_message_that_can_hold_a_tensor_is_entered() -> None:
     """SUBMESSAGES against the descriptors of the onnx package: every way to a TensorProto is in it."""
     names = {
         "ModelProto": "model",
@@ -131,7 +131,7 @@ def test_it_descends_wherever_onnx_allows_a_tensor() -> None:
         pytest.param(bytes(range(256)) * 10, id="noise"),
     ],
 )
-def test_no_model(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_onnx_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(data)
     with pytest.raises(InputError, match=r"m\.onnx: not an ONNX model, or damaged") as caught:
         reader.read_metadata(tmp_path / "m.onnx")
@@ -201,7 +201,7 @@ def _varint(number: int) -> bytes:
     return bytes([*parts, number])
 
 
-def test_depth_is_no_problem(tmp_path: Path) -> None:
+def test_deeply_nested_graphs(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(nested(5000))
     assert reader.read_metadata(tmp_path / "m.onnx") == {}
 
@@ -337,7 +337,7 @@ def devices() -> list[str]:
 
 
 @pytest.mark.parametrize("device", devices())
-def test_two_gigabytes_of_nothing(tmp_path: Path, device: str) -> None:
+def test_a_sparse_file_of_two_gigabytes(tmp_path: Path, device: str) -> None:
     path = tmp_path / "model.onnx"
     with path.open("wb") as file:
         file.truncate(2 << 30)

@@ -65,7 +65,7 @@ def test_order_of_calls_and_one_graph_for_each_small_batch() -> None:
     assert gpu.log == ["launch", "wait"]
 
 
-def test_less_than_the_least_is_padded_and_the_padding_is_black() -> None:
+def test_a_batch_below_the_smallest_size_is_padded_with_black() -> None:
     gpu = Gpu()
     running = runner(gpu, (3, 3, 4))
     running.run(np.full((4, HEIGHT, WIDTH, 3), 255, np.uint8))
