@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import random
 import re
+import time
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from bot_deploy import gallery as galleries
-from bot_deploy.errors import InputError, RunError
-from bot_deploy.files import unused_path
+from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.gallery import GalleryItem
 from bot_deploy.matching.identify import Candidate, person_name
 from bot_deploy.matching.match import NON_IDENTITIES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bot_deploy.embedder import Embedder, Vectors
     from bot_deploy.gallery import Gallery
     from bot_deploy.images import Pixels
@@ -27,6 +32,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_GALLERY = "people.gallery"  # in the current folder
 MAX_NAME_BYTES = 200
 AUTOMATIC_NAME = "person-{}"
+MAX_RETRY_WAIT_S = 0.5  # before another automatic name, when another machine has taken the same one
 
 
 class Enroller:
@@ -36,14 +42,46 @@ class Enroller:
         self.gallery = gallery
         self.names = {name for item in gallery.items() if not item.error and (name := person_name(item)) is not None}
 
-    def unused_name(self) -> str:
-        """The first automatic name that no person of the gallery has."""
-        taken = {name.casefold() for name in self.names}
-        number = 1
-        # Another program may enrol into the same gallery.
-        while AUTOMATIC_NAME.format(number) in taken or self.gallery.has_identity(AUTOMATIC_NAME.format(number)):
-            number += 1
-        return AUTOMATIC_NAME.format(number)
+    def enrol_stranger(self, crop: Pixels, embedding: Vectors) -> Candidate:
+        """Adds a new person under the first automatic name that nobody has, and that nobody takes at the same time.
+
+        Programs that share the folder of crops cannot take the same name: each makes the folder of that name, which
+        succeeds for one of them only. Machines that share only a Milvus server see each other's item after they have
+        added their own; then each removes its own and tries another name.
+
+        Raises:
+            RunError: the crop or the gallery cannot be written.
+        """
+        while True:
+            name = self._claim_name()
+            try:
+                candidate = self.enrol(name, crop, embedding)
+            except BaseException:
+                self._remove_empty_folder(name)
+                raise
+            if self.gallery.count_identity(name) <= 1:
+                return candidate
+            self.gallery.remove([candidate.picture.relative_to(self.gallery.root).as_posix()])
+            candidate.picture.unlink(missing_ok=True)
+            self._remove_empty_folder(name)
+            time.sleep(random.uniform(0, MAX_RETRY_WAIT_S))  # noqa: S311 - the machines must not retry in step
+
+    def _claim_name(self) -> str:
+        """Makes the folder of an automatic name that neither the gallery nor another program has; returns the name."""
+        root, taken = self.gallery.root, {name.casefold() for name in self.names}
+        with _explained(root):
+            root.mkdir(parents=True, exist_ok=True)
+            for number in count(1):
+                name = AUTOMATIC_NAME.format(number)
+                if name not in taken and not self.gallery.has_identity(name):
+                    with contextlib.suppress(FileExistsError):
+                        (root / name).mkdir()
+                        return name
+        raise AssertionError  # `count` does not end
+
+    def _remove_empty_folder(self, name: str) -> None:
+        with contextlib.suppress(OSError):  # not empty
+            (self.gallery.root / name).rmdir()
 
     def enrol(self, name: str, crop: Pixels, embedding: Vectors) -> Candidate:
         """Adds the person `name` with `crop` uint8 RGB [H, W, 3] and the unit vector `embedding` [D].
@@ -54,25 +92,39 @@ class Enroller:
         """
         check_name(name)
         root = self.gallery.root
-        try:
+        with _explained(root / name):
             (root / name).mkdir(parents=True, exist_ok=True)
-            now = datetime.now(UTC)
-            path = unused_path(root / name / f"{now:%Y-%m-%d_%H-%M-%S}.png")
-            Image.fromarray(crop).save(path)
-        except OSError as error:
-            raise RunError(f"{root / name}: the crop cannot be written ({error.strerror or error})") from None
-        relative_path, stat = path.relative_to(root).as_posix(), path.stat()
-        # The same item as `index_folder` makes: `bot index` and `bot match` find nothing new.
-        item = GalleryItem(
-            relative_path,
-            stat.st_size,
-            stat.st_mtime_ns,
-            galleries.file_digest(path),
-            **galleries.parse_name(relative_path)._asdict(),
-        )
-        self.gallery.add([item], embedding[None])
+            # With microseconds, because another machine may enrol the same name into the same Milvus server.
+            path = root / name / f"{datetime.now(UTC):%Y-%m-%d_%H-%M-%S-%f}.png"
+            path.touch(exist_ok=False)
+        try:
+            with _explained(root / name):
+                Image.fromarray(crop).save(path)
+                stat = path.stat()
+            relative_path = path.relative_to(root).as_posix()
+            # The same item as `index_folder` makes: `bot index` and `bot match` find nothing new.
+            item = GalleryItem(
+                relative_path,
+                stat.st_size,
+                stat.st_mtime_ns,
+                galleries.file_digest(path),
+                **galleries.parse_name(relative_path)._asdict(),
+            )
+            self.gallery.add([item], embedding[None])
+        except BotError:  # a full disk; a crop without an item would become a person at the next `bot index`
+            path.unlink(missing_ok=True)
+            raise
         self.names.add(name)
         return Candidate(name, 1.0, path)
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turns errors of the disk into RunError about the crops in `folder`."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{folder}: the crop cannot be written ({error.strerror or error})") from None
 
 
 def check_name(name: str) -> None:

@@ -162,15 +162,17 @@ class LiveRecognizer:
         state = self._states.get(track_id)
         if state is None or state.tracklet.crop is None or not state.tracklet.embedding.count:
             raise InputError(f"track {track_id} is gone, or has no embedding yet")
-        name = name or self.enroller.unused_name()
-        embedding = state.tracklet.embedding.vector
-        state.candidate = self.enroller.enrol(name, state.tracklet.crop, embedding)
+        crop, embedding = state.tracklet.crop, state.tracklet.embedding.vector
+        if name:
+            state.candidate = self.enroller.enrol(name, crop, embedding)
+        else:
+            state.candidate = self.enroller.enrol_stranger(crop, embedding)
         state.decision, state.views = MATCH, [embedding]
         state.is_enrolment_new, state.reported_name = True, None
         for other in self._states.values():  # an unknown track may show the person who was just enrolled
             if other.tracklet.embedding.count:
                 self._search(other)
-        return name
+        return state.candidate.name
 
     def _state_of(self, appearance: Appearance) -> TrackState:
         return self._states[appearance.tracklet.track_id]

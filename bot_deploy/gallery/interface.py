@@ -92,6 +92,9 @@ class Gallery(ReadableGallery, Protocol):
     embedding_space: str  # `Contract.embedding_space` of the vectors
     dim: int
 
+    def count_identity(self, identity: str) -> int:
+        """The number of items with a vector and this identity, with all that other processes have added."""
+
     def add(self, rows: Sequence[GalleryItem], vectors: Vectors) -> None:
         """Adds `rows` with `vectors` [N, D], in place of those with the same paths."""
 

@@ -172,9 +172,13 @@ class Milvus:
         return unit_length(vectors)
 
     def has_identity(self, identity: str) -> bool:
-        condition = f'error == "" and identity == {json.dumps(identity, ensure_ascii=False)}'
         with self._explained():
-            return bool(self._client.query(self._name, filter=condition, output_fields=["camera"], limit=1))
+            return bool(self._client.query(self._name, filter=_has(identity), output_fields=["camera"], limit=1))
+
+    def count_identity(self, identity: str) -> int:
+        with self._explained():
+            rows = self._client.query(self._name, filter=_has(identity), output_fields=["count(*)"])
+        return int(rows[0]["count(*)"])
 
     def set_root(self, root: Path) -> None:
         if root != self.root:
@@ -234,6 +238,10 @@ def _item(entity: dict[str, Any]) -> GalleryItem:
     values["path"] = os.fsdecode(unquote_to_bytes(values["path"]))
     values["digest"] = bytes.fromhex(values["digest"])
     return GalleryItem(**values)
+
+
+def _has(identity: str) -> str:
+    return f'error == "" and identity == {json.dumps(identity, ensure_ascii=False)}'
 
 
 def _where(filters: Filters) -> str:

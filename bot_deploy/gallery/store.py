@@ -191,6 +191,11 @@ class Store:
             query = "SELECT 1 FROM rows WHERE identity = ? AND slot >= 0 LIMIT 1"
             return self._database.execute(query, (identity,)).fetchone() is not None
 
+    def count_identity(self, identity: str) -> int:
+        with explained(self.address):
+            query = "SELECT count(*) FROM rows WHERE identity = ? AND slot >= 0"
+            return int(self._database.execute(query, (identity,)).fetchone()[0])
+
     def set_root(self, root: Path) -> None:
         if root != self.root:
             with self._writing():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -13,10 +17,26 @@ from helpers.fake_camera import BLUE, CONTRACT, GREEN, ORANGE, RED, crop_of, emb
 from PIL import Image
 
 from bot_deploy import gallery as galleries
+from bot_deploy.demos import enrolment
 from bot_deploy.demos.enrolment import Enroller, check_name, open_enrolment_gallery
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.gallery import Gallery
+from bot_deploy.gallery import Gallery, GalleryItem
 from bot_deploy.matching.identify import PersonIdentifier
+
+# A program that opens the gallery g, waits for the file go, and enrols one stranger.
+ENROL_WHEN_RELEASED = """
+import os, sys, time
+from pathlib import Path
+from helpers.fake_camera import RED, crop_of, embedder, vector_of
+from bot_deploy.demos.enrolment import Enroller, open_enrolment_gallery
+folder = Path(sys.argv[1])
+enroller = Enroller(open_enrolment_gallery(str(folder / "g"), embedder()))
+crop, vector = crop_of(RED), vector_of(RED)
+(folder / f"ready-{os.getpid()}").touch()
+while not (folder / "go").exists():
+    time.sleep(0.001)
+print(enroller.enrol_stranger(crop, vector).name)
+"""
 
 
 def candidate_names(gallery: Gallery, colour: tuple[int, int, int]) -> list[str]:
@@ -82,8 +102,80 @@ def test_two_programs_give_different_automatic_names(tmp_path: Path) -> None:
     with opened(tmp_path / "g") as first, opened(tmp_path / "g") as second:
         enrollers = Enroller(first), Enroller(second)
         for enroller, colour in zip(enrollers, (RED, BLUE), strict=True):
-            enroller.enrol(enroller.unused_name(), crop_of(colour), vector_of(colour))
+            enroller.enrol_stranger(crop_of(colour), vector_of(colour))
         assert set(candidate_names(first, RED)) == {"person-1", "person-2"}
+
+
+@pytest.mark.slow
+def test_twenty_programs_released_together_take_twenty_names(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", ENROL_WHEN_RELEASED, tmp_path], stdout=subprocess.PIPE, text=True)
+        for _ in range(20)
+    ]
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("ready-*"))) < 20 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (tmp_path / "go").touch()
+    names = [process.communicate(timeout=120)[0].strip() for process in processes]
+    expected = {f"person-{number}" for number in range(1, 21)}
+    assert (len(names), set(names)) == (20, expected)
+    with opened(tmp_path / "g") as gallery:
+        assert (len(gallery), enrolled_names(gallery)) == (20, expected)
+
+
+@pytest.mark.parametrize("address", ["g", "g.db"])
+def test_machines_that_share_only_the_vectors_take_different_names(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its own folder of crops, and both have added person-1 before either looks."""
+    monkeypatch.setattr(enrolment, "MAX_RETRY_WAIT_S", 0.05)
+    both_added = threading.Barrier(2)
+    names: list[str] = []
+
+    def enrol_on(machine: str) -> None:
+        with opened(tmp_path / address) as gallery:
+            gallery.root = tmp_path / machine
+            add = gallery.add
+
+            def add_and_wait(items: list[GalleryItem], vectors: np.ndarray) -> None:
+                add(items, vectors)
+                monkeypatch.setattr(gallery, "add", add)  # waits once
+                both_added.wait(60)
+
+            monkeypatch.setattr(gallery, "add", add_and_wait)
+            names.append(Enroller(gallery).enrol_stranger(crop_of(RED), vector_of(RED)).name)
+
+    with opened(tmp_path / address) as gallery:
+        threads = [threading.Thread(target=enrol_on, args=(machine,)) for machine in ("one", "two")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        items = list(gallery.items())
+    assert len(set(names)) == len(names) == 2
+    assert sorted(item.identity or "" for item in items) == sorted(names)
+    pictures = [path for machine in ("one", "two") for path in (tmp_path / machine).rglob("*.png")]
+    assert sorted(path.parent.name for path in pictures) == sorted(names)
+
+
+def test_a_folder_that_another_program_has_just_made_is_taken(tmp_path: Path) -> None:
+    with opened(tmp_path / "g") as gallery:
+        (gallery.root / "person-1").mkdir(parents=True)
+        assert Enroller(gallery).enrol_stranger(crop_of(RED), vector_of(RED)).name == "person-2"
+
+
+def test_a_failed_enrolment_gives_the_automatic_name_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path / "g") as gallery:
+        enroller = Enroller(gallery)
+
+        def full(_: Path) -> bytes:
+            raise RunError("No space left")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(enrolment.galleries, "file_digest", full)
+            with pytest.raises(RunError, match="No space left"):
+                enroller.enrol_stranger(crop_of(RED), vector_of(RED))
+        assert enroller.enrol_stranger(crop_of(RED), vector_of(RED)).name == "person-1"
 
 
 def test_a_gallery_that_was_moved_keeps_its_crops(tmp_path: Path) -> None:
@@ -97,10 +189,9 @@ def test_a_gallery_that_was_moved_keeps_its_crops(tmp_path: Path) -> None:
 def test_automatic_names_are_unused(tmp_path: Path) -> None:
     with opened(tmp_path / "g") as gallery:
         enroller = Enroller(gallery)
-        assert enroller.unused_name() == "person-1"
         enroller.enrol("Person-1", crop_of(RED), vector_of(RED))  # the same folder on some file systems
         enroller.enrol("person-3", crop_of(BLUE), vector_of(BLUE))
-        assert enroller.unused_name() == "person-2"
+        assert enroller.enrol_stranger(crop_of(GREEN), vector_of(GREEN)).name == "person-2"
 
 
 @pytest.mark.parametrize(

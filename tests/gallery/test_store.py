@@ -109,6 +109,9 @@ def test_vectors_by_path_and_identities(address: str) -> None:
         assert not any(
             gallery.has_identity(name) for name in ("person", "person 9", rows[3].identity, '" or path != "')
         )
+        for name in ("person 4", rows[4].identity, "person", rows[3].identity):
+            expected = sum(row.identity == name and not row.error for row in rows)
+            assert gallery.count_identity(name) == expected
         gallery.remove([rows[4].path])
         assert not gallery.has_identity(rows[4].identity)
 
