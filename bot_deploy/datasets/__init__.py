@@ -70,8 +70,9 @@ def open_dataset(source: str | Path) -> Dataset:
             return read(name, files)
         except LayoutMismatch as reason:
             reasons.append(f"  {layout}: {reason}\n")
-    count = len(image_files(files))
-    raise InputError(f"{root}: {count} images, but no known layout:\n{''.join(reasons)}{EXPECTED}")
+    found = image_files(files)
+    example = f", such as {found[0]}" if found else ""
+    raise InputError(f"{root}: {len(found)} images, but no known layout{example}:\n{''.join(reasons)}{EXPECTED}")
 
 
 def open_merged(sources: Sequence[str]) -> Dataset:

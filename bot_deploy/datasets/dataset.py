@@ -63,6 +63,7 @@ class Crop:
     identity: int
     camera: int
     has_known_camera: bool = True  # if not, `camera` is a number of this crop alone
+    identity_name: str = ""  # the identity as folders, file names or tables write it
 
 
 @dataclass(frozen=True)
@@ -92,19 +93,28 @@ def crops_fingerprint(crops: Sequence[Crop]) -> str:
     return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def build_crop(path: Path | zipfile.Path, identity: int, camera: int | None, index: int) -> Crop:
+def build_crop(path: Path | zipfile.Path, identity: int, camera: int | None, index: int, name: str) -> Crop:
     """A crop; an unknown camera (None) gets a number from `index`, which no other crop of the set has.
 
     With a camera of its own, no true match of the crop is dropped as "same camera".
     """
     if camera is None:
-        return Crop(path, identity, FIRST_UNKNOWN_CAMERA + index, has_known_camera=False)
-    return Crop(path, identity, camera)
+        return Crop(path, identity, FIRST_UNKNOWN_CAMERA + index, has_known_camera=False, identity_name=name)
+    return Crop(path, identity, camera, identity_name=name)
 
 
 def empty_splits() -> dict[str, list[Crop]]:
     """The three splits, for a reader to fill."""
     return {split: [] for split in SPLITS}
+
+
+def divide_test_crops(crops: Sequence[Crop], splits: dict[str, list[Crop]]) -> None:
+    """Adds the first of `crops` of each identity and camera to the queries, and the others to the gallery."""
+    queried: set[tuple[int, int | None]] = set()
+    for crop in crops:
+        key = (crop.identity, crop.camera if crop.has_known_camera else None)
+        splits["gallery" if key in queried or crop.identity <= DISTRACTOR else "query"].append(crop)
+        queried.add(key)
 
 
 def build_dataset(source: str, splits: dict[str, list[Crop]]) -> Dataset:

@@ -1,67 +1,135 @@
-"""A folder for each identity, with or without train/, query/ and gallery/ above it."""
+"""A folder for each identity, with or without folders for the splits above it."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from bot_deploy.errors import InputError
 
 from .dataset import (
+    DISTRACTOR,
+    JUNK,
+    Crop,
     Dataset,
     File,
     LayoutMismatch,
     build_crop,
     build_dataset,
+    divide_test_crops,
     empty_splits,
     image_files,
     number_identities,
 )
-from .names import SPLITS, is_camera_folder, parse_camera
+from .names import SPLIT_NAMES, SPLITS, CropInfo, parse_market_name, parse_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+logger = logging.getLogger(__name__)
+
 TEST_EVERY = 5  # without folders for the splits, each fifth identity is for evaluation
+SIDE_BY_SIDE = (
+    "put the crops of each person into one folder, or list them in a table crops.csv: path,identity,camera,split"
+)
 
 
 def read(source: str, files: Sequence[File]) -> Dataset:
-    """The data set whose identity is the folder of each file; see `datasets.READERS`."""
-    in_folders = [file for file in image_files(files) if len(file.names) > 1]
-    if not in_folders:
-        raise LayoutMismatch("no images in folders")
-    _check_splits(source, in_folders)
-    in_folders = _without_camera_folders(in_folders)
-    number_of = number_identities([file.names[-2] for file in in_folders])
+    """The data set whose identities are folders, or file names of Market-1501; see `datasets.READERS`.
+
+    Raises:
+        InputError: the names contradict each other; the message names the first file.
+    """
+    images = image_files(files)
+    parsed = parse_names([str(file) for file in images])
+    crops = [
+        (file, info) for file, info in zip(images, parsed.infos, strict=True) if len(file.names) > 1 or info.identity
+    ]
+    if not any(info.identity for _, info in crops):
+        raise LayoutMismatch(_no_identities([file for file, _ in crops]))
+    _check_identities(source, crops, parsed.contradiction)
+    split_of = _splits(source, [file for file, _ in crops])
+    if parsed.sessions:
+        logger.warning(f"{source}: {parsed.sessions}, so it is read as a session, and the folder above is the identity")
+    if len(crops) < len(images):
+        outside = next(file for file in images if len(file.names) == 1)
+        logger.warning(f"{source}: {len(images) - len(crops)} images such as {outside} are in no folder; left out")
+    number_of = number_identities([str(info.identity) for file, info in crops if not _special(file, info)])
     splits = empty_splits()
-    queried: set[tuple[int, int | None]] = set()
-    for index, file in enumerate(in_folders):
-        identity, camera = number_of(file.names[-2]), parse_camera(file.names[-1])
-        crop = build_crop(file.path, identity, camera, index)
-        if split := _split(file):
+    tested: list[Crop] = []
+    for index, (file, info) in enumerate(crops):
+        name = str(info.identity)
+        special = _special(file, info)
+        crop = build_crop(file.path, number_of(name) if special is None else special, info.camera, index, name)
+        split = split_of[index]
+        if split in SPLITS:
             splits[split].append(crop)
-        elif identity % TEST_EVERY:
+        elif split == "test" or (split == "" and not crop.identity % TEST_EVERY):
+            tested.append(crop)
+        elif split == "":
             splits["train"].append(crop)
-        else:  # the first crop of each camera is a query
-            splits["gallery" if (identity, camera) in queried else "query"].append(crop)
-            queried.add((identity, camera))
+    divide_test_crops(tested, splits)
     return build_dataset(source, splits)
 
 
-def _split(file: File) -> str | None:
-    return next((name for name in file.names[:-2] if name in SPLITS), None)  # split/identity/file
+def _no_identities(files: Sequence[File]) -> str:
+    """Why `files` have no identity."""
+    if not files:
+        return "no images in folders"
+    return f"no folder names an identity: {files[0]} has only folders of cameras, days, sessions or splits"
 
 
-def _check_splits(source: str, files: Sequence[File]) -> None:
-    """Raises InputError when some files are below folders of splits, and others are not."""
-    others = [file for file in files if not _split(file)]
-    if 0 < len(others) < len(files):
+def _special(file: File, info: CropInfo) -> int | None:
+    """JUNK or DISTRACTOR for a crop that is marked so as in Market-1501; None for a person."""
+    if info.identity == "-1":
+        return JUNK
+    label = parse_market_name(file.names[-1])
+    return DISTRACTOR if label and label.identity == info.identity and int(label.identity) == 0 else None
+
+
+def _check_identities(source: str, crops: Sequence[tuple[File, CropInfo]], contradiction: str) -> None:
+    """Raises InputError for crops without an identity, and for names that contradict each other."""
+    if contradiction:
+        raise InputError(f"{source}: {contradiction}; {SIDE_BY_SIDE}")
+    for file, info in crops:
+        if info.identity is None:
+            raise InputError(
+                f"{source}: {file} has no identity: its folders are cameras, days, sessions or splits; {SIDE_BY_SIDE}"
+            )
+        folder = file.names[-2] if len(file.names) > 1 else ""
+        if folder.isdecimal() and info.identity.isdecimal() and int(folder) != int(info.identity):
+            raise InputError(
+                f"{source}: {file} is in the folder of {folder}, but its name is one of {info.identity}; {SIDE_BY_SIDE}"
+            )
+
+
+def _splits(source: str, files: Sequence[File]) -> list[str]:
+    """The split of each file: one of SPLITS, "test", or "" if there are no folders of splits; "-" is left out."""
+    names = [_split_folder(file) for file in files]
+    splits = [SPLIT_NAMES.get(name.lower(), "") for name in names]
+    present = set(splits) - {""}
+    outside = [file for file, split in zip(files, splits, strict=True) if not split]
+    if present and outside:
         raise InputError(
-            f"{source}: {others[0]} is not below {'/, '.join(SPLITS)}/ as other files are; move or remove it"
+            f"{source}: {outside[0]} is not below {'/, '.join(SPLITS)}/ as other files are; move or remove it"
         )
+    roles = {split: split for split in (*SPLITS, "test", "")}
+    if "train_all" in present:
+        roles |= {"train_all": "train", "train": "-"}
+    elif "val" in present and not present & {"query", "gallery", "test"}:
+        roles["val"] = "test"
+    elif "val" in present and "test" not in present:
+        file = files[splits.index("val")]
+        raise InputError(f"{source}: {file} is not below {'/, '.join(SPLITS)}/ as other files are; move or remove it")
+    if "test" in present and present & {"query", "gallery"}:
+        file = files[splits.index("test")]
+        raise InputError(f"{source}: {file} is below test/, but query/ or gallery/ exists beside it; keep one of them")
+    unused = sorted({name for name, split in zip(names, splits, strict=True) if roles.get(split, "-") == "-"})
+    if unused:
+        logger.info(f"{source}: {'/, '.join(unused)}/ not used")
+    return [roles.get(split, "-") for split in splits]
 
 
-def _without_camera_folders(files: list[File]) -> list[File]:
-    """identity/camera/file as identity/camera_file, when every file lies so."""
-    if all(len(names) > 2 and is_camera_folder(names[-2]) for names, _ in files):  # noqa: PLR2004
-        return [File((*names[:-2], f"{names[-2]}_{names[-1]}"), path) for names, path in files]
-    return files
+def _split_folder(file: File) -> str:
+    """The innermost folder that is a split; "" for none. The folder of an identity may be inside it."""
+    return next((name for name in reversed(file.names[:-1]) if name.lower() in SPLIT_NAMES), "")

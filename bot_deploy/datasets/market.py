@@ -23,11 +23,14 @@ def read(source: str, files: Sequence[File]) -> Dataset:
     unlabelled: list[File] = []
     for file in image_files(files):
         *parents, folder, name = ("", *file.names)
+        folder = folder.lower()
         if folder not in MARKET_FOLDERS:
             continue
         folders.add(folder)
         if label := parse_market_name(name):
-            splits[MARKET_FOLDERS[folder]].append(Crop(file.path, int(label.identity), label.camera))
+            splits[MARKET_FOLDERS[folder]].append(
+                Crop(file.path, int(label.identity), label.camera, identity_name=label.identity)
+            )
             roots.add("/".join(parents[1:]))
         else:
             unlabelled.append(file)

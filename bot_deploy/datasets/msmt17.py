@@ -34,26 +34,32 @@ def read(source: str, files: Sequence[File]) -> Dataset:
     splits = empty_splits()
     for name, (split, folders) in LISTS.items():
         if name in path_of_list:
-            lines = _lines(path_of_list[name])
-            splits[split] += [_crop(source, line, split, folders, path_of) for line in lines]
+            for number, line in enumerate(_lines(path_of_list[name]), start=1):
+                if line.strip():
+                    splits[split].append(_crop(f"{source}: {name}, line {number}", line, split, folders, path_of))
     return build_dataset(source, splits)
 
 
 def _lines(path: Path | zipfile.Path) -> list[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a readable list ({error})") from None
 
 
 def _crop(
-    source: str, line: str, split: str, folders: tuple[str, ...], path_of: Mapping[str, Path | zipfile.Path]
+    place: str, line: str, split: str, folders: tuple[str, ...], path_of: Mapping[str, Path | zipfile.Path]
 ) -> Crop:
     try:
         file, identity = line.rsplit(maxsplit=1)
+        file = file.strip().replace("\\", "/")
         camera = int(file.split("/")[-1].split("_")[2])
         path = next(path_of[f"{folder}/{file}"] for folder in folders if f"{folder}/{file}" in path_of)
         # From 1: 0 would be a distractor.
-        return Crop(path, int(identity) + 1 + (0 if split == "train" else TEST_IDENTITIES), camera)
+        number = int(identity) + 1 + (0 if split == "train" else TEST_IDENTITIES)
+        return Crop(path, number, camera, identity_name=identity)
     except (ValueError, IndexError, StopIteration):
-        raise InputError(f"{source}: the list names {line!r}, which is not below {' or '.join(folders)}/") from None
+        raise InputError(
+            f"{place}: the list names {line!r}, which is not below {' or '.join(folders)}/; a line is such as "
+            "0000/0000_000_01_0303morning_0015_0.jpg 0"
+        ) from None

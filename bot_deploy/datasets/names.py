@@ -1,7 +1,7 @@
 """Identity, camera and time of a crop, read from the names of its file and its folders. The only parser of names.
 
-An identity is text here, as in a gallery. The readers of data sets make it a number: in Market-1501, junk is "-1" and
-distractors are "0000".
+Data sets and galleries read names here, so that they agree on who is on a crop. An identity is text here, as in a
+gallery. The readers of data sets make it a number: in Market-1501, junk is "-1" and distractors are "0000".
 """
 
 from __future__ import annotations
@@ -9,17 +9,32 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SPLITS = ("train", "query", "gallery")
+# A folder or word for a split, in small letters -> the split. The crops of "test" still have to be divided into query
+# and gallery; those of "val" are for evaluation only where there is no other split for it.
+SPLIT_NAMES = {
+    **{split: split for split in SPLITS},
+    "test": "test",
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    "train_all": "train_all",  # of layumi's tree: train/ and val/ together
+    **dict.fromkeys(("multi-query", "multi_query"), "multi-query"),  # of layumi's tree: more pictures of the queries
+}
 # A folder of Market-1501 -> the split in it.
 MARKET_FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
-NOT_IDENTITIES = {*SPLITS, *MARKET_FOLDERS}
+NOT_IDENTITIES = {*SPLITS, *MARKET_FOLDERS, "test", "train_all", "multi-query", "pytorch"}  # in small letters
 
 # More digits than these are dates and times.
 MARKET = re.compile(r"(-1|\d{1,9})_c(\d{1,5})(?!\d)")
 CAMERA = re.compile(r"(?:^|[_-])c(?:am(?:era)?)?_?(\d{1,5})(?!\d)", re.IGNORECASE)
-CAMERA_FOLDER = re.compile(r"c(?:am(?:era)?)?_?\d{1,5}", re.IGNORECASE)
+CAMERA_FOLDER = re.compile(r"c(?:am(?:era)?)?_?\d{1,5}|cam(?:era)?_[a-z]", re.IGNORECASE)
+SESSION_FOLDER = re.compile(
+    r"(?:session|sess|seq|sequence|take|visit|day|clip|video|recording|scene)[-_ ]?\d{1,6}", re.IGNORECASE
+)
 MARKET_FRAME = re.compile(r"-?\d+_c\d+s\d+_(\d+)")  # Market-1501 goes on with sequence and frame
 DUKE_FRAME = re.compile(r"\d+_c\d+_f\d+")  # DukeMTMC-reID goes on with the frame
 TIME = re.compile(r"(?<!\d)((?:19|20)\d\d)-?([01]\d)-?([0-3]\d)[T_ -]?([0-2]\d)[-:h]?([0-5]\d)[-:m]?([0-5]\d)(?!\d)")
@@ -41,24 +56,98 @@ class MarketLabel(NamedTuple):
     camera: int
 
 
+class ParsedNames(NamedTuple):
+    """The names of a whole set of crops."""
+
+    infos: list[CropInfo]  # one for each path
+    sessions: str  # why a level of folders was read as sessions instead of identities; "" if none was
+    contradiction: str  # why the folders cannot all be right, such as crops beside folders of crops; "" if they can
+
+
 def parse_name(path: str) -> CropInfo:
     """Identity, camera and time in `path`, whose parts are joined by "/".
 
-    `0002_c1s1_000451_03.jpg` has the form of Market-1501: identity, camera, sequence, frame. In other forms the folder
-    of a file names the identity, unless the folder is named like a camera, a day or a split of a data set; then a file
-    name such as `0002_c1.jpg` names it. `c1` or `cam1` in a file name is the camera. 2026-01-31_12-00-00, with or
-    without separators, is the time.
+    `0002_c1s1_000451_03.jpg` has the form of Market-1501: identity, camera, sequence, frame. In other forms the
+    innermost folder names the identity, unless the folder is named like a camera, a day, a session or a split of a data
+    set; if no folder is left, a file name such as `0002_c1.jpg` names it. `c1` or `cam1` in a file name, or as the name
+    of a folder, is the camera. 2026-01-31_12-00-00, with or without separators, is the time.
+
+    A set of paths says more than each one: see `parse_names`.
     """
     *folders, name = path.split("/")
+    return _parse(folders, name, _identity_folders(folders))
+
+
+def parse_names(paths: Sequence[str]) -> ParsedNames:
+    """Identity, camera and time in each of `paths`, as `parse_name` reads them, and with one rule more.
+
+    A folder name that recurs below several parents is no identity: in alice/lobby/1.jpg and bob/lobby/2.jpg, the people
+    are alice and bob. A file name that begins with the name of its folder shows that the folder is the identity.
+    """
+    parts = [path.split("/") for path in paths]
+    chains = [_identity_folders(folders) for *folders, _ in parts]
+    sessions = ""
+    while True:
+        parents = _parents(parts, chains)
+        recurring = [folder for folder, above in parents.items() if len(above) > 1]
+        if not recurring or 2 * len(recurring) < len(parents):
+            break
+        sessions = sessions or _recurs(recurring[0], parents)
+        chains = [
+            chain[:-1] if len(chain) > 1 and not _names_file(chain[-1], names[-1]) else chain
+            for names, chain in zip(parts, chains, strict=True)
+        ]
+    contradiction = f"{_recurs(recurring[0], parents)}, but most folders are below one" if recurring else ""
+    several = set(recurring)
+    infos = [
+        # Such a folder may be a session or a person; its crops have no identity rather than a wrong one.
+        _parse(names[:-1], names[-1], [] if several & set(chain[-1:]) else chain)
+        for names, chain in zip(parts, chains, strict=True)
+    ]
+    return ParsedNames(infos, sessions, contradiction or _nested(paths, chains))
+
+
+def _parents(parts: Sequence[list[str]], chains: Sequence[list[str]]) -> dict[str, set[tuple[str, ...]]]:
+    """The folders above each innermost folder of `chains`."""
+    parents: dict[str, set[tuple[str, ...]]] = {}
+    for names, chain in zip(parts, chains, strict=True):
+        if len(chain) > 1 and not _names_file(chain[-1], names[-1]):
+            parents.setdefault(chain[-1], set()).add(tuple(chain[:-1]))
+    return parents
+
+
+def _recurs(folder: str, parents: dict[str, set[tuple[str, ...]]]) -> str:
+    first, second, *_ = sorted("/".join(above) for above in parents[folder])
+    return f"{folder}/ is below {first}/ and below {second}/"
+
+
+def _nested(paths: Sequence[str], chains: Sequence[list[str]]) -> str:
+    """The contradiction of crops that lie beside folders of crops; "" for none."""
+    first_in: dict[tuple[str, ...], str] = {}
+    for path, chain in zip(paths, chains, strict=True):
+        if chain:
+            first_in.setdefault(tuple(chain), path)
+    for folders, path in first_in.items():
+        if len(folders) > 1 and folders[:-1] in first_in:
+            return f"{first_in[folders[:-1]]} lies beside the folder of {path}, so one of the folders is no identity"
+    return ""
+
+
+def _names_file(folder: str, name: str) -> bool:
+    """Whether a file name begins with the name of its folder, as 0002/0002_c1.jpg does."""
+    return name.startswith(folder) and not name[len(folder) : len(folder) + 1].isdigit()
+
+
+def _parse(folders: Sequence[str], name: str, chain: Sequence[str]) -> CropInfo:
+    """The names of `folders` and of the file; `chain` are the folders that may be identities."""
     market, frame, date = parse_market_name(name), MARKET_FRAME.match(name), TIME.search(name)
     time = _timestamp(date) if date else None
     if frame and time is None:
         time = float(frame[1])
     camera = parse_camera(name)
-    if folders and is_camera_folder(folders[-1]):
-        camera = parse_camera(folders[-1]) if camera is None else camera
-        folders = folders[:-1]
-    identity = _identity(folders[-1]) if folders else None
+    if camera is None:
+        camera = next((_folder_camera(folder) for folder in reversed(folders[-3:]) if is_camera_folder(folder)), None)
+    identity = _as_text(chain[-1]) if chain else None
     if market and not DAY.fullmatch(market.identity) and (frame or DUKE_FRAME.match(name) or identity is None):
         return CropInfo(market.identity, market.camera, time)
     return CropInfo(identity, camera, time)
@@ -77,7 +166,7 @@ def parse_camera(name: str) -> int | None:
 
 
 def is_camera_folder(name: str) -> bool:
-    """Whether a folder is named after a camera, such as c1, cam_2 or camera3."""
+    """Whether a folder is named after a camera, such as c1, cam_2, camera3 or cam_a."""
     return CAMERA_FOLDER.fullmatch(name) is not None
 
 
@@ -98,9 +187,27 @@ def parse_time(text: str) -> float:
     return number
 
 
-def _identity(folder: str) -> str | None:
-    if folder in NOT_IDENTITIES or DAY.match(folder):
-        return None
+def _identity_folders(folders: Sequence[str]) -> list[str]:
+    """Those of `folders` that may name an identity: no cameras, days, sessions or splits of a data set."""
+    return [
+        folder
+        for folder in folders
+        if folder
+        and not (
+            is_camera_folder(folder)
+            or DAY.match(folder)
+            or SESSION_FOLDER.fullmatch(folder)
+            or folder.lower() in NOT_IDENTITIES
+        )
+    ]
+
+
+def _folder_camera(folder: str) -> int:
+    camera = parse_camera(folder)
+    return ord(folder[-1].lower()) - ord("a") + 1 if camera is None else camera  # cam_a is camera 1
+
+
+def _as_text(folder: str) -> str:
     return folder.encode(errors="surrogateescape").decode(errors="replace")  # the bytes of a name need not be text
 
 

@@ -34,5 +34,7 @@ def read(source: str, files: Sequence[File]) -> Dataset:
     splits = empty_splits()
     for person, camera, path in shots:
         test_split = "query" if camera == CAMERAS["cam_a"] else "gallery"
-        splits["train" if person in train_people else test_split].append(Crop(path, number_of(person), camera))
+        splits["train" if person in train_people else test_split].append(
+            Crop(path, number_of(person), camera, identity_name=person)
+        )
     return build_dataset(source, splits)

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from bot_deploy import images
-from bot_deploy.datasets.names import CropInfo, parse_name
+from bot_deploy.datasets.names import CropInfo, parse_names
 from bot_deploy.errors import InputError
 from bot_deploy.progress import progress_counter
 
@@ -58,13 +58,14 @@ def index_folder(
     metadata = metadata or {}
     _check_metadata(metadata, found, folder)
     vanished = [path for path in known if path not in found]
+    names = _parse_new_names(found, known)
     embed: list[GalleryItem] = []
     updated: list[GalleryItem] = []
     for path, (size, mtime) in found.items():
         row = known.get(path)
         if row and (row.size, row.mtime) == (size, mtime) and path not in metadata:
             continue
-        now = GalleryItem(path, size, mtime, **_info(path, row, metadata)._asdict())
+        now = GalleryItem(path, size, mtime, **_info(path, row or names[path], metadata)._asdict())
         if row is None or _changed(now, row, folder):
             embed.append(now)
         elif (now := now._replace(digest=row.digest, error=row.error)) != row:
@@ -101,8 +102,15 @@ def _changed(now: GalleryItem, before: GalleryItem, folder: Path) -> bool:
     return now.size != before.size or (now.mtime != before.mtime and file_digest(folder / now.path) != before.digest)
 
 
-def _info(path: str, row: GalleryItem | None, metadata: Mapping[str, CropInfo]) -> CropInfo:
-    otherwise = CropInfo(row.identity, row.camera, row.time) if row else parse_name(path)
+def _parse_new_names(found: Mapping[str, object], known: Mapping[str, object]) -> Mapping[str, CropInfo]:
+    """Identity, camera and time by path, if any path is new: each name is read in view of all the others."""
+    if found.keys() <= known.keys():
+        return {}
+    return dict(zip(found, parse_names(list(found)).infos, strict=True))
+
+
+def _info(path: str, before: CropInfo | GalleryItem, metadata: Mapping[str, CropInfo]) -> CropInfo:
+    otherwise = CropInfo(before.identity, before.camera, before.time)
     given = metadata.get(path, CropInfo())._asdict()
     return otherwise._replace(**{name: value for name, value in given.items() if value is not None})
 

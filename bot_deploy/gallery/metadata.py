@@ -19,10 +19,10 @@ def read_metadata(path: Path) -> dict[str, CropInfo]:
         InputError: a column is missing, or a row has a wrong value; the message names the line.
     """
     rows = read_csv(path)
-    if not rows or "path" not in rows[0] or not {"identity", "camera", "time"} & set(rows[0]):
+    if not rows or "path" not in rows[0].values or not {"identity", "camera", "time"} & rows[0].values.keys():
         raise InputError(f"{path}: needs the column path, and any of identity, camera and time")
     metadata: dict[str, CropInfo] = {}
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         identity, time = row.get("identity", "").strip(), row.get("time", "").strip()
         try:
             if not row["path"]:
@@ -34,5 +34,5 @@ def read_metadata(path: Path) -> dict[str, CropInfo]:
                 f"{path}, line {line}: give path, identity, a camera number and a time as a number or "
                 "2026-01-31T12:00:00; all but path may be empty"
             ) from None
-        metadata[row["path"].replace("\\", "/").removeprefix("./")] = info
+        metadata[row["path"]] = info
     return metadata

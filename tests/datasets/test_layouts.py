@@ -93,7 +93,7 @@ shop/d.jpg,carol,3,gallery
 
 
 def test_table(tmp_path: Path) -> None:
-    write(tmp_path, {"crops.csv": TABLE})
+    write(tmp_path, {"crops.csv": TABLE, **{f"shop/{letter}.jpg": "" for letter in "abcd"}})
     dataset = open_dataset(tmp_path / "crops.csv")
     assert names_and_labels(dataset.train)[0] == ("a.jpg", 1, 1)
     assert [crop.has_known_camera for crop in dataset.train] == [True, False]
@@ -114,7 +114,7 @@ def test_table(tmp_path: Path) -> None:
     ],
 )
 def test_tables_without_the_needed_values(tmp_path: Path, text: str, message: str) -> None:
-    write(tmp_path, {"crops.csv": text})
+    write(tmp_path, {"crops.csv": text, "a.jpg": ""})
     with pytest.raises(InputError, match=message):
         open_dataset(tmp_path / "crops.csv")
 
@@ -163,7 +163,7 @@ def test_a_folder_for_each_camera_below_the_identity(tmp_path: Path) -> None:
 
 def test_numbers_in_a_table_are_market_numbers(tmp_path: Path) -> None:
     rows = "path,identity,camera,split\na.jpg,7,1,query\nb.jpg,7,2,gallery\nc.jpg,0,2,gallery\nd.jpg,-1,2,gallery\n"
-    write(tmp_path, {"crops.csv": rows})
+    write(tmp_path, {"crops.csv": rows, **{f"{letter}.jpg": "" for letter in "abcd"}})
     dataset = open_dataset(tmp_path / "crops.csv")
     assert names_and_labels(dataset.query) == [("a.jpg", 7, 1)]
     assert names_and_labels(dataset.gallery) == [("b.jpg", 7, 2), ("c.jpg", 0, 2)]  # junk is dropped

@@ -13,6 +13,7 @@ from helpers.crowds import DIM, HEIGHT, WIDTH, Counting, check_like_naive, contr
 
 from bot_deploy import gallery as galleries
 from bot_deploy import images
+from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
 from bot_deploy.gallery import indexing, read_metadata
@@ -228,3 +229,19 @@ def test_without_a_cache_there_is_an_answer_all_the_same(
     with gallery:
         assert done.new == len(gallery) == 120
     assert "not kept for the next run" in caplog.text
+
+
+def test_a_gallery_and_a_data_set_read_the_same_identities(tmp_path: Path, embedder: Embedder) -> None:
+    for number, name in enumerate(
+        f"{who}/{place}/{shot}.png" for who in "xyz" for place in ("in", "out") for shot in "12"
+    ):
+        draw(tmp_path / "crops" / name, number)
+    dataset = open_dataset(tmp_path / "crops")
+    crops = [*dataset.train, *dataset.query, *dataset.gallery]
+    with opened(str(tmp_path / "x.gallery"), root=tmp_path / "crops") as gallery:
+        galleries.index_folder(gallery, tmp_path / "crops", embedder)
+        identities = {item.path: item.identity for item in gallery.items()}
+    assert identities == {
+        Path(str(crop.path)).relative_to(tmp_path / "crops").as_posix(): crop.identity_name for crop in crops
+    }
+    assert set(identities.values()) == set("xyz")
