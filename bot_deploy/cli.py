@@ -37,6 +37,7 @@ VERBS = {
 
 # module -> the extra that installs it
 EXTRAS = {
+    "av": "demo",
     "cv2": "demo",
     "faiss": "scale",
     "matplotlib": "train",

@@ -102,7 +102,6 @@ class LiveRecognizer:
         fps: float,
         *,
         min_score: float | None = None,
-        drops_frames: bool = False,
         every: int = EMBED_EVERY_FRAMES,
         auto_enrol: bool = False,
     ) -> None:
@@ -112,9 +111,8 @@ class LiveRecognizer:
             detector: finds the people.
             embedder: embeds their crops; its calibration gives the threshold of a match.
             gallery: the known people; also the place to enrol.
-            fps: frames per second of the source.
+            fps: frames per second of the source, without pauses.
             min_score: lowest cosine of a match, in place of the calibration.
-            drops_frames: whether frames may be missing, as in a live source.
             every: frames between two embeddings of a track.
             auto_enrol: whether strangers are enrolled automatically.
         """
@@ -126,7 +124,6 @@ class LiveRecognizer:
             embedder,
             fps,
             self.identifier.outlier_threshold,
-            drops_frames=drops_frames,
             every=every,
             timer=self.timer,
         )

@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from PIL import Image
@@ -17,17 +17,15 @@ from bot_deploy import images
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import unused_path
 
+from .video_writer import FORMATS, FPS_DECIMALS, VideoWriter
+
 if TYPE_CHECKING:
     from bot_deploy.images import Pixels
 
 logger = logging.getLogger(__name__)
 
-# Codecs that every OpenCV from PyPI can write; none has an H.264 encoder, and VP9 takes seven times as long as VP8.
-# MPEG-4 is fast and plays everywhere but in browsers; VP8 plays in browsers too and takes ten times as long.
-CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG", ".webm": "VP80"}
 MAX_STILL_S = 10.0  # seconds for which one picture stays in the video
 MIN_FREE_BYTES = 32_000_000  # on the disk, to finish the recording
-FPS_DECIMALS = 2  # MPEG-4 counts time in steps of 1/65535 of a second or more
 
 
 class Recorder:
@@ -35,7 +33,7 @@ class Recorder:
 
     Events are appended to the file, so a service that restarts loses none; "-" means stdout. An older video of the same
     name is replaced at `close`, also after an exception or Ctrl-C. Until then the new video is NAME.part.SUFFIX beside
-    it. If the process is killed, that file remains; except for .mp4 it can be played.
+    it. If the process is killed, that file remains and can be played; about its last second is missing.
     """
 
     def __init__(self, output: Path | None, events: Path | None, fps: float) -> None:
@@ -51,14 +49,14 @@ class Recorder:
         self._shape = (0, 0)  # height and width of the first picture
         self._start_time: float | None = None  # of the first picture, moved by pauses
         self._written = 0  # pictures
-        self._writer: Any = None  # cv2.VideoWriter
+        self._writer: VideoWriter | None = None
         self._to_stdout = events == Path("-")
         self._events_name = str(events)
         self._events = None
         if events and not self._to_stdout:
             try:
                 events.parent.mkdir(parents=True, exist_ok=True)
-                self._events = events.open("a", encoding="utf-8", errors="backslashreplace")
+                self._events = _open_lines(events)
             except OSError as error:
                 raise RunError(f"{events}: cannot be written ({error.strerror or error})") from None
 
@@ -70,18 +68,17 @@ class Recorder:
         Raises:
             RunError: the disk is full, or a picture of this size cannot be written.
         """
-        import cv2
-
         if self._output is None:
             return
         _check_free_space(self._output)
         if self._writer is None:
             self._shape = (picture.shape[0], picture.shape[1])
-            self._writer = self._open_writer(self._output)
-        bgr = cv2.cvtColor(_pad_to_even(_letterbox(picture, self._shape)), cv2.COLOR_RGB2BGR)
-        for _ in range(self._copies_to_write(time)):
-            self._writer.write(bgr)
-            self._written += 1
+            height, width = (side + side % 2 for side in self._shape)
+            self._writer = VideoWriter(self._part, (height, width), self._fps)
+        copies = self._copies_to_write(time)
+        if copies:
+            self._writer.write(_pad_to_even(_letterbox(picture, self._shape)), copies)
+            self._written += copies
 
     def _copies_to_write(self, time: float | None) -> int:
         """How often to write a picture of `time`: 0 if it comes too soon, several times after a gap."""
@@ -107,8 +104,7 @@ class Recorder:
         if self._events is None:
             return
         try:
-            self._events.write(f"{line}\n")
-            self._events.flush()
+            _append_line(self._events, line)
         except OSError as error:
             raise RunError(f"{self._events_name}: cannot be written ({error.strerror or error})") from None
 
@@ -124,8 +120,8 @@ class Recorder:
             self._events = None
         if self._writer is None or self._output is None:
             return
-        self._writer.release()
-        self._writer = None
+        writer, self._writer = self._writer, None
+        writer.close()
         if not self._written:  # Ctrl-C came before the first picture
             self._part.unlink(missing_ok=True)
             return
@@ -140,20 +136,6 @@ class Recorder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _open_writer(self, output: Path) -> Any:
-        import cv2
-
-        height, width = (side + side % 2 for side in self._shape)
-        codec = cv2.VideoWriter.fourcc(*CODECS[output.suffix.lower()])
-        writer = cv2.VideoWriter(str(self._part.absolute()), cv2.CAP_FFMPEG, codec, self._fps, (width, height))
-        if not writer.isOpened():
-            raise RunError(
-                f"{output}: OpenCV cannot write {width}x{height} pixels at {self._fps:g} frames/s to it; "
-                f"give a name that ends in {' or '.join(CODECS)}",
-                parameter="output",
-            )
-        return writer
 
 
 def save_snapshot(picture: Pixels, folder: Path, time: float) -> Path:
@@ -177,8 +159,8 @@ def save_snapshot(picture: Pixels, folder: Path, time: float) -> Path:
 
 def _part_path(output: Path) -> Path:
     """The file to write until `output` is complete."""
-    if output.suffix.lower() not in CODECS:
-        raise InputError(f"{output}: a video's name ends in {', '.join(CODECS)}", parameter="output")
+    if output.suffix.lower() not in FORMATS:
+        raise InputError(f"{output}: a video's name ends in {', '.join(FORMATS)}", parameter="output")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         part = unused_path(output.with_name(f"{output.stem}.part{output.suffix}"))  # a killed run leaves its own
@@ -191,8 +173,29 @@ def _part_path(output: Path) -> Path:
     return part
 
 
+def _open_lines(path: Path) -> io.FileIO:
+    """Opens a file of lines to append to; half a line that a full disk or a crash has left gets its end."""
+    file = io.FileIO(path, "a+")
+    try:
+        if file.seekable() and (size := file.seek(0, io.SEEK_END)):
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _append_line(file: io.FileIO, line: str) -> None:
+    """Writes `line` with one call of the system, so that a killed process leaves no half of it."""
+    rest = memoryview(f"{line}\n".encode(errors="backslashreplace"))
+    while rest:
+        rest = rest[file.write(rest) or 0 :]
+
+
 def _check_free_space(output: Path) -> None:
-    if shutil.disk_usage(output.parent).free < MIN_FREE_BYTES:  # OpenCV reports no failed writes
+    if shutil.disk_usage(output.parent).free < MIN_FREE_BYTES:
         raise RunError(f"{output}: the disk is full; the video ends here")
 
 

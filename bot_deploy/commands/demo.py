@@ -132,6 +132,7 @@ def demo(
     from bot_deploy.errors import InputError
     from bot_deploy.video.detectors import open_detector
     from bot_deploy.video.sources import open_source
+    from bot_deploy.video.tracks import MIN_TRACKING_FPS
 
     if as_json and events == Path("-"):
         raise InputError("--json and --events - both write to stdout; give the events a file")
@@ -156,11 +157,15 @@ def demo(
             people,
             frames.fps,
             min_score=min_score,
-            drops_frames=frames.is_live,
             every=every,
             auto_enrol=auto_enrol,
         )
         say(f"{frames.name}: detector {person_detector.name}, model {model} on {embedder.backend}")
+        if frames.fps < MIN_TRACKING_FPS:
+            say(
+                f"{frames.fps:g} frames per second: people are not tracked below {MIN_TRACKING_FPS}. Each picture is "
+                "searched by itself, and nobody is enrolled automatically"
+            )
         say(f"gallery {people.address}: {len(recognizer.enroller.names)} people; {recognizer.identifier.rule}")
         # The window first: if it cannot open, the files of an earlier run stay.
         with (

@@ -55,7 +55,6 @@ class TrackletBuilder:
         fps: float,
         outlier_threshold: float,
         *,
-        drops_frames: bool = False,
         every: int = EMBED_EVERY_FRAMES,
         timer: StageTimer | None = None,
     ) -> None:
@@ -64,15 +63,14 @@ class TrackletBuilder:
         Args:
             detector: finds the people.
             embedder: embeds their crops.
-            fps: frames per second of the source.
+            fps: frames per second of the source, without pauses.
             outlier_threshold: cosine below which two crops do not show the same person.
-            drops_frames: whether frames may be missing, as in a live source; tracking then uses their times.
             every: frames between two embeddings of a track.
             timer: adds up the stages "detect", "track" and "embed".
         """
         self._detector, self._embedder, self._outlier_threshold = detector, embedder, outlier_threshold
         self._tracker = PersonTracker(fps)
-        self._drops_frames, self._every = drops_frames, every
+        self._every = every
         self._timer = timer or StageTimer()
         self._frames = 0  # processed
         self.tracklets: dict[int, Tracklet] = {}  # by track id; lost ones stay for `LOST_TRACK_TTL_S`
@@ -86,7 +84,7 @@ class TrackletBuilder:
         with self._timer.measure("detect"):
             detections = self._detector.detect(frame.pixels)
         with self._timer.measure("track"):
-            tracks = self._tracker.update(detections, frame.time if self._drops_frames else None)
+            tracks = self._tracker.update(detections, frame.time)
         for track in tracks:
             if track.track_id not in self.tracklets:
                 self._start_tracklet(track.track_id, TrackEmbedding(self._outlier_threshold), frame.time)

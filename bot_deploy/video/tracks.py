@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from .detectors import Detections
 
 MIN_TRACKING_FPS = 5  # frames per second; below it, people move too far between two frames
+MIN_TIME_STEP_S = 1e-6  # seconds from frame to frame
 LOST_TRACK_BUFFER = 60  # thirtieths of a second for which a lost track is kept
 TRACK_ACTIVATION_THRESHOLD = 0.5  # detector score that starts a track; lower scores only continue one
 
@@ -27,16 +29,22 @@ class PersonTracker:
     """Gives the boxes of one person the same track id from frame to frame."""
 
     def __init__(self, fps: float) -> None:
-        """Below `MIN_TRACKING_FPS` frames per second, every box is a track of its own."""
+        """Below `MIN_TRACKING_FPS` frames per second, every box is a track of its own.
+
+        `fps` is the usual rate: pauses between frames do not lower it.
+        """
         self._tracker = _bytetrack(fps) if fps >= MIN_TRACKING_FPS else None
         self._last_id = 0
+        self._last_time = -math.inf  # of the last frame, in seconds
 
-    def update(self, detections: Detections, time: float | None = None) -> list[Track]:
-        """The tracks on the next frame. Give its `time` in seconds if frames may have been dropped."""
+    def update(self, detections: Detections, time: float) -> list[Track]:
+        """The tracks on the next frame, whose presentation time is `time`, in seconds."""
         if self._tracker is None:
             return self._untracked(detections)
         import supervision as sv
 
+        # ByteTrack predicts positions for times that rise.
+        self._last_time = time = max(time, self._last_time + MIN_TIME_STEP_S)
         tracked = self._tracker.update(
             sv.Detections(xyxy=detections.xyxy, confidence=detections.scores), timestamp=time
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from helpers.fake_camera import (
@@ -34,6 +36,7 @@ from bot_deploy.errors import InputError, RunError
 from bot_deploy.gallery import Gallery
 from bot_deploy.matching.identify import PersonIdentifier
 from bot_deploy.video.detectors import Detections, Detector
+from bot_deploy.video.sources import open_source
 
 
 def walker(x: float, y: float = 60, tall: float = 150) -> Box:
@@ -111,6 +114,28 @@ def test_a_person_who_returns_is_recognised_and_not_enrolled_twice(gallery: Gall
     found = [(event.kind, event.person.name, event.person.track_id) for event in events]
     assert found == [("enrolled", "person-1", 1), ("enrolled", "person-2", 2), ("recognised", "person-1", 3)]
     assert len(gallery) == 2
+
+
+@pytest.mark.parametrize("pause", [0.0, 30.0])
+def test_a_pause_of_a_motion_recorder_keeps_tracking(pause: float, gallery: Gallery, tmp_path: Path) -> None:
+    """Sixty frames, ten a second, of one person; with the pause, the mean rate is below two a second."""
+    path = tmp_path / "motion.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", 1000)  # without loss, because the detector goes by exact colours
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "bgr0"
+        for number in range(60):
+            frame = av.VideoFrame.from_ndarray(scene((RED, walker(10 + number))), format="rgb24")
+            frame.pts, frame.time_base = round(100 * number + 1000 * pause * (number >= 30)), Fraction(1, 1000)
+            container.mux(stream.encode(frame.reformat(format="bgr0")))
+        container.mux(stream.encode(None))
+    with open_source(str(path)) as source:
+        recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, source.fps, auto_enrol=True)
+        results = [recognizer.process_frame(frame) for frame in source]
+    assert enrolled_names(gallery) == {"person-1"}
+    tracks = [[person.track_id for person in result.persons] for result in results]
+    # ByteTrack needs two detections; after half a minute it starts a new track.
+    assert tracks == [[], *[[1]] * 29, *([[], *[[2]] * 29] if pause else [[1]] * 30)]
 
 
 def test_automatic_enrolment_needs_enough_embeddings(gallery: Gallery) -> None:

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ from PIL import Image
 
 from bot_deploy.demos import recorder
 from bot_deploy.demos.recorder import Recorder, save_snapshot
+from bot_deploy.demos.video_writer import FORMATS
 from bot_deploy.errors import InputError, RunError
 
-# A process that records and then kills itself.
+# A process that records 60 frames, each brighter than the one before, and then kills itself.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -25,9 +28,39 @@ import numpy as np
 from bot_deploy.demos.recorder import Recorder
 with Recorder(Path(sys.argv[1]), Path(sys.argv[2]), 10) as recorder:
     for number in range(60):
-        recorder.write(np.random.default_rng(number).integers(0, 256, (240, 320, 3), np.uint8))
+        recorder.write(np.full((240, 320, 3), 4 * number, np.uint8))
         recorder.write_event({"frame": number})
     os.kill(os.getpid(), signal.SIGKILL)
+"""
+# A process that records noise and events of 20,000 characters until somebody kills it.
+RECORDING = """
+import sys
+from itertools import count
+from pathlib import Path
+import numpy as np
+from bot_deploy.demos.recorder import Recorder
+pictures = np.random.default_rng(0).integers(0, 256, (8, 120, 160, 3), np.uint8)
+with Recorder(Path(sys.argv[1]), Path(sys.argv[2]), 10) as recorder:
+    for number in count():
+        recorder.write(pictures[number % 8])
+        recorder.write_event({"frame": number, "name": 20_000 * "x"})
+"""
+
+# A process that may write only so many bytes to a file.
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from bot_deploy.demos.recorder import Recorder
+from bot_deploy.errors import RunError
+noise = np.random.default_rng(0).integers(0, 256, (5, 240, 320, 3), np.uint8)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+try:
+    with Recorder(Path(sys.argv[1]), None, 10) as recorder:
+        for number in range(50):
+            recorder.write(noise[number % 5])
+except RunError as error:
+    print(error)
 """
 
 
@@ -96,19 +129,73 @@ def test_an_exception_before_the_first_picture_keeps_an_older_video(
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
 
 
-def test_a_killed_run_leaves_its_part_and_its_events(tmp_path: Path) -> None:
-    path, events = tmp_path / "out.mkv", tmp_path / "events.jsonl"
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("suffix", sorted(FORMATS))
+def test_a_killed_run_leaves_a_video_without_its_last_second_and_all_events(suffix: str, tmp_path: Path) -> None:
+    path, events = tmp_path / f"out{suffix}", tmp_path / "events.jsonl"
+    part = path.with_stem("out.part")
     result = subprocess.run([sys.executable, "-c", KILLED, path, events], check=False)
     assert result.returncode == -9
     assert not path.exists()
-    assert len(frames(tmp_path / "out.part.mkv")) > 0
+    greys = [float(frame.mean()) for frame in frames(part)]
+    assert 60 - 11 <= len(greys) <= 60
+    np.testing.assert_allclose(greys, 4 * np.arange(len(greys)), atol=5)
     assert [json.loads(line)["frame"] for line in events.read_text().splitlines()] == list(range(60))
     with Recorder(path, events, 10) as next_run:
         next_run.write(picture(50))
         next_run.write_event({"frame": 60})
-    assert len(frames(tmp_path / "out.part.mkv")) > 1  # of the run that was killed
+    assert len(frames(part)) == len(greys)  # of the run that was killed
     assert len(frames(path)) == 1
     assert [json.loads(line)["frame"] for line in events.read_text().splitlines()] == list(range(61))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("seed", range(3))
+def test_events_are_whole_lines_after_a_kill_at_any_moment(seed: int, tmp_path: Path) -> None:
+    path, events = tmp_path / "out.mp4", tmp_path / "events.jsonl"
+    process = subprocess.Popen([sys.executable, "-c", RECORDING, path, events])
+    deadline = time.monotonic() + 60
+    while not (events.exists() and events.stat().st_size > 1_000_000) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(float(np.random.default_rng(seed).uniform(0, 0.2)))
+    process.kill()
+    assert process.wait() == -9
+    text = events.read_text()
+    assert text.endswith("\n")
+    numbers = [json.loads(line)["frame"] for line in text.splitlines()]
+    assert numbers == list(range(len(numbers)))
+    assert len(frames(tmp_path / "out.part.mp4")) >= len(numbers) - 11
+
+
+def test_half_a_line_of_a_crash_does_not_spoil_the_next_event(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"frame": 1}\n{"fra')
+    for number in (2, 3):
+        with Recorder(None, path, 10) as recording:
+            recording.write_event({"frame": number})
+    assert path.read_text().splitlines() == ['{"frame": 1}', '{"fra', '{"frame": 2}', '{"frame": 3}']
+
+
+def test_a_finished_mp4_is_an_ordinary_one(tmp_path: Path) -> None:
+    """Players show its length, and can jump in it: the index comes with the number of frames."""
+    path = tmp_path / "out.mp4"
+    with Recorder(path, None, 10) as recording:
+        for number in range(30):
+            recording.write(picture(8 * number))
+    with av.open(str(path)) as container:
+        assert (container.streams.video[0].frames, container.duration) == (30, 3 * av.time_base)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows limits no file sizes")
+@pytest.mark.parametrize("suffix", sorted(FORMATS))
+@pytest.mark.parametrize("limit", [0, 1000, 400_000])
+def test_a_disk_that_fills_up_gives_one_line(suffix: str, limit: int, tmp_path: Path) -> None:
+    """A limit on the file's size stands for the full disk."""
+    command = [sys.executable, "-c", LIMITED, tmp_path / f"out{suffix}", str(limit)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("\n") == 1
+    assert "File too large" in result.stdout
 
 
 @pytest.mark.parametrize("size", [(63, 95), (64, 96), (1, 1)])

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -233,8 +238,95 @@ def test_a_truncated_video_gives_its_frames_and_a_warning(tmp_path: Path, caplog
     with open_source(str(tmp_path / "half.mkv")) as source:
         count = len(list(source))
     assert 0 < count < 25
-    if source._expected_frames > 0:  # type: ignore[attr-defined] - some containers store their length only at the end
-        assert "truncated or damaged" in caplog.text
+    assert f"ends after {count} frames" in caplog.text
+    assert "of 2.5 seconds; the file is truncated or damaged" in caplog.text
+
+
+def write_video(path: Path, pictures: list[np.ndarray], times: list[float]) -> Path:
+    """Writes a video whose pictures have these presentation times, in seconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", 1000)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 8_000_000
+        for pixels, seconds in zip(pictures, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * seconds), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("pauses", [{}, {30: 30.0}, {1: 5.0, 2: 600.0, 40: 0.7, 59: 3600.0}])
+def test_frames_have_their_own_times_and_pauses_do_not_lower_the_rate(
+    pauses: dict[int, float], suffix: str, tmp_path: Path
+) -> None:
+    """As a motion recorder writes them: ten frames a second while something moves."""
+    times = [7 + 0.1 * number + sum(gap for at, gap in pauses.items() if at <= number) for number in range(60)]
+    pictures = [np.full((64, 96, 3), 4 * number, np.uint8) for number in range(60)]
+    with open_source(str(write_video(tmp_path / f"film{suffix}", pictures, times))) as source:
+        assert source.fps == pytest.approx(10, rel=0.02)  # a mean rate of 60 frames in 5.9 seconds, without pauses
+        frames = list(source)
+    np.testing.assert_allclose([frame.time for frame in frames], np.array(times) - 7, atol=0.002)
+    np.testing.assert_allclose([frame.pixels.mean() for frame in frames], 4 * np.arange(60), atol=6)
+
+
+def test_frames_without_rising_times_get_some(tmp_path: Path) -> None:
+    """The second half begins again at 0, as in files that were put together."""
+    path = tmp_path / "film.avi"  # .avi has no presentation times of its own
+    write_film(path, 6)
+    with open_source(str(path)) as source:
+        source._start = 0.25  # type: ignore[attr-defined] - so that the first times do not rise
+        times = [frame.time for frame in source]
+    assert all(after > before for before, after in pairwise(times))
+
+
+@pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])
+def test_a_video_is_rotated_as_its_metadata_say(quarter_turns: int, tmp_path: Path) -> None:
+    """ISO/IEC 14496-12: the matrix of `tkhd` maps (x, y) to (ax + cy, bx + dy), with y downwards."""
+    stored = scene((RED, (0, 0, 32, 32)), (GREEN, (64, 0, 96, 32)), (BLUE, (0, 32, 32, 64)), size=(64, 96))
+    path = write_video(tmp_path / "phone.mp4", [stored] * 3, [0, 0.1, 0.2])
+    data = bytearray(path.read_bytes())
+    cosine, sine = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarter_turns]  # clockwise
+    matrix = [cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30]
+    start = data.index(b"tkhd") + 4 + 40
+    data[start : start + 36] = struct.pack(">9i", *matrix)
+    path.write_bytes(data)
+    with open_source(str(path)) as source:
+        first = next(iter(source)).pixels
+    expected = np.rot90(stored, -quarter_turns)
+    assert first.shape == expected.shape
+    assert float(np.abs(first.astype(int) - expected).mean()) < 12
+
+
+def test_damage_inside_a_video_costs_only_some_frames(tmp_path: Path) -> None:
+    whole = write_film(tmp_path / "film.mkv", 25)
+    rng, readable = np.random.default_rng(0), 0
+    for number in range(20):
+        data = bytearray(whole.read_bytes())
+        for place in rng.integers(600, len(data), 30):
+            data[place] ^= 1 << int(rng.integers(8))
+        path = tmp_path / f"{number}.mkv"
+        path.write_bytes(data)
+        with suppress(InputError), open_source(str(path)) as source:
+            times = [frame.time for frame in source]
+            assert all(after > before for before, after in pairwise(times))
+            assert np.isfinite(times).all()
+            readable += 1
+    assert readable > 10
+
+
+def test_a_file_without_pictures_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", 8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))  # type: ignore[union-attr,arg-type]
+        container.mux(stream.encode(None))  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="not a video"):
+        open_source(str(path))
 
 
 def test_files_that_are_no_source_give_one_line(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def open_source(address: str, *, fps: float | None = None, capture: Callable[[st
         address: a camera number, a video, a folder of frames, one picture, or an address such as rtsp://host/stream.
             A web address that ends like a video file is a video; other addresses are live streams.
         fps: frames per second; default: 1 in a folder, else as the camera or video reports.
-        capture: function from the camera number, path or address to a capture; default: cv2.VideoCapture.
+        capture: function from the camera number or a stream's address to a capture; default: cv2.VideoCapture.
 
     OpenCV's log and RTSP over TCP are settings of the whole process: see `bot_deploy.video.opencv`.
 
