@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import click
 
 from bot_deploy import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class _StderrHandler(logging.Handler):
@@ -23,6 +27,17 @@ def show_library_output() -> None:
     if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
         logger.addHandler(_StderrHandler())
     progress.show_bars()
+
+
+MAX_NAMED_FILES = 10  # a hundred thousand lines would hide every other message
+
+
+def say_left_out(messages: Sequence[object], rest: str = "--json names all of them") -> None:
+    """Prints which files are left out and why: the first ten, then how many more; `rest` says where the others are."""
+    for message in messages[:MAX_NAMED_FILES]:
+        say(f"left out: {message}")
+    if len(messages) > MAX_NAMED_FILES:
+        say(f"left out: {len(messages) - MAX_NAMED_FILES} more files; {rest}")
 
 
 def say(message: str) -> None:

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from bot_deploy.errors import ImageError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -145,30 +145,46 @@ def find_images(folder: str | Path, suffixes: frozenset[str] = SUFFIXES) -> list
     return [] if not root.is_dir() else sorted(root / path for path, _ in walk_images(root, suffixes))
 
 
-def walk_images(folder: str | Path, suffixes: frozenset[str] = SUFFIXES) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def walk_images(
+    folder: str | Path,
+    suffixes: frozenset[str] = SUFFIXES,
+    on_error: Callable[[str, OSError], None] | None = None,
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yields the path below `folder` (parts joined by "/") and the directory entry of each image file, in no order.
 
-    Hidden files and folders are skipped; links to folders are not followed.
+    Hidden files and folders are skipped; links to folders are not followed. Everything else with the name of an image
+    is yielded, also links, devices and empty folders: `read_image` refuses what is no regular file, and says so.
+
+    `on_error` gets the path of a folder below `folder` that cannot be read, and why.
 
     Raises:
-        InputError: a folder cannot be read.
+        InputError: a folder cannot be read, and there is no `on_error` or it is `folder` itself.
     """
-    folders = [("", os.fspath(folder))]
+    folders: list[tuple[str, str, os.DirEntry[str] | None]] = [("", os.fspath(folder), None)]
     while folders:
-        prefix, path = folders.pop()
+        prefix, path, parent = folders.pop()
         try:
-            entries = list(os.scandir(path))  # an entry holds its type, so that a folder costs no other call
+            with os.scandir(path) as listing:
+                entries = list(listing)  # an entry holds its type, so that a folder costs no other call
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+            if on_error is None or parent is None:
+                raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+            on_error(prefix[:-1], error)
+            continue
+        if parent and not entries and _has_suffix(parent.name, suffixes):  # somebody took it for an image
+            yield prefix[:-1], parent
         for entry in entries:
             name = entry.name
             if name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                folders.append((f"{prefix}{name}/", entry.path))
-            # `read_image` reports a broken link.
-            elif os.path.splitext(name)[1].lower() in suffixes and (entry.is_file() or entry.is_symlink()):  # noqa: PTH122
+                folders.append((f"{prefix}{name}/", entry.path, entry))
+            elif _has_suffix(name, suffixes):
                 yield prefix + name, entry
+
+
+def _has_suffix(name: str, suffixes: frozenset[str]) -> bool:
+    return os.path.splitext(name)[1].lower() in suffixes  # noqa: PTH122 - for a million names, Path is slow
 
 
 def read_many(

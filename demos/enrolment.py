@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from bot_deploy import gallery as galleries
+from bot_deploy.console import MAX_NAMED_FILES
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.gallery import GalleryItem
 from bot_deploy.matching.identify import Candidate, person_name
@@ -100,14 +101,13 @@ class Enroller:
         try:
             with _explained(root / name):
                 Image.fromarray(crop).save(path)
-                stat = path.stat()
+                size = path.stat().st_size
             relative_path = path.relative_to(root).as_posix()
             # The same item as `index_folder` makes: `bot index` and `bot match` find nothing new.
             item = GalleryItem(
                 relative_path,
-                stat.st_size,
-                stat.st_mtime_ns,
-                galleries.file_digest(path),
+                size,
+                digest=galleries.file_digest(path),
                 **galleries.parse_name(relative_path)._asdict(),
             )
             self.gallery.add([item], embedding[None])
@@ -161,6 +161,9 @@ def open_enrolment_gallery(address: str | None, embedder: Embedder) -> Gallery:
         gallery = galleries.create_gallery(address, embedder.contract, root)
         if not gallery.root.is_dir() and root.is_dir():  # the gallery was moved with its crops
             gallery.root = root.absolute()
-    for item in gallery.broken():
+    broken = gallery.broken()
+    for item in broken[:MAX_NAMED_FILES]:
         logger.warning(f"left out: {gallery.root / item.path}: {item.error}")
+    if len(broken) > MAX_NAMED_FILES:
+        logger.warning(f"left out: {len(broken) - MAX_NAMED_FILES} more files")
     return gallery

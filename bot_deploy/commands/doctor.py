@@ -36,13 +36,12 @@ def doctor(model: Path, folder: Path, count: int, device: str, threads: int, bat
     share with another nearest crop, and the mean cosine between different crops. Near 1, the model cannot tell people
     apart. Warnings are advice; the exit code stays 0.
     """
-    from bot_deploy.console import say
+    from bot_deploy.console import say, say_left_out
     from bot_deploy.doctor import diagnose
     from bot_deploy.embedder import open_embedder
 
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
     diagnosis = diagnose(embedder, folder, count)
-    for error in diagnosis.broken:
-        say(f"left out: {error}")
+    say_left_out(diagnosis.broken)
     click.echo(json.dumps({"model": str(model), **diagnosis.to_dict()}) if as_json else diagnosis.table())

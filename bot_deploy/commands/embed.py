@@ -37,7 +37,7 @@ def embed(
     Broken pictures are named on stderr and have no row.
     """
     from bot_deploy import runs
-    from bot_deploy.console import say
+    from bot_deploy.console import say, say_left_out
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
     from bot_deploy.files import prepare_output
@@ -51,8 +51,7 @@ def embed(
     say(f"model {model} on {embedder.backend}")
     vectors, errors = embedder.embed_files(paths)
     broken = [(path, error) for path, error in zip(paths, errors, strict=True) if error]
-    for _, error in broken:
-        say(f"left out: {error}")
+    say_left_out([error for _, error in broken])
     usable = [row for row, error in enumerate(errors) if not error]
     if not usable:
         raise InputError(f"none of the {len(paths)} pictures is usable; nothing was written")

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     help="Approximate search with FAISS, for galleries of about 100,000 crops or more. The choice is stored in OUT: "
     "the graph is built again after each change of OUT, until `--ann none`.",
 )
+@click.option("--add", is_flag=True, help="Folder besides those that are in OUT, which stay.")
+@click.option("--replace", is_flag=True, help="Folder in place of everything that is in OUT; enrolled people go, too.")
+@click.option("--verify", is_flag=True, help="Comparison of every file's content, whatever its times are.")
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def index(
@@ -46,21 +49,29 @@ def index(
     model: Path | None,
     metadata: Path | None,
     ann: str | None,
+    add: bool,
+    replace: bool,
+    verify: bool,
     device: str,
     threads: int,
     batch: int,
     as_json: bool,
 ) -> None:
-    """Embed the crops in the folder GALLERY into OUT, or update OUT: only new and changed crops are embedded."""
+    """Embed the crops in the folder GALLERY into OUT, or update OUT: only new and changed crops are embedded.
+
+    If OUT holds the crops of another folder, nothing happens without --add or --replace.
+    """
     from bot_deploy import gallery as galleries
     from bot_deploy import runs
-    from bot_deploy.console import say
+    from bot_deploy.console import say, say_left_out
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
 
     started = time.perf_counter()
     if ann and galleries.is_milvus(out):
         raise InputError("--ann is for galleries in a folder of their own; Milvus has its own indexes")
+    if add and replace:
+        raise InputError("--add keeps what is in OUT, and --replace drops it; give one of them")
     if ann == "hnsw":
         import faiss  # noqa: F401 - a missing FAISS is an error before a long indexing run
     table = galleries.read_metadata(metadata) if metadata else None
@@ -70,18 +81,19 @@ def index(
     say(f"model {model} on {embedder.backend}")
     document: dict[str, object] = {"gallery": out, "model": str(model)}
     with galleries.create_gallery(out, embedder.contract, folder) as gallery:
-        update = galleries.index_folder(gallery, folder, embedder, table)
+        update = galleries.index_folder(gallery, folder, embedder, table, add=add, replace=replace, verify=verify)
+        broken = gallery.broken()
         document |= {
             "images": len(gallery),
             "new": update.new,
             "changed": update.changed,
             "vanished": update.vanished,
             "unchanged": update.unchanged,
-            "broken": len(gallery.broken()),
-            "broken_files": [{"path": item.path, "error": item.error} for item in gallery.broken()],
+            "broken": len(broken),
+            "broken_files": [{"path": item.path, "error": item.error} for item in broken],
         }
-        for item in gallery.broken():
-            say(f"left out: {folder / item.path}: {item.error}")
+        root = folder if gallery.root == folder.absolute() else gallery.root
+        say_left_out([f"{root / item.path}: {item.error}" for item in broken])
         if isinstance(gallery, galleries.Store):
             if ann == "none":
                 gallery.drop_hnsw()

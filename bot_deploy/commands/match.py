@@ -89,7 +89,7 @@ def match(
     time only new and changed files are embedded.
     """
     from bot_deploy import runs
-    from bot_deploy.console import say
+    from bot_deploy.console import say, say_left_out
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
     from bot_deploy.gallery import open_any_gallery
@@ -117,8 +117,9 @@ def match(
     opened_gallery = open_any_gallery(gallery, embedder)
     root, size = opened_gallery.root, len(opened_gallery)
     broken = {root / item.path: f"{root / item.path}: {item.error}" for item in opened_gallery.broken()}
-    for message in broken.values():
-        say(f"left out: {message}")
+    say_left_out(list(broken.values()))
+    if not size:
+        say(f"{gallery}: an empty gallery, so nobody can be found in it; `bot index` or `bot demo` adds people")
     calibration = embedder.contract.calibration
     rankings = rank(
         queries,
@@ -188,12 +189,11 @@ def _parse_time(text: str | None, parameter: str) -> float | None:
 def _read_queries(
     source: Path, embedder: Embedder, *, same_person: bool, exclude_same_camera: bool
 ) -> tuple[list[Query], dict[Path, ImageError]]:
-    from bot_deploy.console import say
+    from bot_deploy.console import say_left_out
     from bot_deploy.matching.queries import cameras_of, merge_queries, read_queries
 
     queries, broken = read_queries(source, embedder)
-    for error in broken.values():
-        say(f"left out: {error}")
+    say_left_out(list(broken.values()))
     if exclude_same_camera:  # each image of a multi-shot query must have a camera
         for query in queries:
             cameras_of(query)

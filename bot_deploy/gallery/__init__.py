@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_deploy.datasets.names import CropInfo, parse_name, parse_time
-from bot_deploy.errors import BotError, InputError
+from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.files import cache_folder
 
+from .database import DamagedError
 from .image_gallery import ImageGallery
-from .indexing import IndexUpdate, check_folder, file_digest, index_folder
+from .indexing import IndexUpdate, index_folder
 from .interface import Filters, Gallery, GalleryItem, ReadableGallery, SearchHit
 from .metadata import read_metadata
 from .milvus import Milvus, is_milvus
+from .scan import check_folder, file_digest
 from .store import Store, is_store
 
 if TYPE_CHECKING:
@@ -113,13 +115,8 @@ def open_folder_gallery(folder: Path, embedder: Embedder) -> tuple[Store, IndexU
     """
     check_folder(folder)
     contract = embedder.contract
-    key = hashlib.sha256(os.fsencode(folder.resolve()) + contract.embedding_space.encode()).hexdigest()[:16]
-    cache = cache_folder(CACHE)
     try:
-        if not (cache / key).exists():
-            _drop_unused(cache)
-        store = Store(cache / key, contract.embedding_space, contract.dim, folder.absolute())
-        os.utime(cache / key)
+        store = _open_cached(folder, contract)
     except (BotError, OSError) as error:
         logger.warning(f"the index is not kept for the next run: {error}")
         temporary = Path(tempfile.mkdtemp(prefix="bot-gallery-"))
@@ -148,6 +145,28 @@ def open_any_gallery(address: str | Path, embedder: Embedder) -> ReadableGallery
     if path.is_file():
         return ImageGallery(path, embedder)
     return open_folder_gallery(path, embedder)[0]
+
+
+def _open_cached(folder: Path, contract: Contract) -> Store:
+    """The index of `folder` in the user's cache; a damaged one is made again."""
+    cache = cache_folder(CACHE)
+    identity = os.fsencode(folder.resolve()) + contract.embedding_space.encode()
+    # Two files of one model may have different dimensions, if the contract of one is wrong: each has its own index.
+    for suffix in (b"", f" {contract.dim}".encode()):
+        path = cache / hashlib.sha256(identity + suffix).hexdigest()[:16]
+        if not path.exists():
+            _drop_unused(cache)
+        try:
+            store = Store(path, contract.embedding_space, contract.dim, folder.absolute())
+        except DamagedError as error:
+            logger.warning(f"the index in the cache is made again: {error}")
+            shutil.rmtree(path)
+            store = Store(path, contract.embedding_space, contract.dim, folder.absolute())
+        if (store.embedding_space, store.dim) == (contract.embedding_space, contract.dim):
+            os.utime(path)
+            return store
+        store.close()
+    raise RunError(f"{path}: holds the vectors of another model")
 
 
 def _drop_unused(cache: Path) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bot_deploy.errors import InputError, RunError
+from bot_deploy.errors import BotError, InputError, RunError
 
-from .interface import GalleryItem
+from .interface import STORED_NAMES, GalleryItem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from .interface import Filters
 
@@ -21,7 +22,14 @@ DATABASE = "gallery.sqlite"
 FORMAT = 1
 LOCK_TIMEOUT_S = 60  # how long a writer waits for another; each locks the store for one batch only
 
-PATH, *DETAILS = GalleryItem._fields  # the columns, in this order
+REMEDIES = {
+    sqlite3.SQLITE_FULL: "; nothing was lost: make room and try again",
+    sqlite3.SQLITE_READONLY: "; nothing was lost: look at the permissions of the folder and its files",
+    sqlite3.SQLITE_PERM: "; look at the permissions of the folder and its files",
+    sqlite3.SQLITE_CANTOPEN: "; look at the permissions of the folder and its files",
+}
+
+PATH, *DETAILS = STORED_NAMES  # the columns, in this order
 COLUMNS = ", ".join((PATH, *DETAILS))
 SCHEMA = (
     "CREATE TABLE gallery (format, space, dim, root, generation, length, alive)",
@@ -32,6 +40,50 @@ INSERT = f"INSERT INTO rows (slot, {COLUMNS}) VALUES (?, {', '.join('?' * len(Ga
 UPDATE = f"UPDATE rows SET {', '.join(f'{name} = ?' for name in DETAILS)} WHERE {PATH} = ?"  # noqa: S608
 
 
+class DamagedError(InputError):
+    """A store whose content is proven to be damaged."""
+
+    def __init__(self, address: str, reason: object) -> None:
+        # Not "delete it": the crops of enrolled people lie in the same folder.
+        super().__init__(f"{address}: damaged ({reason}); index its crops into a new gallery")
+
+
+class Connections:
+    """A connection to a database for each thread, because SQLite's transactions belong to a connection."""
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        self._path = path
+        self._create = create
+        self._of_thread = threading.local()
+        self._opened: list[tuple[threading.Thread, sqlite3.Connection]] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def get(self) -> sqlite3.Connection:
+        """The connection of this thread."""
+        connection: sqlite3.Connection | None = getattr(self._of_thread, "connection", None)
+        if connection is None:
+            with self._lock:
+                if self._closed:
+                    raise sqlite3.ProgrammingError("the gallery was closed")
+                self._close(lambda thread: not thread.is_alive())
+                connection = connect(self._path, create=self._create)
+                self._opened.append((threading.current_thread(), connection))
+            self._of_thread.connection = connection
+        return connection
+
+    def close(self) -> None:
+        """Closes the connections of all threads."""
+        with self._lock:
+            self._closed = True
+            self._close(lambda _: True)
+
+    def _close(self, condition: Callable[[threading.Thread], bool]) -> None:
+        for thread, connection in [opened for opened in self._opened if condition(opened[0])]:
+            connection.close()
+            self._opened.remove((thread, connection))
+
+
 def connect(path: Path, *, create: bool) -> sqlite3.Connection:
     """Opens the database at `path`, or a new one with `create`; without a lock where the folder is read-only."""
     mode = "mode=rwc" if create else "mode=rw"
@@ -40,7 +92,8 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
         log = path.with_name(f"{path.name}-wal")
         mode = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
     uri = f"{path.absolute().as_uri()}?{mode}"
-    return sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None)
+    # Each thread has a connection of its own; only `Connections.close` uses those of others.
+    return sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
 
 
 @contextlib.contextmanager
@@ -98,14 +151,21 @@ def explained(address: str) -> Iterator[None]:
     """Turns errors of SQLite and the disk into InputError or RunError about the gallery at `address`."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        reason = str(error)
-        if "locked" in reason:
-            reason = f"another process has been writing to it for {LOCK_TIMEOUT_S} s; wait for it and try again"
-        elif "no such table" in reason or "unable to open" in reason:
-            raise InputError(f"{address}: no gallery there; `bot index` makes one") from None
-        raise RunError(f"{address}: {reason}") from None
-    except sqlite3.DatabaseError as error:
-        raise InputError(f"{address}: damaged ({error}); delete it and index again") from None
+    except sqlite3.Error as error:
+        raise _explanation(address, error) from None
     except OSError as error:
         raise RunError(f"{address}: {error.strerror or error}") from None
+
+
+def _explanation(address: str, error: sqlite3.Error) -> BotError:
+    """The error of this package for one of SQLite; only what SQLite itself calls corrupt is called damaged."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits are details
+    reason = str(error)
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return DamagedError(address, reason)
+    is_missing = code == sqlite3.SQLITE_CANTOPEN and not (Path(address) / DATABASE).exists()
+    if is_missing or "no such table" in reason:
+        return InputError(f"{address}: no gallery there; `bot index` makes one")
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        reason = f"another process has been writing to it for {LOCK_TIMEOUT_S} s; wait for it and try again"
+    return RunError(f"{address}: {reason}{REMEDIES.get(code, '')}")

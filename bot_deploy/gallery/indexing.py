@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bot_deploy import images
 from bot_deploy.datasets.names import CropInfo, parse_names
 from bot_deploy.errors import InputError
-from bot_deploy.progress import progress_counter
+from bot_deploy.progress import progress_counter, show_progress
 
 from .interface import GalleryItem
+from .parts import is_outside, part_of
+from .scan import file_digest, file_state, scan
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
     from pathlib import Path
 
     from bot_deploy.embedder import Embedder
 
     from .interface import Gallery
+    from .parts import Part
+    from .scan import FileState
 
 logger = logging.getLogger(__name__)
 
@@ -40,73 +43,149 @@ class IndexUpdate:
 
 
 def index_folder(
-    gallery: Gallery, folder: Path, embedder: Embedder, metadata: Mapping[str, CropInfo] | None = None
+    gallery: Gallery,
+    folder: Path,
+    embedder: Embedder,
+    metadata: Mapping[str, CropInfo] | None = None,
+    *,
+    add: bool = False,
+    replace: bool = False,
+    verify: bool = False,
 ) -> IndexUpdate:
-    """Makes `gallery` hold the images below `folder` and nothing else.
+    """Makes `gallery` hold the images below `folder`, with their present content, and no others of that folder.
 
-    A file is unchanged if its size and modification time are, or its content is. A broken file is not decoded again
-    until it changes. `metadata` by path has precedence over names, and is kept until it is given again.
+    A file is unchanged if its size, times and inode are, or its content is. A broken file is not decoded again until it
+    changes.
+
+    Args:
+        gallery: the gallery to update. Images of other folders that were added to it stay.
+        folder: the folder of the images. It may be the gallery's own, a part of it, or the same after a move.
+        embedder: the model of the gallery.
+        metadata: by path below `folder`; it has precedence over names, and is kept until it is given again.
+        add: adds another folder to those in the gallery.
+        replace: removes everything that is not below `folder`.
+        verify: reads every file again, whatever the file system says of it; broken ones are tried again.
 
     Raises:
-        InputError: no such folder, not one usable image in it, or `metadata` about none of its files.
+        InputError: no such folder, not one usable image in it, `metadata` about none of its files, or a gallery of
+            another folder without `add` or `replace`.
     """
     # Items first: a file that another process adds in between must not look as if it had vanished.
-    known = {row.path: row for row in gallery.items()}
-    found = scan(folder)
-    if not found:  # perhaps an empty mount: the gallery is kept
+    items = list(gallery.items())
+    scanned = scan(folder)
+    if not scanned.files:  # perhaps an empty mount: the gallery is kept
         raise _unusable(folder, 0)
     metadata = metadata or {}
-    _check_metadata(metadata, found, folder)
-    vanished = [path for path in known if path not in found]
-    names = _parse_new_names(found, known)
-    embed: list[GalleryItem] = []
-    updated: list[GalleryItem] = []
-    for path, (size, mtime) in found.items():
-        row = known.get(path)
-        if row and (row.size, row.mtime) == (size, mtime) and path not in metadata:
-            continue
-        now = GalleryItem(path, size, mtime, **_info(path, row or names[path], metadata)._asdict())
-        if row is None or _changed(now, row, folder):
-            embed.append(now)
-        elif (now := now._replace(digest=row.digest, error=row.error)) != row:
-            updated.append(now)
-    new = sum(row.path not in known for row in embed)
-    if updated:
-        gallery.update_metadata(updated)
+    _check_metadata(metadata, scanned.files, folder)
+    part = part_of(gallery, folder, items, scanned.files, add=add, replace=replace)
+    base = folder if part.root == folder.absolute() else part.root  # paths in messages begin as `folder` does
+    known = part.items
+    states = {part.prefix + path: state for path, state in scanned.files.items()}
+    metadata = {part.prefix + path: info for path, info in metadata.items()}
+    changes = _compare(known, states, base, _parse_new_names(states, known, part), metadata, verify=verify)
+    folders = {
+        part.prefix + path: GalleryItem(part.prefix + path, error=error) for path, error in scanned.unreadable.items()
+    }
+    kept = tuple(f"{path}/" for path in folders)  # nobody can see whether these files are still there
+    vanished = [path for path in known if path not in states and path not in folders and not path.startswith(kept)]
+    if part.root != gallery.root or replace:
+        vanished += [item.path for item in items if item.path not in known and (replace or not is_outside(item.path))]
+    if changes.updated:
+        gallery.update_metadata(changes.updated)
     if vanished:
         gallery.remove(vanished)
+    gallery.set_root(part.root)  # before the new files, which a killed process must not leave below the old root
+    if refused := [item for path, item in folders.items() if known.get(path) != item]:
+        gallery.add(refused, np.zeros((len(refused), gallery.dim), np.float32))
+    embed = changes.embed
     with progress_counter("indexing") as progress:
         for start in range(0, len(embed), BATCH):
             progress(start, len(embed))
-            _embed(embed[start : start + BATCH], gallery, folder, embedder)
+            _embed(embed[start : start + BATCH], states, gallery, base, embedder)
         progress(len(embed), max(1, len(embed)))
-    gallery.set_root(folder.absolute())
     if not len(gallery):
-        raise _unusable(folder, len(found))
-    return IndexUpdate(new, len(embed) - new, len(vanished), len(found) - len(embed))
+        raise _unusable(folder, len(states))
+    new = sum(item.path not in known for item in embed)
+    changed = len(embed) - new - changes.retried
+    return IndexUpdate(new, changed, len(vanished), len(states) - new - changed)
 
 
-def _embed(rows: list[GalleryItem], gallery: Gallery, folder: Path, embedder: Embedder) -> None:
-    paths = [folder / row.path for row in rows]
-    # The digest comes before the embedding: if the file changes in between, the next update notices.
+@dataclass(frozen=True)
+class _Changes:
+    embed: list[GalleryItem]  # new files, changed ones, and those that are tried again
+    updated: list[GalleryItem]  # only the metadata or the stamp are others
+    retried: int
+
+
+def _compare(
+    known: Mapping[str, GalleryItem],
+    states: Mapping[str, FileState],
+    base: Path,
+    names: Mapping[str, CropInfo],
+    metadata: Mapping[str, CropInfo],
+    *,
+    verify: bool,
+) -> _Changes:
+    """What is new or different in the files `states` below `base`; `names` has what the paths of new files say."""
+    embed: list[GalleryItem] = []
+    updated: list[GalleryItem] = []
+    retried = 0
+    for path, state in show_progress(states.items(), "reading", len(states)) if verify else states.items():
+        item = known.get(path)
+        is_same = item is not None and not verify and item.stamp != 0 and item[1:3] == state[:2]
+        if is_same and path not in metadata:
+            continue
+        stamp = state.stamp if state.is_settled else 0
+        now = GalleryItem(path, state.size, stamp, **_info(path, item or names[path], metadata)._asdict())
+        if item is None or not (is_same or _has_content_of(item, now, base)):
+            embed.append(now)
+        elif verify and item.error:
+            embed.append(now)
+            retried += 1
+        else:
+            now = now._replace(digest=item.digest, stamp=stamp if item.digest else 0, error=item.error)
+            if now != item:
+                updated.append(now)
+    return _Changes(embed, updated, retried)
+
+
+def _embed(
+    items: list[GalleryItem], states: Mapping[str, FileState], gallery: Gallery, base: Path, embedder: Embedder
+) -> None:
+    paths = [base / item.path for item in items]
     digests = [file_digest(path) for path in paths]
     vectors, errors = embedder.embed_files(paths, None)
-    items = [
-        row._replace(digest=content, error=str(error or "").removeprefix(f"{path}: "))
-        for row, path, content, error in zip(rows, paths, digests, errors, strict=True)
-    ]
-    gallery.add(items, vectors)
+    embedded = []
+    for item, path, digest, error in zip(items, paths, digests, errors, strict=True):
+        # A file that changed while it was read may have been another one in between: the next update embeds it again.
+        # So does it with a file that could not be read.
+        is_steady = digest and file_state(path)[:2] == states[item.path][:2]
+        embedded.append(
+            item._replace(
+                stamp=item.stamp if is_steady else 0,
+                digest=digest if is_steady else b"",
+                error=str(error or "").removeprefix(f"{path}: "),
+            )
+        )
+    gallery.add(embedded, vectors)
 
 
-def _changed(now: GalleryItem, before: GalleryItem, folder: Path) -> bool:
-    return now.size != before.size or (now.mtime != before.mtime and file_digest(folder / now.path) != before.digest)
+def _has_content_of(before: GalleryItem, now: GalleryItem, base: Path) -> bool:
+    if now.size != before.size:
+        return False
+    digest = file_digest(base / now.path)
+    return digest == before.digest and bool(digest or before.error)
 
 
-def _parse_new_names(found: Mapping[str, object], known: Mapping[str, object]) -> Mapping[str, CropInfo]:
+def _parse_new_names(
+    states: Mapping[str, object], known: Mapping[str, object], part: Part
+) -> Mapping[str, CropInfo]:
     """Identity, camera and time by path, if any path is new: each name is read in view of all the others."""
-    if found.keys() <= known.keys():
+    if states.keys() <= known.keys():
         return {}
-    return dict(zip(found, parse_names(list(found)).infos, strict=True))
+    # The names of folders above an added folder mean nothing.
+    names = [path.removeprefix(part.prefix) if is_outside(path) else path for path in states]
+    return dict(zip(states, parse_names(names).infos, strict=True))
 
 
 def _info(path: str, before: CropInfo | GalleryItem, metadata: Mapping[str, CropInfo]) -> CropInfo:
@@ -126,35 +205,3 @@ def _check_metadata(metadata: Mapping[str, CropInfo], found: Mapping[str, object
 def _unusable(folder: Path, number: int) -> InputError:
     ends = ", ".join(sorted(images.SUFFIXES))
     return InputError(f"{folder}: {number} image files, none usable; crops end in {ends}")
-
-
-def check_folder(folder: Path) -> None:
-    """Raises InputError when there is no such folder."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; the gallery is a folder of crops, one person on each")
-
-
-def scan(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size (bytes) and modification time (ns) of every image file below `folder`, by path, in order.
-
-    Raises:
-        InputError: no such folder, or one that cannot be read.
-    """
-    check_folder(folder)
-    return {path: _size_and_mtime(entry) for path, entry in sorted(images.walk_images(folder), key=itemgetter(0))}
-
-
-def _size_and_mtime(entry: os.DirEntry[str]) -> tuple[int, int]:
-    try:
-        stat = entry.stat()
-    except OSError:  # a broken link, which `read_image` reports
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
-
-
-def file_digest(path: Path) -> bytes:
-    """A hash of the content, 8 bytes; empty when the file cannot be read."""
-    try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=8).digest()
-    except OSError:
-        return b""

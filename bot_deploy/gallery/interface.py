@@ -24,12 +24,17 @@ class GalleryItem(NamedTuple):  # a gallery may have a million; a dataclass take
 
     path: str  # below the gallery's root, parts joined by "/"
     size: int = 0  # bytes
-    mtime: int = 0  # nanoseconds
+    stamp: int = 0  # of the file's times and inode, see `indexing.file_stamp`; 0: nothing vouches for the content
     digest: bytes = b""  # of the content
     identity: str | None = None
     camera: int | None = None
     time: float | None = None  # seconds since 1970, UTC; the frame number where a name holds only that
     error: str = ""
+
+
+# The names of an item's fields in stores. Older versions kept the modification time alone, which equals no stamp: such
+# an item is read again once, and older versions do the same with a stamp.
+STORED_NAMES = tuple("mtime" if name == "stamp" else name for name in GalleryItem._fields)
 
 
 @dataclass(frozen=True)

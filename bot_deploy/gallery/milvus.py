@@ -15,7 +15,8 @@ import numpy as np
 
 from bot_deploy.errors import InputError, RunError
 
-from .interface import GalleryItem, SearchHit, best_hits, removed_error, unit_length
+from .interface import STORED_NAMES, GalleryItem, SearchHit, best_hits, removed_error, unit_length
+from .root import current_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ MAX_HITS = 16384  # Milvus returns no more at once
 EXTRA_HITS = 32  # so that equal scores at the end can be put in the order of their paths
 BATCH = 1000
 ABOUT = "/"  # path of a row with the gallery's root and embedding space; no search returns it
-FIELDS = list(GalleryItem._fields)
+FIELDS = list(STORED_NAMES)
 # The types of pymilvus.DataType for all fields but the path, in the order of the schema.
 FIELD_TYPES = {
     **dict.fromkeys(("size", "mtime", "camera"), "INT64"),
@@ -60,9 +61,10 @@ class Milvus:
             raise InputError(f"{address}: write milvus://host:19530/name; a name has letters, digits and _ only")
         if not server and root is None and not Path(address).exists():
             raise InputError(f"{address}: no gallery there; `bot index` makes one")
-        with self._explained():
+        with self._explained(), _lite_failures(address):
             self._client = MilvusClient(f"http://{server[1]}" if server else address, timeout=10)
         self._name = server[2] if server else LITE_COLLECTION
+        self._place = None if server else str(Path(address).absolute())  # a file can be moved
         try:
             with self._explained():
                 self._load(embedding_space, dim, root)
@@ -83,7 +85,15 @@ class Milvus:
             self._describe(embedding_space, dim, root)
             about = self._client.query(self._name, ids=[ABOUT], output_fields=["error"])
         fields = json.loads(about[0]["error"])
-        self.embedding_space, self.dim, self.root = str(fields["space"]), int(fields["dim"]), Path(fields["root"])
+        self.embedding_space, self.dim, self._stored_root = (
+            str(fields["space"]),
+            int(fields["dim"]),
+            Path(fields["root"]),
+        )
+        self._stored_place = fields.get("address")  # older versions did not write it
+        self.root = self._stored_root
+        if self._place:
+            self.root = current_root(self._stored_root, self._stored_place, Path(self._place))
 
     def _create(self, dim: int) -> None:
         from pymilvus import DataType, MilvusClient
@@ -99,7 +109,7 @@ class Milvus:
         self._client.create_collection(self._name, schema=schema, index_params=index, consistency_level="Strong")
 
     def _describe(self, embedding_space: str, dim: int, root: Path) -> None:
-        about = json.dumps({"space": embedding_space, "dim": dim, "root": os.fspath(root)})
+        about = json.dumps({"space": embedding_space, "dim": dim, "root": os.fspath(root), "address": self._place})
         self._client.upsert(self._name, [_entity(GalleryItem(ABOUT, error=about), [0.0] * dim)])
 
     def __len__(self) -> int:
@@ -181,10 +191,11 @@ class Milvus:
         return int(rows[0]["count(*)"])
 
     def set_root(self, root: Path) -> None:
-        if root != self.root:
+        if (root, self._place) != (self._stored_root, self._stored_place):
             with self._explained():
                 self._describe(self.embedding_space, self.dim, root)
-            self.root = root
+            self._stored_root, self._stored_place = root, self._place
+        self.root = root
 
     def close(self) -> None:
         self._client.close()
@@ -228,8 +239,35 @@ def _without_warnings() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextlib.contextmanager
+def _lite_failures(address: str) -> Iterator[None]:
+    """Raises why Milvus Lite did not start, which it only logs, as RunError about `address`."""
+    failures: list[BaseException] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1]:
+            failures.append(record.exc_info[1])
+        return False
+
+    logger = logging.getLogger("milvus_lite.server_manager")
+    logger.addFilter(keep)
+    try:
+        yield
+    except Exception:
+        if not failures:
+            raise
+        if type(failures[0]).__name__ == "DataDirLockedError":  # not in older versions
+            reason = "another process has it open; Milvus Lite serves one at a time, a Milvus server many"
+        else:
+            reason = str(failures[0]).partition("\n")[0] or type(failures[0]).__name__
+        raise RunError(f"{address}: {reason}") from None
+    finally:
+        logger.removeFilter(keep)
+
+
 def _entity(item: GalleryItem, vector: list[float]) -> dict[str, Any]:
-    values = {name: MISSING[name] if value is None else value for name, value in item._asdict().items()}
+    fields = zip(STORED_NAMES, item, strict=True)
+    values = {name: MISSING[name] if value is None else value for name, value in fields}
     return {**values, "path": _key(item.path), "digest": item.digest.hex(), "vector": vector}
 
 
@@ -237,7 +275,7 @@ def _item(entity: dict[str, Any]) -> GalleryItem:
     values: dict[str, Any] = {name: None if entity[name] == MISSING.get(name) else entity[name] for name in FIELDS}
     values["path"] = os.fsdecode(unquote_to_bytes(values["path"]))
     values["digest"] = bytes.fromhex(values["digest"])
-    return GalleryItem(**values)
+    return GalleryItem(*values.values())
 
 
 def _has(identity: str) -> str:

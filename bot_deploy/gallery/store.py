@@ -32,7 +32,8 @@ from .database import (
     INSERT,
     SCHEMA,
     UPDATE,
-    connect,
+    Connections,
+    DamagedError,
     encode_path,
     explained,
     insert_values,
@@ -43,10 +44,12 @@ from .database import (
 )
 from .hnsw import HnswGraph, build_graph, recall_at_10
 from .interface import GalleryItem, SearchHit, best_hits, removed_error, unit_length
+from .root import current_root
 from .search import MappedVectors
 from .vector_file import append_vectors, copy_vectors, end_of
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator, Sequence
     from typing import Unpack
 
@@ -74,7 +77,7 @@ class StoreState:
 
 
 class Store:
-    """The embedded store; see `interface.Gallery` for its methods."""
+    """The embedded store; see `interface.Gallery` for its methods. Several threads may use it at once."""
 
     def __init__(self, folder: Path, embedding_space: str = "", dim: int = 0, root: Path | None = None) -> None:
         """Opens the store in `folder`. With `root`, a missing one is made for `embedding_space`.
@@ -90,13 +93,18 @@ class Store:
         with explained(self.address):
             if root is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-            self._database = connect(folder / DATABASE, create=root is not None)
+            self._connections = Connections(folder / DATABASE, create=root is not None)
         try:
             with explained(self.address):
                 self._load(embedding_space, dim, root)
         except BotError:
-            self._database.close()
+            self._connections.close()
             raise
+
+    @property
+    def _database(self) -> sqlite3.Connection:
+        """The connection of this thread."""
+        return self._connections.get()
 
     def _load(self, embedding_space: str, dim: int, root: Path | None) -> None:
         has_table = "SELECT 1 FROM sqlite_master WHERE name = 'gallery'"
@@ -108,10 +116,29 @@ class Store:
                         self._database.execute(statement)
                     fields = (FORMAT, embedding_space, dim, os.fsencode(root), 1, 0, 0)
                     self._database.execute("INSERT INTO gallery VALUES (?, ?, ?, ?, ?, ?, ?)", fields)
-        row = self._database.execute("SELECT format, space, dim, root FROM gallery").fetchone()
-        if row[0] != FORMAT:
-            raise InputError(f"{self.address}: format {row[0]}, but this bot_deploy reads {FORMAT}; index again")
-        self.embedding_space, self.dim, self.root = str(row[1]), int(row[2]), Path(os.fsdecode(row[3]))
+                    self._write_place()
+        (version,) = self._database.execute("SELECT format FROM gallery").fetchone()
+        if version != FORMAT:
+            raise InputError(
+                f"{self.address}: format {version}, but this bot_deploy reads {FORMAT}; use the version that made it, "
+                "or index its crops into a new gallery"
+            )
+        row = self._database.execute("SELECT space, dim, root FROM gallery").fetchone()
+        self.embedding_space, self.dim, self._stored_root = str(row[0]), int(row[1]), Path(os.fsdecode(row[2]))
+        self._place = self._read_place()
+        self.root = current_root(self._stored_root, self._place, self._folder)
+
+    def _read_place(self) -> str | None:
+        """Where the store was when its root was written; None if an older version wrote it."""
+        if not self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'place'").fetchone():
+            return None
+        row = self._database.execute("SELECT address FROM place").fetchone()
+        return os.fsdecode(row[0]) if row else None
+
+    def _write_place(self) -> None:
+        self._database.execute("CREATE TABLE IF NOT EXISTS place (address)")  # older versions do not look at it
+        self._database.execute("DELETE FROM place")
+        self._database.execute("INSERT INTO place VALUES (?)", (os.fsencode(self._folder.absolute()),))
 
     def __len__(self) -> int:
         with explained(self.address):
@@ -197,10 +224,13 @@ class Store:
             return int(self._database.execute(query, (identity,)).fetchone()[0])
 
     def set_root(self, root: Path) -> None:
-        if root != self.root:
+        place = str(self._folder.absolute())
+        if (root, place) != (self._stored_root, self._place):
             with self._writing():
                 self._database.execute("UPDATE gallery SET root = ?", (os.fsencode(root),))
-            self.root = root
+                self._write_place()
+            self._stored_root, self._place = root, place
+        self.root = root
 
     def compact(self) -> None:
         """Moves the vectors that have an item to a file without holes."""
@@ -271,7 +301,7 @@ class Store:
 
     def close(self) -> None:
         self._mapped = self._hnsw = None
-        self._database.close()
+        self._connections.close()
 
     def __enter__(self) -> Self:
         return self
@@ -298,15 +328,17 @@ class Store:
         path = self._graph_path(state)
         if not path.exists() or not find_spec("faiss"):
             return None
-        if self._hnsw is None or self._hnsw[0] != state.vectors:
+        opened = self._hnsw  # another thread may replace it
+        if opened is None or opened[0] != state.vectors:
+            path.open("rb").close()  # FAISS gives the same error for a file that cannot be opened and a damaged one
             try:
-                graph = HnswGraph(path, mapped)
+                opened = state.vectors, HnswGraph(path, mapped)
             except RuntimeError as error:  # of FAISS
                 reason = str(error).rpartition("Error: ")[2]
                 raise InputError(f"{path}: not a readable graph ({reason}); delete it and index again") from None
-            self._hnsw = state.vectors, graph
+            self._hnsw = opened
         # A writer may have built a graph over more vectors than this transaction sees; its slots would be out of range.
-        return self._hnsw[1] if self._hnsw[1].size <= state.length else None
+        return opened[1] if opened[1].size <= state.length else None
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[tuple[StoreState, MappedVectors]]:
@@ -325,14 +357,13 @@ class Store:
                     return
 
     def _map(self, state: StoreState) -> MappedVectors:
-        if self._mapped is None or self._mapped[0] != state.vectors:
+        opened = self._mapped  # another thread may replace it
+        if opened is None or opened[0] != state.vectors:
             path = self._vectors(state)
             if state.length and path.stat().st_size < end_of(state.length, self.dim):
-                raise InputError(
-                    f"{path}: shorter than its rows say (half copied?); delete {self.address}, index again"
-                )
-            self._mapped = state.vectors, MappedVectors(path, state.length, self.dim)
-        return self._mapped[1]
+                raise DamagedError(str(path), "shorter than its rows say; half copied?")
+            opened = self._mapped = state.vectors, MappedVectors(path, state.length, self.dim)
+        return opened[1]
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[StoreState]:

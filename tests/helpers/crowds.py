@@ -48,7 +48,7 @@ def crowd(count: int, seed: int = 0) -> tuple[list[GalleryItem], Vectors]:
         GalleryItem(
             f"{number % 7}/{number:04d}.jpg",
             size=number,
-            mtime=10**18 + number,
+            stamp=10**18 + number,
             digest=number.to_bytes(8, "big"),
             identity=None if number % 5 == 0 else f"person {number % 9}",
             camera=None if number % 6 == 0 else int(rng.integers(0, 4)),
