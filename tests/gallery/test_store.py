@@ -215,7 +215,10 @@ def test_damage_is_named(place: Path) -> None:
         gallery.add(rows, vectors)
     whole = (place / "vectors-1.f16").read_bytes()
     (place / "vectors-1.f16").write_bytes(whole[:-1])
-    with opened(str(place)) as gallery, pytest.raises(InputError, match=r"vectors-1\.f16: damaged \(shorter than its rows say"):
+    with (
+        opened(str(place)) as gallery,
+        pytest.raises(InputError, match=r"vectors-1\.f16: damaged \(shorter than its rows say"),
+    ):
         gallery.search(vectors[0], 1)
     (place / "vectors-1.f16").unlink()
     with opened(str(place)) as gallery, pytest.raises(RunError, match=r"people\.gallery: No such file"):
