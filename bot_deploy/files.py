@@ -3,47 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import stat
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from bot_deploy.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-
-
-MAX_INPUT_BYTES = 320_000_000  # of one file that is read whole, such as a picture
-
-
-def open_regular(path: str | Path) -> BinaryIO:
-    """Opens a regular file of at most MAX_INPUT_BYTES for reading, without waiting for anybody.
-
-    A FIFO would wait for a writer, a device may never end, and a sparse file of terabytes would fill the memory.
-
-    Raises:
-        OSError: anything else, or a file that cannot be opened.
-    """
-    # Of what is no regular file, only a link's target can be opened by accident: O_NONBLOCK returns at once.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        _check_regular(os.fstat(descriptor))
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _check_regular(status: os.stat_result) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file")
-    if status.st_size > MAX_INPUT_BYTES:
-        raise OSError(errno.EFBIG, f"over {MAX_INPUT_BYTES // 1_000_000} MB")
 
 
 def cache_folder(name: str) -> Path:

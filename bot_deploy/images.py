@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 import struct
 import zipfile
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,7 @@ Pixels = npt.NDArray[np.uint8]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 100_000_000
+MAX_INPUT_BYTES = 320_000_000  # of one file
 TOO_LARGE = "over 100 megapixels; crop or shrink it first"
 JPEG_END = b"\xff\xd9"  # the last bytes of a JPEG; they occur nowhere else after its header
 TRANSPOSES = {  # EXIF orientation -> what turns the picture upright
@@ -40,6 +43,33 @@ BACKGROUND = (128, 128, 128)  # shows through transparent pixels; grey favours n
 READ_AHEAD = 32  # pictures that each thread of `read_many` may be ahead of the caller
 
 
+def open_regular(path: str | Path) -> BinaryIO:
+    """Opens a regular file of at most MAX_INPUT_BYTES for reading, without waiting for anybody.
+
+    A FIFO would wait for a writer, a device may never end, and a sparse file of terabytes would fill the memory.
+
+    Raises:
+        OSError: anything else, or a file that cannot be opened.
+    """
+    # Of what is no regular file, only a link's target can be opened by accident: O_NONBLOCK returns at once.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _check_regular(os.fstat(descriptor))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    if status.st_size > MAX_INPUT_BYTES:
+        raise OSError(errno.EFBIG, f"over {MAX_INPUT_BYTES // 1_000_000} MB")
+
+
 def read_image(path: str | Path | zipfile.Path) -> Pixels:
     """The picture in the file at `path` (on disk or in a zip), upright, as uint8 RGB [H, W, 3].
 
@@ -47,7 +77,11 @@ def read_image(path: str | Path | zipfile.Path) -> Pixels:
         ImageError: the file is missing, empty, truncated, corrupt, over 100 megapixels or not a picture.
     """
     try:
-        data = (Path(path) if isinstance(path, str) else path).read_bytes()
+        if isinstance(path, zipfile.Path):
+            data = path.read_bytes()
+        else:
+            with open_regular(path) as file:
+                data = file.read()
     # ValueError: a null byte in the name; RuntimeError: an encrypted or unknown kind of zip
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError) as error:
         raise ImageError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bot_deploy import images
 from bot_deploy.errors import InputError
-from bot_deploy.files import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +83,7 @@ def file_digest(path: Path) -> bytes:
     """A hash of the content, 8 bytes; empty when the file cannot be read."""
     try:
         digest = hashlib.blake2b(digest_size=8)
-        with open_regular(path) as file:
+        with images.open_regular(path) as file:
             while block := file.read(BLOCK_BYTES):
                 digest.update(block)
             return digest.digest()
