@@ -177,9 +177,7 @@ def _has_content_of(before: GalleryItem, now: GalleryItem, base: Path) -> bool:
     return digest == before.digest and bool(digest or before.error)
 
 
-def _parse_new_names(
-    states: Mapping[str, object], known: Mapping[str, object], part: Part
-) -> Mapping[str, CropInfo]:
+def _parse_new_names(states: Mapping[str, object], known: Mapping[str, object], part: Part) -> Mapping[str, CropInfo]:
     """Identity, camera and time by path, if any path is new: each name is read in view of all the others."""
     if states.keys() <= known.keys():
         return {}
