@@ -13,6 +13,7 @@ from bot_deploy import images
 from bot_deploy.errors import InputError
 from bot_deploy.video.detectors import Detections, open_detector
 from bot_deploy.video.detectors.detections import filter_detections
+from bot_deploy.video.detectors.trial_picture import draw_people
 from bot_deploy.video.detectors.yolox import decode, grid
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -107,21 +108,7 @@ def test_a_maximum_height_below_the_minimum_is_refused() -> None:
 
 def test_the_input_is_bgr_at_the_upper_left_with_grey_padding(tmp_path: Path) -> None:
     """A spy on the session sees the input: BGR, 0-255, at the upper left, grey 114 around."""
-    nodes = [
-        helper.make_node("Reshape", ["images", "shape"], ["flat"]),
-        helper.make_node("Slice", ["flat", "start", "end", "axis"], ["output"]),
-    ]
-    count = len(cells())
-    constants = [
-        numpy_helper.from_array(np.array([1, -1, 6]), "shape"),
-        numpy_helper.from_array(np.array([0]), "start"),
-        numpy_helper.from_array(np.array([count]), "end"),
-        numpy_helper.from_array(np.array([1]), "axis"),
-    ]
-    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, *SIZE])]
-    outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "d.onnx")
+    network(tmp_path / "d.onnx", raw((30, 20, 10, 30, 0.9, 0.8)))
     inputs: list[np.ndarray] = []
     import onnxruntime as ort
 
@@ -191,6 +178,40 @@ def test_files_that_are_no_detector_give_one_line(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message) as caught:
             open_detector(path)
         assert "\n" not in str(caught.value)
+
+
+def test_a_transposed_yolov8_graph_is_refused(tmp_path: Path) -> None:
+    """Its output [1, cells, 84] has the form of YOLOX's, but a class score in place of objectness."""
+    output = np.zeros((1, len(cells()), 84), np.float32)
+    output[0, 5, :5] = [30, 20, 10, 30, 0.9]  # a certain person
+    with pytest.raises(InputError, match="84 columns, without objectness, as YOLOv8's has, and YOLOX's has 85"):
+        open_detector(network(tmp_path / "d.onnx", output))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 80])
+def test_a_network_that_finds_nobody_is_refused(classes: int, tmp_path: Path) -> None:
+    output = np.zeros((1, len(cells()), 5 + classes), np.float32)
+    output[0, 5, :5] = [30, 20, 10, 30, 0.9]
+    output[0, 5, 5] = 0.05
+    with pytest.raises(InputError, match="finds nobody on a picture with two people"):
+        open_detector(network(tmp_path / "d.onnx", output))
+
+
+@pytest.mark.parametrize("score", [1.5, -0.5, np.nan, np.inf, 114.0])
+def test_scores_outside_0_to_1_are_refused(score: float, tmp_path: Path) -> None:
+    output = raw((30, 20, 10, 30, 0.9, 0.8))
+    output[0, 9, 4] = score
+    with pytest.raises(InputError, match="scores that are not between 0 and 1"):
+        open_detector(network(tmp_path / "d.onnx", output))
+
+
+def test_the_trial_picture_shows_two_people() -> None:
+    pixels = draw_people()
+    assert (pixels.shape, pixels.dtype) == ((360, 640, 3), np.uint8)
+    np.testing.assert_array_equal(pixels, draw_people())
+    assert len(open_detector("hog").detect(pixels).scores) >= 1
+    yolox = open_detector(shared("detector/yolox_nano_416.onnx"), min_score=0.5)
+    assert len(yolox.detect(pixels).scores) == 2
 
 
 def test_hog_finds_no_person_on_an_empty_picture() -> None:

@@ -14,6 +14,7 @@ from bot_deploy.errors import InputError, RunError
 from bot_deploy.machine import available_cores
 
 from .detections import Detections, Detector
+from .trial_picture import draw_people
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 MIN_SCORE = 0.2  # low: ByteTrack continues a track with an uncertain box
 PERSON_CLASS = 0  # of COCO
 BOX_VALUES = 5  # values of a cell before its class scores: x, y, width, height, objectness
+COCO_CLASSES = 80
+BOX_VALUES_WITHOUT_OBJECTNESS = 4  # of YOLOv8 and its like
+MIN_TRIAL_SCORE = 0.1  # of a person on the trial picture; low, because the people on it are drawn
 STRIDE_SETS = ((8, 16, 32), (8, 16, 32, 64))  # pixels; a network has one of these sets of grids
 PADDING_GREY = 114  # grey value beside the picture, as in training
 
@@ -31,10 +35,11 @@ PADDING_GREY = 114  # grey value beside the picture, as in training
 def open_yolox(path: Path, threads: int = 0, min_score: float | None = None) -> Detector:
     """The network in `path`: float32 BGR [1, 3, H, W] of values 0 to 255 -> [1, cells, 5 + classes].
 
-    The network may decode its boxes or not: a run on an empty picture shows which.
+    The network may decode its boxes or not: a run on an empty picture shows which. Then it has to find somebody on a
+    picture with two people, because networks with another layout or other classes can have an output of the same shape.
 
     Raises:
-        InputError: no such file, or another kind of network.
+        InputError: no such file, another kind of network, or one that finds no people.
         RunError: ONNX Runtime is not installed.
     """
     session, size = _open_network(path, threads or available_cores())
@@ -53,13 +58,17 @@ def open_yolox(path: Path, threads: int = 0, min_score: float | None = None) -> 
     # Offsets inside a cell are small; decoded centres reach across the picture.
     is_decoded = float(empty_output[:, :2].max()) > strides.max()
 
-    def detect(pixels: Pixels) -> Detections:
+    def run_on(pixels: Pixels) -> tuple[Vectors, float]:
+        """The network's output for a frame, and the factor from the frame's pixels to the network's."""
         height, width = pixels.shape[:2]
         scale = min(size[0] / height, size[1] / width)
         small = images.resize(pixels, (max(1, round(scale * height)), max(1, round(scale * width))))
         canvas = np.full((*size, 3), PADDING_GREY, np.uint8)
         canvas[: small.shape[0], : small.shape[1]] = small
-        output = run(canvas)
+        return run(canvas), scale
+
+    def detect(pixels: Pixels) -> Detections:
+        output, scale = run_on(pixels)
         scores = output[:, 4] * output[:, BOX_VALUES + PERSON_CLASS]
         keep = scores >= threshold
         output, scores = output[keep], scores[keep]
@@ -69,6 +78,7 @@ def open_yolox(path: Path, threads: int = 0, min_score: float | None = None) -> 
         xyxy = np.hstack([output[:, :2] - halves, output[:, :2] + halves]) / np.float32(scale)
         return Detections(np.asarray(xyxy, np.float32), scores)
 
+    _check_finds_people(path, run_on(draw_people())[0])
     return Detector(f"YOLOX {path.name} {size[0]}x{size[1]}", detect)
 
 
@@ -101,6 +111,26 @@ def _match_grid(path: Path, size: tuple[int, int], output: Vectors) -> tuple[Vec
     raise InputError(
         f"{path}: its output {' x '.join(map(str, output.shape))} for {size[0]}x{size[1]} pixels is no YOLOX output; "
         "export the network with YOLOX's tools/export_onnx.py"
+    )
+
+
+def _check_finds_people(path: Path, output: Vectors) -> None:
+    """Checks the `output` [cells, 5 + classes] for a picture with people."""
+    columns, probabilities = output.shape[1], output[:, 4:]
+    if not (np.isfinite(output).all() and probabilities.min() >= 0 and probabilities.max() <= 1):
+        raise InputError(
+            f"{path}: its output has scores that are not between 0 and 1, so it is no YOLOX network; "
+            "export the network with YOLOX's tools/export_onnx.py"
+        )
+    if (output[:, 4] * output[:, BOX_VALUES + PERSON_CLASS]).max() >= MIN_TRIAL_SCORE:
+        return
+    if columns == BOX_VALUES_WITHOUT_OBJECTNESS + COCO_CLASSES:
+        raise InputError(
+            f"{path}: its output has {columns} columns, without objectness, as YOLOv8's has, and YOLOX's has "
+            f"{BOX_VALUES + COCO_CLASSES}; use a network of YOLOX"
+        )
+    raise InputError(
+        f"{path}: finds nobody on a picture with two people; use a YOLOX network whose class {PERSON_CLASS} is person"
     )
 
 
