@@ -16,7 +16,7 @@ quickstart: .venv/ready  ## synthetic people, a trained model, a verified export
 test: .venv/ready  ## the whole test suite
 	$(BIN)/python -m pytest
 
-lint: .venv/ready  ## style, types and import rules
+lint: .venv/ready docs  ## style, types, import rules and the build of the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p bot_deploy

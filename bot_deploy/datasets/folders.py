@@ -54,7 +54,7 @@ def read(source: str, files: Sequence[File]) -> Dataset:
     if len(crops) < len(images):
         outside = next(file for file in images if len(file.names) == 1)
         logger.warning(f"{source}: {len(images) - len(crops)} images such as {outside} are in no folder; left out")
-    number_of = number_identities([str(info.identity) for file, info in crops if not _special(file, info)])
+    number_of = number_identities([str(info.identity) for file, info in crops if _special(file, info) is None])
     splits = empty_splits()
     tested: list[Crop] = []
     for index, (file, info) in enumerate(crops):

@@ -167,3 +167,20 @@ def test_numbers_in_a_table_are_market_numbers(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path / "crops.csv")
     assert names_and_labels(dataset.query) == [("a.jpg", 7, 1)]
     assert names_and_labels(dataset.gallery) == [("b.jpg", 7, 2), ("c.jpg", 0, 2)]  # junk is dropped
+
+
+def test_distractors_are_not_numbered_like_people(tmp_path: Path) -> None:
+    folders = ["0000", "0001", "0002", "0003", "0004", "0005"]
+    root = write(
+        tmp_path, {f"{folder}/{folder}_c{camera}s1_000001_01.jpg": "" for folder in folders for camera in (1, 2)}
+    )
+    dataset = open_dataset(root)
+    tested = {crop.path.parent.name for crop in (*dataset.query, *dataset.gallery)}
+    # The fifth person is the test set; a distractor is never trained on, and it takes no number.
+    assert tested == {"0000", "0005"}
+    assert {crop.identity: crop.path.parent.name for crop in dataset.train} == {
+        1: "0001",
+        2: "0002",
+        3: "0003",
+        4: "0004",
+    }
