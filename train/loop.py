@@ -27,7 +27,7 @@ from .data import TrainingSet, open_training_set
 from .distributed import World, average, gather, join_world, leave_world
 from .losses import TripletLoss, id_loss
 from .precision import DTYPES, resolve_precision
-from .recipe import Recipe, load_recipe
+from .recipe import MIN_IDENTITIES, Recipe, load_recipe
 from .run_files import EpochMetrics
 from .sampler import draw_batches
 from .schedule import learning_rate
@@ -222,6 +222,12 @@ def _stop_unless_finite(step: tuple[Tensor, npt.NDArray[np.int64]] | None, epoch
 
 
 def _check_identities(recipe: Recipe, num_ids: int, world: World, data: str) -> None:
+    if num_ids < MIN_IDENTITIES:
+        raise InputError(
+            f"{data}: {num_ids} training identity; training needs crops of at least {MIN_IDENTITIES} people, each in a "
+            "folder of their own",
+            parameter="data",
+        )
     if num_ids < recipe.p:
         raise InputError(
             f"{data}: {num_ids} training identities, but a batch takes p={recipe.p}; set p to {num_ids} or less",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # key -> range of its values
 RANGES = {
-    **dict.fromkeys(("height", "width", "epochs", "p", "k", "lr", "last_stride"), "above 0"),
+    **dict.fromkeys(("height", "width", "epochs", "k", "lr", "last_stride"), "above 0"),
     **dict.fromkeys(("seed", "weight_decay", "warmup_epochs", "gamma", "pad", "margin"), "0 or above"),
     **dict.fromkeys(("center_weight", "center_lr", "eval_every"), "0 or above"),
     **dict.fromkeys(("flip", "erasing", "smoothing"), "from 0 to 1"),
@@ -33,6 +33,7 @@ CHOICES = {
     "metric": METRICS,
     "neck": NECKS,
 }
+MIN_IDENTITIES = 2  # in a batch: the triplet loss compares a person with another
 RUN_TABLES = ("data", "versions")  # tables that a run's config.toml has after the recipe
 
 
@@ -87,8 +88,10 @@ class Recipe:
         for key, choices in CHOICES.items():
             if getattr(self, key) not in choices:
                 raise InputError(f"{key} must be one of {', '.join(choices)}, not {getattr(self, key)!r}")
-        if self.p * self.k < 2:  # noqa: PLR2004 - batch-norm needs two
-            raise InputError("p x k, the images in a batch, must be at least 2")
+        if self.p < MIN_IDENTITIES:
+            raise InputError(
+                f"p must be {MIN_IDENTITIES} or above, not {self.p}: one identity in a batch teaches nothing"
+            )
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}

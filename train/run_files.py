@@ -8,6 +8,7 @@ import io
 import platform
 import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_deploy import __version__
@@ -20,7 +21,6 @@ from .recipe import load_recipe, to_toml, toml_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from bot_deploy.datasets import Dataset
 
@@ -78,10 +78,8 @@ def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> No
         raise InputError(
             f"{out}: {STATE} is missing, so the run cannot be resumed; choose another folder", parameter="out"
         )
-    if has_state and config.exists() and _comparable(config.read_text(encoding="utf-8")) != _comparable(text):
-        raise InputError(
-            f"{out} was started with another recipe or other data ({config}); choose another folder", parameter="out"
-        )
+    if has_state and config.exists():
+        _check_continues(out, _comparable(config.read_text(encoding="utf-8")), _comparable(text))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -89,6 +87,48 @@ def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> No
     for unfinished in out.glob(".*.tmp"):  # a run was killed while it wrote them
         unfinished.unlink(missing_ok=True)
     write_text(config, text)
+
+
+def _check_continues(out: Path, before: dict[str, object], now: dict[str, object]) -> None:
+    """Raises InputError unless a run with the values `before` can go on with those of `now`."""
+    changed = [key for key in now if before.get(key) != now[key] and not _may_change(key, before.get(key), now[key])]
+    if changed == ["data"]:
+        raise InputError(
+            f"{out} was started on other data: the names, identities or cameras of the training crops differ; name the "
+            "same crops, which may have moved, or choose another folder",
+            parameter="data",
+        )
+    if changed:
+        differences = ", ".join(f"{key}={before.get(key)!r} (now {now[key]!r})" for key in changed if key != "data")
+        raise InputError(
+            f"{out} was started with another recipe: {differences}; when a run goes on, eval_every may change "
+            "and epochs may grow; choose another folder",
+            parameter="out",
+        )
+
+
+def _may_change(key: str, before: object, now: object) -> bool:
+    if key == "epochs" and isinstance(before, int) and isinstance(now, int):
+        return now > before
+    return key == "eval_every"
+
+
+def weights_file(source: str) -> Path:
+    """The file of initial weights `source`: itself, or the checkpoint in the folder of a run.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path /= MODEL
+        if not path.is_file():
+            raise InputError(
+                f"{source}: a folder without {MODEL}; name a run, or a file of weights", parameter="weights"
+            )
+    if not path.is_file():
+        raise InputError(f"{source}: no such file; give a file, a run's folder, imagenet or none", parameter="weights")
+    return path
 
 
 def _config(recipe: Recipe, dataset: Dataset) -> str:

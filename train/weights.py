@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from bot_deploy.artifacts import checkpoint
-from bot_deploy.artifacts.state_dict import match_state_dict
+from bot_deploy.artifacts.contract import from_json
+from bot_deploy.artifacts.state_dict import COUNTER, match_state_dict
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.model import BACKBONES, add_prefix
+from bot_deploy.model import BACKBONES, ReID, add_prefix
+
+from .run_files import weights_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from bot_deploy.model import ReID
 
 
 def initialise(model: ReID, source: str) -> None:
     """Sets the initial weights of `model` from `source`.
 
-    `source` is "none" (they stay random), "imagenet" (downloaded by torchvision), or a .safetensors, .pth or .pt file
-    that holds a checkpoint of bot_deploy or a backbone with torchvision's keys. A classifier for another number of
-    identities is left out.
+    `source` is "none" (they stay random), "imagenet" (downloaded by torchvision), the folder of a run, or a
+    .safetensors, .pth or .pt file. The file holds a checkpoint of bot_deploy or a backbone with torchvision's keys. A
+    classifier for another number of identities is left out.
 
     Raises:
         InputError: no such file, or keys or shapes that do not fit; the message lists them.
@@ -30,8 +32,11 @@ def initialise(model: ReID, source: str) -> None:
     """
     if source == "none":
         return
-    state = _download_imagenet(model.arch) if source == "imagenet" else checkpoint.load_tensors(source)
-    load_weights(model, state, source)
+    if source == "imagenet":
+        load_weights(model, _download_imagenet(model.arch), source)
+        return
+    path = weights_file(source)
+    load_weights(model, checkpoint.load_tensors(path), str(path))
 
 
 def load_weights(model: ReID, state: Mapping[str, object], source: str) -> None:
@@ -55,7 +60,28 @@ def load_weights(model: ReID, state: Mapping[str, object], source: str) -> None:
     try:
         model.load_state_dict(match_state_dict(given, expected, optional=optional))
     except InputError as error:
+        arch = state["contract"] if state.get("kind") == checkpoint.KIND else None
+        arch = from_json(arch, source).arch if isinstance(arch, str) else _backbone_of(given)
+        if arch and arch != model.arch:
+            raise InputError(
+                f"{source}: weights of {arch}, not of {model.arch}; set arch={arch}", parameter="set"
+            ) from None
         raise InputError(f"{source} does not fit {model.arch}: {error}") from None
+
+
+def _backbone_of(given: Mapping[str, Tensor]) -> str | None:
+    """The backbone whose keys and shapes are those of `given`; None if there is none."""
+    shapes = _backbone_shapes(given)
+    for arch in BACKBONES:
+        with torch.device("meta"):  # no memory for the weights
+            if _backbone_shapes(ReID(arch, 1).state_dict()) == shapes:
+                return arch
+    return None
+
+
+def _backbone_shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    prefix = "backbone."
+    return {key: value.shape for key, value in state.items() if key.startswith(prefix) and not key.endswith(COUNTER)}
 
 
 def _download_imagenet(arch: str) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import click
@@ -37,16 +38,23 @@ def ablate(
     out: Path | None,
 ) -> None:
     """Run a table of the paper, trick by trick; an ablation that was stopped continues."""
-    import torch
-
     from bot_deploy import runs
     from bot_deploy.choices import SYNTHETIC
     from bot_deploy.console import say
-    from bot_deploy.datasets import open_dataset, open_merged
+    from bot_deploy.datasets import check_sources, describe_dataset, open_dataset, open_merged, training_notes
     from bot_deploy.errors import InputError
+    from bot_deploy.train import run_files
+    from bot_deploy.train.recipe import load_recipe
+
+    # Wrong paths are reported before PyTorch is imported.
+    check_sources([*data, *([test] if test else [])])
+    if weights not in {None, "", "imagenet", "none"}:
+        run_files.weights_file(str(weights))
+
+    import torch
+
     from bot_deploy.train import ablation
     from bot_deploy.train.allocator import keep_freed_memory
-    from bot_deploy.train.recipe import load_recipe
 
     settings = load_recipe(recipe, overrides, weights)
     if epochs:
@@ -62,6 +70,11 @@ def ablate(
         variants = [by_name[step] for step in chosen]
     train_data = open_merged(data or (SYNTHETIC,))
     test_data = open_dataset(test) if test else train_data
+    notes = training_notes(
+        dataclasses.replace(train_data, query=test_data.query, gallery=test_data.gallery), settings.p, settings.k
+    )
+    for line in (*describe_dataset(train_data), *(describe_dataset(test_data) if test else []), *notes):
+        say(line)
     out = out or runs.RUNS / f"ablation-{table}"
     if not torch.cuda.is_available():
         keep_freed_memory()

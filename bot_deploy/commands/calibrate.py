@@ -47,7 +47,7 @@ def calibrate(
     training identities it looks better than it is.
     """
     from bot_deploy.console import say
-    from bot_deploy.datasets import open_dataset
+    from bot_deploy.datasets import check_sources, describe_dataset, open_dataset
     from bot_deploy.embedder import open_embedder
     from bot_deploy.files import prepare_output
     from bot_deploy.matching.calibrate import (
@@ -60,6 +60,7 @@ def calibrate(
     )
     from bot_deploy.reports.calibration_plot import plot_calibration
 
+    check_sources([data])
     check_storable(model)
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
@@ -70,6 +71,8 @@ def calibrate(
     crops = calibration_crops(dataset)
     training = f"; its {_sizes(dataset.train)} for training are not used" if dataset.query and dataset.train else ""
     say(f"{dataset.name}: {_sizes(crops)}{training}")
+    for line in describe_dataset(dataset):
+        say(line)
     without_camera = sum(not crop.has_known_camera for crop in crops)
     if without_camera:
         say(

@@ -63,8 +63,18 @@ def export_command(
     engine = None if not trt else "int8" if int8 else "fp32" if fp32 else "fp16"
 
     from bot_deploy import runs
+    from bot_deploy.choices import BACKENDS
     from bot_deploy.console import say
-    from bot_deploy.errors import ParityError
+    from bot_deploy.datasets import check_sources
+    from bot_deploy.errors import InputError, ParityError
+
+    # Wrong paths are reported before PyTorch is imported.
+    if source and not source.exists():
+        raise InputError(f"{source}: no such run or checkpoint; `bot train` makes one")
+    check_sources([data] if data else [])
+    if out and out.suffix.lower() in {*BACKENDS, ".pth"}:
+        raise InputError(f"{out}: name a folder for the artifacts, such as {out.parent}", parameter="out")
+
     from bot_deploy.export import export
 
     if source is None:

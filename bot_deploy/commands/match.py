@@ -92,7 +92,7 @@ def match(
     from bot_deploy.console import say, say_left_out
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
-    from bot_deploy.gallery import open_any_gallery
+    from bot_deploy.gallery import check_folder, is_gallery, open_any_gallery
     from bot_deploy.matching.match import rank
     from bot_deploy.reports.montage import write_montage
     from bot_deploy.reports.page import describe_filters, describe_queries, describe_threshold, write_page
@@ -108,6 +108,8 @@ def match(
         "since": _parse_time(since, "since"),
         "until": _parse_time(until, "until"),
     }
+    if not is_gallery(gallery) and not Path(gallery).is_file():
+        check_folder(Path(gallery))
     model = model or runs.newest_model()
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")

@@ -15,11 +15,16 @@ import click
     metavar="NAME|FILE",
     help="Name of a recipe that ships, or a .toml file. Default: quick; on synthetic data: synthetic.",
 )
-@click.option("--weights", help="Initial weights: `imagenet`, a FILE, or `none`. Default: those of the recipe.")
+@click.option(
+    "--weights", help="Initial weights: `imagenet`, a FILE, a run's folder, or `none`. Default: those of the recipe."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run. Default: runs/RECIPE.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Value of a recipe key; repeatable.")
 @click.option(
-    "--resume", is_flag=True, help="Continue the run in --out (default: the newest run) with its own settings."
+    "--resume",
+    is_flag=True,
+    help="Continue the run in --out (default: the newest run) with its own settings. More epochs: --set epochs=40; "
+    "data that have moved: --data.",
 )
 def train(
     data: tuple[str, ...],
@@ -30,20 +35,26 @@ def train(
     resume: bool,
 ) -> None:
     """Train a model; writes model.pt, metrics.csv and curves.png."""
-    import torch
-
     from bot_deploy import runs
     from bot_deploy.choices import SYNTHETIC
     from bot_deploy.console import say
-    from bot_deploy.datasets import open_merged
+    from bot_deploy.datasets import check_sources, describe_dataset, open_merged, training_notes
     from bot_deploy.errors import InputError
-    from bot_deploy.train import loop, run_files
-    from bot_deploy.train.allocator import keep_freed_memory
+    from bot_deploy.train import run_files
     from bot_deploy.train.recipe import load_recipe
 
+    # Wrong paths are reported before PyTorch is imported.
+    check_sources(data)
+    if weights not in {None, "", "imagenet", "none"}:
+        run_files.weights_file(str(weights))
     if resume and out is None:
         out = runs.newest_file(run_files.CONFIG, "nothing to resume").parent
-    if out and resume and not (data or recipe or overrides or weights):
+    if out and resume and not recipe and (out / run_files.CONFIG).exists():
+        # The run's own settings, with those changes that are named now: more epochs, or data that have moved.
+        own, sources = run_files.read_config(out)
+        settings = load_recipe(out / run_files.CONFIG, overrides, weights) if overrides or weights else own
+        data = data or sources
+    elif out and resume and not (data or recipe or overrides or weights):
         settings, data = run_files.read_config(out)
     else:
         data = data or (SYNTHETIC,)
@@ -52,9 +63,19 @@ def train(
         if out is None and "WORLD_SIZE" in os.environ:
             raise InputError("name the folder of the run, so that all processes of torchrun share it", parameter="out")
         out = out or runs.new_folder(_run_name(recipe))
+    dataset = open_merged(data)
+    if os.environ.get("RANK", "0") == "0":
+        for line in (*describe_dataset(dataset), *training_notes(dataset, settings.p, settings.k)):
+            say(line)
+
+    import torch
+
+    from bot_deploy.train import loop
+    from bot_deploy.train.allocator import keep_freed_memory
+
     if not torch.cuda.is_available():
         keep_freed_memory()
-    path = loop.train(settings, open_merged(data), out, resume=resume)
+    path = loop.train(settings, dataset, out, resume=resume)
     if os.environ.get("RANK", "0") == "0":
         say(f"wrote {path}; next: bot export {out}")
 

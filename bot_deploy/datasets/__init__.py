@@ -26,6 +26,7 @@ from .dataset import (
     image_files,
     merge,
 )
+from .summary import describe_dataset, describe_names, scoring_notes, training_notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,10 +37,15 @@ __all__ = [
     "JUNK",
     "Crop",
     "Dataset",
+    "check_sources",
     "crops_fingerprint",
+    "describe_dataset",
+    "describe_names",
     "merge",
     "open_dataset",
     "open_merged",
+    "scoring_notes",
+    "training_notes",
 ]
 
 # Each layout with its reader, in the order in which they are tried; the last one takes nearly everything. A reader
@@ -61,8 +67,7 @@ def open_dataset(source: str | Path) -> Dataset:
     """
     name = str(source)
     root = _synthetic() if name == SYNTHETIC else Path(source)
-    if not root.exists():
-        raise InputError(f"{root}: no such folder or file; {EXPECTED}")
+    check_sources([name])
     files = _find_files(root)
     reasons = []
     for layout, read in READERS:
@@ -73,6 +78,17 @@ def open_dataset(source: str | Path) -> Dataset:
     found = image_files(files)
     example = f", such as {found[0]}" if found else ""
     raise InputError(f"{root}: {len(found)} images, but no known layout{example}:\n{''.join(reasons)}{EXPECTED}")
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Checks that every one of `sources` exists, before anything else is done.
+
+    Raises:
+        InputError: one does not.
+    """
+    for source in sources:
+        if source != SYNTHETIC and not Path(source).exists():
+            raise InputError(f"{source}: no such folder or file; {EXPECTED}")
 
 
 def open_merged(sources: Sequence[str]) -> Dataset:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.commands import run_python
 
 from bot_deploy import cli
 from bot_deploy.train import ablation, allocator, loop
@@ -73,3 +75,63 @@ def test_ablate_takes_a_recipe_file(calls: list[tuple[object, ...]], people: Pat
     Path("my.toml").write_text(to_toml(load_recipe("strong")))
     run("ablate", "--data", people, "--recipe", "my.toml", "--steps", "1,+REA", "--seeds", 2)
     assert calls == [("keep_freed_memory",), ("ablate", load_recipe("strong"), ["Baseline-S", "+REA"], 2)]
+
+
+def test_resume_with_more_epochs_and_moved_data_keeps_the_other_settings(
+    calls: list[tuple[object, ...]], people: Path, tmp_path: Path
+) -> None:
+    run_folder = tmp_path / "runs" / "first"
+    run_folder.mkdir(parents=True)
+    own = Recipe(arch="resnet18", lr=1e-3, epochs=20)
+    (run_folder / "config.toml").write_text(to_toml(own) + '[data]\nsources = ["gone"]\n[versions]\n')
+    run("train", "--resume", "--data", people, "--set", "epochs=40")
+    assert calls[-1] == ("train", dataclasses.replace(own, epochs=40), Path("runs/first"), True)
+    run("train", "--resume", "--out", run_folder, "--data", people)
+    assert calls[-1] == ("train", own, run_folder, True)
+
+
+def test_train_prints_what_it_understood(
+    calls: list[tuple[object, ...]], people: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("train", "--data", people)
+    lines = capsys.readouterr().err.splitlines()
+    assert calls
+    assert any(line.startswith("train: ") and " identities from " in line for line in lines), lines
+    assert any(" -> " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--data", "gone"), "gone: no such folder or file"),
+        (("train", "--weights", "gone.pth"), "gone.pth: no such file; give a file"),
+        (("train", "--weights", "."), ".: a folder without model.pt"),
+        (("ablate", "--test", "gone"), "gone: no such folder or file"),
+        (("export", "gone"), "gone: no such run or checkpoint"),
+        (("export", ".", "--data", "gone"), "gone: no such folder or file"),
+        (("export", ".", "--out", "x.onnx"), "x.onnx: name a folder for the artifacts"),
+        (("export", ".", "--out", "x.ENGINE"), "x.ENGINE: name a folder for the artifacts"),
+        (("calibrate", "gone.onnx", "--data", "nowhere"), "nowhere: no such folder or file"),
+        (("eval", "gone.onnx"), "gone.onnx: no such model file"),
+        (("match", "gone.jpg", ".", "--model", "gone.onnx"), "gone.onnx: no such model file"),
+        (
+            ("match", "gone.jpg", "gone", "--model", "gone.onnx"),
+            "gone: no such folder; the gallery is a folder of crops",
+        ),
+    ],
+)
+def test_wrong_paths_are_reported_before_torch_is_imported(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    code = f"""
+import sys
+from bot_deploy import cli
+try:
+    cli.main({list(arguments)!r})
+finally:
+    print("torch" in sys.modules)
+"""
+    finished = run_python("-c", code, cwd=tmp_path)
+    assert finished.stderr.startswith(f"bot: {message}"), finished.stderr
+    assert (finished.returncode, finished.stdout.strip()) == (2, "False")
+    assert not list(tmp_path.iterdir())

@@ -122,9 +122,9 @@ def test_a_value_out_of_range_names_its_key(override: str) -> None:
         load_recipe("strong", [override])
 
 
-def test_a_batch_of_one_image_cannot_be_normalised() -> None:
-    with pytest.raises(InputError, match="p x k, the images in a batch, must be at least 2"):
-        load_recipe("strong", ["p=1", "k=1"])
+def test_a_batch_of_one_identity_is_refused() -> None:
+    with pytest.raises(InputError, match="p must be 2 or above, not 1: one identity in a batch teaches nothing"):
+        load_recipe("strong", ["p=1", "k=4"])
 
 
 def test_values_at_the_ends_of_their_ranges() -> None:
@@ -199,7 +199,7 @@ def test_config_toml_of_a_run_is_a_recipe(tmp_path: Path) -> None:
         (b"epoch = 3\n", r"a recipe has no key 'epoch' \(did you mean 'epochs'\?\)"),
         (b"data = 3\n", "a recipe has no key 'data'"),
         (b"[recipe]\nepochs = 3\n", "a recipe has no key 'recipe'"),
-        (b"p = 1\nk = 1\n", "p x k, the images in a batch, must be at least 2"),
+        (b"p = 1\nk = 1\n", "p must be 2 or above, not 1: one identity in a batch teaches nothing"),
         (b"epochs = \n", "not a readable TOML file .*line 1"),
         (b"\xff\xfe", "not a readable TOML file"),
     ],

@@ -18,7 +18,7 @@ import pytest
 import torch
 from helpers.training_run import RECIPE, assert_same_run, read_metrics, same_weights
 
-from bot_deploy.datasets import Dataset
+from bot_deploy.datasets import Dataset, open_dataset
 from bot_deploy.errors import InputError
 from bot_deploy.train import loop, run_files
 from bot_deploy.train.recipe import Recipe, load_recipe, to_toml
@@ -150,17 +150,39 @@ def test_an_existing_run_is_not_overwritten(finished: Path, data: Dataset) -> No
     assert (finished / "model.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("change", [{"lr": 1e-3}, {"epochs": 3}, {"seed": 5}])
+@pytest.mark.parametrize("change", [{"lr": 1e-3}, {"epochs": 1}, {"seed": 5}])
 def test_resume_with_another_recipe_is_refused(change: dict[str, Any], finished: Path, data: Dataset) -> None:
     before = (finished / "config.toml").read_bytes()
-    with pytest.raises(InputError, match="another recipe or other data"):
+    with pytest.raises(InputError, match=rf"another recipe: {next(iter(change))}="):
         loop.train(dataclasses.replace(RECIPE, **change), data, finished, resume=True)
     assert (finished / "config.toml").read_bytes() == before
 
 
 def test_resume_with_other_data_is_refused(finished: Path, data: Dataset) -> None:
-    with pytest.raises(InputError, match="another recipe or other data"):
+    with pytest.raises(InputError, match="was started on other data: the names, identities or cameras"):
         loop.train(RECIPE, dataclasses.replace(data, train=data.train[:-1]), finished, resume=True)
+
+
+def test_more_epochs_give_the_weights_of_a_run_that_had_them_from_the_start(data: Dataset, tmp_path: Path) -> None:
+    for epochs in (1, 2):
+        loop.train(dataclasses.replace(RECIPE, epochs=epochs), data, tmp_path / "grown", resume=True)
+    loop.train(RECIPE, data, tmp_path / "whole")
+    assert same_weights(tmp_path / "whole", tmp_path / "grown")
+    assert [row["epoch"] for row in read_metrics(tmp_path / "grown")] == ["1", "2"]
+
+
+def test_a_run_goes_on_with_data_that_have_moved(crops: Path, finished: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(finished, tmp_path / "run")
+    moved = shutil.copytree(crops, tmp_path / "elsewhere")
+    loop.train(dataclasses.replace(RECIPE, epochs=3), open_dataset(moved), out, resume=True)
+    assert run_files.read_config(out)[1] == (str(moved),)
+    assert len(read_metrics(out)) == 3
+
+
+def test_one_identity_is_refused_and_not_advised_p_1(data: Dataset, tmp_path: Path) -> None:
+    alone = dataclasses.replace(data, train=tuple(crop for crop in data.train if crop.identity == 1))
+    with pytest.raises(InputError, match="1 training identity; training needs crops of at least 2 people"):
+        loop.train(RECIPE, alone, tmp_path / "run")
 
 
 def test_a_run_that_failed_in_its_first_epoch_starts_again(data: Dataset, tmp_path: Path) -> None:

@@ -168,10 +168,10 @@ def test_other_shapes_are_listed(tmp_path: Path) -> None:
         weights.initialise(ReID("resnet18", 5), str(write(tmp_path / "w.pth", state)))
 
 
-def test_the_error_for_another_backbone_names_the_file_and_lists_some_keys(tmp_path: Path) -> None:
+def test_the_error_for_another_backbone_names_the_file_and_the_backbone(tmp_path: Path) -> None:
     path = write(tmp_path / "w.pth", torchvision_state("resnet18"))
     with pytest.raises(
-        InputError, match=r"w\.pth does not fit mobilenet_v2: unknown keys: .* in all\); missing keys"
+        InputError, match=r"w\.pth: weights of resnet18, not of mobilenet_v2; set arch=resnet18$"
     ) as caught:
         weights.initialise(ReID(ARCH, 5), str(path))
     assert len(str(caught.value)) < 2000
@@ -233,8 +233,29 @@ def test_no_such_file(name: str, tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a readable weights file"):
+    with pytest.raises(InputError, match=r"a folder without model\.pt; name a run, or a file of weights"):
         weights.initialise(ReID(ARCH, 5), str(tmp_path))
+
+
+def test_the_folder_of_a_run_stands_for_its_checkpoint(tmp_path: Path) -> None:
+    model = ReID("resnet18", 5)
+    fields = {"kind": checkpoint.KIND, "state": model.state_dict()}
+    torch.save(fields, tmp_path / "model.pt")
+    other = ReID("resnet18", 7)
+    weights.initialise(other, str(tmp_path))
+    assert all(
+        torch.equal(value, other.backbone.state_dict()[key]) for key, value in model.backbone.state_dict().items()
+    )
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnet50_ibn_a"])
+def test_a_checkpoint_of_another_backbone_names_it(arch: str, tmp_path: Path) -> None:
+    model = ReID(arch, 5)
+    saved = checkpoint.Checkpoint(checkpoint.contract_of(model, 32, 16), model.state_dict(), 5, 1, "bnneck", ("x",))
+    checkpoint.save(tmp_path / "model.pt", saved)
+    with pytest.raises(InputError, match=rf"weights of {arch}, not of mobilenet_v2; set arch={arch}$") as caught:
+        weights.initialise(ReID(ARCH, 5), str(tmp_path))
+    assert caught.value.parameter == "set"
 
 
 @pytest.mark.parametrize(("arch", "enum"), [("resnet18", models.ResNet18_Weights), (ARCH, models.MobileNet_V2_Weights)])
