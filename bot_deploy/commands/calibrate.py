@@ -60,8 +60,8 @@ def calibrate(
     )
     from bot_deploy.reports.calibration_plot import plot_calibration
 
-    check_sources([data])
     check_storable(model)
+    check_sources([data])
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
     plot = _plot_path(model, plot)
