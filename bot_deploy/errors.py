@@ -21,6 +21,12 @@ class InputError(BotError):
     exit_code = 2
 
 
+def require_range(parameter: str, value: float, low: float, high: float) -> None:
+    """Raises an InputError unless `value` of `parameter` is from `low` to `high`; NaN is not."""
+    if not low <= value <= high:
+        raise InputError(f"{value} is not a number from {low:g} to {high:g}", parameter=parameter)
+
+
 class ImageError(InputError):
     """A file that is not a usable image; the message names it."""
 

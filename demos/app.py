@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bot_deploy.errors import BotError, InputError, RunError
+from bot_deploy.errors import BotError, InputError, RunError, require_range
 
 from .overlay import draw
 from .recorder import save_snapshot
@@ -70,6 +70,7 @@ def run(
         max_frames: number of frames after which the run stops; 0 for no limit.
         snapshots: folder for the snapshots of the key `s`.
     """
+    require_range("max_frames", max_frames, 0, 1e9)
     loop = _Loop(source, recognizer, recorder, window, snapshots)
     started = time.perf_counter()
     try:

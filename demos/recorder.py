@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from bot_deploy import images
-from bot_deploy.errors import InputError, RunError
+from bot_deploy.errors import InputError, RunError, require_range
 from bot_deploy.files import unused_path
+from bot_deploy.video.tracks import MAX_FPS, MIN_FPS
 
 from .video_writer import FORMATS, FPS_DECIMALS, VideoWriter
 
@@ -40,9 +41,10 @@ class Recorder:
         """Opens both files and makes their folders; `fps` is the frame rate of the video.
 
         Raises:
-            InputError: `output` does not end like a video.
+            InputError: `output` does not end like a video, or `fps` is not a number in its range.
             RunError: a file cannot be written.
         """
+        require_range("fps", fps, MIN_FPS, MAX_FPS)
         self._output = output
         self._part = _part_path(output) if output else Path()
         self._fps = round(fps, FPS_DECIMALS) or fps

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from bot_deploy.choices import EMBED_EVERY_FRAMES
+from bot_deploy.errors import require_range
 
 from .crops import crop_box, is_unoccluded
 from .timing import StageTimer
@@ -67,7 +68,12 @@ class TrackletBuilder:
             outlier_threshold: cosine below which two crops do not show the same person.
             every: frames between two embeddings of a track.
             timer: adds up the stages "detect", "track" and "embed".
+
+        Raises:
+            InputError: `fps`, `outlier_threshold` or `every` is not a number in its range.
         """
+        require_range("every", every, 1, 1e9)
+        require_range("outlier_threshold", outlier_threshold, -2, 1)
         self._detector, self._embedder, self._outlier_threshold = detector, embedder, outlier_threshold
         self._tracker = PersonTracker(fps)
         self._every = every

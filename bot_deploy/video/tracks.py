@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from bot_deploy.errors import require_range
+
 if TYPE_CHECKING:
     from trackers import ByteTrackTracker
 
     from .detectors import Detections
 
+MIN_FPS, MAX_FPS = 1e-3, 1000  # frames per second of a source
 MIN_TRACKING_FPS = 5  # frames per second; below it, people move too far between two frames
 MIN_TIME_STEP_S = 1e-6  # seconds from frame to frame
 LOST_TRACK_BUFFER = 60  # thirtieths of a second for which a lost track is kept
@@ -32,7 +35,11 @@ class PersonTracker:
         """Below `MIN_TRACKING_FPS` frames per second, every box is a track of its own.
 
         `fps` is the usual rate: pauses between frames do not lower it.
+
+        Raises:
+            InputError: `fps` is not a number in its range.
         """
+        require_range("fps", fps, MIN_FPS, MAX_FPS)
         self._tracker = _bytetrack(fps) if fps >= MIN_TRACKING_FPS else None
         self._last_id = 0
         self._last_time = -math.inf  # of the last frame, in seconds

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +32,12 @@ from bot_deploy.demos.enrolment import open_enrolment_gallery
 from bot_deploy.demos.overlay import STRIP_WIDTH
 from bot_deploy.demos.recognition import LiveRecognizer
 from bot_deploy.demos.recorder import Recorder
-from bot_deploy.errors import RunError
+from bot_deploy.errors import InputError, RunError
 from bot_deploy.gallery import Gallery
 from bot_deploy.matching.identify import Candidate, PersonIdentifier
 from bot_deploy.video.sources import Frame, open_source
+from bot_deploy.video.tracklets import TrackletBuilder
+from bot_deploy.video.tracks import PersonTracker
 
 RED_BOX, BLUE_BOX = (40, 60, 90, 200), (200, 60, 250, 200)
 BOTH = scene((RED, RED_BOX), (BLUE, BLUE_BOX))
@@ -324,3 +326,27 @@ def test_without_a_display_the_message_names_headless(model: Path, video: Path, 
     assert result.returncode == 1
     assert "--headless" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
+
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PersonTracker(NAN),
+        lambda: PersonTracker(INFINITY),
+        lambda: PersonTracker(0),
+        lambda: PersonTracker(-25),
+        lambda: Recorder(None, None, NAN),
+        lambda: Recorder(None, None, INFINITY),
+        lambda: Recorder(None, None, 0),
+        lambda: TrackletBuilder(DETECTOR, embedder(), 10, NAN),
+        lambda: TrackletBuilder(DETECTOR, embedder(), 10, 0.5, every=0),
+        lambda: TrackletBuilder(DETECTOR, embedder(), INFINITY, 0.5),
+        lambda: app.run(Film(), None, None, max_frames=-1),  # type: ignore[arg-type]
+    ],
+)
+def test_numbers_outside_their_ranges_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(InputError, match="is not a number from"):
+        make()
