@@ -205,7 +205,7 @@ def walk_images(
                 raise InputError(f"{path}: cannot be read ({error.strerror})") from None
             on_error(prefix[:-1], error)
             continue
-        if parent and not entries and _has_suffix(parent.name, suffixes):  # somebody took it for an image
+        if parent and not entries and Path(parent.name).suffix.lower() in suffixes:  # somebody took it for an image
             yield prefix[:-1], parent
         for entry in entries:
             name = entry.name
@@ -213,12 +213,8 @@ def walk_images(
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append((f"{prefix}{name}/", entry.path, entry))
-            elif _has_suffix(name, suffixes):
+            elif os.path.splitext(name)[1].lower() in suffixes:  # noqa: PTH122 - for a million names, Path is slow
                 yield prefix + name, entry
-
-
-def _has_suffix(name: str, suffixes: frozenset[str]) -> bool:
-    return os.path.splitext(name)[1].lower() in suffixes  # noqa: PTH122 - for a million names, Path is slow
 
 
 def read_many(

@@ -80,7 +80,9 @@ def index_folder(
     part = part_of(gallery, folder, items, scanned.files, add=add, replace=replace)
     base = folder if part.root == folder.absolute() else part.root  # paths in messages begin as `folder` does
     known = part.items
-    states = {part.prefix + path: state for path, state in scanned.files.items()}
+    states = scanned.files
+    if part.prefix:
+        states = {part.prefix + path: state for path, state in states.items()}
     metadata = {part.prefix + path: info for path, info in metadata.items()}
     changes = _compare(known, states, base, _parse_new_names(states, known, part), metadata, verify=verify)
     folders = {
@@ -132,7 +134,7 @@ def _compare(
     retried = 0
     for path, state in show_progress(states.items(), "reading", len(states)) if verify else states.items():
         item = known.get(path)
-        is_same = item is not None and not verify and item.stamp != 0 and item[1:3] == state[:2]
+        is_same = item is not None and item.stamp == state.stamp != 0 and item.size == state.size and not verify
         if is_same and path not in metadata:
             continue
         stamp = state.stamp if state.is_settled else 0

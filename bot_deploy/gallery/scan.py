@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 import time
 from dataclasses import dataclass
 from operator import itemgetter
@@ -75,8 +74,7 @@ def file_state(file: os.DirEntry[str] | Path, settled_before: int = 0) -> FileSt
 def file_stamp(stat: os.stat_result) -> int:
     """A number that changes when a file is written, replaced, or gets back its old time: not 0."""
     inode = 0 if WINDOWS else stat.st_ino  # listings of Windows do not give it
-    times = struct.pack("<qqQ", stat.st_mtime_ns, stat.st_ctime_ns, inode)
-    return int.from_bytes(hashlib.blake2b(times, digest_size=8).digest(), "little", signed=True) or 1
+    return hash((stat.st_mtime_ns, stat.st_ctime_ns, inode)) or 1  # of numbers, the same in every process
 
 
 def file_digest(path: Path) -> bytes:

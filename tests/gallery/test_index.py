@@ -170,3 +170,60 @@ def test_wrong_usage_is_one_line(words: list[str], message: str, onnx_file: Path
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_a_flood_of_broken_files_is_summarised(
+    onnx_file: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "crops"
+    pictures = [draw(root / f"{seed}.bmp", seed) for seed in range(3)]
+    for number in range(300):
+        (root / f"broken_{number:03d}.jpg").touch()
+    model = ("--model", onnx_file, "--json")
+    for words in (
+        ("index", root, "-o", tmp_path / "x.gallery", *model),
+        ("match", pictures[0], tmp_path / "x.gallery", *model),
+        ("match", root, pictures[0], *model),
+        ("embed", root, "-o", tmp_path / "x.npy", *model),
+        ("doctor", onnx_file, "--images", root, "--count", 1000, "--json"),
+    ):
+        bot_here(*words)
+        printed = capsys.readouterr()
+        lines = [line for line in printed.err.splitlines() if line.startswith("left out: ")]
+        assert len(lines) == 11, words
+        assert lines[-1] == "left out: 290 more files; --json names all of them"
+        document = json.loads(printed.out)
+        broken = document.get("broken_queries") or document.get("broken_files") or document["gallery"]["broken_files"]
+        assert len(broken) == 300
+
+
+def test_another_folder_needs_add_or_replace(
+    onnx_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(4):
+        draw(tmp_path / ("first" if seed < 2 else "second") / f"person {seed}" / "1.bmp", seed)
+    out = tmp_path / "people.gallery"
+
+    def index(folder: str, *options: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["index", str(tmp_path / folder), "-o", str(out), "--model", str(onnx_file), "--json", *options])
+        return int(str(ended.value.code)), capsys.readouterr().err
+
+    assert index("first")[0] == 0
+    code, error = index("second")
+    assert (code, "`bot index --add` keeps them" in error) == (2, True)
+    assert index("second", "--add", "--replace")[0] == 2
+    for options, expected in ((("--add",), 4), (("--verify",), 4), (("--replace",), 2)):
+        assert index("second", *options)[0] == 0
+        with Store(out) as gallery:
+            assert len(gallery) == expected
+
+
+def test_an_empty_gallery_is_said(onnx_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from bot_deploy.embedder import open_embedder
+    from bot_deploy.gallery import create_gallery
+
+    create_gallery(str(tmp_path / "x.gallery"), open_embedder(onnx_file).contract, tmp_path / "crops").close()
+    bot_here("match", draw(tmp_path / "q.bmp", 0), tmp_path / "x.gallery", "--model", onnx_file)
+    assert "an empty gallery, so nobody can be found in it" in capsys.readouterr().err
