@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bot_deploy.commands.options import NumberRange
 from bot_deploy.demos import app
 from bot_deploy.demos.enrolment import open_enrolment_gallery
 from bot_deploy.demos.recognition import FrameResult, LiveRecognizer, TrackedPerson
@@ -70,7 +71,9 @@ class RecordingRecognizer(LiveRecognizer):
 @click.option("--detector", type=click.Path(path_type=Path), required=True, help="YOLOX-style detector, ONNX.")
 @click.option("--video", type=click.Path(path_type=Path), required=True, help="Video in which the people walk past.")
 @click.option("--scene", type=click.Path(path_type=Path), required=True, help="Folder of frames; `query` holds crops.")
-@click.option("--min-score", type=float, help="Lowest cosine of a match; default: the calibrated threshold.")
+@click.option(
+    "--min-score", type=NumberRange(-1, 1), help="Lowest cosine of a match; default: the calibrated threshold."
+)
 def main(model: Path, detector: Path, video: Path, scene: Path, min_score: float | None) -> None:
     """Prints the tables of benchmarks/README.md."""
     configure_opencv()

@@ -11,6 +11,7 @@ NECKS = ("bnneck", "l2norm", "none")
 STEMS = ("torchvision", "no-relu", "unpadded-pool")
 PRECISIONS = ("fp32", "fp16", "int8")  # of an exported backbone
 IMAGE_HEIGHT, IMAGE_WIDTH = 256, 128  # pixels (paper section 2)
+MAX_IMAGE_SIDE = 4096  # pixels; a larger one is a slip of the keyboard, or damage
 
 # ---- data sets ----
 MERGE_SEPARATOR = " + "  # between the sources of a merged data set where they are shown, and in files of old runs
@@ -29,6 +30,8 @@ BACKENDS = {
     ".pt": {"cuda": "torch", "cpu": "torch"},
 }
 DEVICES = ("auto", *dict.fromkeys(device for devices in BACKENDS.values() for device in devices))
+MAX_THREADS = 512  # more help no model, and starting thousands can take longer than the work
+MAX_BATCH = 65_536  # images per run
 # "auto" tries these in order. Not openvino-bf16, which rounds otherwise, nor tensorrt, which takes minutes to start.
 AUTO_DEVICES = ("cuda", "cpu", "openvino")
 

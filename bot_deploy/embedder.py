@@ -18,7 +18,7 @@ from bot_deploy import images, runs
 from bot_deploy.artifacts import check_model_file
 from bot_deploy.choices import AUTO_DEVICES, BACKENDS
 from bot_deploy.errors import ImageError, InputError, RunError
-from bot_deploy.machine import available_cores
+from bot_deploy.machine import available_cores, thread_count
 from bot_deploy.progress import show_progress
 
 if TYPE_CHECKING:
@@ -33,14 +33,52 @@ Mask = npt.NDArray[np.bool_]
 Picture: TypeAlias = "npt.NDArray[Any] | str | Path | zipfile.Path | Image.Image | torch.Tensor"
 
 
+# Greatest distance of an embedding's length from 1. bfloat16 rounds a length by up to 0.4 %.
+MAX_LENGTH_ERROR = 0.01
+
+
 @dataclass(frozen=True)
 class Embedder:
     """A model ready to run, with its contract."""
 
     contract: Contract
     backend: str  # runtime and device, for messages
-    run: Callable[[images.Pixels], Vectors]  # uint8 [N, height, width, 3] -> [N, dim]
+    compute: Callable[[images.Pixels], Vectors]  # uint8 [N, height, width, 3] -> [N, dim]; `run` checks the result
     batch: int = 32  # images per run; larger batches no longer fit the cache of a CPU
+    unit: bool = True  # whether embeddings have length 1; experiments with Euclidean distances use others
+
+    def run(self, batch: images.Pixels) -> Vectors:
+        """The embeddings [N, dim] of `batch` uint8 [N, height, width, 3], checked.
+
+        Raises:
+            RunError: the model failed, or its embeddings are not finite, not of length 1, or not [N, dim].
+        """
+        vectors = self.compute(batch)
+        if vectors.shape != (len(batch), self.contract.dim):
+            raise RunError(
+                f"{self.backend} gave embeddings of shape {list(vectors.shape)} instead of "
+                f"{[len(batch), self.contract.dim]}; the model's contract does not fit its network"
+            )
+        lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))  # NaN or infinite if a number in the row is
+        usable = np.abs(lengths - 1) <= MAX_LENGTH_ERROR if self.unit else np.isfinite(lengths)
+        if not usable.all():
+            bad = lengths[~usable]
+            finite = np.isfinite(bad).all()
+            reason = f"length {bad[0]:.3g} instead of 1" if finite else "NaN or infinite numbers"
+            raise RunError(
+                f"{self.backend} gave {len(bad)} of {len(batch)} embeddings that are not usable ({reason}); the "
+                "weights are damaged, or the device computes wrongly; try another device or another copy of the model",
+                parameter="device",
+            )
+        return vectors
+
+    def check(self) -> None:
+        """Embeds a fixed picture of noise.
+
+        Raises:
+            RunError: as `run`.
+        """
+        self.run(np.random.default_rng(0).integers(0, 256, (1, *self.contract.size, 3), dtype=np.uint8))
 
     @overload
     def embed(
@@ -82,6 +120,7 @@ class Embedder:
         Raises:
             ImageError: a picture that is not usable; the message begins with its index.
             InputError: another `color` or `on_error`.
+            RunError: as `run`.
         """
         if color not in {"RGB", "BGR"}:
             raise InputError(f"color is 'RGB' or 'BGR', not {color!r}", parameter="color")
@@ -190,7 +229,7 @@ def _wrong_array(dtype: object, shape: tuple[int, ...], wanted: str) -> str:
 
 
 def open_embedder(
-    path: str | Path | None = None, device: str = "auto", *, threads: int = 0, batch: int = 0
+    path: str | Path | None = None, device: str = "auto", *, threads: int = 0, batch: int = 0, check: bool = True
 ) -> Embedder:
     """The model in `path`: an .onnx, an .engine, or a .pt checkpoint.
 
@@ -199,11 +238,15 @@ def open_embedder(
         device: one of `choices.DEVICES`; "auto" takes the first of `choices.AUTO_DEVICES` that works.
         threads: number of CPU threads; 0 for as many as this process may use.
         batch: images per run; 0 for the backend's own choice.
+        check: embed a fixed picture, so that a model without usable embeddings is refused now. `bot doctor` and
+            `bot export` examine such models.
 
     Raises:
-        InputError: no such file, not a model of bot_deploy, or damaged; no such device.
-        RunError: the runtime is not installed, or the device does not work; the message names what to install.
+        InputError: no such file, not a model of bot_deploy, or damaged; no such device; too many threads.
+        RunError: the runtime is not installed, or the device does not work; the message names what to install. Or the
+            embedding of the fixed picture is not usable.
     """
+    threads = thread_count(threads)
     path = runs.newest_model() if path is None else Path(path)
     check_model_file(path)
     backends = BACKENDS[path.suffix]
@@ -213,10 +256,14 @@ def open_embedder(
     failures: list[RunError] = []
     for name in devices:
         try:
-            embedder: Embedder = import_module(f"bot_deploy.backends.{backends[name]}").open_model(
-                path, name, threads or available_cores()
-            )
-            return replace(embedder, batch=batch or embedder.batch)
+            opened: Embedder = import_module(f"bot_deploy.backends.{backends[name]}").open_model(path, name, threads)
         except RunError as error:
             failures.append(error)
+            continue
+        if check:
+            try:
+                opened.check()
+            except RunError as error:
+                raise RunError(f"{path}: {error}", parameter=error.parameter) from None
+        return replace(opened, batch=batch or opened.batch)
     raise failures[0]

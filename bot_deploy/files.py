@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -44,6 +45,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):  # it was renamed, or never created
             temporary.unlink()
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """The content of the regular file `path`; a pipe or device is not opened, because it could block.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or has more than `max_bytes`.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file")
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"larger than {max_bytes >> 20} MiB")
+        return file.read(max_bytes)
 
 
 def unused_path(path: Path) -> Path:

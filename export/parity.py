@@ -135,7 +135,8 @@ def with_scores(parity: Parity, reference: Scores, candidate: Scores) -> Parity:
 
 
 def _embed(embedder: Embedder, crops: images.Pixels, size: int) -> Vectors:
-    return np.concatenate([embedder.run(crops[start : start + size]) for start in range(0, len(crops), size)])
+    """The embeddings of `crops` in batches of `size`, unchecked: unusable ones have to fail the comparison."""
+    return np.concatenate([embedder.compute(crops[start : start + size]) for start in range(0, len(crops), size)])
 
 
 def _nearest_crops(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.intp]:

@@ -176,13 +176,17 @@ def prepare(
 
     Raises:
         InputError: `source` is not a checkpoint, `dataset` has fewer than two usable crops, or unknown opset.
-        RunError: the folder cannot be written.
+        RunError: the folder cannot be written, or the embeddings of `source` are not usable.
     """
     check_opset(opset)
     saved = checkpoints.load(source)
     contract = replace(saved.contract, feature=feature or saved.contract.feature, flip=flip)
     run = runner(InferenceGraph(saved.build(), contract), "cpu")
     reference = Embedder(contract, "PyTorch", run)
+    try:
+        reference.check()
+    except RunError as error:
+        raise RunError(f"{source}: {error}") from None
     benchmark = dataset if scored and dataset.query and dataset.gallery else None
     # Calibration uses no crops that are scored, if there are others.
     train = replace(dataset, query=(), gallery=()) if dataset.train else dataset
@@ -294,7 +298,7 @@ def _write_onnx(
 
 
 def _compare_with_pytorch(context: ExportContext, path: Path, precision: str) -> Parity:
-    candidate = open_embedder(path)
+    candidate = open_embedder(path, check=False)  # an unusable one is kept as *.rejected
     parity = compare(context.reference, candidate, context.crops, TOLERANCES[precision])
     if context.benchmark and context.expected:
         parity = with_scores(parity, context.expected, evaluate_dataset(candidate, context.benchmark))

@@ -43,7 +43,7 @@ class Clock:
             self.now += seconds(next(calls), len(batch))
             return np.zeros((len(batch), 2), np.float32)
 
-        return bench.Entry(name, Embedder(CONTRACT, name, run))
+        return bench.Entry(name, Embedder(CONTRACT, name, run, unit=False))
 
 
 @pytest.fixture

@@ -195,7 +195,8 @@ def score_checkpoint(path: Path, feature: str, metric: str, test: Dataset) -> Sc
     contract = dataclasses.replace(saved.contract, feature=feature)
     graph = InferenceGraph(saved.build(), contract, unit=metric == COSINE)
     with full_float32():
-        scores = evaluate_dataset(Embedder(contract, "PyTorch", runner(graph, join_world().device)), test, metric)
+        embedder = Embedder(contract, "PyTorch", runner(graph, join_world().device), unit=graph.unit)
+        scores = evaluate_dataset(embedder, test, metric)
     return scores.rank1, scores.mAP
 
 

@@ -265,7 +265,8 @@ def _evaluate(metrics: EpochMetrics, model: ReID, recipe: Recipe, dataset: Datas
     contract = contract_of(model, recipe.height, recipe.width)
     graph = InferenceGraph(model, contract, unit=recipe.metric == COSINE)
     try:
-        scores = evaluate_dataset(Embedder(contract, "PyTorch", runner(graph, world.device)), dataset, recipe.metric)
+        embedder = Embedder(contract, "PyTorch", runner(graph, world.device), unit=graph.unit)
+        scores = evaluate_dataset(embedder, dataset, recipe.metric)
     except BotError as error:
         logger.warning(f"not evaluated: {error}")
         return metrics

@@ -32,9 +32,12 @@ def write_contract(path: str | Path, contract: Contract) -> None:
     """Replaces the contract of the model file at `path`; the weights stay as they are.
 
     Raises:
-        InputError: as `read_contract`.
+        InputError: as `read_contract`; or a value in `contract` is out of its range.
         RunError: the file cannot be written.
     """
+    from bot_deploy.artifacts.contract import from_json
+
+    from_json(contract.to_json(), str(path))  # what could not be read again is not written
     _file_module(path).write_contract(Path(path), contract)
 
 

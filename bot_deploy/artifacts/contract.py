@@ -9,12 +9,15 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated
 
-from bot_deploy.choices import FEATURES, PRECISIONS
+from msgspec import Meta
+
+from bot_deploy.choices import FEATURES, MAX_IMAGE_SIDE, PRECISIONS
 from bot_deploy.errors import InputError
 
-from .json_fields import parse_fields
+from .decoding import decode_fields, decode_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,6 +36,17 @@ SUPPORTED = {
 }
 OLD_CALIBRATION_NAMES = {"reject": "reject_threshold", "missed": "false_reject_rate"}
 OPTIONAL = {"flip", "precision", "calibration"}  # fields that older files lack
+# The types of fields: a value from a file that is out of range is refused.
+Side = Annotated[int, Meta(ge=1, le=MAX_IMAGE_SIDE)]  # pixels
+Dim = Annotated[int, Meta(ge=1, le=65_536)]
+Name = Annotated[str, Meta(max_length=200)]
+Cosine = Annotated[float, Meta(ge=-1, le=1)]
+Rate = Annotated[float, Meta(ge=0, le=1)]
+PositiveRate = Annotated[float, Meta(gt=0, le=1)]
+Count = Annotated[int, Meta(ge=0)]
+Mean = Annotated[float, Meta(ge=-100, le=100)]
+Std = Annotated[float, Meta(ge=1e-3, le=100)]
+CONTRACT_REMEDY = "export the model again"
 INPUT_NAME = "images"  # uint8 [N, height, width, 3]
 OUTPUT_NAME = "embeddings"  # float32 [N, dim], L2-normalised
 
@@ -41,29 +55,29 @@ OUTPUT_NAME = "embeddings"  # float32 [N, dim], L2-normalised
 class Calibration:
     """The cosine thresholds of a model, as `bot calibrate` measured them; see bot_deploy/matching/calibrate.py."""
 
-    data: str  # name of the data set that they were measured on
-    genuine: int  # number of pairs of one identity from different cameras
-    impostor: int  # number of pairs of different identities
-    target: float  # false-accept rate that was asked for
-    threshold: float  # smallest cosine whose false-accept rate is at most `target`
-    reject_threshold: float  # cosine below which the answer is "no match"
-    false_reject_rate: float  # share of genuine pairs below the threshold
-    curve: tuple[tuple[float, float], ...]  # (cosine, false-accept rate), ascending in cosine
+    data: Annotated[str, Meta(max_length=10_000)]  # name of the data set that they were measured on
+    genuine: Count  # number of pairs of one identity from different cameras
+    impostor: Count  # number of pairs of different identities
+    target: PositiveRate  # false-accept rate that was asked for
+    threshold: Cosine  # smallest cosine whose false-accept rate is at most `target`
+    reject_threshold: Cosine  # cosine below which the answer is "no match"
+    false_reject_rate: Rate  # share of genuine pairs below the threshold
+    curve: tuple[tuple[Cosine, PositiveRate], ...]  # (cosine, false-accept rate), ascending in cosine
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
     """Input and output of a model: uint8 images [N, height, width, 3] to unit embeddings, float32 [N, dim]."""
 
-    arch: str  # backbone, e.g. "resnet50"
-    height: int  # pixels
-    width: int  # pixels
-    dim: int  # length of an embedding
-    fingerprint: str  # see `weights_fingerprint`
+    arch: Name  # backbone, e.g. "resnet50"
+    height: Side  # pixels
+    width: Side  # pixels
+    dim: Dim  # length of an embedding
+    fingerprint: Name  # see `weights_fingerprint`
     color: str = "RGB"  # channel order of the images
     resize: str = "bilinear-antialias"  # kernel of images.resize
-    mean: tuple[float, float, float] = MEAN  # subtracted in the network, from pixels scaled to [0, 1]
-    std: tuple[float, float, float] = STD
+    mean: tuple[Mean, Mean, Mean] = MEAN  # subtracted in the network, from pixels scaled to [0, 1]
+    std: tuple[Std, Std, Std] = STD
     feature: str = "fi"  # "fi" after the neck (BNNeck, paper section 3.5), "ft" before it
     flip: bool = False  # True: the mean of the embeddings of the image and its mirror image
     precision: str = "fp32"  # precision of the backbone: "fp32", "fp16" or "int8"
@@ -90,8 +104,25 @@ def from_json(text: str, source: str) -> Contract:
     Raises:
         InputError: not a contract, damaged, or something in it that this version cannot do.
     """
-    contract = parse_fields(
-        text, _contract, source=source, kind="contract", version=FORMAT, remedy="export the model again"
+    return decode_contract(decode_json(text, source, "contract", CONTRACT_REMEDY), source)
+
+
+def decode_contract(fields: object, source: str) -> Contract:
+    """The contract with `fields` from a file; see `from_json`."""
+    if isinstance(fields, dict) and fields.get("format") == FORMAT and isinstance(fields.get("calibration"), dict):
+        renamed = {OLD_CALIBRATION_NAMES.get(name, name): value for name, value in fields["calibration"].items()}
+        calibration = decode_fields(
+            renamed, Calibration, source=source, kind="contract", remedy=CONTRACT_REMEDY, check=_check_calibration
+        )
+        fields = {**fields, "calibration": calibration}
+    contract = decode_fields(
+        fields,
+        Contract,
+        source=source,
+        kind="contract",
+        version=FORMAT,
+        remedy=CONTRACT_REMEDY,
+        optional=OPTIONAL,
     )
     for name, known in SUPPORTED.items():
         if getattr(contract, name) not in known:
@@ -102,25 +133,14 @@ def from_json(text: str, source: str) -> Contract:
     return contract
 
 
-def _contract(fields: dict[str, Any]) -> Contract:
-    missing = {field.name for field in dataclasses.fields(Contract)} - OPTIONAL - set(fields)
-    if missing:
-        raise ValueError(f"missing: {', '.join(sorted(missing))}")
-    if not all(type(fields[name]) is int and fields[name] > 0 for name in ("height", "width", "dim")):
-        raise ValueError("wrong: height, width or dim")
-    for name in ("mean", "std"):
-        fields[name] = tuple(float(value) for value in fields[name])
-    if fields.get("calibration"):
-        fields["calibration"] = _calibration(fields["calibration"])
-    return Contract(**fields)
-
-
-def _calibration(fields: dict[str, Any]) -> Calibration:
-    fields = {OLD_CALIBRATION_NAMES.get(name, name): value for name, value in fields.items()}
-    curve = tuple((float(cosine), float(rate)) for cosine, rate in fields["curve"])
-    if not curve or not all(0 < rate <= 1 for _, rate in curve):
-        raise ValueError("calibration")
-    return Calibration(**{**fields, "curve": curve})
+def _check_calibration(calibration: Calibration) -> None:
+    if calibration.reject_threshold > calibration.threshold:
+        raise ValueError("calibration: reject_threshold is above threshold")
+    if not calibration.curve:
+        raise ValueError("calibration: no curve")
+    for (cosine, rate), (next_cosine, next_rate) in pairwise(calibration.curve):
+        if cosine >= next_cosine or rate < next_rate:
+            raise ValueError("calibration: its curve is not in order")
 
 
 def weights_fingerprint(tensors: Iterable[tuple[str, bytes]]) -> str:

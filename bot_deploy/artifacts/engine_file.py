@@ -8,14 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
+from msgspec import Meta
+
+from bot_deploy.choices import MAX_BATCH
 from bot_deploy.errors import InputError
-from bot_deploy.files import write_atomically
+from bot_deploy.files import read_bounded, write_atomically
 
-from .contract import Contract, from_json
-from .json_fields import parse_fields
+from .contract import Contract, Name, decode_contract
+from .decoding import decode_fields, decode_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 # package -> module; the extra of bot-deploy has the name of the package
 PACKAGE_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 FORMAT = 1
+MAX_SIDECAR_BYTES, MAX_ENGINE_BYTES = 1 << 20, 8 << 30
+Sha256 = Annotated[str, Meta(max_length=64)]  # "" before the engine is built
+BatchSize = Annotated[int, Meta(ge=1, le=MAX_BATCH)]
 REEXPORT_HINT = "export it again with `bot export --trt`"
 
 
@@ -31,13 +36,13 @@ class Sidecar:
     """The description of `model.engine` in `model.engine.json`."""
 
     contract: Contract
-    sha256: str  # hash of the engine
-    onnx_sha256: str  # hash of the ONNX model that the engine was built from
-    package: str  # package that built the engine and must run it, a key of PACKAGE_MODULES
-    version: str  # version of the package
-    archs: tuple[str, ...]  # GPUs that the engine runs on, such as "sm89"
-    profile: tuple[int, int, int]  # batch sizes: smallest, the one it is tuned for, largest
-    precision: str  # precision of the network, such as "fp16"
+    sha256: Sha256  # hash of the engine
+    onnx_sha256: Sha256  # hash of the ONNX model that the engine was built from
+    package: Name  # package that built the engine and must run it, a key of PACKAGE_MODULES
+    version: Name  # version of the package
+    archs: tuple[Name, ...]  # GPUs that the engine runs on, such as "sm89"
+    profile: tuple[BatchSize, BatchSize, BatchSize]  # batch sizes: smallest, the one it is tuned for, largest
+    precision: Name  # precision of the network, such as "fp16"
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -76,25 +81,29 @@ def read(path: Path) -> tuple[bytes, Sidecar]:
     """
     companion = sidecar_path(path)
     try:
-        text = companion.read_text(encoding="utf-8")
+        text = read_bounded(companion, MAX_SIDECAR_BYTES)
     except FileNotFoundError:
         raise InputError(
             f"{path}: {companion.name} is not beside it; keep the two together, or {REEXPORT_HINT}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{companion}: not readable ({error}); {REEXPORT_HINT}") from None
-    sidecar = parse_fields(
-        text,
-        partial(_sidecar, source=companion),
+    except OSError as error:
+        raise InputError(f"{companion}: not readable ({error.strerror or error}); {REEXPORT_HINT}") from None
+    fields = decode_json(text, str(companion), "sidecar", REEXPORT_HINT)
+    if isinstance(fields, dict) and fields.get("format") == FORMAT and "contract" in fields:
+        fields["contract"] = decode_contract(fields["contract"], str(companion))
+    sidecar = decode_fields(
+        fields,
+        Sidecar,
         source=str(companion),
         kind="sidecar",
         version=FORMAT,
         remedy=REEXPORT_HINT,
+        check=_check_sidecar,
     )
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, MAX_ENGINE_BYTES)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     if hashlib.sha256(data).hexdigest() != sidecar.sha256:
         raise InputError(
             f"{path}: not the engine that {companion.name} was written for, so it is not run; {REEXPORT_HINT}"
@@ -112,17 +121,9 @@ def write_contract(path: Path, contract: Contract) -> None:
     write_sidecar(path, replace(read(path)[1], contract=contract))
 
 
-def _sidecar(fields: dict[str, Any], source: Path) -> Sidecar:
-    fields["contract"] = from_json(json.dumps(fields["contract"]), str(source))
-    fields["archs"] = tuple(str(arch) for arch in fields["archs"])
-    smallest, tuned, largest = (int(size) for size in fields["profile"])
-    fields["profile"] = smallest, tuned, largest
-    sidecar = Sidecar(**fields)
-    texts = (sidecar.sha256, sidecar.onnx_sha256, sidecar.version, sidecar.precision)
-    if (
-        sidecar.package not in PACKAGE_MODULES
-        or not 1 <= smallest <= tuned <= largest
-        or not all(type(text) is str for text in texts)
-    ):
-        raise ValueError("package, profile or hashes")
-    return sidecar
+def _check_sidecar(sidecar: Sidecar) -> None:
+    smallest, tuned, largest = sidecar.profile
+    if sidecar.package not in PACKAGE_MODULES:
+        raise ValueError(f"package {sidecar.package!r}")
+    if not smallest <= tuned <= largest:
+        raise ValueError("profile: not in ascending order")

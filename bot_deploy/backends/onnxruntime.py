@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from onnxruntime import InferenceSession
 
+    from bot_deploy.artifacts.contract import Contract
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
@@ -37,6 +38,7 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
     """See `bot_deploy.embedder.open_embedder`."""
     contract = read_contract(path)
     session = open_session(path, device, threads)
+    _check_shapes(session, contract, path)
     from onnxruntime import __version__
 
     def run(batch: Pixels) -> Vectors:
@@ -51,6 +53,12 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
 
     name = f"ONNX Runtime {__version__} {PROVIDERS[device][0].removesuffix('ExecutionProvider')}"
     return Embedder(contract, name, run)
+
+
+def _check_shapes(session: InferenceSession, contract: Contract, path: Path) -> None:
+    shapes = {value.name: tuple(value.shape[1:]) for value in (*session.get_inputs(), *session.get_outputs())}
+    if shapes != {INPUT_NAME: (contract.height, contract.width, 3), OUTPUT_NAME: (contract.dim,)}:
+        raise InputError(f"{path}: its inputs and outputs are {shapes}, not what its contract says; export it again")
 
 
 def open_session(path: Path, device: str, threads: int) -> InferenceSession:

@@ -51,8 +51,11 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
     lock = Lock()  # a request runs one batch at a time
 
     def run(batch: Pixels) -> Vectors:
-        with lock:
-            return np.asarray(request.infer({INPUT_NAME: batch})[OUTPUT_NAME], dtype=np.float32)
+        try:
+            with lock:
+                return np.asarray(request.infer({INPUT_NAME: batch})[OUTPUT_NAME], dtype=np.float32)
+        except RuntimeError as error:
+            raise RunError(f"OpenVINO failed on {len(batch)} images ({_reason(error)})", parameter="device") from None
 
     return Embedder(contract, f"OpenVINO {ov.__version__.partition('-')[0]} CPU {precision}", run)
 

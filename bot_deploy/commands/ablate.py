@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from .options import COUNT
+
 
 @click.command()
 @click.option("--data", multiple=True, help="Data to train on; repeat to merge data sets. Default: synthetic.")
@@ -21,8 +23,8 @@ import click
 )
 @click.option("--weights", help="Initial weights: `imagenet`, a FILE, or `none`. Default: those of the recipe.")
 @click.option("--steps", help="Rows of the table, as names or numbers from 1, separated by commas. Default: all.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Number of epochs; the schedule is scaled to it.")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each row, averaged.")
+@click.option("--epochs", type=COUNT, help="Number of epochs; the schedule is scaled to it.")
+@click.option("--seeds", type=COUNT, default=1, show_default=True, help="Runs of each row, averaged.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Value of a recipe key; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the table. Default: runs/ablation-TABLE.")
 def ablate(

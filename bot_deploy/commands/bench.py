@@ -10,6 +10,8 @@ import click
 
 from bot_deploy.choices import BACKENDS, DEVICES
 
+from .options import THREADS, NumberRange
+
 if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
     from bot_deploy.bench import Entry, Result
@@ -39,9 +41,9 @@ class ModelOnDevice(NamedTuple):
     "--images", "folder", type=click.Path(path_type=Path), help="Folder of crops to decode; default: synthetic crops."
 )
 @click.option(
-    "--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Duration of each measurement."
+    "--seconds", type=NumberRange(0, 86_400), default=2.0, show_default=True, help="Duration of each measurement."
 )
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of CPU threads; default: all available.")
+@THREADS
 @click.option("--batches", default="1,8,16,32", show_default=True, help="Batch sizes, separated by commas.")
 @click.option(
     "--baseline",
@@ -70,10 +72,10 @@ def bench(
 
     from bot_deploy.bench import ROUNDS, find_crops, format_table, measure
     from bot_deploy.console import say
-    from bot_deploy.machine import available_cores
+    from bot_deploy.machine import available_cores, thread_count
 
     sizes = _batch_sizes(batches)
-    threads = threads or available_cores()
+    threads = thread_count(threads)
     opened, left_out = _open_models(models, devices, threads)
     with tempfile.TemporaryDirectory() as temporary:
         crops = find_crops(folder or _generate_crops(Path(temporary)))

@@ -10,7 +10,7 @@ import click
 
 from bot_deploy.choices import TARGET_FALSE_ACCEPT_RATE
 
-from .options import runtime
+from .options import NumberRange, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--far",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=NumberRange(0, 1, min_open=True, max_open=True),
     default=TARGET_FALSE_ACCEPT_RATE,
     show_default=True,
     help="False-accept rate: share of pairs of different people that may count as a match.",

@@ -12,7 +12,7 @@ import click
 
 from bot_deploy.choices import EMBED_EVERY_FRAMES, MAX_BOX_OVERLAP, MIN_PERSON_HEIGHT
 
-from .options import runtime
+from .options import COUNT, NumberRange, runtime
 
 if TYPE_CHECKING:
     from bot_deploy.demos.app import Summary
@@ -39,34 +39,34 @@ if TYPE_CHECKING:
 )
 @click.option("--auto-enrol", is_flag=True, help="Automatic enrolment of strangers as person-1, person-2, ...")
 @click.option(
-    "--min-score", type=click.FloatRange(-1, 1), help="Lowest cosine of a match; default: by `bot calibrate`, or 0.6."
+    "--min-score", type=NumberRange(-1, 1), help="Lowest cosine of a match; default: by `bot calibrate`, or 0.6."
 )
 @click.option(
     "--every",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=EMBED_EVERY_FRAMES,
     show_default=True,
     help="Number of frames between two embeddings of a track.",
 )
-@click.option("--detector-score", type=click.FloatRange(0, 1), help="Lowest score of a box; default: the detector's.")
+@click.option("--detector-score", type=NumberRange(0, 1), help="Lowest score of a box; default: the detector's.")
 @click.option(
     "--max-overlap",
-    type=click.FloatRange(0, 1),
+    type=NumberRange(0, 1),
     default=MAX_BOX_OVERLAP,
     show_default=True,
     help="Overlap (IoU) of two boxes, above which the one with the lower score is dropped.",
 )
 @click.option(
     "--min-height",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=MIN_PERSON_HEIGHT,
     show_default=True,
     help="Lowest height of a person, in pixels.",
 )
-@click.option("--max-height", type=click.IntRange(min=1), help="Greatest height of a person, in pixels.")
+@click.option("--max-height", type=COUNT, help="Greatest height of a person, in pixels.")
 @click.option(
     "--fps",
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberRange(1e-3, 1000),
     help="Frames per second of the source; default: 1 for a folder, else the rate of the camera or video. "
     "Below 5, people are not tracked.",
 )
@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     default=".",
     help="Folder for the snapshots of the key s; default: this folder.",
 )
-@click.option("--max-frames", type=click.IntRange(min=1), help="Number of frames after which to stop.")
+@click.option("--max-frames", type=COUNT, help="Number of frames after which to stop.")
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout at the end.")
 def demo(

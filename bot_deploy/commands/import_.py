@@ -8,6 +8,8 @@ import click
 
 from bot_deploy.choices import FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, STEMS, TOOLKITS
 
+from .options import IMAGE_SIDE
+
 
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
@@ -20,12 +22,8 @@ from bot_deploy.choices import FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, STEMS, TOOLK
     help="Toolkit that wrote FILE; auto: recognised by its keys.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Checkpoint to write, a .pt file.")
-@click.option(
-    "--height", type=click.IntRange(min=1), default=IMAGE_HEIGHT, show_default=True, help="Height of crops in pixels."
-)
-@click.option(
-    "--width", type=click.IntRange(min=1), default=IMAGE_WIDTH, show_default=True, help="Width of crops in pixels."
-)
+@click.option("--height", type=IMAGE_SIDE, default=IMAGE_HEIGHT, show_default=True, help="Height of crops in pixels.")
+@click.option("--width", type=IMAGE_SIDE, default=IMAGE_WIDTH, show_default=True, help="Width of crops in pixels.")
 @click.option("--last-stride", type=click.IntRange(1, 2), help="Last stride of the backbone; default: the toolkit's.")
 @click.option("--stem", type=click.Choice(STEMS), help="Layers of a ResNet before its stages; default: the toolkit's.")
 @click.option(

@@ -10,7 +10,7 @@ import click
 
 from bot_deploy.choices import TOP_MATCHES
 
-from .options import runtime
+from .options import COUNT, NumberRange, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,12 +35,12 @@ CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five 
 )
 @click.option(
     "--top",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=TOP_MATCHES,
     show_default=True,
     help="Number of matches for each query.",
 )
-@click.option("--min-score", type=click.FloatRange(-1, 1), default=-1, help="Lowest cosine of a match.")
+@click.option("--min-score", type=NumberRange(-1, 1), default=-1, help="Lowest cosine of a match.")
 @click.option(
     "--rerank",
     is_flag=True,

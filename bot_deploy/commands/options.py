@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bot_deploy.choices import DEVICES
+from bot_deploy.choices import DEVICES, MAX_BATCH, MAX_IMAGE_SIDE, MAX_THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
+class NumberRange(click.FloatRange):
+    """A finite number in a range. click's own type lets NaN through, as NaN is neither below nor above a limit."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
+
+
+COUNT = click.IntRange(1, 1_000_000_000)
+IMAGE_SIDE = click.IntRange(1, MAX_IMAGE_SIDE)
+THREADS = click.option(
+    "--threads", type=click.IntRange(0, MAX_THREADS), default=0, help="Number of CPU threads; default: all available."
+)
 RUNTIME_OPTIONS = (
     click.option(
         "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Device that runs the model."
     ),
+    THREADS,
     click.option(
-        "--threads", type=click.IntRange(min=0), default=0, help="Number of CPU threads; default: all available."
-    ),
-    click.option(
-        "--batch", type=click.IntRange(min=0), default=0, help="Images per run; default: the backend's own choice."
+        "--batch",
+        type=click.IntRange(0, MAX_BATCH),
+        default=0,
+        help="Images per run; default: the backend's own choice.",
     ),
 )
 

@@ -46,15 +46,16 @@ def diagnose(embedder: Embedder, folder: Path, count: int = MAX_CROPS) -> Diagno
     broken: list[ImageError] = []
     statistics: list[CropStatistics] = []
     unchanged: dict[str, int] = defaultdict(int)
+    # The embeddings are not checked here, because the warnings are about unusable ones.
     batch: dict[str, list[Pixels]] = defaultdict(list)  # name of the input -> pixels
     embedded: dict[str, list[Vectors]] = defaultdict(list)
     alone: list[Vectors] = []
 
     def flush() -> None:
         if batch and not alone and len(batch[CORRECT]) > 1:
-            alone.extend(embedder.run(pixels[None])[0] for pixels in batch[CORRECT][:CROPS_ALONE])
+            alone.extend(embedder.compute(pixels[None])[0] for pixels in batch[CORRECT][:CROPS_ALONE])
         for name, inputs in batch.items():
-            embedded[name].append(embedder.run(np.stack(inputs)))
+            embedded[name].append(embedder.compute(np.stack(inputs)))
         batch.clear()
 
     for path, source in _read_crops(folder, count, broken):

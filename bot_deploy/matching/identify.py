@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from bot_deploy.errors import require_range
+
 from .match import NON_IDENTITIES
 from .verdict import MATCH, NO_MATCH, UNCERTAIN, decide
 
@@ -35,6 +37,8 @@ class PersonIdentifier:
     def __init__(self, gallery: Gallery, calibration: Calibration | None, min_score: float | None = None) -> None:
         """Uses the thresholds of `calibration`; `min_score`, the lowest cosine of a match, replaces them."""
         self.gallery = gallery
+        if min_score is not None:
+            require_range("min_score", min_score, -1, 1)
         self._calibration = calibration if min_score is None else None
         self._threshold = UNCALIBRATED_THRESHOLD if min_score is None else min_score
         if self._calibration:

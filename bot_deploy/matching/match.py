@@ -11,7 +11,7 @@ import numpy as np
 
 from bot_deploy.choices import TOP_MATCHES
 from bot_deploy.embedder import Embedder, open_embedder
-from bot_deploy.errors import InputError
+from bot_deploy.errors import InputError, require_range
 from bot_deploy.evaluation.rerank import k_reciprocal
 from bot_deploy.gallery import open_any_gallery
 from bot_deploy.progress import show_progress
@@ -132,8 +132,10 @@ def rank(
     identity of that name.
 
     Raises:
-        InputError: `top` is not positive; or, with `exclude_same_camera`, no camera of a query is known.
+        InputError: `top` is not positive, or `min_score` not from -1 to 1; or, with `exclude_same_camera`, no camera
+            of a query is known.
     """
+    require_range("min_score", min_score, -1, 1)
     if top < 1:
         raise InputError(f"{top} matches for each query: choose at least 1", parameter="top")
     names = {name for query in queries for name in (query.folder, query.info.identity) if name}

@@ -228,9 +228,10 @@ RTX = SimpleNamespace(
 
 
 def embeddings(images: np.ndarray) -> np.ndarray:
-    """The stand-in network: mean, first and last byte of each image."""
+    """The stand-in network: mean, first and last byte of each image, as a unit vector."""
     flat = images.reshape(len(images), HEIGHT * WIDTH * 3).astype(np.float32)
-    return np.stack([flat.mean(1), flat[:, 0], flat[:, -1]], axis=1)
+    vectors = np.stack([flat.mean(1) + 1, flat[:, 0], flat[:, -1]], axis=1)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def crops(count: int, seed: int = 0) -> np.ndarray:

@@ -82,8 +82,8 @@ def test_export_scores_as_pytorch_does(onnx_file: Path, checkpoint_file: Path, p
 
 
 def _altered(embedder: Embedder, change: object) -> Embedder:
-    run = embedder.run
-    return replace(embedder, run=lambda batch: change(run(batch)))  # type: ignore[operator]
+    compute = embedder.compute
+    return replace(embedder, compute=lambda batch: change(compute(batch)))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

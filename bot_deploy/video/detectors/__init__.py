@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_deploy.choices import MAX_BOX_OVERLAP, MIN_PERSON_HEIGHT
-from bot_deploy.errors import InputError
+from bot_deploy.errors import InputError, require_range
 
 from .detections import Detections, Detector, filter_detections
 from .hog import open_hog
@@ -51,6 +51,9 @@ def open_detector(
         InputError: no such detector or file, another kind of network, or `max_height` below `min_height`.
         RunError: a library that the detector needs is missing.
     """
+    require_range("max_overlap", max_overlap, 0, 1)
+    if min_score is not None:
+        require_range("detector_score", min_score, 0, 1)
     if max_height is not None and max_height < min_height:
         raise InputError(f"no person has at least {min_height} and at most {max_height} pixels; swap the heights")
     path = Path(detector or DEFAULT_DETECTOR)

@@ -11,7 +11,7 @@ from bot_deploy import images
 from bot_deploy.artifacts import onnx_file
 from bot_deploy.backends.onnxruntime import open_session
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.machine import available_cores
+from bot_deploy.machine import thread_count
 
 from .detections import Detections, Detector
 from .trial_picture import draw_people
@@ -42,7 +42,7 @@ def open_yolox(path: Path, threads: int = 0, min_score: float | None = None) -> 
         InputError: no such file, another kind of network, or one that finds no people.
         RunError: ONNX Runtime is not installed.
     """
-    session, size = _open_network(path, threads or available_cores())
+    session, size = _open_network(path, thread_count(threads))
     input_name = session.get_inputs()[0].name
     threshold = MIN_SCORE if min_score is None else min_score
 

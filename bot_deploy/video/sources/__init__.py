@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from bot_deploy.errors import InputError
+from bot_deploy.errors import InputError, require_range
 
 from .base import Frame, Source
 from .files import open_frame_folder, open_video, open_web_video
@@ -20,6 +20,7 @@ __all__ = ["Frame", "Source", "open_source"]
 
 # Asked in this order. Each takes (address, name for messages, fps, capture) and returns None for another kind.
 OPENERS = (open_camera, open_web_video, open_stream, open_frame_folder, open_video)
+MIN_FPS, MAX_FPS = 1e-3, 1000  # frames per second
 KINDS = "a camera number, a video, a folder of frames or an address such as rtsp://…"
 
 
@@ -38,6 +39,8 @@ def open_source(address: str, *, fps: float | None = None, capture: Callable[[st
         InputError: it is no source, cannot be opened, or gives no frame.
     """
     name = mask_passwords(address)
+    if fps is not None:
+        require_range("fps", fps, MIN_FPS, MAX_FPS)
     try:
         for opener in OPENERS:
             source = opener(address, name, fps, capture)
