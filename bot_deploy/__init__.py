@@ -1,6 +1,7 @@
-"""Person re-identification from training to deployment: train, export, match.
+"""Person re-identification from training to deployment.
 
-The names below are loaded when they are used, so that `import bot_deploy` costs nothing and imports no torch.
+Each name is imported at its first use, so that `import bot_deploy` is fast and imports no torch. Training is in
+`bot_deploy.train`, export in `bot_deploy.export`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bot_deploy import export, train
     from bot_deploy.artifacts.contract import Calibration, Contract
+    from bot_deploy.datasets import open_dataset
     from bot_deploy.embedder import Embedder, open_embedder
     from bot_deploy.errors import BotError, ImageError, InputError, ParityError, RunError
     from bot_deploy.evaluation.metrics import evaluate
+    from bot_deploy.evaluation.protocol import evaluate_dataset
     from bot_deploy.evaluation.rerank import k_reciprocal
     from bot_deploy.gallery import open_gallery
     from bot_deploy.images import read_image
@@ -34,16 +36,16 @@ __all__ = [
     "RunError",
     "calibrate",
     "evaluate",
-    "export",
+    "evaluate_dataset",
     "k_reciprocal",
     "match",
+    "open_dataset",
     "open_embedder",
     "open_gallery",
     "read_image",
-    "train",
 ]
 
-_PACKAGES = {"export", "train"}
+_PACKAGES = {"export", "train"}  # `bot_deploy.train` works without an import of its own
 # name -> the module that defines it
 _MODULES = {
     "Calibration": "artifacts.contract",
@@ -53,8 +55,10 @@ _MODULES = {
     **dict.fromkeys(("BotError", "ImageError", "InputError", "ParityError", "RunError"), "errors"),
     "calibrate": "matching.calibrate",
     "evaluate": "evaluation.metrics",
+    "evaluate_dataset": "evaluation.protocol",
     "k_reciprocal": "evaluation.rerank",
     "match": "matching.match",
+    "open_dataset": "datasets",
     "open_gallery": "gallery",
     "read_image": "images",
 }

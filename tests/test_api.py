@@ -15,10 +15,17 @@ def test_dir_shows_the_api_and_every_name_loads() -> None:
     assert dir(bot_deploy) == sorted([*bot_deploy.__all__, "__version__"])
     for name in bot_deploy.__all__:
         value = getattr(bot_deploy, name)
-        assert isinstance(value, ModuleType) == (name in {"train", "export"})
-        assert callable(value) or isinstance(value, ModuleType)
+        assert callable(value)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = bot_deploy.nonsense
+
+
+@pytest.mark.parametrize("name", ["train", "export"])
+def test_the_packages_are_reachable_without_an_import(name: str) -> None:
+    assert isinstance(getattr(bot_deploy, name), ModuleType)
+    assert name not in dir(bot_deploy)
+    program = f"import bot_deploy; print(bot_deploy.{name}.__name__)"
+    assert run_python("-c", program).stdout == f"bot_deploy.{name}\n"
 
 
 def test_importing_loads_nothing_heavy() -> None:

@@ -92,7 +92,7 @@ def match(
     from bot_deploy.console import say, say_left_out
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
-    from bot_deploy.gallery import check_folder, is_gallery, open_any_gallery
+    from bot_deploy.gallery import check_folder, is_gallery, open_gallery
     from bot_deploy.matching.match import rank
     from bot_deploy.reports.montage import write_montage
     from bot_deploy.reports.page import describe_filters, describe_queries, describe_threshold, write_page
@@ -116,7 +116,7 @@ def match(
     queries, broken_queries = _read_queries(
         query, embedder, same_person=same_person, exclude_same_camera=exclude_same_camera
     )
-    opened_gallery = open_any_gallery(gallery, embedder)
+    opened_gallery = open_gallery(gallery, embedder)
     root, size = opened_gallery.root, len(opened_gallery)
     broken = {root / item.path: f"{root / item.path}: {item.error}" for item in opened_gallery.broken()}
     say_left_out(list(broken.values()))

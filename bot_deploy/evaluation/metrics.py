@@ -63,7 +63,9 @@ def evaluate(
     max_rank: int = MAX_RANK,
     single_shot: bool = False,
 ) -> Evaluation:
-    """Scores the rankings that `similarity` [Q, G] gives; larger is closer.
+    """CMC, mAP and mINP of the rankings by `similarity` [Q, G]: larger is closer.
+
+    For a distance matrix, as torchreid has, pass `-distances`.
 
     For each query the protocol ignores gallery images of the same identity and camera, and junk (identity -1). A
     distractor (identity 0) counts as an ordinary wrong answer. AP is the mean of the precisions at the hits; it is

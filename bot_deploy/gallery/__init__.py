@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_deploy.datasets.names import CropInfo, parse_name, parse_time
+from bot_deploy.embedder import open_embedder
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.files import cache_folder
 
@@ -51,9 +52,9 @@ __all__ = [
     "is_empty",
     "is_gallery",
     "is_milvus",
-    "open_any_gallery",
     "open_folder_gallery",
     "open_gallery",
+    "open_index",
     "parse_name",
     "parse_time",
     "read_metadata",
@@ -70,8 +71,8 @@ def is_gallery(address: str) -> bool:
     return is_milvus(address) or is_store(Path(address))
 
 
-def open_gallery(address: str, contract: Contract) -> Store | Milvus:
-    """The gallery at `address`: a folder from `bot index`, a .db file, or milvus://host:19530/name.
+def open_index(address: str, contract: Contract) -> Store | Milvus:
+    """The index at `address`: a folder from `bot index`, a .db file, or milvus://host:19530/name.
 
     Raises:
         InputError: no gallery there, or one of another model than that of `contract`.
@@ -81,7 +82,7 @@ def open_gallery(address: str, contract: Contract) -> Store | Milvus:
 
 
 def create_gallery(address: str, contract: Contract, root: Path) -> Store | Milvus:
-    """Opens the gallery at `address`, or makes an empty one for files below `root`; see `open_gallery`."""
+    """Opens the gallery at `address`, or makes an empty one for files below `root`; see `open_index`."""
     path = Path(address)
     new = (contract.embedding_space, contract.dim, root.absolute())
     if is_milvus(address):
@@ -131,16 +132,24 @@ def open_folder_gallery(folder: Path, embedder: Embedder) -> tuple[Store, IndexU
         raise
 
 
-def open_any_gallery(address: str | Path, embedder: Embedder) -> ReadableGallery:
-    """The gallery at `address`: an index that `bot index` made, a Milvus address, a folder of crops, or one image.
+def open_gallery(address: str | Path, embedder: Embedder | None = None) -> ReadableGallery:
+    """The gallery at `address`: a folder of crops, an index that `bot index` made, a Milvus address, or one image.
+
+    The index of a folder is kept in the user's cache: only new and changed files are embedded.
+
+    Args:
+        address: see above.
+        embedder: embeds the crops, and must be the model of the index; None for the newest model.onnx under runs/.
 
     Raises:
         ImageError: a file that is no usable image.
         InputError: nothing there, or a gallery of another model.
         RunError: it cannot be read.
     """
+    if embedder is None:
+        embedder = open_embedder()
     if is_gallery(str(address)):
-        return open_gallery(str(address), embedder.contract)
+        return open_index(str(address), embedder.contract)
     path = Path(address)
     if path.is_file():
         return ImageGallery(path, embedder)

@@ -13,7 +13,7 @@ from bot_deploy.choices import TOP_MATCHES
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError, require_range
 from bot_deploy.evaluation.rerank import k_reciprocal
-from bot_deploy.gallery import open_any_gallery
+from bot_deploy.gallery import open_gallery
 from bot_deploy.progress import show_progress
 
 from .queries import NO_INFO, Query, cameras_of, merge_queries, read_query
@@ -68,6 +68,9 @@ def match(
     embedder: Embedder | str | Path | None = None,
     top: int = TOP_MATCHES,
     min_score: float = -1,
+    *,
+    rerank: bool = False,
+    exclude_same_camera: bool = False,
     **filters: Unpack[Filters],
 ) -> Ranking:
     """Ranks the images of `gallery` by their cosine with the person of `query`.
@@ -80,11 +83,14 @@ def match(
         embedder: the model, or its file; by default the newest exported model under runs/.
         top: number of matches.
         min_score: lowest cosine of a match, -1 to 1.
+        rerank: sort the best RERANKED_MATCHES by k-reciprocal re-ranking; scores remain cosines.
+        exclude_same_camera: leave out the images from the query's own cameras.
         filters: `cameras`, `exclude_cameras`, `since`, `until`: see `gallery.Filters`.
 
     Raises:
         ImageError: `query` is not a usable image.
-        InputError: gallery or embedder cannot be opened, or they do not fit; an argument is out of range.
+        InputError: gallery or embedder cannot be opened, or they do not fit; an argument is out of range;
+            or, with `exclude_same_camera`, the camera of the query is unknown.
     """
     if not isinstance(embedder, Embedder):
         embedder = open_embedder(embedder)
@@ -96,13 +102,21 @@ def match(
     else:
         raise InputError("no image in the query; give at least one", parameter="query")
     calibration = embedder.contract.calibration
-    if not isinstance(gallery, str | Path):
-        return rank([opened_query], gallery, calibration, top, min_score, **filters)[0]
-    opened_gallery = open_any_gallery(gallery, embedder)
+    opened_gallery = open_gallery(gallery, embedder) if isinstance(gallery, str | Path) else gallery
     try:
-        return rank([opened_query], opened_gallery, calibration, top, min_score, **filters)[0]
+        return rank(
+            [opened_query],
+            opened_gallery,
+            calibration,
+            top,
+            min_score,
+            rerank=rerank,
+            exclude_same_camera=exclude_same_camera,
+            **filters,
+        )[0]
     finally:
-        opened_gallery.close()
+        if opened_gallery is not gallery:
+            opened_gallery.close()
 
 
 def rank(

@@ -67,7 +67,7 @@ def test_enrolled_crops_are_like_indexed_ones(tmp_path: Path) -> None:
     address = tmp_path / "people.gallery"
     with opened(address) as gallery:
         enrol(gallery, Ann=RED)
-    with galleries.open_gallery(str(address), CONTRACT) as store:
+    with galleries.open_index(str(address), CONTRACT) as store:
         update = galleries.index_folder(store, address / "crops", embedder())
         (item,) = store.items()
     assert (update.new, update.changed, update.vanished, update.unchanged) == (0, 0, 0, 1)

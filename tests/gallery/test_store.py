@@ -130,10 +130,10 @@ def test_empty_gallery_and_wrong_query(address: str) -> None:
 def test_another_model_is_refused_with_the_remedy(address: str) -> None:
     galleries.create_gallery(address, contract(), Path("/people")).close()
     for same in (contract(), contract(precision="int8"), contract(flip=True)):
-        galleries.open_gallery(address, same).close()
+        galleries.open_index(address, same).close()
     for other in (contract(fingerprint="f" * 16), contract(feature="ft"), contract(dim=13)):
         for refused in (
-            lambda other=other: galleries.open_gallery(address, other),
+            lambda other=other: galleries.open_index(address, other),
             lambda other=other: galleries.create_gallery(address, other, Path("/people")),
         ):
             with pytest.raises(
@@ -144,7 +144,7 @@ def test_another_model_is_refused_with_the_remedy(address: str) -> None:
 
 def test_no_gallery_there(address: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no gallery there; `bot index` makes one"):
-        galleries.open_gallery(address, contract())
+        galleries.open_index(address, contract())
     assert not os.path.lexists(address)
 
 
@@ -286,10 +286,10 @@ def test_a_read_only_reader_sees_items_that_were_just_added(place: Path, monkeyp
         writer.add(rows, vectors)
         assert (place / "gallery.sqlite-wal").stat().st_size
         monkeypatch.setattr(os, "access", lambda *_: False)
-        with galleries.open_gallery(str(place), contract()) as reader:
+        with galleries.open_index(str(place), contract()) as reader:
             assert len(reader) == good
     assert not (place / "gallery.sqlite-wal").exists()
-    with galleries.open_gallery(str(place), contract()) as reader:
+    with galleries.open_index(str(place), contract()) as reader:
         assert len(reader) == good
 
 
