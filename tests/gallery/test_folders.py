@@ -102,14 +102,14 @@ def test_a_moved_gallery_shows_paths_that_exist(
     (shutil.copytree if is_copied else shutil.move)(old, new)
     moved = new / root.relative_to(old)
     for _ in range(2):
-        with galleries.open_gallery(str(new / name), contract()) as gallery:
+        with galleries.open_index(str(new / name), contract()) as gallery:
             assert gallery.root == moved
             assert paths_of(gallery) == set(images.find_images(moved))
             assert galleries.index_folder(gallery, moved, embedder).unchanged == 120
     if place == "beside" and not is_copied and name.endswith("y"):  # the gallery alone; Milvus Lite still has its own
         (tmp_path / "alone").mkdir()
         (new / name).rename(tmp_path / "alone" / name)
-        with galleries.open_gallery(str(tmp_path / "alone" / name), contract()) as gallery:
+        with galleries.open_index(str(tmp_path / "alone" / name), contract()) as gallery:
             assert paths_of(gallery) == set(images.find_images(moved))
 
 
@@ -194,9 +194,9 @@ def test_milvus_lite_opened_twice_says_why_it_failed(tmp_path: Path) -> None:
     assert holder.stdin is not None
     assert holder.stdout.readline() == b"open\n"
     with pytest.raises(RunError) as caught:
-        galleries.open_gallery(address, contract())
+        galleries.open_index(address, contract())
     assert str(caught.value) == (
         f"{address}: another process has it open; Milvus Lite serves one at a time, a Milvus server many"
     )
     holder.communicate()
-    galleries.open_gallery(address, contract()).close()
+    galleries.open_index(address, contract()).close()
