@@ -150,6 +150,8 @@ def test_no_gallery_there(address: str, tmp_path: Path) -> None:
 
 @needs_milvus
 def test_milvus_has_every_field_and_leaves_its_logger_as_it_was(tmp_path: Path) -> None:
+    import pymilvus  # noqa: F401 - which sets the level of its logger when it is imported
+
     assert {"path", *milvus.FIELD_TYPES} == set(STORED_NAMES)
     logger = logging.getLogger("pymilvus")
     before = logger.level
