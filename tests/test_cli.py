@@ -229,9 +229,10 @@ def test_a_reader_who_left_is_no_error() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["match", "q.jpg", "gallery", "--model", "box/m.onnx"], "bot: box/m.onnx: no such model file; `bot export`"),
-        (["match", "q.jpg", "gallery", "--json", "--model", "m.pt"], "bot: m.pt: no such model file"),
-        (["match", "q.jpg", "gallery"], "bot: no model.onnx under runs/; `bot export` writes one"),
+        (["match", "q.jpg", ".", "--model", "box/m.onnx"], "bot: box/m.onnx: no such model file; `bot export`"),
+        (["match", "q.jpg", ".", "--json", "--model", "m.pt"], "bot: m.pt: no such model file"),
+        (["match", "q.jpg", "."], "bot: no model.onnx under runs/; `bot export` writes one"),
+        (["match", "q.jpg", "gallery"], "bot: gallery: no such folder"),
         (["eval", "box/m.onnx", "--json"], "bot: box/m.onnx: no such model file"),
         (["export", "--json"], "bot: no model.pt under runs/; `bot train` makes a run"),
         (["export", "box/model.pt", "--data", "d"], "bot: "),

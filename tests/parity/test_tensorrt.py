@@ -218,7 +218,11 @@ def test_foreign_files_are_refused(tiny: Path, tmp_path: Path) -> None:
     del model.metadata_props[:]
     onnx.save(model, str(tmp_path / "foreign.onnx"))
     (tmp_path / "text.onnx").write_text("this is no ONNX")
-    for name, message in (("foreign", "no contract inside"), ("text", "not an ONNX model"), ("none", "no such model file")):
+    for name, message in (
+        ("foreign", "no contract inside"),
+        ("text", "not an ONNX model"),
+        ("none", "no such model file"),
+    ):
         with pytest.raises(InputError, match=message):
             to_engine(tmp_path / f"{name}.onnx", tmp_path / "model.engine", archs=("sm89",))
 
