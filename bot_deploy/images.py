@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
+import logging
 import os
 import stat
 import struct
+import threading
 import zipfile
 import zlib
-from contextlib import contextmanager
+from collections import Counter
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +27,29 @@ from bot_deploy.errors import ImageError, InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+logger = logging.getLogger(__name__)
+
 Pixels = npt.NDArray[np.uint8]
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-MAX_PIXELS = 100_000_000
-MAX_INPUT_BYTES = 320_000_000  # of one file
+HAS_AVIF = find_spec("PIL._avif") is not None  # Pillow 11.3 and later
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}) | (
+    {".avif"} if HAS_AVIF else set()
+)
+WRITABLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+# Pictures that are not read: a walk through a folder counts and names them.
+UNREAD_SUFFIXES = (
+    frozenset(
+        {".avif", ".heic", ".heics", ".heif", ".hif", ".ico", ".jpe", ".jxl", ".jxr", ".mpo", ".psd", ".qoi", ".svg"}
+    )
+    | {".j2k", ".jp2", ".jpf", ".jpx", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".tga", ".exr", ".hdr"}
+    | {".qoi", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".raw", ".rw2"}
+) - SUFFIXES
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF") + (("AVIF",) if HAS_AVIF else ())
+NOT_AN_IMAGE = "not a JPEG, PNG, WebP, BMP, GIF, TIFF" + (" or AVIF image" if HAS_AVIF else " image")
+MAX_PIXELS = 100_000_000  # of one picture, and of all pictures that `read_many` decodes at one time
 TOO_LARGE = "over 100 megapixels; crop or shrink it first"
+MAX_INPUT_BYTES = 320_000_000  # of one file, and of all files that `read_many` holds at one time
+PNG_SIGNATURE_BYTES = 8
 JPEG_END = b"\xff\xd9"  # the last bytes of a JPEG; they occur nowhere else after its header
 TRANSPOSES = {  # EXIF orientation -> what turns the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,7 +61,42 @@ TRANSPOSES = {  # EXIF orientation -> what turns the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 BACKGROUND = (128, 128, 128)  # shows through transparent pixels; grey favours no colour
+LARGE_PIXELS = 4_000_000  # of pictures whose memory is returned to the system at once
+STRIP_PIXELS = 1 << 20  # pixels that are converted to RGB at one time
 READ_AHEAD = 32  # pictures that each thread of `read_many` may be ahead of the caller
+MAX_READ_AHEAD = 512  # pictures that all threads together may be ahead
+
+
+class _Budget:
+    """An amount that several threads share. `take` waits until enough of it is free."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = self._free = limit
+        self._change = threading.Condition()
+
+    @contextmanager
+    def take(self, amount: int) -> Iterator[None]:
+        amount = min(amount, self._limit)
+        with self._change:
+            self._change.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._change:
+                self._free += amount
+                self._change.notify_all()
+
+
+class _Memory:
+    """Bounds the bytes of files and the pixels that the threads of one `read_many` hold at one time.
+
+    Each thread takes bytes first and pixels second, so no two threads wait for each other.
+    """
+
+    def __init__(self) -> None:
+        self.file_bytes = _Budget(MAX_INPUT_BYTES)
+        self.pixels = _Budget(MAX_PIXELS)
 
 
 def open_regular(path: str | Path) -> BinaryIO:
@@ -66,26 +122,24 @@ def _check_regular(status: os.stat_result) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
-    if status.st_size > MAX_INPUT_BYTES:
+    _check_file_size(status.st_size)
+
+
+def _check_file_size(size: int) -> None:
+    if size > MAX_INPUT_BYTES:
         raise OSError(errno.EFBIG, f"over {MAX_INPUT_BYTES // 1_000_000} MB")
 
 
 def read_image(path: str | Path | zipfile.Path) -> Pixels:
     """The picture in the file at `path` (on disk or in a zip), upright, as uint8 RGB [H, W, 3].
 
+    Only regular files are opened, and opening never waits. Of an animation, the first frame is read.
+
     Raises:
-        ImageError: the file is missing, empty, truncated, corrupt, over 100 megapixels or not a picture.
+        ImageError: the file is missing, no regular file, empty, over 320 MB, truncated, corrupt, over 100 megapixels
+            or not a picture.
     """
-    try:
-        if isinstance(path, zipfile.Path):
-            data = path.read_bytes()
-        else:
-            with open_regular(path) as file:
-                data = file.read()
-    # ValueError: a null byte in the name; RuntimeError: an encrypted or unknown kind of zip
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError) as error:
-        raise ImageError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    return decode_image(data, str(path))
+    return _read(path, None, _Memory())
 
 
 def decode_image(data: bytes, name: str) -> Pixels:
@@ -94,15 +148,77 @@ def decode_image(data: bytes, name: str) -> Pixels:
     Raises:
         ImageError: as `read_image`; the message begins with `name`.
     """
+    return _decode(data, name, None, _Memory())
+
+
+def _read(path: str | Path | zipfile.Path, size: tuple[int, int] | None, memory: _Memory) -> Pixels:
+    """As `read_image`, scaled to `size` = (height, width) unless it is None, within the bounds of `memory`."""
+    # ValueError: a null byte in the name; RuntimeError: an encrypted or unknown kind of zip
+    unreadable = (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, MemoryError)
+    try:
+        with _open_file(path) as (stream, file_bytes), memory.file_bytes.take(file_bytes):
+            data = stream.read(file_bytes + 1)  # one byte more: a zip compares its checksum at the end
+            return _decode(data, str(path), size, memory)
+    except unreadable as error:
+        raise ImageError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+@contextmanager
+def _open_file(path: str | Path | zipfile.Path) -> Iterator[tuple[IO[bytes], int]]:
+    """Yields the file as a stream, and its size in bytes; raises OSError as `open_regular` does."""
+    if isinstance(path, zipfile.Path):
+        with path.open("rb") as stream:
+            size = path.root.getinfo(path.at).file_size
+            _check_file_size(size)
+            yield stream, size
+    else:
+        with open_regular(path) as file:
+            yield file, os.fstat(file.fileno()).st_size
+
+
+def _decode(data: bytes, name: str, size: tuple[int, int] | None, memory: _Memory) -> Pixels:
     if not data:
         raise ImageError(f"{name}: the file is empty")
     with _named_errors(name):
         stream = io.BytesIO(data)
         with Image.open(stream, formats=FORMATS) as image:
+            _check_size(image)
             # libjpeg would make the missing rest grey.
-            if image.format == "JPEG" and _is_small(image) and JPEG_END not in data[stream.tell() :]:
+            if image.format == "JPEG" and JPEG_END not in data[stream.tell() :]:
                 raise ImageError(f"{name}: corrupt or truncated (the JPEG has no end)")
-            return _pixels(image)
+            if image.format == "PNG":
+                _check_png(data)
+            count = image.width * image.height
+            with memory.pixels.take(count):
+                pixels = _pixels(image, size)
+                image.close()
+                if count >= LARGE_PIXELS:
+                    _return_freed_memory()
+                return pixels
+
+
+def _return_freed_memory() -> None:
+    """Returns freed memory to the system: glibc keeps it for each thread, 700 MB after 100 megapixels."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _check_png(data: bytes) -> None:
+    """Compares the checksum of every chunk of a PNG; Pillow leaves out those of the image data.
+
+    Raises:
+        SyntaxError: a checksum is wrong, or the last chunk is missing.
+    """
+    view = memoryview(data)
+    position, kind = PNG_SIGNATURE_BYTES, b""
+    while kind != b"IEND":
+        (length,) = struct.unpack_from(">I", view, position)  # struct.error: the file ends before
+        kind = bytes(view[position + 4 : position + 8])
+        end = position + 8 + length
+        (checksum,) = struct.unpack_from(">I", view, end)
+        if zlib.crc32(view[position + 4 : end]) != checksum:
+            raise SyntaxError(f"wrong checksum in the PNG at byte {position:,}")
+        position = end + 4
 
 
 def convert_image(image: Image.Image, name: str) -> Pixels:
@@ -112,7 +228,8 @@ def convert_image(image: Image.Image, name: str) -> Pixels:
         ImageError: as `read_image`; the message begins with `name`.
     """
     with _named_errors(name):
-        return _pixels(image)
+        _check_size(image)
+        return _pixels(image, None)
 
 
 @contextmanager
@@ -123,21 +240,23 @@ def _named_errors(name: str) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{name}: {TOO_LARGE}") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: not a JPEG, PNG, WebP or BMP image") from None
-    except (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, Warning) as error:
-        raise ImageError(f"{name}: corrupt or truncated ({error})") from None
+        raise ImageError(f"{name}: {NOT_AN_IMAGE}") from None
     except MemoryError:
         raise ImageError(f"{name}: does not fit in memory") from None
+    except ImageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - damaged files make Pillow raise anything
+        raise ImageError(f"{name}: corrupt or truncated ({error})") from None
 
 
-def _is_small(image: Image.Image) -> bool:
-    return image.width * image.height <= MAX_PIXELS
-
-
-def _pixels(image: Image.Image) -> Pixels:
-    if not _is_small(image):
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
-    return np.asarray(_rgb(_upright(image)))
+
+
+def _pixels(image: Image.Image, size: tuple[int, int] | None) -> Pixels:
+    upright = _rgb(_upright(image))
+    return np.asarray(upright if size is None else _scale(upright, size))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -150,6 +269,21 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    rows = max(1, STRIP_PIXELS // image.width)
+    if image.height <= rows:
+        return _strip_to_rgb(image)
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):  # in strips: the steps of a large picture would need 16 bytes a pixel
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(_strip_to_rgb(strip), (0, top))
+    return rgb
+
+
+def _strip_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or (image.mode == "I" and getattr(image, "format", "") == "TIFF"):
+        raise ValueError("pixels of 32 bits; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it to white
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
@@ -160,17 +294,21 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
     """`image` uint8 [H, W, 3], scaled to `size` = (height, width); the aspect ratio may change (as in the paper)."""
+    return image if image.shape[:2] == size else np.asarray(_scale(Image.fromarray(image), size))
+
+
+def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     height, width = size
-    if image.shape[:2] == size:
+    if image.size == (width, height):
         return image
     # Of seven kernels, antialiased bilinear changes the embeddings least when a real crop moves by one pixel. No kernel
     # ranks better beyond noise, and other toolkits train with this one; see benchmarks/README.md.
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def read_resized(path: str | Path | zipfile.Path, size: tuple[int, int]) -> Pixels:
     """The picture in the file at `path`, scaled to `size` = (height, width); see `read_image` and `resize`."""
-    return resize(read_image(path), size)
+    return _read(path, size, _Memory())
 
 
 def find_images(folder: str | Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
@@ -188,12 +326,14 @@ def walk_images(
 
     Hidden files and folders are skipped; links to folders are not followed. Everything else with the name of an image
     is yielded, also links, devices and empty folders: `read_image` refuses what is no regular file, and says so.
+    At the end, a warning counts the pictures of kinds that are not read (`UNREAD_SUFFIXES`).
 
     `on_error` gets the path of a folder below `folder` that cannot be read, and why.
 
     Raises:
         InputError: a folder cannot be read, and there is no `on_error` or it is `folder` itself.
     """
+    skipped: Counter[str] = Counter()
     folders: list[tuple[str, str, os.DirEntry[str] | None]] = [("", os.fspath(folder), None)]
     while folders:
         prefix, path, parent = folders.pop()
@@ -215,18 +355,33 @@ def walk_images(
                 folders.append((f"{prefix}{name}/", entry.path, entry))
             elif os.path.splitext(name)[1].lower() in suffixes:  # noqa: PTH122 - for a million names, Path is slow
                 yield prefix + name, entry
+            elif (suffix := os.path.splitext(name)[1].lower()) in UNREAD_SUFFIXES:  # noqa: PTH122 - as in _has_suffix
+                skipped[suffix] += 1
+    warn_of_skipped(folder, skipped)
+
+
+def warn_of_skipped(source: str | Path, skipped: Counter[str]) -> None:
+    """Logs how many pictures of each suffix in `skipped` were left out below `source`; nothing if there are none."""
+    if skipped:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common())
+        logger.warning(f"{source}: {skipped.total()} pictures are left out ({kinds}); convert them to JPEG or PNG")
 
 
 def read_many(
     paths: Iterable[str | Path | zipfile.Path], size: tuple[int, int], workers: int = 4
 ) -> Iterator[Pixels | ImageError]:
-    """Yields `read_resized` of each path in order, or the error of a broken file; `workers` threads read ahead."""
+    """Yields `read_resized` of each path in order, or the error of a broken file; `workers` threads read ahead.
+
+    However many threads there are, the pictures being decoded at one time have at most `MAX_PIXELS` pixels together.
+    """
     from collections import deque
     from concurrent.futures import Future, ThreadPoolExecutor
 
+    memory = _Memory()
+
     def read(path: str | Path | zipfile.Path) -> Pixels | ImageError:
         try:
-            return read_resized(path, size)
+            return _read(path, size, memory)
         except ImageError as error:
             return error
 
@@ -234,7 +389,7 @@ def read_many(
     with ThreadPoolExecutor(workers) as pool:
         for path in paths:
             ahead.append(pool.submit(read, path))
-            if len(ahead) >= READ_AHEAD * workers:
+            if len(ahead) >= min(READ_AHEAD * workers, MAX_READ_AHEAD):
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

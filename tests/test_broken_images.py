@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import warnings
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -10,6 +14,8 @@ import numpy as np
 import pytest
 from helpers.commands import run_bot, run_python
 from helpers.pictures import HEIGHT, NOISE, SMOOTH, WAYS, WIDTH, bmp, encode, exif, png, whole_or_refused, written
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from bot_deploy import images
@@ -44,9 +50,13 @@ def spoiled() -> dict[str, bytes]:
         "almost.bmp": flat[:-1],
         "header.bmp": flat[:40],
         "no rows.bmp": bmp(4, 0, b""),
-        "film.gif": encode(SMOOTH, "GIF"),
-        "scan.tiff": encode(SMOOTH, "TIFF"),
-        "renamed gif.jpg": encode(SMOOTH, "GIF"),
+        "half.gif": written("gif", NOISE)[:5000],
+        "half.tiff": written("tiff", NOISE)[:5000],
+        "half lzw.tiff": written("tiff-lzw", NOISE)[:5000],
+        "half.avif": written("avif", NOISE)[:5000],
+        "no end.png": written("png")[:-12],
+        "float.tiff": encode(Image.fromarray(SMOOTH[..., 0].astype(np.float32)), "TIFF"),
+        "renamed pcx.jpg": encode(SMOOTH, "PCX"),
     }
 
 
@@ -139,3 +149,88 @@ def test_bot_hides_the_warnings_of_pillow_and_the_library_does_not(onnx_file: Pa
     done = run_bot("embed", tmp_path / "damaged.jpg", "-o", tmp_path / "x.npy", "--model", onnx_file)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
+
+
+# ---- checksums ----
+
+PNGS = {way: written(way, picture) for way, picture in (("png", NOISE), ("png-exif", SMOOTH))}
+
+
+@given(way=st.sampled_from(sorted(PNGS)), place=st.integers(0), bit=st.integers(0, 7))
+@settings(max_examples=1000, deadline=None)
+def test_every_flipped_bit_of_a_png_is_noticed(way: str, place: int, bit: int) -> None:
+    data = bytearray(PNGS[way])
+    data[place % len(data)] ^= 1 << bit
+    assert whole_or_refused(bytes(data)) is None
+
+
+def test_a_png_with_bytes_after_its_end_is_whole() -> None:
+    np.testing.assert_array_equal(images.decode_image(written("png") + b"more", "x"), SMOOTH)
+
+
+def test_a_zip_compares_its_checksum(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "crops.zip", "w", zipfile.ZIP_STORED) as out:
+        out.writestr("a.bmp", written("bmp", NOISE))
+    data = bytearray((tmp_path / "crops.zip").read_bytes())
+    data[len(data) // 2] ^= 4
+    (tmp_path / "crops.zip").write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.bmp: cannot be read \(Bad CRC-32"):
+        images.read_image(zipfile.Path(tmp_path / "crops.zip") / "a.bmp")
+
+
+# ---- special files ----
+
+
+def special_files(folder: Path) -> dict[Path, str]:
+    """Makes what is no regular file, each with a word of its error."""
+    os.mkfifo(folder / "fifo.jpg")
+    (folder / "to fifo.jpg").symlink_to("fifo.jpg")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    (folder / "broken.jpg").symlink_to("nothing")
+    (folder / "zero.jpg").symlink_to("/dev/zero")
+    (folder / "terminal.jpg").symlink_to("/dev/tty")
+    (folder / "folder.jpg").mkdir()
+    with (folder / "sparse.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    listener = socket.socket(socket.AF_UNIX)
+    with contextlib.chdir(folder):  # an address has at most 108 bytes
+        listener.bind("socket.jpg")
+    listener.close()
+    words = {
+        "fifo": "not a regular file",
+        "to fifo": "not a regular file",
+        "loop": "symbolic links",
+        "broken": "No such file",
+        "zero": "not a regular file",
+        "terminal": "",
+        "folder": "Is a directory",
+        "sparse": "over 320 MB",
+        "socket": "",
+    }
+    return {folder / f"{name}.jpg": word for name, word in words.items()}
+
+
+def _count_descriptors() -> int:
+    folder = Path("/proc/self/fd")
+    return sum(1 for _ in folder.iterdir()) if folder.exists() else 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_only_regular_files_are_opened_and_nothing_waits(tmp_path: Path) -> None:
+    files = special_files(tmp_path)
+    before = _count_descriptors()
+    for path, error in zip(files, images.read_many(files, (4, 2)), strict=True):
+        assert isinstance(error, ImageError)
+        assert str(error).startswith(f"{path}: cannot be read (")
+        assert files[path] in str(error)
+    assert _count_descriptors() == before
+
+
+def test_the_size_limit_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = written("bmp")
+    (tmp_path / "a.bmp").write_bytes(data)
+    monkeypatch.setattr(images, "MAX_INPUT_BYTES", len(data))
+    np.testing.assert_array_equal(images.read_image(tmp_path / "a.bmp"), SMOOTH)
+    monkeypatch.setattr(images, "MAX_INPUT_BYTES", len(data) - 1)
+    with pytest.raises(ImageError, match="over 0 MB"):
+        images.read_image(tmp_path / "a.bmp")

@@ -163,7 +163,7 @@ UNUSABLE: dict[str, tuple[Any, str]] = {
     "closed PIL image": (closed(), "PIL image: corrupt or truncated"),
     "empty PIL image": (Image.new("RGB", (0, 7)), "PIL image of 0x7 pixels; an empty crop"),
     "missing file": ("nowhere/x.jpg", "nowhere/x.jpg: cannot be read"),
-    "no picture": (Path(__file__), "not a JPEG, PNG, WebP or BMP image"),
+    "no picture": (Path(__file__), "not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"),
 }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import threading
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -12,16 +14,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from helpers.commands import run_python
 from helpers.pictures import COLUMNS, HEIGHT, NOISE, ROWS, SMOOTH, U8, WIDTH, bmp, chunk, encode, exif, png, written
 from PIL import Image
 
 from bot_deploy import images
+from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import ImageError
 
 # ---- what is right ----
 
 
-@pytest.mark.parametrize("way", ["png", "webp-lossless", "bmp"])
+@pytest.mark.parametrize("way", ["png", "webp-lossless", "bmp", "tiff", "tiff-lzw"])
 @pytest.mark.parametrize("picture", [SMOOTH, NOISE], ids=["smooth", "noise"])
 def test_lossless_formats_give_the_pixels_back(way: str, picture: U8) -> None:
     np.testing.assert_array_equal(images.decode_image(written(way, picture), "x"), picture)
@@ -177,7 +181,9 @@ STORED = {
 
 
 @pytest.mark.parametrize("orientation", STORED)
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 100})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 100}), ("TIFF", {})]
+)
 def test_exif_orientation(kind: str, options: dict[str, Any], orientation: int) -> None:
     stored = np.ascontiguousarray(STORED[orientation](SMOOTH))
     pixels = images.decode_image(encode(stored, kind, exif=exif(orientation), **options), "x")
@@ -259,8 +265,8 @@ def test_damaged_encrypted_or_strange_zips(tmp_path: Path, kind: str) -> None:
 
 
 def test_find_images(tmp_path: Path) -> None:
-    wanted = ["B.JPG", "a.jpeg", "b/c/d.PNG", "b/z.webp", "c.d/e f.Bmp", "ü.jpg"]
-    passed = ["._a.jpg", ".git/a.jpg", "b/.hidden/c/a.png", "a.txt", "b/a.gif", "jpg", "a.jpg.part", "b/.jpg"]
+    wanted = ["B.JPG", "a.jpeg", "b/c/d.PNG", "b/z.webp", "c.d/e f.Bmp", "ü.jpg", "b/a.gif", "b/a.TIF", "b/b.tiff"]
+    passed = ["._a.jpg", ".git/a.jpg", "b/.hidden/c/a.png", "a.txt", "b/a.heic", "jpg", "a.jpg.part", "b/.jpg"]
     for name in (*wanted, *passed):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -318,3 +324,110 @@ def test_read_many_reads_only_a_few_ahead(tmp_path: Path) -> None:
 
 def test_read_many_of_nothing() -> None:
     assert list(images.read_many([], (4, 2))) == []
+
+
+# ---- other kinds of pictures ----
+
+
+def test_the_first_frame_of_an_animated_gif() -> None:
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ((200, 0, 0), (0, 200, 0))]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(images.decode_image(data, "x"), np.full((6, 8, 3), (200, 0, 0)))
+
+
+@pytest.mark.skipif(not images.HAS_AVIF, reason="this Pillow reads no AVIF")
+def test_avif() -> None:
+    pixels = images.decode_image(encode(SMOOTH, "AVIF", quality=95), "x")
+    assert np.abs(pixels.astype(int) - SMOOTH).mean() < 3
+
+
+def test_pictures_of_other_kinds_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.jpg", "b/c.HEIC", "b/d.heic", "e.jp2", "f.txt", ".g.heic"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert images.find_images(tmp_path) == [tmp_path / "a.jpg"]
+    expected = f"{tmp_path}: 3 pictures are left out (2 .heic, 1 .jp2); convert them to JPEG or PNG"
+    assert caplog.messages == [expected]
+
+
+def test_pictures_of_other_kinds_in_a_zip_are_counted_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with zipfile.ZipFile(tmp_path / "crops.zip", "w") as out:
+        for name in ("alice/c1_1.png", "alice/c2_1.png", "bob/c1_1.png", "bob/c2_1.png", "bob/c3_1.heic", "a/.x.heic"):
+            out.writestr(name, written("png"))
+    open_dataset(tmp_path / "crops.zip")
+    assert (
+        f"{tmp_path / 'crops.zip'}: 1 pictures are left out (1 .heic); convert them to JPEG or PNG" in caplog.messages
+    )
+
+
+# ---- memory ----
+
+
+def test_all_steps_to_rgb_are_the_same_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    palette, colours, indices = palette_image()
+    alpha = np.dstack([SMOOTH, (COLUMNS * 8).astype(np.uint8)])
+    sixteen = Image.fromarray((np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) * 42).astype(np.uint16))
+    files = [
+        encode(palette, "PNG", transparency=2),
+        encode(palette, "GIF", transparency=2),
+        encode(alpha, "PNG"),
+        encode(sixteen, "PNG"),
+        encode(SMOOTH[..., 0], "PNG"),
+        encode(Image.new("CMYK", (WIDTH, HEIGHT), (9, 80, 70, 60)), "JPEG"),
+    ]
+    whole = [images.decode_image(data, "x") for data in files]
+    monkeypatch.setattr(images, "STRIP_PIXELS", 5 * WIDTH)
+    for data, pixels in zip(files, whole, strict=True):
+        np.testing.assert_array_equal(images.decode_image(data, "x"), pixels)
+    colours[2] = 128
+    np.testing.assert_array_equal(whole[0], colours[indices])
+
+
+def test_the_pixels_decoded_at_one_time_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(24)]
+    for number, file in enumerate(files):
+        file.write_bytes(encode(np.full((10, 10 * (1 + number % 3), 3), number, np.uint8), "PNG"))
+    limit = 500  # pixels; the pictures have 100, 200 and 300
+    monkeypatch.setattr(images, "MAX_PIXELS", limit)
+    lock, decoding, peaks = threading.Lock(), [0], []
+    decode = images._pixels
+
+    def count(image: Image.Image, size: tuple[int, int] | None) -> images.Pixels:
+        pixels = image.width * image.height
+        with lock:
+            decoding[0] += pixels
+            peaks.append(decoding[0])
+        time.sleep(0.005)
+        try:
+            return decode(image, size)
+        finally:
+            with lock:
+                decoding[0] -= pixels
+
+    monkeypatch.setattr(images, "_pixels", count)
+    results = list(images.read_many(files, (4, 2), workers=12))
+    assert 300 < max(peaks) <= limit
+    for number, pixels in enumerate(results):
+        np.testing.assert_array_equal(pixels, np.full((4, 2, 3), number, np.uint8))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_reading_many_large_pictures_stays_under_1500_megabytes(tmp_path: Path, mode: str) -> None:
+    # As on a machine with 64 cores: four pictures of 100 megapixels, a few hundred kilobytes each.
+    Image.new(mode, (10_000, 10_000), (90, 80, 70, 60)[: len(mode)]).save(tmp_path / "0.png")
+    for number in range(1, 4):
+        (tmp_path / f"{number}.png").write_bytes((tmp_path / "0.png").read_bytes())
+    code = """
+import sys
+from pathlib import Path
+from bot_deploy import images
+results = list(images.read_many(images.find_images(sys.argv[1]), (256, 128), workers=64))
+print(sum(result.shape == (256, 128, 3) for result in results))
+status = Path("/proc/self/status").read_text()  # ru_maxrss would be this process's, if that is more
+print(int(status.split("VmHWM:")[1].split()[0]) * 1024 // 1_000_000)"""
+    done = run_python("-c", code, tmp_path)
+    number, megabytes = map(int, done.stdout.split())
+    assert number == 4, done.stderr
+    assert megabytes < 1200  # leaves 300 for a model

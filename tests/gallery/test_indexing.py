@@ -98,8 +98,8 @@ def test_broken_files_are_remembered_until_they_change(
         file.write_bytes(b"no picture")
     (crops / "nowhere.jpg").symlink_to("missing")
     decoded: list[Path] = []
-    load = images.read_image
-    monkeypatch.setattr(images, "read_image", lambda path: (decoded.append(path), load(path))[1])
+    read = images._read
+    monkeypatch.setattr(images, "_read", lambda path, *rest: (decoded.append(path), read(path, *rest))[1])
     with opened(address, root=crops) as gallery:
         galleries.index_folder(gallery, crops, embedder)
         assert len(gallery) == 117
@@ -107,7 +107,7 @@ def test_broken_files_are_remembered_until_they_change(
             *(file.relative_to(crops).as_posix() for file in files[:3]),
             "nowhere.jpg",
         ]
-        assert gallery.broken()[0].error == "not a JPEG, PNG, WebP or BMP image"
+        assert gallery.broken()[0].error == "not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"
         decoded.clear()
         galleries.index_folder(gallery, crops, embedder)
         assert decoded == []

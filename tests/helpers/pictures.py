@@ -32,6 +32,11 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "webp-lossless": ("WEBP", {"lossless": True}),
     "webp-exif": ("WEBP", {"exif": b"made below"}),
     "bmp": ("BMP", {}),
+    "gif": ("GIF", {}),
+    "tiff": ("TIFF", {}),
+    "tiff-lzw": ("TIFF", {"compression": "tiff_lzw"}),
+    "tiff-exif": ("TIFF", {"exif": b"made below"}),
+    "avif": ("AVIF", {}),
 }
 
 

@@ -50,7 +50,7 @@ def test_a_folder_of_queries(embedder: Embedder, tmp_path: Path) -> None:
         np.testing.assert_array_equal(query.vector, project(images.read_image(query.path)))
         assert query.images == ()
     assert {path: str(error) for path, error in broken.items()} == {
-        root / "alice" / "broken.jpg": f"{root}/alice/broken.jpg: not a JPEG, PNG, WebP or BMP image"
+        root / "alice" / "broken.jpg": f"{root}/alice/broken.jpg: not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"
     }
     # One of them by its name is the same query.
     (one,), none = read_queries(root / "x.png", embedder)

@@ -77,7 +77,7 @@ def test_a_folder_of_queries(bot: Any, onnx_file: Path, people: Path, queries: P
         assert one["decision"] == "uncalibrated"
     assert document["model"] == str(onnx_file)
     assert document["gallery"] == {"images": len(list(gallery.rglob("*.jpg"))), "broken": 0, "broken_files": []}
-    broken = f"{queries}/broken.jpg: not a JPEG, PNG, WebP or BMP image"
+    broken = f"{queries}/broken.jpg: not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"
     assert document["broken_queries"] == [{"path": f"{queries}/broken.jpg", "error": broken}]
     assert f"left out: {broken}" in err
     for path in outputs.values():
@@ -229,4 +229,4 @@ def test_a_second_image_that_is_not_usable(bot: Any, onnx_file: Path, people: Pa
     first = min((people / "query").iterdir())
     code, out, err = bot(first, tmp_path / "b.jpg", "--model", onnx_file)
     assert (code, out) == (2, "")
-    assert err.splitlines()[-1] == f"bot: {tmp_path}/b.jpg: not a JPEG, PNG, WebP or BMP image"
+    assert err.splitlines()[-1] == f"bot: {tmp_path}/b.jpg: not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"

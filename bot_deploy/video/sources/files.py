@@ -46,7 +46,7 @@ def open_frame_folder(
         files = images.find_images(path)
         # Pictures in folders below are frames only if there are no others.
         return FrameFolderSource(name, [file for file in files if file.parent == path] or files, fps)
-    if path.is_file() and path.suffix.lower() in images.SUFFIXES:
+    if path.is_file() and path.suffix.lower() in images.SUFFIXES - {".gif"}:  # a GIF is a video
         _read_head(path)
         return FrameFolderSource(name, [path], fps)
     return None
