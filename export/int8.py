@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from bot_deploy.artifacts.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
+from bot_deploy.telemetry import without_telemetry
 
 from .quantizer import quantize
 from .sensitivity import embedding_costs
@@ -212,7 +213,8 @@ def _compute(model: bytes, output: str, crops: Pixels) -> Vectors:
 
     The optimiser is off, because it replaces operations by faster ones of this CPU.
     """
-    import onnxruntime as ort
+    with without_telemetry():
+        import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 3

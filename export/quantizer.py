@@ -9,6 +9,7 @@ from inspect import signature
 from typing import TYPE_CHECKING
 
 from bot_deploy.artifacts.contract import INPUT_NAME
+from bot_deploy.telemetry import without_telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +43,8 @@ def quantize(
         residual_sums: also quantise the sums of residual blocks.
         tensorrt: symmetric int8 activations and float biases, which is all that TensorRT parses.
     """
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    with without_telemetry():
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class CropReader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 SHARED = TESTS.parents[1] / "shared"
+# Tests that import a runtime themselves send no reports either.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Every process that a test starts runs this checkout, whatever is installed, and finds tests/helpers.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)])
 

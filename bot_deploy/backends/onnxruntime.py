@@ -10,6 +10,7 @@ from bot_deploy.artifacts import read_contract
 from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError, RunError
+from bot_deploy.telemetry import without_telemetry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +70,8 @@ def open_session(path: Path, device: str, threads: int) -> InferenceSession:
         RunError: ONNX Runtime is not installed, does not support the device, or does not find it.
     """
     try:
-        import onnxruntime as ort
+        with without_telemetry():
+            import onnxruntime as ort
     except ModuleNotFoundError:
         raise RunError(
             "ONNX Runtime is not installed; `pip install 'bot-deploy[cpu]'`, or [gpu] on a machine with an NVIDIA GPU"

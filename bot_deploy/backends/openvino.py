@@ -12,6 +12,7 @@ from bot_deploy.artifacts import read_contract
 from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError, RunError
+from bot_deploy.telemetry import without_telemetry
 
 if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
@@ -23,7 +24,8 @@ PRECISIONS = {"openvino": "f32", "openvino-bf16": "bf16"}  # device -> OpenVINO'
 def open_model(path: Path, device: str, threads: int) -> Embedder:
     """See `bot_deploy.embedder.open_embedder`."""
     try:
-        import openvino as ov
+        with without_telemetry():
+            import openvino as ov
     except ImportError:
         raise RunError("OpenVINO is not installed; `pip install 'bot-deploy[openvino]'`") from None
     core = ov.Core()

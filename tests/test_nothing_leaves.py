@@ -1,0 +1,114 @@
+"""No verb connects to anything, and none leaves a file outside the project's cache and its outputs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bot_deploy.telemetry import ORT_VARIABLE, without_telemetry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace to see connect()")
+
+VERBS = {
+    "match": "match {crop} {gallery} --model {onnx} --device cpu --json",
+    "match with openvino": "match {crop} {gallery} --model {onnx} --device openvino --json",
+    "index": "index {gallery} --model {onnx} --out {out}/people.gallery",
+    "embed": "embed {gallery} --model {onnx} --out {out}/vectors.npy",
+    "eval": "eval {onnx} --data {people}",
+    "eval of a checkpoint": "eval {checkpoint} --data {people}",
+    "verify": "verify {onnx} {onnx} --data {people}",
+    "doctor": "doctor {onnx} --images {gallery}",
+    "bench": "bench {onnx} --device cpu --images {gallery} --seconds 0 --batches 1",
+    "export": "export {checkpoint} --data {people} --out {out}",
+    "demo": "demo --source {gallery} --gallery {out}/seen.gallery --model {onnx} --headless --max-frames 3",
+}
+
+
+def run_traced(trace: Path, home: Path, *command: object) -> subprocess.CompletedProcess[str]:
+    """Runs Python with an empty home folder; strace writes every connect() of it and its children to `trace`."""
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != ORT_VARIABLE and "XDG" not in name}
+    return subprocess.run(
+        ["strace", "-f", "-qq", "-e", "trace=connect", "-o", str(trace), sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**environment, "HOME": str(home), "TMPDIR": str(home.parent)},
+    )
+
+
+def connections(trace: Path) -> list[str]:
+    """The connect() calls to other machines, or to a name server that looks for one."""
+    return [line for line in trace.read_text().splitlines() if "AF_INET" in line]
+
+
+@needs_strace
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_connects_or_leaves_files(
+    verb: str, onnx_file: Path, checkpoint_file: Path, people: Path, tmp_path: Path
+) -> None:
+    if "openvino" in verb and find_spec("openvino") is None:
+        pytest.skip("needs OpenVINO, of the extra `openvino`")
+    gallery, out = tmp_path / "gallery", tmp_path / "out"
+    gallery.mkdir()
+    out.mkdir()
+    for path in sorted((people / "bounding_box_test").iterdir())[:4]:
+        shutil.copy(path, gallery)
+    words = VERBS[verb].format(
+        crop=min(gallery.iterdir()), gallery=gallery, onnx=onnx_file, out=out, people=people, checkpoint=checkpoint_file
+    )
+    done = run_traced(tmp_path / "trace", tmp_path / "home", "-m", "bot_deploy", *words.split())
+    assert done.returncode == 0, done.stderr
+    assert connections(tmp_path / "trace") == []
+    files = {path.relative_to(tmp_path / "home") for path in (tmp_path / "home").rglob("*") if path.is_file()}
+    assert {path.parts[:2] for path in files} <= {(".cache", "bot-deploy")}
+    assert {path.name for path in tmp_path.iterdir()} == {"gallery", "out", "home", "trace"}
+
+
+@needs_strace
+@pytest.mark.parametrize("device", ["cpu", "openvino"])
+def test_the_python_api_connects_to_nothing(device: str, onnx_file: Path, tmp_path: Path) -> None:
+    if find_spec("openvino") is None:
+        pytest.skip("needs OpenVINO, of the extra `openvino`")
+    program = "import sys, bot_deploy; print(bot_deploy.open_embedder(*sys.argv[1:]).backend)"
+    done = run_traced(tmp_path / "trace", tmp_path / "home", "-c", program, onnx_file, device)
+    assert done.returncode == 0, done.stderr
+    assert connections(tmp_path / "trace") == []
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+
+
+def test_the_environment_is_as_before_and_the_users_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ORT_VARIABLE, raising=False)
+    modules = set(sys.modules)
+    with without_telemetry():
+        assert os.environ[ORT_VARIABLE] == "1"
+        with pytest.raises(ModuleNotFoundError):
+            __import__("openvino_telemetry")
+    assert ORT_VARIABLE not in os.environ
+    assert set(sys.modules) == modules
+    monkeypatch.setenv(ORT_VARIABLE, "0")
+    with without_telemetry():
+        assert os.environ[ORT_VARIABLE] == "0"
+    assert os.environ[ORT_VARIABLE] == "0"
+
+
+def test_no_module_imports_a_runtime_in_another_way() -> None:
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parents[1]
+    for folder in ("bot_deploy", "train", "export", "demos", "benchmarks"):
+        for path in (root / folder).rglob("*.py"):
+            lines = path.read_text().splitlines()
+            for number, line in enumerate(lines):
+                if line.strip().startswith(("import onnxruntime", "import openvino", "from onnxruntime.quant")):
+                    assert lines[number - 1].strip() == "with without_telemetry():", f"{path}:{number + 1}"
