@@ -27,6 +27,11 @@ def require_range(parameter: str, value: float, low: float, high: float) -> None
         raise InputError(f"{value} is not a number from {low:g} to {high:g}", parameter=parameter)
 
 
+def on_one_line(error: BaseException) -> str:
+    """The message of another library's `error` as one line of at most 500 characters."""
+    return " ".join(str(error).split())[:500] or type(error).__name__
+
+
 class ImageError(InputError):
     """A file that is not a usable image; the message names it."""
 

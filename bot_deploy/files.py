@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,11 @@ from bot_deploy.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+
+
+# Names of temporary files, with the process ID of their program.
+LEFTOVER = re.compile(r"\.unverified\.(\d+)\..+|\..+\.(\d+)\.tmp", re.DOTALL)
+MAX_WRITE_S = 24 * 3600  # of a program on a system that cannot be asked whether it runs
 
 
 def cache_folder(name: str) -> Path:
@@ -59,6 +66,28 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         if os.fstat(file.fileno()).st_size > max_bytes:
             raise OSError(errno.EFBIG, f"larger than {max_bytes >> 20} MiB")
         return file.read(max_bytes)
+
+
+def delete_leftovers(folder: Path) -> None:
+    """Deletes the temporary files that killed programs left in `folder`: of `write_atomically` and of exports."""
+    for path in folder.glob(".*"):
+        match = LEFTOVER.fullmatch(path.name)
+        if match and path.is_file() and not _may_run(int(match[1] or match[2]), path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _may_run(process: int, path: Path) -> bool:
+    """Whether the program with this process ID may still write `path`."""
+    if os.name != "posix":  # no harmless way to ask
+        return path.stat().st_mtime > time.time() - MAX_WRITE_S
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def unused_path(path: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bot_deploy.artifacts.engine_file import sidecar_path
 from bot_deploy.errors import RunError
+from bot_deploy.files import delete_leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +58,7 @@ def unverified(final: Path) -> Iterator[Path]:
     path = final.with_name(f".unverified.{os.getpid()}.{final.name}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
+        delete_leftovers(final.parent)
         yield path
     except OSError as error:
         raise RunError(f"{final.parent}: cannot be written ({error.strerror or error})") from None

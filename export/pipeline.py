@@ -126,6 +126,11 @@ def _log(artifact: Artifact) -> None:
         logger.info(
             f"layers too sensitive for {artifact.precision} stay in float32: {', '.join(artifact.float32_layers)}"
         )
+    if artifact.parity and artifact.parity.collapsed:
+        logger.warning(
+            "the embeddings are collapsed: the mean cosine between different crops is "
+            f"{artifact.parity.mean_similarity:.4f}, so the network cannot tell people apart; train it first"
+        )
     if artifact.parity:
         logger.info(f"parity with PyTorch on {artifact.data}:\n{artifact.parity.table()}")
     else:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.files import check_writable, prepare_output, write_atomically
+from bot_deploy.export.artifact import unverified
+from bot_deploy.files import check_writable, delete_leftovers, prepare_output, read_bounded, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,3 +56,40 @@ def test_a_missing_folder_and_a_protected_file(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("os.access", lambda path, mode: path != protected)  # root may write to any
     with pytest.raises(RunError, match=r"x: cannot be written \(it is write-protected\)"):
         check_writable(protected)
+
+
+def test_leftovers_of_killed_programs_are_deleted_and_nothing_else(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    old, mine = ended.pid, os.getpid()
+    leftovers = {f".unverified.{old}.model.onnx", f".unverified.{old}.model.engine.json", f".m.{old}.tmp"}
+    kept = {f".unverified.{mine}.model.onnx", f".m.{mine}.tmp", "model.onnx", ".hidden", f"m.{old}.tmp", ".a.tmp"}
+    for name in leftovers | kept:
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / f".folder.{old}.tmp").mkdir()
+    delete_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept | {f".folder.{old}.tmp"}
+
+
+def test_an_export_deletes_what_a_killed_export_left(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys
+from pathlib import Path
+from bot_deploy.export.artifact import unverified
+with unverified(Path(sys.argv[1]) / "model.onnx") as path:
+    path.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    with unverified(tmp_path / "model.onnx"):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_regular_file_or_too_large_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    assert read_bounded(tmp_path / "file", 10) == b"0123456789"
+    with pytest.raises(OSError, match="larger than 0 MiB"):
+        read_bounded(tmp_path / "file", 9)
+    with pytest.raises(OSError, match="not a regular file"):
+        read_bounded(tmp_path, 10)

@@ -156,6 +156,21 @@ def test_embeddings_that_keep_their_length_need_only_be_finite(people: Path) -> 
     assert 0 < scores.mAP <= 100
 
 
+def test_a_failure_of_pytorch_is_one_line_and_no_advice_to_export(
+    checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bot_deploy.model import InferenceGraph
+
+    def fail(self: object, images: object) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available\nCUDA kernel errors might be reported later")
+
+    monkeypatch.setattr(InferenceGraph, "forward", fail)
+    with pytest.raises(RunError, match=r"PyTorch failed on 1 images on cpu \(CUDA error: no kernel") as failed:
+        open_embedder(checkpoint_file, "cpu")
+    assert "\n" not in str(failed.value)
+    assert "export" not in str(failed.value)
+
+
 # ---- numbers that the user gives ----
 
 

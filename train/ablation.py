@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -177,9 +178,10 @@ def _train_and_score(recipe: Recipe, dataset: Dataset, test: Dataset, out: Path)
     task = f"{to_toml(trained)}\n{crops_fingerprint(dataset.train)}"
     folder = out / "runs" / hashlib.sha256(task.encode()).hexdigest()[:12]
     score_file = folder / f"{recipe.feature}-{recipe.metric}-{crops_fingerprint([*test.query, *test.gallery])}.txt"
-    if score_file.exists():
+    with contextlib.suppress(OSError, ValueError):  # missing, or damaged: scored again
         rank1, mean_ap = map(float, score_file.read_text(encoding="utf-8").split())
-        return rank1, mean_ap
+        if 0 <= rank1 <= 100 and 0 <= mean_ap <= 100:  # noqa: PLR2004 - percent
+            return rank1, mean_ap
     # Without query and gallery: it is evaluated below, on `test`.
     loop.train(trained, dataclasses.replace(dataset, query=(), gallery=()), folder, resume=True)
     rank1, mean_ap = score_checkpoint(folder / run_files.MODEL, recipe.feature, recipe.metric, test)

@@ -12,8 +12,18 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bot_deploy.choices import FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, METRICS, NECKS, PROTOCOLS, TRAINING_PRECISIONS
+from bot_deploy.choices import (
+    FEATURES,
+    IMAGE_HEIGHT,
+    IMAGE_WIDTH,
+    MAX_IMAGE_SIDE,
+    METRICS,
+    NECKS,
+    PROTOCOLS,
+    TRAINING_PRECISIONS,
+)
 from bot_deploy.errors import InputError
+from bot_deploy.files import read_bounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,6 +44,15 @@ CHOICES = {
     "neck": NECKS,
 }
 MIN_IDENTITIES = 2  # in a batch: the triplet loss compares a person with another
+# key -> greatest value; larger numbers are slips of the keyboard, or damage
+GREATEST = {
+    **dict.fromkeys(("height", "width", "pad"), MAX_IMAGE_SIDE),
+    **dict.fromkeys(("p", "k"), 10_000),
+    **dict.fromkeys(("epochs", "warmup_epochs", "eval_every"), 1_000_000),
+    "seed": 2**63 - 1,
+    "last_stride": 2,
+}
+MAX_TOML_BYTES = 1 << 20
 RUN_TABLES = ("data", "versions")  # tables that a run's config.toml has after the recipe
 
 
@@ -81,8 +100,10 @@ class Recipe:
         for key, allowed in RANGES.items():
             value = getattr(self, key)
             in_range = {"above 0": value > 0, "0 or above": value >= 0, "from 0 to 1": 0 <= value <= 1}[allowed]
-            if not (in_range and math.isfinite(value)):
+            if not in_range or value in {math.inf, -math.inf}:
                 raise InputError(f"{key} must be {allowed}, not {value}")
+            if key in GREATEST and value > GREATEST[key]:
+                raise InputError(f"{key} must be at most {GREATEST[key]}, not {_shorten(value)}")
         if list(self.milestones) != sorted(self.milestones):
             raise InputError(f"milestones must be in ascending order, not {list(self.milestones)}")
         for key, choices in CHOICES.items():
@@ -135,18 +156,29 @@ def _read_recipe(name: str | Path) -> Recipe:
             f"no recipe {str(name)!r}{suggestion}; choose from {', '.join(known)}, or give a .toml file",
             parameter="recipe",
         )
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})", parameter="recipe") from None
-    except ValueError as error:  # not TOML, or not UTF-8
-        raise InputError(f"{path}: not a readable TOML file ({error})", parameter="recipe") from None
+    values = read_toml(path)
     try:
         return recipe_from_values(
             {key: value for key, value in values.items() if not (key in RUN_TABLES and isinstance(value, dict))}
         )
     except InputError as error:
         raise InputError(f"{path}: {error}", parameter="recipe") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values in the TOML file `path`.
+
+    Raises:
+        InputError: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(read_bounded(path, MAX_TOML_BYTES).decode())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})", parameter="recipe") from None
+    except RecursionError:
+        raise InputError(f"{path}: not a readable TOML file (nested too deeply)", parameter="recipe") from None
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise InputError(f"{path}: not a readable TOML file ({error})", parameter="recipe") from None
 
 
 def recipe_from_values(values: dict[str, Any]) -> Recipe:
@@ -188,12 +220,17 @@ def _check_type(key: str, value: object) -> Any:
     default = FIELDS[key].default
     if isinstance(default, tuple) and isinstance(value, list | tuple) and all(type(item) is int for item in value):
         return tuple(value)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(default, float) and type(value) is int and abs(value) < 2**63:
         return float(value)
     if type(value) is not type(default):
         kind = "a list of whole numbers" if isinstance(default, tuple) else TYPE_NAMES[type(default)]
-        raise InputError(f"{key} must be {kind} such as {toml_value(default)}, not {value!r}")
+        raise InputError(f"{key} must be {kind} such as {toml_value(default)}, not {_shorten(value)}")
     return value
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 - characters of a message
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:

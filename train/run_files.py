@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from bot_deploy import __version__
 from bot_deploy.choices import MERGE_SEPARATOR
 from bot_deploy.datasets import crops_fingerprint
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import write_atomically
 
-from .recipe import load_recipe, to_toml, toml_value
+from .recipe import load_recipe, read_toml, to_toml, toml_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,7 +81,7 @@ def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> No
             f"{out}: {STATE} is missing, so the run cannot be resumed; choose another folder", parameter="out"
         )
     if has_state and config.exists():
-        _check_continues(out, _comparable(config.read_text(encoding="utf-8")), _comparable(text))
+        _check_continues(out, _comparable(config), _comparable(config, text))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -153,12 +155,12 @@ def _lines(values: Mapping[str, object]) -> str:
     return "".join(f"{key} = {toml_value(value)}\n" for key, value in values.items())
 
 
-def _comparable(config: str) -> dict[str, object]:
-    """The values of a config.toml that have to be the same for a run to be resumed."""
+def _comparable(config: Path, text: str | None = None) -> dict[str, object]:
+    """The values of the file `config`, or of `text`, that have to be the same for a run to be resumed."""
     try:
-        values = tomllib.loads(config)
+        values = read_toml(config) if text is None else tomllib.loads(text)
         return {**values, "data": values["data"]["fingerprint"], "versions": None}
-    except (ValueError, KeyError, TypeError):
+    except (InputError, KeyError, TypeError):
         raise InputError(f"the run's {CONFIG} is damaged; choose another folder", parameter="out") from None
 
 
@@ -166,10 +168,11 @@ def read_config(out: Path) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe of the run in `out`, and the sources of its data."""
     config = out / CONFIG
     try:
-        data = tomllib.loads(config.read_text(encoding="utf-8"))["data"]
+        data = read_toml(config)["data"]
         # Older versions wrote all sources as one string.
-        sources = tuple(data["sources"] if "sources" in data else data["source"].split(MERGE_SEPARATOR))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sources = data["sources"] if "sources" in data else data["source"].split(MERGE_SEPARATOR)
+        sources = msgspec.convert(sources, tuple[str, ...])
+    except (InputError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{out}: no run to resume; it has no readable {CONFIG}", parameter="out") from None
     return load_recipe(config), sources
 

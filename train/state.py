@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bot_deploy.artifacts import checkpoint
-from bot_deploy.errors import InputError
+from bot_deploy.errors import InputError, on_one_line
 from bot_deploy.files import write_atomically
 from bot_deploy.model import ReID
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from .recipe import Recipe
 
+Epoch = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 STATEFUL = ("center", "optimizer", "center_optimizer", "scaler")  # attributes with a state dict, besides the model
 
 
@@ -71,6 +73,18 @@ def save_state(state: TrainingState, path: Path) -> None:
     write_atomically(path, lambda temporary: torch.save(values, temporary))
 
 
+def _check_moments(optimizer: torch.optim.Optimizer, names: set[str]) -> None:
+    """Raises a ValueError unless the state of each parameter is empty or consists of tensors of its shape."""
+    for parameter, moments in optimizer.state.items():
+        if moments and set(moments) != names:
+            raise ValueError(f"an optimizer with {', '.join(map(str, moments))}")
+        for name, value in moments.items():
+            shape = () if name == "step" else parameter.shape
+            fits = isinstance(value, Tensor) and value.shape == shape and value.dtype.is_floating_point
+            if not fits and not (value is None and name == "momentum_buffer"):  # None without momentum
+                raise ValueError(f"{name} of another shape or type")
+
+
 def restore_state(state: TrainingState, path: Path) -> None:
     """Fills `state` from `path`.
 
@@ -80,10 +94,18 @@ def restore_state(state: TrainingState, path: Path) -> None:
     values = checkpoint.load_tensors(path)
     try:
         for name in ("model", *STATEFUL):
-            getattr(state, name).load_state_dict(values[name])
-        state.epoch = values["epoch"]
+            part = getattr(state, name)
+            values_of_part = values[name]
+            if isinstance(part, torch.optim.Optimizer):  # the recipe sets the learning rate and the like
+                values_of_part = {**values_of_part, "param_groups": part.state_dict()["param_groups"]}
+            part.load_state_dict(values_of_part)
+        _check_moments(state.optimizer, {"step", "exp_avg", "exp_avg_sq"})
+        _check_moments(state.center_optimizer, {"momentum_buffer"})
+        state.epoch = msgspec.convert(values["epoch"], Epoch)
         state.metrics = [EpochMetrics(**epoch) for epoch in values["rows"]]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        msgspec.convert([vars(epoch) for epoch in state.metrics], list[EpochMetrics])
+    except Exception as error:  # noqa: BLE001 - PyTorch's load_state_dict raises anything for damaged values
         raise InputError(
-            f"{path}: not the state of this run ({error}); start a new run in another folder", parameter="out"
+            f"{path}: not the state of this run ({on_one_line(error)}); start a new run in another folder",
+            parameter="out",
         ) from None

@@ -43,8 +43,8 @@ def load_weights(model: ReID, state: Mapping[str, object], source: str) -> None:
     """Copies the tensors of `state`, read from `source`, into `model`; see `initialise`."""
     expected = dict(model.state_dict())
     classifier = {key for key in expected if key.startswith("classifier.")}
-    if state.get("kind") == checkpoint.KIND:
-        given: dict[str, Tensor] = dict(state["state"])  # type: ignore[call-overload]
+    if checkpoint.is_checkpoint(state):
+        given = dict(checkpoint.check_tensors(state.get("state"), source))
         for key in [key for key in given if key.startswith("classifier.")]:
             if key not in expected or given[key].shape != expected[key].shape:
                 given.pop(key)
@@ -52,15 +52,12 @@ def load_weights(model: ReID, state: Mapping[str, object], source: str) -> None:
     else:
         # torchvision's layout; its head is for the 1,000 ImageNet classes
         backbone = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
-        given = add_prefix("backbone", backbone)  # type: ignore[arg-type]
+        given = add_prefix("backbone", checkpoint.check_tensors(backbone, source))
         optional = {key for key in expected if not key.startswith("backbone.")}
-    others = [key for key, value in given.items() if not isinstance(value, Tensor)]
-    if others:
-        raise InputError(f"{source}: {others[0]} is not a tensor; give a state dict")
     try:
         model.load_state_dict(match_state_dict(given, expected, optional=optional))
     except InputError as error:
-        arch = state["contract"] if state.get("kind") == checkpoint.KIND else None
+        arch = state.get("contract") if checkpoint.is_checkpoint(state) else None
         arch = from_json(arch, source).arch if isinstance(arch, str) else _backbone_of(given)
         if arch and arch != model.arch:
             raise InputError(

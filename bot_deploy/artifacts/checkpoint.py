@@ -5,18 +5,27 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from msgspec import Meta
 
 from bot_deploy.choices import MERGE_SEPARATOR
-from bot_deploy.errors import InputError
+from bot_deploy.errors import InputError, on_one_line
 from bot_deploy.files import write_atomically
 from bot_deploy.model import ReID, add_prefix
 
-from .contract import Contract, from_json, weights_fingerprint
+from .contract import Contract, Name, from_json, weights_fingerprint
+from .decoding import decode_fields
+from .state_dict import match_state_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 KIND = "bot_deploy checkpoint"
+REMEDY = "it was written by another version of bot_deploy, or not completely"
+IdentityCount = Annotated[int, Meta(ge=1, le=10_000_000)]
+Stride = Annotated[int, Meta(ge=1, le=2)]
 
 
 class PickledCodeError(InputError):
@@ -29,15 +38,31 @@ class Checkpoint:
 
     contract: Contract
     state: dict[str, torch.Tensor]  # state dict of model.ReID
-    num_ids: int  # number of training identities
-    last_stride: int  # stride of the backbone's last stage
-    neck: str  # one of choices.NECKS
+    num_ids: IdentityCount  # number of training identities
+    last_stride: Stride  # stride of the backbone's last stage
+    neck: Name  # one of choices.NECKS
     data: tuple[str, ...]  # sources of the training data, as `open_dataset` takes them
-    stem: str = "torchvision"  # one of choices.STEMS; older files lack it
+    stem: Name = "torchvision"  # one of choices.STEMS; older files lack it
 
     def build(self) -> ReID:
-        """The network with these weights."""
-        model = ReID(
+        """The network with these weights.
+
+        Raises:
+            InputError: the weights are not those of such a network.
+        """
+        try:
+            with torch.device("meta"):  # no memory for the sizes that a damaged file claims
+                match_state_dict(self.state, self._network().state_dict())
+            model = self._network()
+            model.load_state_dict(self.state)
+        except (InputError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"the checkpoint's weights do not fit its own description ({on_one_line(error)})"
+            ) from None
+        return model
+
+    def _network(self) -> ReID:
+        return ReID(
             self.contract.arch,
             self.num_ids,
             last_stride=self.last_stride,
@@ -45,15 +70,16 @@ class Checkpoint:
             feature=self.contract.feature,
             stem=self.stem,
         )
-        try:
-            model.load_state_dict(self.state)
-        except RuntimeError as error:
-            raise InputError(f"the checkpoint's weights do not fit its own description ({error})") from None
-        return model
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes `checkpoint` to `path` atomically."""
+    """Writes `checkpoint` to `path` atomically.
+
+    Raises:
+        InputError: a value of its contract is out of range, so that it could not be read again.
+        RunError: the file cannot be written.
+    """
+    from_json(checkpoint.contract.to_json(), str(path))
     fields = {**vars(checkpoint), "contract": checkpoint.contract.to_json(), "kind": KIND}
     write_atomically(path, lambda temporary: torch.save(fields, temporary))
 
@@ -65,15 +91,43 @@ def load(path: str | Path) -> Checkpoint:
         InputError: not a checkpoint of bot_deploy, or damaged.
     """
     fields = load_tensors(path)
-    if fields.pop("kind", None) != KIND:
+    if not is_checkpoint(fields):
         raise InputError(f"{path}: not a bot_deploy checkpoint; `bot train` writes model.pt")
-    try:
-        contract = from_json(fields.pop("contract"), str(path))
-        if isinstance(fields["data"], str):  # a file of an older version
-            fields["data"] = tuple(fields["data"].split(MERGE_SEPARATOR))
-        return Checkpoint(contract=contract, **fields)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: written by another version of bot_deploy ({error})") from None
+    del fields["kind"]
+    if isinstance(fields.get("contract"), str):
+        fields["contract"] = from_json(fields["contract"], str(path))
+    if isinstance(fields.get("data"), str):  # a file of an older version
+        fields["data"] = tuple(fields["data"].split(MERGE_SEPARATOR))
+    if "state" in fields:
+        fields["state"] = check_tensors(fields["state"], str(path))
+    return decode_fields(fields, Checkpoint, source=str(path), kind="checkpoint", remedy=REMEDY, optional={"stem"})
+
+
+def is_checkpoint(fields: Mapping[str, object]) -> bool:
+    """Whether `fields`, from `load_tensors`, are those of a checkpoint of bot_deploy."""
+    kind = fields.get("kind")
+    return isinstance(kind, str) and kind == KIND
+
+
+def check_tensors(state: object, source: str) -> dict[str, torch.Tensor]:
+    """`state` as a state dict of real, dense tensors; `source` names the file in errors.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not isinstance(state, dict):
+        raise InputError(f"{source}: holds a {type(state).__name__}, not a state dict")
+    for key, value in state.items():
+        if not isinstance(key, str):
+            raise InputError(f"{source}: {str(key)[:80]} is a key that is no text; give a state dict")
+        if not isinstance(value, torch.Tensor):
+            raise InputError(
+                f"{source}: {key[:80]} is a {type(value).__name__}, not a tensor; give a state dict, bare or under "
+                "model or state_dict"
+            )
+        if value.is_complex() or value.is_quantized or value.layout is not torch.strided or value.is_meta:
+            raise InputError(f"{source}: {key[:80]} is not a tensor of real numbers; give a state dict")
+    return state
 
 
 def read_contract(path: Path) -> Contract:
@@ -93,6 +147,8 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
         PickledCodeError: the file holds more than tensors.
         InputError: no such file, or damaged.
     """
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would block
+        raise InputError(f"{path}: not a file")
     is_safetensors = Path(path).suffix == ".safetensors"
     if is_safetensors:
         from safetensors.torch import load_file
@@ -108,7 +164,7 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
         ) from None
     except Exception as error:  # noqa: BLE001 - damaged files raise anything, from zip, pickle and safetensors
         raise InputError(f"{path}: not a readable weights file ({type(error).__name__})") from None
-    if not isinstance(loaded, dict):
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         raise InputError(f"{path}: holds a {type(loaded).__name__}, not a state dict")
     return loaded
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
 import weakref
 from contextlib import ExitStack
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from bot_deploy.artifacts.engine_file import Sidecar
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
+
+GPU_HINT = "`nvidia-smi` shows the GPU's state and memory"
 
 
 def open_model(path: Path, device: str, threads: int) -> Embedder:
@@ -59,8 +62,14 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
 
 def _deserialized(trt: Any, logger: Any, data: bytes, path: Path) -> Any:
     logger.errors.clear()
-    runtime = trt.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(data)
+    try:
+        engine = trt.Runtime(logger).deserialize_cuda_engine(data)
+    except (RuntimeError, TypeError) as error:  # TypeError: pybind11 got no runtime, because CUDA does not start
+        raise RunError(
+            f"{trt.__name__} does not start ({one_line([*logger.errors, str(error)])}); {GPU_HINT}"
+        ) from None
+    if engine is None and any(re.search("cuda|memory", message, re.IGNORECASE) for message in logger.errors):
+        raise RunError(f"{path}: {trt.__name__} cannot load it ({one_line(logger.errors)}); {GPU_HINT}")
     if engine is None:
         raise InputError(f"{path}: {trt.__name__} cannot load it ({one_line(logger.errors)}); {REEXPORT_HINT}")
     return engine
@@ -130,7 +139,7 @@ class Runner:
         pixels, vectors = self.pixels[:size], self.vectors[:size]
         self._copy(self.device_pixels, pixels.ctypes.data, pixels.nbytes, kinds.cudaMemcpyHostToDevice)
         if not context.execute_async_v3(int(self.stream)):
-            raise RunError(f"{self.trt.__name__} cannot run a batch of {size}; {REEXPORT_HINT}")
+            raise RunError(f"{self.trt.__name__} cannot run a batch of {size}; {GPU_HINT}")
         self._copy(vectors.ctypes.data, self.device_vectors, vectors.nbytes, kinds.cudaMemcpyDeviceToHost)
 
     def _copy(self, target: int, source: int, count: int, kind: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.embedder import Embedder
-from bot_deploy.errors import RunError
+from bot_deploy.errors import RunError, on_one_line
 from bot_deploy.model import InferenceGraph
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ def runner(graph: InferenceGraph, device: str, threads: int = 0) -> Callable[[Pi
             except torch.OutOfMemoryError:
                 raise RunError(
                     f"the GPU's memory is too small for {len(batch)} images; try a smaller batch", parameter="batch"
+                ) from None
+            except RuntimeError as error:  # CUDA's errors have no class of their own in all versions
+                raise RunError(
+                    f"PyTorch failed on {len(batch)} images on {device} ({on_one_line(error)}); try another device",
+                    parameter="device",
                 ) from None
         return embeddings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -112,15 +112,10 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
             f"x = torch.load({str(path)!r}, map_location='cpu', weights_only=False); x = x.state_dict() if "
             "hasattr(x, 'state_dict') else x.get('state_dict', x.get('model', x)); torch.save(x, 'weights.pth')"
         ) from None
-    if loaded.get("kind") == checkpoint.KIND:
+    if checkpoint.is_checkpoint(loaded):
         raise InputError(f"{path}: is a checkpoint of bot_deploy already; use it as it is")
-    state: dict[str, Any] = next((loaded[name] for name in WRAPPERS if isinstance(loaded.get(name), dict)), loaded)
-    not_tensors = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    if not_tensors:
-        raise InputError(
-            f"{path}: {not_tensors[0]} is a {type(state[not_tensors[0]]).__name__}, not a tensor; "
-            "give a state dict, bare or under model or state_dict"
-        )
+    wrapped = next((loaded[name] for name in WRAPPERS if isinstance(loaded.get(name), dict)), loaded)
+    state = checkpoint.check_tensors(wrapped, str(path))
     return {key.removeprefix("module."): value for key, value in state.items()}  # the prefix of DataParallel
 
 
@@ -155,7 +150,7 @@ def _build_network(
     neck = "bnneck" if any(name.startswith("neck.") for name in given) else "none"
     if feature == "fi" and neck == "none":
         raise InputError("it has no neck, so there is no feature after it; use feature ft", parameter="feature")
-    num_ids = len(given.get("classifier.weight", ()))
+    num_ids = next(iter(given["classifier.weight"].shape), 0) if "classifier.weight" in given else 0
     if not num_ids:
         given.pop("classifier.weight", None)
         num_ids = 1
@@ -187,7 +182,7 @@ def _take_normalisation(state: dict[str, Tensor], assumptions: list[str]) -> tup
     if mean is None and std is None:
         assumptions.append("the normalisation of ImageNet")
         return MEAN, STD
-    if mean is None or std is None or len(mean) != 3 or len(std) != 3 or min(std) <= 0:  # noqa: PLR2004 - colours
+    if mean is None or std is None or len(mean) != 3 or len(std) != 3 or not min(std) > 0:  # noqa: PLR2004 - colours
         raise InputError(f"pixel_mean and pixel_std must be three numbers each, and pixel_std above 0: {mean}, {std}")
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 

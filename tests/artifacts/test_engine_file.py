@@ -219,6 +219,27 @@ def test_an_engine_that_tensorrt_rejects_gives_its_message(model: Path, machine:
         open_embedder(model)
 
 
+@pytest.mark.parametrize("message", ["CUDA initialization failure with error: 35", "out of memory"])
+def test_a_failure_of_cuda_is_not_blamed_on_the_engine(model: Path, machine: SimpleNamespace, message: str) -> None:
+    machine.engine = None
+    machine.trt.Runtime = lambda logger: SimpleNamespace(
+        deserialize_cuda_engine=lambda data: logger.errors.append(message)
+    )
+    with pytest.raises(RunError, match=rf"cannot load it \({message}\); `nvidia-smi`") as failed:
+        open_embedder(model)
+    assert "export" not in str(failed.value)
+
+
+def test_tensorrt_that_does_not_start_is_one_line(model: Path, machine: SimpleNamespace) -> None:
+    def runtime(logger: SimpleNamespace) -> None:
+        logger.errors.append("CUDA initialization failure")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    machine.trt.Runtime = runtime
+    with pytest.raises(RunError, match=r"tensorrt does not start \(CUDA initialization failure; pybind11.*nvidia-smi"):
+        open_embedder(model)
+
+
 @pytest.mark.parametrize(("name", "shape"), [("images", (-1, HEIGHT, 9, 3)), ("embeddings", (-1, DIM + 1))])
 def test_engine_that_does_not_keep_its_contract_is_refused(
     model: Path, machine: SimpleNamespace, name: str, shape: tuple[int, ...]

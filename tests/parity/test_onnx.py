@@ -18,8 +18,9 @@ import torch
 from bot_deploy import open_embedder
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import contract_of
-from bot_deploy.artifacts.contract import METADATA_KEY, from_json
+from bot_deploy.artifacts.contract import METADATA_KEY, Contract, from_json
 from bot_deploy.datasets import open_dataset
+from bot_deploy.embedder import Embedder
 from bot_deploy.evaluation.protocol import evaluate_dataset
 from bot_deploy.export import parity, pipeline
 from bot_deploy.export.graph import inference_graph
@@ -27,8 +28,6 @@ from bot_deploy.export.to_onnx import to_onnx
 from bot_deploy.model import ReID
 
 if TYPE_CHECKING:
-    from bot_deploy.artifacts.contract import Contract
-    from bot_deploy.embedder import Embedder
     from bot_deploy.model import InferenceGraph
 
 
@@ -120,6 +119,68 @@ def test_one_bad_crop_among_many_fails_parity(onnx_file: Path, people: Path) -> 
     result = parity.compare(embedder, _altered(embedder, spoil), crops, parity.TOLERANCES["fp32"])
     assert not result.passed
     assert result.mean_cosine > 0.99  # a limit on the mean would not notice it
+
+
+def _network_of(vectors: np.ndarray) -> Embedder:
+    """A model whose embedding of a picture of the grey value n is the n-th of `vectors`."""
+    contract = Contract(arch="a table", height=4, width=2, dim=vectors.shape[1], fingerprint="t")
+    return Embedder(contract, "a table", lambda batch: vectors[batch[:, 0, 0, 0]].astype(np.float32))
+
+
+def _grey_crops(count: int) -> np.ndarray:
+    return np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 2, 3), np.uint8)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_a_collapsed_network_whose_neighbours_change_fails_and_is_named() -> None:
+    """All embeddings are nearly one, so that their cosines with the reference stay high: only the neighbours differ."""
+    rng = np.random.default_rng(0)
+    before, after = (_unit(1 / 8 + 0.001 * rng.normal(size=(100, 64))) for _ in range(2))
+    result = parity.compare(_network_of(before), _network_of(after), _grey_crops(100), parity.TOLERANCES["int8"])
+    assert result.min_cosine > 0.999
+    assert result.top1_agreement < 0.1
+    assert result.mean_similarity == pytest.approx((before @ before.T)[~np.eye(100, dtype=bool)].mean(), abs=1e-6)
+    assert result.collapsed
+    assert not result.passed
+    assert "collapsed: all crops look alike" in result.table()
+    same = parity.compare(_network_of(before), _network_of(before), _grey_crops(100), parity.TOLERANCES["fp32"])
+    assert same.collapsed
+    assert same.passed  # the export is right; the warning says what it is worth
+
+
+def test_neighbours_that_are_equally_near_may_swap() -> None:
+    """Three copies of each crop, as frames of a standing person are: rounding decides which copy is the nearest."""
+    rng = np.random.default_rng(1)
+    before = np.repeat(_unit(rng.normal(size=(20, 64))), 3, axis=0)
+    after = _unit(before + 1e-7 * rng.normal(size=before.shape))
+    result = parity.compare(_network_of(before), _network_of(after), _grey_crops(60), parity.TOLERANCES["fp32"])
+    assert result.top1_agreement == 1
+    assert not result.collapsed
+    assert result.passed
+
+
+@pytest.mark.parametrize(
+    ("precision", "agreement", "passes"),
+    [
+        ("fp32", 0.99, True),
+        ("fp32", 0.98, False),
+        ("fp16", 0.95, True),
+        ("fp16", 0.94, False),
+        ("int8", 0.5, True),
+        ("int8", 0.49, False),
+        ("int8", 0.03, False),
+        ("int8", float("nan"), False),
+    ],
+)
+def test_limits_of_the_agreement(precision: str, agreement: float, passes: bool) -> None:
+    figures = dict.fromkeys(("max_abs_error", "max_norm_error"), 0.0)
+    figures |= dict.fromkeys(("min_cosine", "mean_cosine", "top10_agreement"), 1.0)
+    tolerance = parity.TOLERANCES[precision]
+    result = parity.Parity(crops=256, batches=(1,), top1_agreement=agreement, tolerance=tolerance, **figures)
+    assert result.passed is passes
 
 
 def test_figures_against_a_naive_loop(onnx_file: Path, people: Path) -> None:
