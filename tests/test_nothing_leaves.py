@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bot_deploy.telemetry import ORT_VARIABLE, without_telemetry
+from bot_deploy.telemetry import OPENVINO_SENDER, ORT_VARIABLE, without_telemetry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +89,7 @@ def test_the_python_api_connects_to_nothing(device: str, onnx_file: Path, tmp_pa
 
 def test_the_environment_is_as_before_and_the_users_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ORT_VARIABLE, raising=False)
+    monkeypatch.delitem(sys.modules, OPENVINO_SENDER, raising=False)  # another test may have imported it
     modules = set(sys.modules)
     with without_telemetry():
         assert os.environ[ORT_VARIABLE] == "1"
