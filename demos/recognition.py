@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bot_deploy.gallery import Gallery
     from bot_deploy.video.detectors import Detector
     from bot_deploy.video.sources import Frame
-    from bot_deploy.video.tracklets import Appearance, Tracklet
+    from bot_deploy.video.tracklets import Tracklet, TrackletBox
     from bot_deploy.video.tracks import Xyxy
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class FrameResult(NamedTuple):
 
 
 @dataclass
-class TrackState:
+class TrackIdentity:
     """The identity of one tracklet so far."""
 
     tracklet: Tracklet
@@ -128,7 +128,7 @@ class LiveRecognizer:
             timer=self.timer,
         )
         self._auto_enrol = auto_enrol
-        self._states: dict[int, TrackState] = {}  # by track id
+        self._identities: dict[int, TrackIdentity] = {}  # by track id
 
     def process_frame(self, frame: Frame) -> FrameResult:
         """The people on `frame`, and the names that are new.
@@ -136,18 +136,18 @@ class LiveRecognizer:
         Raises:
             RunError: the gallery cannot be read, for instance while its server restarts.
         """
-        appearances = self._builder.process_frame(frame)
-        self._update_states()
+        boxes = self._builder.process_frame(frame)
+        self._update_identities()
         with self.timer.measure("search"):
-            for appearance in appearances:
-                if appearance.is_embedded:
-                    self._search(self._state_of(appearance))
-            self._assign_names([self._state_of(appearance) for appearance in appearances])
+            for box in boxes:
+                if box.is_embedded:
+                    self._search(self._identity_of(box))
+            self._assign_names([self._identity_of(box) for box in boxes])
         if self._auto_enrol:
             with self.timer.measure("enrol"):
-                for appearance in appearances:
-                    self._enrol_if_stranger(self._state_of(appearance), is_embedded=appearance.is_embedded)
-        return self._result(appearances)
+                for box in boxes:
+                    self._enrol_if_stranger(self._identity_of(box), is_embedded=box.is_embedded)
+        return self._result(boxes)
 
     def enrol(self, track_id: int, name: str | None = None) -> str:
         """Enrols the person of a track under `name`, or under an automatic name; returns the name.
@@ -156,76 +156,76 @@ class LiveRecognizer:
             InputError: the track does not exist or has no embedding yet, or the name cannot be used.
             RunError: the gallery cannot be written.
         """
-        state = self._states.get(track_id)
-        if state is None or state.tracklet.crop is None or not state.tracklet.embedding.count:
+        identity = self._identities.get(track_id)
+        if identity is None or identity.tracklet.crop is None or not identity.tracklet.embedding.count:
             raise InputError(f"track {track_id} is gone, or has no embedding yet")
-        crop, embedding = state.tracklet.crop, state.tracklet.embedding.vector
+        crop, embedding = identity.tracklet.crop, identity.tracklet.embedding.vector
         if name:
-            state.candidate = self.enroller.enrol(name, crop, embedding)
+            identity.candidate = self.enroller.enrol(name, crop, embedding)
         else:
-            state.candidate = self.enroller.enrol_stranger(crop, embedding)
-        state.decision, state.views = MATCH, [embedding]
-        state.is_enrolment_new, state.reported_name = True, None
-        for other in self._states.values():  # an unknown track may show the person who was just enrolled
+            identity.candidate = self.enroller.enrol_stranger(crop, embedding)
+        identity.decision, identity.views = MATCH, [embedding]
+        identity.is_enrolment_new, identity.reported_name = True, None
+        for other in self._identities.values():  # an unknown track may show the person who was just enrolled
             if other.tracklet.embedding.count:
                 self._search(other)
-        return state.candidate.name
+        return identity.candidate.name
 
-    def _state_of(self, appearance: Appearance) -> TrackState:
-        return self._states[appearance.tracklet.track_id]
+    def _identity_of(self, box: TrackletBox) -> TrackIdentity:
+        return self._identities[box.tracklet.track_id]
 
-    def _update_states(self) -> None:
-        """One state for each tracklet; a new tracklet under an old track id gets a new state."""
-        self._states = {
-            track_id: state
-            if (state := self._states.get(track_id)) and state.tracklet is tracklet
-            else TrackState(tracklet)
+    def _update_identities(self) -> None:
+        """One `TrackIdentity` for each tracklet; a new tracklet under an old track id gets a new one."""
+        self._identities = {
+            track_id: identity
+            if (identity := self._identities.get(track_id)) and identity.tracklet is tracklet
+            else TrackIdentity(tracklet)
             for track_id, tracklet in self._builder.tracklets.items()
         }
 
-    def _search(self, state: TrackState) -> None:
-        state.candidates = self.identifier.candidates(state.tracklet.embedding.vector)
+    def _search(self, identity: TrackIdentity) -> None:
+        identity.candidates = self.identifier.candidates(identity.tracklet.embedding.vector)
 
-    def _assign_names(self, states: list[TrackState]) -> None:
+    def _assign_names(self, identities: list[TrackIdentity]) -> None:
         """Gives each track its most similar candidate; no person has two tracks on one frame."""
         pairs = [
-            (candidate.score + IDENTITY_SWITCH_MARGIN * state.has_name_of(candidate), state, candidate)
-            for state in states
-            for candidate in state.candidates
+            (candidate.score + IDENTITY_SWITCH_MARGIN * identity.has_name_of(candidate), identity, candidate)
+            for identity in identities
+            for candidate in identity.candidates
         ]
-        unassigned = {state.tracklet.track_id: state for state in states}
+        unassigned = {identity.tracklet.track_id: identity for identity in identities}
         taken_names: set[str] = set()
-        for _, state, candidate in sorted(pairs, key=lambda pair: -pair[0]):
-            if state.tracklet.track_id not in unassigned or candidate.name in taken_names:
+        for _, identity, candidate in sorted(pairs, key=lambda pair: -pair[0]):
+            if identity.tracklet.track_id not in unassigned or candidate.name in taken_names:
                 continue
-            del unassigned[state.tracklet.track_id]
-            state.decision, state.candidate = self._decide(state, candidate), candidate
-            if state.decision == MATCH:
+            del unassigned[identity.tracklet.track_id]
+            identity.decision, identity.candidate = self._decide(identity, candidate), candidate
+            if identity.decision == MATCH:
                 taken_names.add(candidate.name)
-        for state in unassigned.values():
-            state.decision, state.candidate = NO_MATCH, None
+        for identity in unassigned.values():
+            identity.decision, identity.candidate = NO_MATCH, None
 
-    def _decide(self, state: TrackState, candidate: Candidate) -> str:
+    def _decide(self, identity: TrackIdentity, candidate: Candidate) -> str:
         decision = self.identifier.decide(candidate.score)
-        if state.has_name_of(candidate):
+        if identity.has_name_of(candidate):
             # A name stays until the track clearly shows another person.
             return MATCH if decision == UNCERTAIN else decision
-        return UNCERTAIN if decision == MATCH and not state.is_nameable else decision
+        return UNCERTAIN if decision == MATCH and not identity.is_nameable else decision
 
-    def _enrol_if_stranger(self, state: TrackState, *, is_embedded: bool) -> None:
-        if not state.is_enrollable:
+    def _enrol_if_stranger(self, identity: TrackIdentity, *, is_embedded: bool) -> None:
+        if not identity.is_enrollable:
             return
-        if self._is_stranger(state):
-            self._enrol_stranger(state.tracklet.track_id)
-        elif is_embedded and state.views and state.decision == MATCH and state.candidate:
-            self._enrol_new_view(state, state.candidate.name)
+        if self._is_stranger(identity):
+            self._enrol_stranger(identity.tracklet.track_id)
+        elif is_embedded and identity.views and identity.decision == MATCH and identity.candidate:
+            self._enrol_new_view(identity, identity.candidate.name)
 
-    def _is_stranger(self, state: TrackState) -> bool:
+    def _is_stranger(self, identity: TrackIdentity) -> bool:
         # The best candidate may have another track here, or be uncertain only because the gallery is large.
-        if state.candidates and self.identifier.reaches_threshold(state.candidates[0].score):
+        if identity.candidates and self.identifier.reaches_threshold(identity.candidates[0].score):
             return False
         # A track with an uncertain candidate gets the time to show the person from another side.
-        return state.decision == NO_MATCH or (state.decision == UNCERTAIN and state.is_long)
+        return identity.decision == NO_MATCH or (identity.decision == UNCERTAIN and identity.is_long)
 
     def _enrol_stranger(self, track_id: int) -> None:
         try:
@@ -234,23 +234,23 @@ class LiveRecognizer:
             logger.warning(f"automatic enrolment stops: {error}")
             self._auto_enrol = False
 
-    def _enrol_new_view(self, state: TrackState, name: str) -> None:
+    def _enrol_new_view(self, identity: TrackIdentity, name: str) -> None:
         """Adds the last crop of a person enrolled from this track, if it shows another side of the person."""
-        crop, embedding = state.tracklet.crop, state.tracklet.crop_embedding
+        crop, embedding = identity.tracklet.crop, identity.tracklet.crop_embedding
         assert crop is not None
         assert embedding is not None
-        is_new = max(float(embedding @ view) for view in state.views) < MAX_VIEW_SIMILARITY
-        if is_new and len(state.views) < MAX_VIEWS:
+        is_new = max(float(embedding @ view) for view in identity.views) < MAX_VIEW_SIMILARITY
+        if is_new and len(identity.views) < MAX_VIEWS:
             self.enroller.enrol(name, crop, embedding)
-            state.views.append(embedding)
+            identity.views.append(embedding)
 
-    def _result(self, appearances: list[Appearance]) -> FrameResult:
+    def _result(self, boxes: list[TrackletBox]) -> FrameResult:
         result = FrameResult([], [])
-        for appearance in appearances:
-            state = self._state_of(appearance)
-            person = TrackedPerson(state.tracklet.track_id, appearance.xyxy, state.decision, state.candidate)
+        for box in boxes:
+            identity = self._identity_of(box)
+            person = TrackedPerson(identity.tracklet.track_id, box.xyxy, identity.decision, identity.candidate)
             result.persons.append(person)
-            if person.name is not None and person.name != state.reported_name:
-                result.events.append(RecognitionEvent("enrolled" if state.is_enrolment_new else "recognised", person))
-                state.reported_name, state.is_enrolment_new = person.name, False
+            if person.name is not None and person.name != identity.reported_name:
+                result.events.append(RecognitionEvent("enrolled" if identity.is_enrolment_new else "recognised", person))
+                identity.reported_name, identity.is_enrolment_new = person.name, False
         return result

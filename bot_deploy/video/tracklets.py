@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .detectors import Detector
     from .sources import Frame
-    from .tracks import Track, Xyxy
+    from .tracks import TrackedBox, Xyxy
 
 EMBEDDINGS_AT_START = 5  # of a track, one on each frame; after them, one every few frames
 LOST_TRACK_TTL_S = 10.0  # seconds after which a lost track is dropped
@@ -38,8 +38,8 @@ class Tracklet:
     next_embedding_frame: int = 0  # number of processed frames from which the track is embedded again
 
 
-class Appearance(NamedTuple):
-    """One person on one frame."""
+class TrackletBox(NamedTuple):
+    """The box of a tracklet on one frame."""
 
     tracklet: Tracklet
     xyxy: Xyxy
@@ -81,7 +81,7 @@ class TrackletBuilder:
         self._frames = 0  # processed
         self.tracklets: dict[int, Tracklet] = {}  # by track id; lost ones stay for `LOST_TRACK_TTL_S`
 
-    def process_frame(self, frame: Frame) -> list[Appearance]:
+    def process_frame(self, frame: Frame) -> list[TrackletBox]:
         """The people on `frame`.
 
         A track that jumps to another person gets a new tracklet with the same track id.
@@ -90,32 +90,30 @@ class TrackletBuilder:
         with self._timer.measure("detect"):
             detections = self._detector.detect(frame.pixels)
         with self._timer.measure("track"):
-            tracks = self._tracker.update(detections, frame.time)
-        for track in tracks:
-            if track.track_id not in self.tracklets:
-                self._start_tracklet(track.track_id, TrackEmbedding(self._outlier_threshold), frame.time)
-            self.tracklets[track.track_id].last_seen = frame.time
+            boxes = self._tracker.update(detections, frame.time)
+        for box in boxes:
+            if box.track_id not in self.tracklets:
+                self._start_tracklet(box.track_id, TrackEmbedding(self._outlier_threshold), frame.time)
+            self.tracklets[box.track_id].last_seen = frame.time
         with self._timer.measure("embed"):
-            embedded_ids = self._embed_tracks(frame, tracks)
+            embedded_ids = self._embed_tracks(frame, boxes)
         self._drop_lost_tracks(frame.time)
-        return [
-            Appearance(self.tracklets[track.track_id], track.xyxy, track.track_id in embedded_ids) for track in tracks
-        ]
+        return [TrackletBox(self.tracklets[box.track_id], box.xyxy, box.track_id in embedded_ids) for box in boxes]
 
     def _start_tracklet(self, track_id: int, embedding: TrackEmbedding, time: float) -> Tracklet:
         tracklet = self.tracklets[track_id] = Tracklet(track_id, embedding, first_seen=time, last_seen=time)
         return tracklet
 
-    def _embed_tracks(self, frame: Frame, tracks: list[Track]) -> set[int]:
+    def _embed_tracks(self, frame: Frame, boxes: list[TrackedBox]) -> set[int]:
         """Embeds the tracks that are due, in one batch; returns their ids."""
         frame_size = frame.pixels.shape[0], frame.pixels.shape[1]
         due: list[tuple[int, Pixels, bool]] = []  # track id, crop, whether it is unoccluded
-        for track in tracks:
-            tracklet = self.tracklets[track.track_id]
-            others = [other.xyxy for other in tracks if other is not track]
-            unoccluded = is_unoccluded(track.xyxy, others, frame_size)
+        for box in boxes:
+            tracklet = self.tracklets[box.track_id]
+            others = [other.xyxy for other in boxes if other is not box]
+            unoccluded = is_unoccluded(box.xyxy, others, frame_size)
             if self._frames >= tracklet.next_embedding_frame and (unoccluded or not tracklet.embedding.unoccluded):
-                due.append((track.track_id, crop_box(frame.pixels, track.xyxy), unoccluded))
+                due.append((box.track_id, crop_box(frame.pixels, box.xyxy), unoccluded))
         embeddings = self._embedder.embed([crop for _, crop, _ in due])
         for (track_id, crop, unoccluded), embedding in zip(due, embeddings, strict=True):
             tracklet = self.tracklets[track_id]

@@ -21,8 +21,8 @@ TRACK_ACTIVATION_THRESHOLD = 0.5  # detector score that starts a track; lower sc
 Xyxy = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-class Track(NamedTuple):
-    """One box of one frame; boxes with the same `track_id` show the same person."""
+class TrackedBox(NamedTuple):
+    """A detection with its track id; boxes with the same `track_id` show the same person."""
 
     track_id: int  # from 1
     xyxy: Xyxy
@@ -44,8 +44,8 @@ class PersonTracker:
         self._last_id = 0
         self._last_time = -math.inf  # of the last frame, in seconds
 
-    def update(self, detections: Detections, time: float) -> list[Track]:
-        """The tracks on the next frame, whose presentation time is `time`, in seconds."""
+    def update(self, detections: Detections, time: float) -> list[TrackedBox]:
+        """The boxes with a track on the next frame, whose presentation time is `time`, in seconds."""
         if self._tracker is None:
             return self._untracked(detections)
         import supervision as sv
@@ -57,16 +57,16 @@ class PersonTracker:
         )
         ids: list[int] = [] if tracked.tracker_id is None else tracked.tracker_id.tolist()
         return [
-            Track(track_id + 1, tuple(xyxy))
+            TrackedBox(track_id + 1, tuple(xyxy))
             for track_id, xyxy in zip(ids, tracked.xyxy.tolist(), strict=True)
             if track_id >= 0  # ByteTrack gives an id at the second detection
         ]
 
-    def _untracked(self, detections: Detections) -> list[Track]:
+    def _untracked(self, detections: Detections) -> list[TrackedBox]:
         boxes = detections.xyxy[detections.scores >= TRACK_ACTIVATION_THRESHOLD].tolist()
         first_id = self._last_id + 1
         self._last_id += len(boxes)
-        return [Track(track_id, tuple(xyxy)) for track_id, xyxy in enumerate(boxes, first_id)]
+        return [TrackedBox(track_id, tuple(xyxy)) for track_id, xyxy in enumerate(boxes, first_id)]
 
 
 def _bytetrack(fps: float) -> ByteTrackTracker:

@@ -26,10 +26,10 @@ def test_each_person_has_a_tracklet_with_embedding_and_crop() -> None:
     pictures = [scene((RED, walker(10 + step)), (BLUE, walker(200))) for step in range(4)]
     seen = [tracklets.process_frame(frame) for frame in film(pictures)]
     assert seen[0] == []  # ByteTrack needs two detections
-    assert {appearance.xyxy[0] for appearance in seen[-1]} == {13, 200}
-    for appearance in seen[-1]:
-        tracklet, colour = appearance.tracklet, RED if appearance.xyxy[0] == 13 else BLUE
-        assert appearance.is_embedded
+    assert {box.xyxy[0] for box in seen[-1]} == {13, 200}
+    for box in seen[-1]:
+        tracklet, colour = box.tracklet, RED if box.xyxy[0] == 13 else BLUE
+        assert box.is_embedded
         assert (tracklet.first_seen, tracklet.last_seen) == (0.1, 0.3)
         np.testing.assert_allclose(tracklet.embedding.vector, vector_of(colour), atol=1e-6)
         np.testing.assert_array_equal(tracklet.crop, crop_of(colour)[:150, :50])
@@ -54,7 +54,7 @@ def test_a_track_that_jumps_to_another_person_gets_a_new_tracklet() -> None:
     tracklets = builder(Detector("a fake", lambda _: box))
     red, blue = scene((RED, walker(100))), scene((BLUE, walker(100)))
     results = [tracklets.process_frame(frame) for frame in film([red] * 9 + [blue] * OUTLIERS_TO_RESTART)]
-    before, (last,) = [appearance.tracklet for (appearance,) in results[1:-1]], results[-1]
+    before, (last,) = [box.tracklet for (box,) in results[1:-1]], results[-1]
     assert all(tracklet is before[0] for tracklet in before)
     assert last.tracklet is not before[0]
     assert last.tracklet.track_id == before[0].track_id
