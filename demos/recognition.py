@@ -251,6 +251,7 @@ class LiveRecognizer:
             person = TrackedPerson(identity.tracklet.track_id, box.xyxy, identity.decision, identity.candidate)
             result.persons.append(person)
             if person.name is not None and person.name != identity.reported_name:
-                result.events.append(RecognitionEvent("enrolled" if identity.is_enrolment_new else "recognised", person))
+                kind = "enrolled" if identity.is_enrolment_new else "recognised"
+                result.events.append(RecognitionEvent(kind, person))
                 identity.reported_name, identity.is_enrolment_new = person.name, False
         return result
