@@ -27,6 +27,7 @@ BACKENDS = {
         "tensorrt": "onnxruntime",
     },
     ".engine": {"cuda": "tensorrt", "tensorrt": "tensorrt"},
+    ".xml": {"openvino": "openvino", "openvino-bf16": "openvino"},
     ".pt": {"cuda": "torch", "cpu": "torch"},
 }
 DEVICES = ("auto", *dict.fromkeys(device for devices in BACKENDS.values() for device in devices))
@@ -43,6 +44,9 @@ TRAINING_PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 OPSET = 18  # of ONNX files
 ENGINE_BATCH_SIZES = (1, 8, 64)  # of a TensorRT engine: smallest, the one it is tuned for, largest
 TOOLKITS = ("reid-strong-baseline", "fast-reid", "torchreid")  # whose checkpoints `bot import` reads
+
+COLORS = ("RGB", "BGR")  # channel orders of a model that `bot wrap` takes
+PIXEL_RANGES = {"0-255": 1.0, "0-1": 255.0}  # of the pixels that such a model takes -> divisor of our pixels
 
 # ---- matching ----
 TOP_MATCHES = 10  # of each query

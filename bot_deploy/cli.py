@@ -28,6 +28,7 @@ VERBS = {
     "embed": ("embed:embed", "Write the embeddings of images to a .npy, .csv or .parquet file."),
     "index": ("index:index", "Keep the embeddings of a gallery, for `bot match` to search."),
     "import": ("import_:import_command", "Convert a checkpoint of another toolkit."),
+    "wrap": ("wrap:wrap", "Make an artifact around a ReID model of another toolkit, ONNX or OpenVINO IR."),
     "verify": ("verify:verify", "Compare the embeddings of two models on real crops."),
     "calibrate": ("calibrate:calibrate", "Find the score threshold for the same person, and store it in the model."),
     "match": ("match:match", "Find the person of an image in a gallery, or compare two images."),

@@ -231,7 +231,7 @@ def _wrong_array(dtype: object, shape: tuple[int, ...], wanted: str) -> str:
 def open_embedder(
     path: str | Path | None = None, device: str = "auto", *, threads: int = 0, batch: int = 0, check: bool = True
 ) -> Embedder:
-    """The model in `path`: an .onnx, an .engine, or a .pt checkpoint.
+    """The model in `path`: an .onnx, an .engine, an .xml, or a .pt checkpoint.
 
     Args:
         path: the model; None for the newest model.onnx under runs/.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bot_deploy.artifacts.engine_file import sidecar_path
+from bot_deploy.artifacts.ir_file import weights_path
 from bot_deploy.errors import RunError
 from bot_deploy.files import delete_leftovers
 
@@ -66,6 +67,8 @@ def unverified(final: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
             sidecar_path(path).unlink(missing_ok=True)
+            if path.suffix == ".xml":
+                weights_path(path).unlink(missing_ok=True)
 
 
 def rejected_path(final: Path) -> Path:
@@ -74,7 +77,7 @@ def rejected_path(final: Path) -> Path:
 
 
 def publish(path: Path, final: Path, parity: Parity | None) -> Path:
-    """Renames the verified file `path` and its sidecar to `final`, or to the rejected path; returns the new path.
+    """Renames the verified file `path` and its companions to `final`, or to the rejected path; returns the new path.
 
     Deletes what an earlier export left at the other of the two paths.
     """
@@ -82,6 +85,11 @@ def publish(path: Path, final: Path, parity: Parity | None) -> Path:
     name, stale = (final, rejected_path(final)) if passed else (rejected_path(final), final)
     for file in (stale, sidecar_path(stale)):
         file.unlink(missing_ok=True)
+    if path.suffix == ".xml":
+        weights = weights_path(final)
+        weights_name, stale_weights = (weights, rejected_path(weights)) if passed else (rejected_path(weights), weights)
+        stale_weights.unlink(missing_ok=True)
+        weights_path(path).replace(weights_name)
     path.replace(name)
     if sidecar_path(path).exists():
         sidecar_path(path).replace(sidecar_path(name))

@@ -1,4 +1,4 @@
-"""Model files on disk: ONNX files, TensorRT engines and checkpoints, each with its contract."""
+"""Model files on disk: ONNX files, OpenVINO IR, TensorRT engines and checkpoints, each with its contract."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
 
 # file suffix -> the module that reads and writes such a file
-FILE_MODULES = {".onnx": "onnx_file", ".engine": "engine_file", ".pt": "checkpoint"}
+FILE_MODULES = {".onnx": "onnx_file", ".engine": "engine_file", ".pt": "checkpoint", ".xml": "ir_file"}
 
 
 def read_contract(path: str | Path) -> Contract:
     """The contract of the model file at `path`, without a runtime; only a checkpoint needs PyTorch.
 
     Args:
-        path: an .onnx, an .engine with its sidecar, or a .pt checkpoint.
+        path: an .onnx, an .engine with its sidecar, an .xml with its .bin, or a .pt checkpoint.
 
     Raises:
         InputError: no such file, not a model of bot_deploy, or damaged.

@@ -12,6 +12,8 @@ from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.telemetry import without_telemetry
 
+from .fixed_batch import in_fixed_batches
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -53,7 +55,8 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
             ) from None
 
     name = f"ONNX Runtime {__version__} {PROVIDERS[device][0].removesuffix('ExecutionProvider')}"
-    return Embedder(contract, name, run)
+    batch = session.get_inputs()[0].shape[0]  # a number only in a wrapped model of another toolkit
+    return Embedder(contract, name, in_fixed_batches(run, batch) if isinstance(batch, int) else run)
 
 
 def _check_shapes(session: InferenceSession, contract: Contract, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in float32 or bfloat16; the quantised layers of an INT8 model run in INT8."""
+"""OpenVINO on the CPU, for ONNX files and IR, in float32 or bfloat16; an INT8 model's quantised layers run in INT8."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.telemetry import without_telemetry
+
+from .fixed_batch import in_fixed_batches
 
 if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
@@ -47,7 +49,8 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
         "PERFORMANCE_HINT": "LATENCY",
     }
     try:
-        request = core.compile_model(str(path), "CPU", settings).create_infer_request()
+        compiled = core.compile_model(str(path), "CPU", settings)
+        request = compiled.create_infer_request()
     except RuntimeError as error:
         raise InputError(f"{path}: OpenVINO cannot open it ({_reason(error)}); export it again") from None
     lock = Lock()  # a request runs one batch at a time
@@ -59,7 +62,9 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
         except RuntimeError as error:
             raise RunError(f"OpenVINO failed on {len(batch)} images ({_reason(error)})", parameter="device") from None
 
-    return Embedder(contract, f"OpenVINO {ov.__version__.partition('-')[0]} CPU {precision}", run)
+    batch = compiled.input(0).get_partial_shape()[0]
+    compute = run if batch.is_dynamic else in_fixed_batches(run, batch.get_length())
+    return Embedder(contract, f"OpenVINO {ov.__version__.partition('-')[0]} CPU {precision}", compute)
 
 
 def _int8_sums_are_exact() -> bool:

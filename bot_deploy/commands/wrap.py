@@ -1,0 +1,105 @@
+"""`bot wrap`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import click
+
+from bot_deploy.choices import COLORS, PIXEL_RANGES
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]
+    """One number, or three with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not one number, or three such as 0.485,0.456,0.406", param, ctx)
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """Height and width, such as 256x128."""
+
+    name = "HxW"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(value))
+        if not match:
+            self.fail(f"{value!r} is not HEIGHTxWIDTH, such as 256x128", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--size", type=Size(), help="Height and width of crops, such as 256x128; default: those of the graph.")
+@click.option(
+    "--color", type=click.Choice(COLORS), default="RGB", show_default=True, help="Channel order of the model."
+)
+@click.option(
+    "--range",
+    "pixel_range",
+    type=click.Choice(list(PIXEL_RANGES)),
+    default="0-255",
+    show_default=True,
+    help="Range of the pixels before mean and std.",
+)
+@click.option(
+    "--mean", type=Numbers(), default="0", metavar="M|M,M,M", help="Mean, in that range and channel order. Default: 0."
+)
+@click.option(
+    "--std", type=Numbers(), default="1", metavar="S|S,S,S", help="Standard deviation, as --mean. Default: 1."
+)
+@click.option("--output", metavar="NAME", help="Name of the output with the embeddings, if FILE has several.")
+@click.option("--data", default="synthetic", show_default=True, help="Crops to compare on.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File to write; default: runs/NAME/model.onnx or model.xml."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def wrap(
+    file: Path,
+    size: tuple[int, int] | None,
+    color: str,
+    pixel_range: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    output: str | None,
+    data: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Make an artifact around the ReID model of another toolkit in FILE, an .onnx or the .xml of an OpenVINO IR.
+
+    The artifact takes crops as they are and holds its contract, so every verb opens it. The exit code is 3 if its
+    embeddings differ from those of FILE.
+    """
+    from bot_deploy import runs
+    from bot_deploy.console import say
+    from bot_deploy.datasets import check_sources
+    from bot_deploy.export.wrap import check_artifact
+    from bot_deploy.export.wrap import wrap as wrap_model
+
+    check_sources([data])
+    artifact = wrap_model(
+        file,
+        out or runs.new_folder(file.stem) / f"model{file.suffix}",
+        size=size,
+        color=color,
+        pixel_range=pixel_range,
+        mean=mean,
+        std=std,
+        data=data,
+        output=output,
+    )
+    if as_json:
+        click.echo(json.dumps(artifact.to_dict()))
+    check_artifact(artifact)
+    say(
+        f"wrote {artifact.path}; score it with `bot eval` before you rely on it: parity does not show a wrong "
+        "size, colour or range"
+    )
