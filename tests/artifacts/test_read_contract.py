@@ -61,7 +61,7 @@ def test_what_is_no_model_file(tmp_path: Path, function: object) -> None:
     for name, message in (
         ("", r"a folder; name the model in it, such as .*model\.onnx$"),
         ("none.onnx", r"none\.onnx: no such model file; `bot export` writes one$"),
-        ("model.zip", r"model\.zip: models end in \.onnx or \.engine or \.pt$"),
+        ("model.zip", r"model\.zip: models end in \.onnx or \.engine or \.pt or \.xml$"),
     ):
         with pytest.raises(InputError, match=message):
             function(tmp_path / name)  # type: ignore[operator]
