@@ -45,7 +45,7 @@ def plain_loop(recipe: Recipe, crops: TrainingSet, num_ids: int) -> Callable[[np
         [
             tv.Resize((recipe.height, recipe.width)),
             tv.RandomHorizontalFlip(),
-            tv.Pad(recipe.pad),
+            tv.Pad(recipe.padding),
             tv.RandomCrop((recipe.height, recipe.width)),
             tv.ToTensor(),
             tv.Normalize(transforms.MEAN, transforms.STD),
@@ -62,7 +62,7 @@ def plain_loop(recipe: Recipe, crops: TrainingSet, num_ids: int) -> Callable[[np
         pixels = torch.stack([augment(Image.fromarray(images.read_image(crops.crops[row].path))) for row in rows])
         labels = torch.from_numpy(crops.labels[rows])
         f_t, logits = model(pixels)
-        loss = id_loss(logits, labels, recipe.smoothing) + triplet(f_t, labels)
+        loss = id_loss(logits, labels, recipe.label_smoothing) + triplet(f_t, labels)
         loss = loss + recipe.center_weight * center(f_t, labels)
         optimizer.zero_grad()
         centers.zero_grad()
@@ -98,7 +98,9 @@ def main(data: str, arch: str, height: int, width: int, turns: int, steps: int) 
     """Print images/s of both loops and their ratio as markdown."""
     recipe = resolve_precision(Recipe(arch=arch, weights="none", height=height, width=width), "cpu")
     crops = open_training_set(open_dataset(data).train[:MAX_CROPS], (height, width))
-    schedule = list(draw_batches(crops.labels, recipe.p, recipe.k, np.random.default_rng(0)))
+    schedule = list(
+        draw_batches(crops.labels, recipe.identities_per_batch, recipe.images_per_identity, np.random.default_rng(0))
+    )
     seconds: dict[str, list[float]] = {"plain": [], "ours": []}
     loops = {"plain": plain_loop(recipe, crops, crops.num_ids), "ours": our_loop(recipe, crops, crops.num_ids)}
     for turn in range(turns):
@@ -111,9 +113,9 @@ def main(data: str, arch: str, height: int, width: int, turns: int, steps: int) 
                 step(rows)
                 if number:
                     seconds[name].append(time.perf_counter() - started)
-    batch = recipe.p * recipe.k
+    batch = recipe.identities_per_batch * recipe.images_per_identity
     rate = {name: batch / float(np.median(times)) for name, times in seconds.items()}
-    print(f"{arch} {height}x{width}, P{recipe.p} K{recipe.k}, {torch.get_num_threads()} threads, {data}\n")
+    print(f"{arch} {height}x{width}, batches of {batch}, {torch.get_num_threads()} threads, {data}\n")
     print("| loop | images/s (median) | slowest | fastest |")
     print("| --- | --- | --- | --- |")
     for name, times in seconds.items():

@@ -4,7 +4,8 @@ This module imports nothing, so that `bot --help` stays fast.
 """
 
 # ---- models ----
-FEATURES = ("fi", "ft")  # after the neck (paper section 3.5), before it
+# which feature is the embedding: after or before BNNeck -> the paper's name (section 3.5), which model files hold
+FEATURES = {"after": "fi", "before": "ft"}
 METRICS = ("cosine", "euclidean")
 NECKS = ("bnneck", "l2norm", "none")
 # What a ResNet does between its first convolution and its first stage; the first is torchvision's, trained by us.
@@ -59,3 +60,13 @@ MIN_PERSON_HEIGHT = 40  # pixels; a smaller crop says little about who it is
 
 # ---- data ----
 SYNTHETIC = "synthetic"  # names the built-in data set
+
+
+def feature_code(feature: str) -> str:
+    """The paper's name of a feature: "fi" for "after", "ft" for "before"; any other word stays as it is."""
+    return FEATURES.get(feature, feature)
+
+
+def feature_name(feature: str) -> str:
+    """The name of a feature: "after" for "fi", "before" for "ft"; any other word stays as it is."""
+    return {code: name for name, code in FEATURES.items()}.get(feature, feature)

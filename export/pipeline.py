@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 from bot_deploy.artifacts import checkpoint as checkpoints
 from bot_deploy.backends import nvidia
 from bot_deploy.backends.torch import runner
-from bot_deploy.choices import ENGINE_BATCH_SIZES, MERGE_SEPARATOR, OPSET, PRECISIONS, SYNTHETIC
+from bot_deploy.choices import (
+    ENGINE_BATCH_SIZES,
+    FEATURES,
+    MERGE_SEPARATOR,
+    OPSET,
+    PRECISIONS,
+    SYNTHETIC,
+    feature_code,
+    feature_name,
+)
 from bot_deploy.datasets import open_merged
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError, ParityError, RunError
@@ -70,15 +79,15 @@ def export(
         engine: precision of a TensorRT engine; None for no engine.
         engine_batch: batch sizes of the engine: smallest, the one to tune for, largest.
         gpu_archs: GPUs of the engine, such as "sm89"; by default that of this machine.
-        feature: "fi" (after the neck) or "ft" (before it); by default the one that was trained.
+        feature: "after" or "before" BNNeck ("fi" or "ft" in the paper); by default the one that was trained.
         flip: average the embeddings of a crop and of its mirror image, inside the graph.
-        opset: version of the ONNX files.
+        opset: ONNX opset version.
 
     Returns:
         The artifacts in the order of `precisions`, then the engine.
 
     Raises:
-        InputError: no such checkpoint, data set, precision, opset, batch or GPU.
+        InputError: no such checkpoint, data set, precision, feature, opset, batch or GPU.
         RunError: the folder cannot be written, or the engine cannot be built.
     """
     unknown = [precision for precision in (*precisions, engine or PRECISIONS[0]) if precision not in PRECISIONS]
@@ -174,18 +183,20 @@ def prepare(
         source: a checkpoint of `bot train` or `bot import`.
         out: folder; it is made if it is missing.
         dataset: any crops are enough to compare on.
-        feature: "fi" or "ft"; by default the one that was trained.
+        feature: "after" or "before" BNNeck; by default the one that was trained.
         flip: average the embeddings of a crop and of its mirror image, inside the graph.
-        opset: version of the ONNX files.
+        opset: ONNX opset version.
         scored: also score on the query and gallery of `dataset`, if it has them.
 
     Raises:
-        InputError: `source` is not a checkpoint, `dataset` has fewer than two usable crops, or unknown opset.
+        InputError: `source` is not a checkpoint, `dataset` has fewer than two usable crops, unknown feature or opset.
         RunError: the folder cannot be written, or the embeddings of `source` are not usable.
     """
     check_opset(opset)
+    if feature is not None and feature_name(feature) not in FEATURES:
+        raise InputError(f"unknown feature {feature!r}; choose from {', '.join(FEATURES)}", parameter="feature")
     saved = checkpoints.load(source)
-    contract = replace(saved.contract, feature=feature or saved.contract.feature, flip=flip)
+    contract = replace(saved.contract, feature=feature_code(feature or saved.contract.feature), flip=flip)
     run = runner(InferenceGraph(saved.build(), contract), "cpu")
     reference = Embedder(contract, "PyTorch", run)
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bot_deploy.artifacts import checkpoint
-from bot_deploy.choices import MERGE_SEPARATOR
+from bot_deploy.choices import MERGE_SEPARATOR, feature_code, feature_name
 from bot_deploy.datasets import crops_fingerprint
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
@@ -54,19 +54,19 @@ class Variant:
 # The first row of Table 1, as in the released code (section 2).
 BASELINE: dict[str, Any] = {
     "warmup_epochs": 0,
-    "erasing": 0.0,
-    "smoothing": 0.0,
+    "erasing_probability": 0.0,
+    "label_smoothing": 0.0,
     "last_stride": 2,
     "neck": "none",
-    "feature": "ft",
+    "feature": "before",
     "metric": "euclidean",
     "center_weight": 0.0,
 }
 # row -> keys that have the recipe's own value from this row on
 TRICKS = {
     "+warmup": ("warmup_epochs",),
-    "+REA": ("erasing",),
-    "+LS": ("smoothing",),
+    "+REA": ("erasing_probability",),
+    "+LS": ("label_smoothing",),
     "+stride=1": ("last_stride",),
     "+BNNeck": ("neck", "feature", "metric"),
     "+center loss": ("center_weight",),
@@ -101,18 +101,26 @@ def table_variants(table: int, recipe: Recipe) -> list[Variant]:
         return _cumulative_variants(recipe, TABLE_1)
     if table == 2:  # noqa: PLR2004 - the paper's number
         without_neck = Variant(
-            "f (w/o BNNeck)", {**WITHOUT_CENTER, "neck": "none", "feature": "ft", "metric": "euclidean"}, TABLE_1[4]
+            "f (w/o BNNeck)", {**WITHOUT_CENTER, "neck": "none", "feature": "before", "metric": "euclidean"}, TABLE_1[4]
         )
         with_neck = [
-            Variant(f"{feature}, {metric}", {**WITHOUT_CENTER, "feature": feature, "metric": metric}, paper)
+            Variant(
+                f"{feature}, {metric}", {**WITHOUT_CENTER, "feature": feature_name(feature), "metric": metric}, paper
+            )
             for (feature, metric), paper in TABLE_2.items()
         ]
         return [without_neck, *with_neck]
     if table == 3:  # noqa: PLR2004
-        return [*_cumulative_variants(recipe, TABLE_3), Variant("-REA", {"erasing": 0.0}, TABLE_3_WITHOUT_REA)]
+        return [
+            *_cumulative_variants(recipe, TABLE_3),
+            Variant("-REA", {"erasing_probability": 0.0}, TABLE_3_WITHOUT_REA),
+        ]
     settings = {**WITHOUT_CENTER, "metric": "euclidean"}  # inferred: the paper's tables have equal numbers
     if table == 5:  # noqa: PLR2004
-        return [Variant(f"{p} x {k}", {**settings, "p": p, "k": k}, paper) for (p, k), paper in TABLE_5.items()]
+        return [
+            Variant(f"{p} x {k}", {**settings, "identities_per_batch": p, "images_per_identity": k}, paper)
+            for (p, k), paper in TABLE_5.items()
+        ]
     if table == 6:  # noqa: PLR2004
         # The paper's sizes, scaled to the recipe's image size.
         return [
@@ -174,10 +182,12 @@ def run_ablation(
 
 def _train_and_score(recipe: Recipe, dataset: Dataset, test: Dataset, out: Path) -> Scores:
     # Feature and metric only matter when the trained model is evaluated.
-    trained = dataclasses.replace(recipe, feature="fi", metric=COSINE, eval_every=0, eval_at_start=False)
+    trained = dataclasses.replace(recipe, feature="after", metric=COSINE, eval_every=0, eval_at_start=False)
     task = f"{to_toml(trained)}\n{crops_fingerprint(dataset.train)}"
     folder = out / "runs" / hashlib.sha256(task.encode()).hexdigest()[:12]
-    score_file = folder / f"{recipe.feature}-{recipe.metric}-{crops_fingerprint([*test.query, *test.gallery])}.txt"
+    score_file = (
+        folder / f"{feature_code(recipe.feature)}-{recipe.metric}-{crops_fingerprint([*test.query, *test.gallery])}.txt"
+    )
     with contextlib.suppress(OSError, ValueError):  # missing, or damaged: scored again
         rank1, mean_ap = map(float, score_file.read_text(encoding="utf-8").split())
         if 0 <= rank1 <= 100 and 0 <= mean_ap <= 100:  # noqa: PLR2004 - percent
@@ -194,7 +204,7 @@ def score_checkpoint(path: Path, feature: str, metric: str, test: Dataset) -> Sc
     from bot_deploy.backends.torch import runner
 
     saved = checkpoint.load(path)
-    contract = dataclasses.replace(saved.contract, feature=feature)
+    contract = dataclasses.replace(saved.contract, feature=feature_code(feature))
     graph = InferenceGraph(saved.build(), contract, unit=metric == COSINE)
     with full_float32():
         embedder = Embedder(contract, "PyTorch", runner(graph, join_world().device), unit=graph.unit)

@@ -71,8 +71,8 @@ def train(recipe: Recipe | str | Path, dataset: Dataset | str | Path, out: str |
             path = _train(resolve_precision(recipe, world.device), dataset, Path(out), world, resume=resume)
     except torch.OutOfMemoryError as error:
         raise RunError(
-            f"the GPU's memory is too small ({str(error).partition('.')[0]}); take a smaller batch (p=8), smaller "
-            "crops, or more GPUs with torchrun",
+            f"the GPU's memory is too small ({str(error).partition('.')[0]}); take a smaller batch "
+            "(identities_per_batch=8), smaller crops, or more GPUs with torchrun",
             parameter="set",
         ) from None
     leave_world()  # not after an error: the processes would wait for each other
@@ -135,7 +135,7 @@ def train_epoch(
     state.model.train()
     sums, steps, started = torch.zeros(4, device=world.device), 0, time.perf_counter()
     previous: tuple[Tensor, npt.NDArray[np.int64]] | None = None
-    batches = list(draw_batches(crops.labels, recipe.p, recipe.k, rng))
+    batches = list(draw_batches(crops.labels, recipe.identities_per_batch, recipe.images_per_identity, rng))
     for batch in show_progress(batches, f"epoch {epoch}/{recipe.epochs}" if world.is_first else None):
         share = world.share(len(batch))
         augmentation = transforms.draw_augmentation(len(batch), recipe, rng).select(share)
@@ -156,7 +156,7 @@ def train_epoch(
         triplet_loss=means[1],
         center_loss=means[2],
         accuracy=100 * means[3],
-        images_per_second=steps * recipe.p * recipe.k / seconds,
+        images_per_second=steps * recipe.identities_per_batch * recipe.images_per_identity / seconds,
         seconds=seconds,
     )
 
@@ -173,7 +173,7 @@ def train_step(
         f_t, logits = (state.model if network is None else network)(pixels)
     all_features, all_labels = gather(f_t, world), gather(labels, world)
     losses = [
-        id_loss(logits.float(), labels, recipe.smoothing),
+        id_loss(logits.float(), labels, recipe.label_smoothing),
         TripletLoss(recipe.margin)(all_features, all_labels),
         state.center(all_features, all_labels) if recipe.center_weight else all_features.new_zeros(()),
     ]
@@ -228,14 +228,16 @@ def _check_identities(recipe: Recipe, num_ids: int, world: World, data: str) -> 
             "folder of their own",
             parameter="data",
         )
-    if num_ids < recipe.p:
+    if num_ids < recipe.identities_per_batch:
         raise InputError(
-            f"{data}: {num_ids} training identities, but a batch takes p={recipe.p}; set p to {num_ids} or less",
+            f"{data}: {num_ids} training identities, but a batch takes {recipe.identities_per_batch}; set "
+            f"identities_per_batch to {num_ids} or less",
             parameter="set",
         )
-    if recipe.p % world.size:
+    if recipe.identities_per_batch % world.size:
         raise InputError(
-            f"p={recipe.p} identities cannot be split evenly between {world.size} processes; change p", parameter="set"
+            f"identities_per_batch={recipe.identities_per_batch} cannot be split evenly between {world.size} processes",
+            parameter="set",
         )
 
 

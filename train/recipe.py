@@ -21,6 +21,7 @@ from bot_deploy.choices import (
     NECKS,
     PROTOCOLS,
     TRAINING_PRECISIONS,
+    feature_name,
 )
 from bot_deploy.errors import InputError
 from bot_deploy.files import read_bounded
@@ -30,27 +31,36 @@ if TYPE_CHECKING:
 
 # key -> range of its values
 RANGES = {
-    **dict.fromkeys(("height", "width", "epochs", "k", "lr", "last_stride"), "above 0"),
-    **dict.fromkeys(("seed", "weight_decay", "warmup_epochs", "gamma", "pad", "margin"), "0 or above"),
+    **dict.fromkeys(("height", "width", "epochs", "images_per_identity", "lr", "last_stride"), "above 0"),
+    **dict.fromkeys(("seed", "weight_decay", "warmup_epochs", "gamma", "padding", "margin"), "0 or above"),
     **dict.fromkeys(("center_weight", "center_lr", "eval_every"), "0 or above"),
-    **dict.fromkeys(("flip", "erasing", "smoothing"), "from 0 to 1"),
+    **dict.fromkeys(("flip_probability", "erasing_probability", "label_smoothing"), "from 0 to 1"),
 }
 
 CHOICES = {
     "protocol": PROTOCOLS,
     "precision": TRAINING_PRECISIONS,
-    "feature": FEATURES,
+    "feature": tuple(FEATURES),
     "metric": METRICS,
     "neck": NECKS,
 }
 MIN_IDENTITIES = 2  # in a batch: the triplet loss compares a person with another
 # key -> greatest value; larger numbers are slips of the keyboard, or damage
 GREATEST = {
-    **dict.fromkeys(("height", "width", "pad"), MAX_IMAGE_SIDE),
-    **dict.fromkeys(("p", "k"), 10_000),
+    **dict.fromkeys(("height", "width", "padding"), MAX_IMAGE_SIDE),
+    **dict.fromkeys(("identities_per_batch", "images_per_identity"), 10_000),
     **dict.fromkeys(("epochs", "warmup_epochs", "eval_every"), 1_000_000),
     "seed": 2**63 - 1,
     "last_stride": 2,
+}
+# older name of a key -> its name; both are read
+OLD_KEYS = {
+    "p": "identities_per_batch",
+    "k": "images_per_identity",
+    "flip": "flip_probability",
+    "pad": "padding",
+    "erasing": "erasing_probability",
+    "smoothing": "label_smoothing",
 }
 MAX_TOML_BYTES = 1 << 20
 RUN_TABLES = ("data", "versions")  # tables that a run's config.toml has after the recipe
@@ -69,8 +79,8 @@ class Recipe:
     protocol: str = "authors"  # which to follow where they differ: "authors" (the released code) or "paper"
     precision: str = "auto"  # of autocast: "bf16", "fp16" (GPU only), "fp32" (none), "auto" (fastest on this machine)
 
-    p: int = 16  # identities in a batch
-    k: int = 4  # images of each identity
+    identities_per_batch: int = 16  # P of the paper
+    images_per_identity: int = 4  # in a batch, K of the paper
 
     lr: float = 3.5e-4
     weight_decay: float = 5e-4
@@ -78,14 +88,14 @@ class Recipe:
     milestones: tuple[int, ...] = (40, 70)  # epochs at which the learning rate is multiplied by gamma
     gamma: float = 0.1
 
-    flip: float = 0.5  # probability
-    pad: int = 10  # pixels around the image before a random crop
-    erasing: float = 0.5  # probability; 0: no random erasing (section 3.2)
+    flip_probability: float = 0.5  # of a horizontal flip
+    padding: int = 10  # pixels around the image before a random crop
+    erasing_probability: float = 0.5  # 0: no random erasing (section 3.2)
 
-    smoothing: float = 0.1  # epsilon; 0: no label smoothing (section 3.3)
+    label_smoothing: float = 0.1  # epsilon; 0: no label smoothing (section 3.3)
     last_stride: int = 1  # 2: the backbone's own (section 3.4)
     neck: str = "bnneck"  # "none": one feature for both losses (section 3.5); "l2norm": L2 norm (section 6)
-    feature: str = "fi"  # the embedding: "fi" is after the neck, "ft" before it
+    feature: str = "after"  # the embedding: "after" or "before" the neck; the paper's "fi" and "ft" are accepted
     metric: str = "cosine"  # of the evaluation in training: "cosine" or "euclidean"; exported models use cosine
     margin: float = 0.3  # of the triplet loss
     center_weight: float = 5e-4  # 0: no center loss (section 3.6)
@@ -97,6 +107,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises InputError if a value is out of its range."""
+        object.__setattr__(self, "feature", feature_name(self.feature))
         for key, allowed in RANGES.items():
             value = getattr(self, key)
             in_range = {"above 0": value > 0, "0 or above": value >= 0, "from 0 to 1": 0 <= value <= 1}[allowed]
@@ -109,9 +120,10 @@ class Recipe:
         for key, choices in CHOICES.items():
             if getattr(self, key) not in choices:
                 raise InputError(f"{key} must be one of {', '.join(choices)}, not {getattr(self, key)!r}")
-        if self.p < MIN_IDENTITIES:
+        if self.identities_per_batch < MIN_IDENTITIES:
             raise InputError(
-                f"p must be {MIN_IDENTITIES} or above, not {self.p}: one identity in a batch teaches nothing"
+                f"identities_per_batch must be {MIN_IDENTITIES} or above, not {self.identities_per_batch}: the triplet "
+                "loss compares a person with another"
             )
 
 
@@ -139,7 +151,8 @@ def load_recipe(name: str | Path, overrides: Iterable[str] = (), weights: str | 
         key, equals, value = override.partition("=")
         if not equals:
             raise InputError(f"{override!r} is not of the form key=value", parameter="set")
-        changes[key.strip()] = _parse_value(value.strip())
+        key = key.strip()
+        changes[OLD_KEYS.get(key, key)] = _parse_value(value.strip())
     if weights:
         changes["weights"] = weights
     return dataclasses.replace(recipe, **_check_types(changes))
@@ -185,8 +198,11 @@ def recipe_from_values(values: dict[str, Any]) -> Recipe:
     """A recipe with these values by key; other keys have their defaults.
 
     Raises:
-        InputError: an unknown key, or a value of the wrong type or out of its range.
+        InputError: an unknown key, a key under two names, or a value of the wrong type or out of its range.
     """
+    for old, key in OLD_KEYS.items():
+        if old in values and key in values:
+            raise InputError(f"{old} is the older name of {key}; give one of them")
     return Recipe(**_check_types(values))
 
 
@@ -211,7 +227,8 @@ def _parse_value(text: str) -> object:
 
 
 def _check_types(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: _check_type(key, value) for key, value in values.items()}
+    renamed = {OLD_KEYS.get(key, key): value for key, value in values.items()}
+    return {key: _check_type(key, value) for key, value in renamed.items()}
 
 
 def _check_type(key: str, value: object) -> Any:

@@ -19,7 +19,7 @@ from bot_deploy.datasets import crops_fingerprint
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import write_atomically
 
-from .recipe import load_recipe, read_toml, to_toml, toml_value
+from .recipe import RUN_TABLES, load_recipe, read_toml, recipe_from_values, to_toml, toml_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -159,7 +159,8 @@ def _comparable(config: Path, text: str | None = None) -> dict[str, object]:
     """The values of the file `config`, or of `text`, that have to be the same for a run to be resumed."""
     try:
         values = read_toml(config) if text is None else tomllib.loads(text)
-        return {**values, "data": values["data"]["fingerprint"], "versions": None}
+        recipe = {key: value for key, value in values.items() if key not in RUN_TABLES}
+        return {**dataclasses.asdict(recipe_from_values(recipe)), "data": values["data"]["fingerprint"]}
     except (InputError, KeyError, TypeError):
         raise InputError(f"the run's {CONFIG} is damaged; choose another folder", parameter="out") from None
 

@@ -34,7 +34,8 @@ def draw_batches(
         chunks[int(identity)] = [own[start : start + k] for start in range(0, len(own) - k + 1, k)]
     if len(chunks) < p:
         raise InputError(
-            f"{len(chunks)} identities, but a batch takes p={p}; set p to {len(chunks)} or less", parameter="set"
+            f"{len(chunks)} identities, but a batch takes {p}; set identities_per_batch to {len(chunks)} or less",
+            parameter="set",
         )
     left = sorted(chunks)
     while len(left) >= p:

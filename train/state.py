@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bot_deploy.artifacts import checkpoint
+from bot_deploy.choices import feature_code
 from bot_deploy.errors import InputError, on_one_line
 from bot_deploy.files import write_atomically
 from bot_deploy.model import ReID
@@ -50,7 +51,13 @@ def create_state(recipe: Recipe, num_ids: int, device: str) -> TrainingState:
     """
     with torch.random.fork_rng(devices=[]):  # only the CPU's generator is used
         torch.default_generator.manual_seed(recipe.seed)
-        model = ReID(recipe.arch, num_ids, last_stride=recipe.last_stride, neck=recipe.neck, feature=recipe.feature)
+        model = ReID(
+            recipe.arch,
+            num_ids,
+            last_stride=recipe.last_stride,
+            neck=recipe.neck,
+            feature=feature_code(recipe.feature),
+        )
         if recipe.protocol == "paper" and recipe.neck != "none":
             nn.init.kaiming_normal_(model.classifier.weight, mode="fan_out")  # section 3.5
         weights.initialise(model, recipe.weights)

@@ -36,14 +36,16 @@ class Augmentation:
 
 def draw_augmentation(count: int, recipe: Recipe, rng: np.random.Generator) -> Augmentation:
     """Random changes to `count` images of the recipe's size."""
-    flipped = rng.random(count) < recipe.flip
-    top, left = rng.integers(0, 2 * recipe.pad + 1, (2, count))
-    return Augmentation(flipped, top, left, draw_erasing_boxes(count, recipe.height, recipe.width, recipe.erasing, rng))
+    flipped = rng.random(count) < recipe.flip_probability
+    top, left = rng.integers(0, 2 * recipe.padding + 1, (2, count))
+    return Augmentation(
+        flipped, top, left, draw_erasing_boxes(count, recipe.height, recipe.width, recipe.erasing_probability, rng)
+    )
 
 
 def augment(images: Tensor, recipe: Recipe, augmentation: Augmentation) -> Tensor:
     """Images uint8 [N, H, W, 3] to augmented, normalised float [N, 3, H, W] in channels_last memory."""
-    cropped = flip_and_crop(images, augmentation.flipped, augmentation.top, augmentation.left, recipe.pad)
+    cropped = flip_and_crop(images, augmentation.flipped, augmentation.top, augmentation.left, recipe.padding)
     return erase(normalise(cropped), augmentation.boxes, authors=recipe.protocol == "authors")
 
 

@@ -30,7 +30,7 @@ STD = (0.229, 0.224, 0.225)
 SUPPORTED = {
     "color": ("RGB",),
     "resize": ("bilinear-antialias",),
-    "feature": FEATURES,
+    "feature": tuple(FEATURES.values()),
     "flip": (False, True),
     "precision": PRECISIONS,
 }
@@ -78,7 +78,7 @@ class Contract:
     resize: str = "bilinear-antialias"  # kernel of images.resize
     mean: tuple[Mean, Mean, Mean] = MEAN  # subtracted in the network, from pixels scaled to [0, 1]
     std: tuple[Std, Std, Std] = STD
-    feature: str = "fi"  # "fi" after the neck (BNNeck, paper section 3.5), "ft" before it
+    feature: str = "fi"  # "fi": after BNNeck (paper section 3.5); "ft": before it
     flip: bool = False  # True: the mean of the embeddings of the image and its mirror image
     precision: str = "fp32"  # precision of the backbone: "fp32", "fp16" or "int8"
     calibration: Calibration | None = None

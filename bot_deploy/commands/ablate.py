@@ -73,7 +73,9 @@ def ablate(
     train_data = open_merged(data or (SYNTHETIC,))
     test_data = open_dataset(test) if test else train_data
     notes = training_notes(
-        dataclasses.replace(train_data, query=test_data.query, gallery=test_data.gallery), settings.p, settings.k
+        dataclasses.replace(train_data, query=test_data.query, gallery=test_data.gallery),
+        settings.identities_per_batch,
+        settings.images_per_identity,
     )
     for line in (*describe_dataset(train_data), *(describe_dataset(test_data) if test else []), *notes):
         say(line)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import click
 
-from bot_deploy.choices import ENGINE_BATCH_SIZES, FEATURES, OPSET
+from bot_deploy.choices import ENGINE_BATCH_SIZES, OPSET
+
+from .options import FEATURE, FEATURE_METAVAR
 
 ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
 
@@ -29,7 +31,10 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
 @click.option("--gpu-arch", metavar="sm89,sm120", default="", help="GPUs of the engine; default: that of this machine.")
 @click.option("--flip", is_flag=True, help="Average of a crop and its mirror image, inside the graph; twice the work.")
 @click.option(
-    "--feature", type=click.Choice(FEATURES), help="Feature after (fi) or before (ft) BNNeck; default: as trained."
+    "--feature",
+    type=FEATURE,
+    metavar=FEATURE_METAVAR,
+    help="Feature after or before BNNeck as the embedding; default: as trained.",
 )
 @click.option("--opset", type=int, default=OPSET, show_default=True, help="Version of the ONNX files.")
 @click.option("--data", help="Crops to compare on; query and gallery, if any, are also scored. Default: training data.")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from bot_deploy.choices import FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, STEMS, TOOLKITS
+from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, STEMS, TOOLKITS, feature_name
 
-from .options import IMAGE_SIDE
+from .options import FEATURE, FEATURE_METAVAR, IMAGE_SIDE
 
 
 @click.command("import")
@@ -28,8 +28,9 @@ from .options import IMAGE_SIDE
 @click.option("--stem", type=click.Choice(STEMS), help="Layers of a ResNet before its stages; default: the toolkit's.")
 @click.option(
     "--feature",
-    type=click.Choice(FEATURES),
-    help="Feature after (fi) or before (ft) the neck; default: fi if there is a neck.",
+    type=FEATURE,
+    metavar=FEATURE_METAVAR,
+    help="Feature after or before the neck as the embedding; default: after, if there is a neck.",
 )
 @click.option("--bgr", is_flag=True, help="Model trained on BGR images, as OpenCV reads them.")
 def import_command(
@@ -64,8 +65,8 @@ def import_command(
         bgr=bgr,
     )
     saved, contract = imported.checkpoint, imported.checkpoint.contract
-    neck = "BNNeck" if saved.neck == "bnneck" else "no neck"
-    say(f"{imported.layout}: {contract.arch}, {saved.num_ids} identities, {neck}, feature {contract.feature}")
+    neck = f"embedding {feature_name(contract.feature)} BNNeck" if saved.neck == "bnneck" else "no neck"
+    say(f"{imported.layout}: {contract.arch}, {saved.num_ids} identities, {neck}")
     assumptions = [*imported.assumptions, f"crops of {height}x{width}"]
     say(f"assumed, because the weights do not show it: {'; '.join(assumptions)}")
     say("change it with --stem, --last-stride, --height and --width")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bot_deploy.choices import DEVICES, MAX_BATCH, MAX_IMAGE_SIDE, MAX_THREADS
+from bot_deploy.choices import DEVICES, FEATURES, MAX_BATCH, MAX_IMAGE_SIDE, MAX_THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,9 @@ class NumberRange(click.FloatRange):
 
 COUNT = click.IntRange(1, 1_000_000_000)
 IMAGE_SIDE = click.IntRange(1, MAX_IMAGE_SIDE)
+# The paper's names, fi and ft, are accepted but not shown.
+FEATURE = click.Choice([*FEATURES, *FEATURES.values()])
+FEATURE_METAVAR = f"[{'|'.join(FEATURES)}]"
 THREADS = click.option(
     "--threads", type=click.IntRange(0, MAX_THREADS), default=0, help="Number of CPU threads; default: all available."
 )

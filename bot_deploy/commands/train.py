@@ -65,7 +65,10 @@ def train(
         out = out or runs.new_folder(_run_name(recipe))
     dataset = open_merged(data)
     if os.environ.get("RANK", "0") == "0":
-        for line in (*describe_dataset(dataset), *training_notes(dataset, settings.p, settings.k)):
+        for line in (
+            *describe_dataset(dataset),
+            *training_notes(dataset, settings.identities_per_batch, settings.images_per_identity),
+        ):
             say(line)
 
     import torch

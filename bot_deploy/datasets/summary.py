@@ -69,7 +69,7 @@ def training_notes(dataset: Dataset, p: int, k: int) -> list[str]:
     if counts and 2 * used < len(dataset.train):
         notes.append(
             f"an epoch has at most {used} of {len(dataset.train)} crops, because one identity has {largest} and a "
-            f"batch takes p={p} different ones; a lower p uses more of them, such as p={max(2, p // 4)}"
+            f"batch takes {p} different ones; identities_per_batch={max(2, p // 4)} uses more of them"
         )
     cameras = {crop.camera for crop in dataset.train}
     if len(cameras) == 1:

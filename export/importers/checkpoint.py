@@ -13,7 +13,7 @@ from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
 from bot_deploy.artifacts.contract import MEAN, STD, weights_fingerprint
 from bot_deploy.artifacts.state_dict import list_keys, match_state_dict
-from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, STEMS
+from bot_deploy.choices import FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, STEMS, feature_code, feature_name
 from bot_deploy.errors import InputError
 from bot_deploy.model import BACKBONES, RESNETS, ReID
 
@@ -66,7 +66,7 @@ def import_checkpoint(
         width: width of the crops in pixels.
         last_stride: 1 or 2; None for the toolkit's default.
         stem: one of `choices.STEMS`; None for the toolkit's own.
-        feature: "fi" or "ft"; None for "fi" if there is a neck, else "ft".
+        feature: "after" or "before" the neck; None for "after" if there is a neck.
         bgr: the model was trained on BGR images; its first convolution is changed to take RGB.
 
     Raises:
@@ -148,14 +148,16 @@ def _build_network(
     """The network with `weights`, and the keys that only training needs."""
     given, unused = dict(weights.tensors), list(weights.unused)
     neck = "bnneck" if any(name.startswith("neck.") for name in given) else "none"
-    if feature == "fi" and neck == "none":
-        raise InputError("it has no neck, so there is no feature after it; use feature ft", parameter="feature")
+    feature = feature_code(feature or ("after" if neck == "bnneck" else "before"))
+    if feature_name(feature) not in FEATURES:
+        raise InputError(f"unknown feature {feature!r}; choose from {', '.join(FEATURES)}", parameter="feature")
+    if feature == FEATURES["after"] and neck == "none":
+        raise InputError("it has no neck; take the feature before it", parameter="feature")
     num_ids = next(iter(given["classifier.weight"].shape), 0) if "classifier.weight" in given else 0
     if not num_ids:
         given.pop("classifier.weight", None)
         num_ids = 1
         assumptions.append("1 identity, because there is no classifier")
-    feature = feature or ("fi" if neck == "bnneck" else "ft")
     model = ReID(arch, num_ids, last_stride=last_stride, neck=neck, feature=feature, stem=stem)
     expected = model.state_dict()
     if "classifier.bias" in given and "classifier.bias" not in expected:  # ours has no bias after a neck

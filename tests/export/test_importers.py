@@ -233,8 +233,18 @@ def test_authors_without_a_neck(tmp_path: Path) -> None:
     torch.testing.assert_close(
         embedded(saved, images), expected(images, backbone, None, relu=False), atol=2e-5, rtol=1e-4
     )
-    with pytest.raises(InputError, match=r"theirs\.pth: it has no neck.*use feature ft"):
-        import_checkpoint(path, feature="fi")
+    for feature in ("after", "fi"):
+        with pytest.raises(InputError, match=r"theirs\.pth: it has no neck; take the feature before it"):
+            import_checkpoint(path, feature=feature)
+
+
+def test_the_feature_has_two_names(tmp_path: Path) -> None:
+    path = stored(authors(resnet()), tmp_path)
+    features = {name: import_checkpoint(path, **SIZE, feature=name) for name in ("after", "fi", "before", "ft")}
+    assert [imported.checkpoint.contract.feature for imported in features.values()] == ["fi", "fi", "ft", "ft"]
+    assert features["before"].checkpoint.contract == features["ft"].checkpoint.contract
+    with pytest.raises(InputError, match=r"theirs\.pth: unknown feature 'fx'; choose from after, before"):
+        import_checkpoint(path, feature="fx")
 
 
 def test_training_only_keys_are_listed_and_counters_may_be_missing(tmp_path: Path) -> None:
@@ -432,7 +442,7 @@ def test_the_command_reports_layout_and_assumptions(tmp_path: Path) -> None:
     result = CliRunner().invoke(import_command, [str(path), "--out", str(out), "--height", "32", "--width", "16"])
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
-    assert "fast-reid: resnet18, 9 identities, BNNeck, feature fi" in result.stderr
+    assert "fast-reid: resnet18, 9 identities, embedding after BNNeck" in result.stderr
     assert "last stride 1" in result.stderr
     assert "crops of 32x16" in result.stderr
     assert "left out, because only training needs it: heads.classifier.t" in result.stderr

@@ -20,11 +20,11 @@ RECIPE = Recipe(
     width=SIZE[1],
     epochs=2,
     precision="fp32",
-    p=3,
-    k=2,
+    identities_per_batch=3,
+    images_per_identity=2,
     warmup_epochs=2,
     milestones=(),
-    pad=2,
+    padding=2,
 )
 
 

@@ -98,7 +98,7 @@ def test_feature_before_the_neck(checkpoint_file: Path, people: Path, tmp_path: 
     torch.manual_seed(2)
     state = {**saved.state, "neck.running_mean": torch.rand(512), "neck.running_var": 1 + torch.rand(512)}
     checkpoint.save(tmp_path / "model.pt", replace(saved, state=state))
-    artifact = export_onnx(prepare(tmp_path / "model.pt", tmp_path, open_dataset(people), feature="ft"))
+    artifact = export_onnx(prepare(tmp_path / "model.pt", tmp_path, open_dataset(people), feature="before"))
     assert not artifact.rejected
     embedder = open_embedder(artifact.path)
     assert embedder.contract.feature == "ft"
@@ -110,6 +110,12 @@ def test_feature_before_the_neck(checkpoint_file: Path, people: Path, tmp_path: 
         ) / (torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
         expected = functional.normalize(graph.backbone(pixels).mean((2, 3)), dim=1).numpy()
     np.testing.assert_allclose(embedder.run(crops), expected, atol=1e-5)
+
+
+def test_an_unknown_feature_is_refused(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown feature 'fx'; choose from after, before") as caught:
+        prepare(checkpoint_file, tmp_path, open_dataset(people), feature="fx")
+    assert caught.value.parameter == "feature"
 
 
 @pytest.mark.parametrize("opset", [18, 20, 23])

@@ -24,9 +24,9 @@ TINY = Recipe(
     epochs=1,
     warmup_epochs=1,
     milestones=(1,),
-    p=4,
-    k=2,
-    pad=2,
+    identities_per_batch=4,
+    images_per_identity=2,
+    padding=2,
 )
 
 
@@ -57,17 +57,20 @@ def test_table_2_scores_one_network_four_ways() -> None:
     recipes = [dataclasses.replace(STRONG, **variant.changes) for variant in variants]
     assert len({dataclasses.replace(recipe, feature="fi", metric="cosine") for recipe in recipes}) == 2
     assert [(recipe.feature, recipe.metric) for recipe in recipes[1:]] == [
-        ("ft", "euclidean"),
-        ("ft", "cosine"),
-        ("fi", "euclidean"),
-        ("fi", "cosine"),
+        ("before", "euclidean"),
+        ("before", "cosine"),
+        ("after", "euclidean"),
+        ("after", "cosine"),
     ]
     assert all(recipe.center_weight == 0 for recipe in recipes)
 
 
 def test_the_other_tables() -> None:
-    assert ablation.table_variants(3, STRONG)[-1].changes == {"erasing": 0.0}
-    batches = [(variant.changes["p"], variant.changes["k"]) for variant in ablation.table_variants(5, STRONG)]
+    assert ablation.table_variants(3, STRONG)[-1].changes == {"erasing_probability": 0.0}
+    batches = [
+        (variant.changes["identities_per_batch"], variant.changes["images_per_identity"])
+        for variant in ablation.table_variants(5, STRONG)
+    ]
     assert batches == [(8, 3), (8, 4), (8, 6), (8, 8), (16, 3), (16, 4), (16, 6), (16, 8), (32, 3), (32, 4)]
     sizes = [(variant.changes["height"], variant.changes["width"]) for variant in ablation.table_variants(6, STRONG)]
     assert sizes == [(256, 128), (224, 224), (384, 128), (384, 192)]
@@ -128,11 +131,11 @@ def test_feature_and_metric_decide_the_score_of_one_network(people: Path, tmp_pa
     path = ablation.loop.train(TINY, dataset, tmp_path / "run")
     scores = {
         (feature, metric): ablation.score_checkpoint(path, feature, metric, dataset)
-        for feature in ("ft", "fi")
+        for feature in ("before", "after")
         for metric in ("cosine", "euclidean")
     }
     assert len(set(scores.values())) > 1
     # What the loop wrote for the recipe's own feature and metric.
     with (tmp_path / "run" / "metrics.csv").open() as file:
         last = list(csv.DictReader(file))[-1]
-    assert scores["fi", "cosine"] == pytest.approx((float(last["rank1"]), float(last["mAP"])), abs=1e-3)
+    assert scores["after", "cosine"] == pytest.approx((float(last["rank1"]), float(last["mAP"])), abs=1e-3)

@@ -17,7 +17,15 @@ from bot_deploy.train import distributed, loop
 from bot_deploy.train.distributed import World
 from bot_deploy.train.recipe import Recipe
 
-RECIPE = {"arch": "resnet18", "weights": "none", "height": 32, "width": 16, "precision": "fp32", "p": 16, "k": 4}
+RECIPE = {
+    "arch": "resnet18",
+    "weights": "none",
+    "height": 32,
+    "width": 16,
+    "precision": "fp32",
+    "identities_per_batch": 16,
+    "images_per_identity": 4,
+}
 
 
 def torchrun(processes: int, *arguments: object) -> list[str]:
@@ -72,8 +80,8 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_identities_that_cannot_be_split_are_refused() -> None:
-    with pytest.raises(loop.InputError, match="p=15 identities cannot be split evenly between 2"):
-        loop._check_identities(Recipe(p=15), 100, World(0, 2, "cpu"), "data")
+    with pytest.raises(loop.InputError, match="identities_per_batch=15 cannot be split evenly between 2"):
+        loop._check_identities(Recipe(identities_per_batch=15), 100, World(0, 2, "cpu"), "data")
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

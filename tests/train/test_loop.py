@@ -136,10 +136,10 @@ def test_without_query_and_gallery_there_is_no_evaluation(data: Dataset, tmp_pat
         {"protocol": "paper"},
         {"precision": "bf16"},
         {"center_weight": 0.0},
-        {"neck": "none", "last_stride": 2, "smoothing": 0.0, "warmup_epochs": 0, "erasing": 0.0},
-        {"feature": "ft"},
+        {"neck": "none", "last_stride": 2, "label_smoothing": 0.0, "warmup_epochs": 0, "erasing_probability": 0.0},
+        {"feature": "before"},
     ],
-    ids=["paper", "bf16", "no center loss", "standard baseline", "f_t"],
+    ids=["paper", "bf16", "no center loss", "standard baseline", "before the neck"],
 )
 def test_every_trick_has_a_switch(changes: dict[str, Any], finished: Path, data: Dataset, tmp_path: Path) -> None:
     loop.train(dataclasses.replace(RECIPE, epochs=1, **changes), data, tmp_path / "run")
@@ -180,7 +180,14 @@ def test_training_learns() -> None:
     colours = np.array([[number & 1, number & 2, number & 4] for number in labels + 1]) > 0
     pixels = rng.integers(0, 56, (len(labels), *SIZE, 3)) + 200 * colours[:, None, None]
     crops = TrainingSet((), labels, SIZE, torch.from_numpy(pixels.astype(np.uint8)))
-    changes = {"arch": "resnet18", "p": 6, "k": 4, "lr": 1e-3, "warmup_epochs": 0, "erasing": 0.0}
+    changes = {
+        "arch": "resnet18",
+        "identities_per_batch": 6,
+        "images_per_identity": 4,
+        "lr": 1e-3,
+        "warmup_epochs": 0,
+        "erasing_probability": 0.0,
+    }
     recipe = dataclasses.replace(RECIPE, **changes)
     state = create_state(recipe, 6, "cpu")
     rows = [loop.train_epoch(state, crops, recipe, ALONE) for _ in range(5)]
@@ -211,7 +218,7 @@ def test_each_epoch_has_other_random_draws(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(loop.transforms, "augment", record)
     # In the second cache all images are the same: differences after augmentation come from the random draws.
     noise = np.random.default_rng(0).integers(0, 256, (6, *SIZE, 3), dtype=np.uint8)
-    recipe = dataclasses.replace(RECIPE, p=3, k=2)
+    recipe = dataclasses.replace(RECIPE, identities_per_batch=3, images_per_identity=2)
     for cache in (noise, noise[[0] * 6]):
         crops = TrainingSet((), np.arange(6) // 2, SIZE, torch.from_numpy(cache))
         state = create_state(recipe, 3, "cpu")
@@ -226,7 +233,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(data: Datas
     with pytest.raises(RunError, match=r"epoch 1: the loss is not finite.*a lower lr.*the batch was ") as caught:
         loop.train(recipe, data, tmp_path / "run")
     files = [str(crop.path) for crop in data.train]
-    assert sum(file in str(caught.value) for file in files) == recipe.p * recipe.k
+    assert sum(file in str(caught.value) for file in files) == recipe.identities_per_batch * recipe.images_per_identity
     assert not (tmp_path / "run" / "model.pt").exists()
 
 

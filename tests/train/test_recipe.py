@@ -14,6 +14,7 @@ from bot_deploy.errors import InputError
 from bot_deploy.train.recipe import Recipe, load_recipe, recipe_from_values, recipe_names, to_toml
 
 SHIPPED = recipe_names()
+PROBABILITIES = ("flip_probability", "erasing_probability", "label_smoothing")
 
 
 def test_the_recipes_that_must_ship() -> None:
@@ -31,10 +32,11 @@ def test_every_shipped_recipe_loads(name: str) -> None:
 def test_strong_is_the_papers_last_row() -> None:
     strong = load_recipe("strong")
     assert strong == Recipe()  # the defaults are the released code's
-    expected = {"arch": "resnet50", "height": 256, "width": 128, "epochs": 120, "p": 16, "k": 4, "lr": 3.5e-4}
-    expected |= {"weight_decay": 5e-4, "warmup_epochs": 10, "milestones": (40, 70), "gamma": 0.1, "erasing": 0.5}
-    expected |= {"flip": 0.5, "pad": 10, "smoothing": 0.1, "last_stride": 1, "neck": "bnneck", "margin": 0.3}
-    expected |= {"center_weight": 5e-4, "center_lr": 0.5, "protocol": "authors", "feature": "fi"}
+    expected = {"arch": "resnet50", "height": 256, "width": 128, "epochs": 120, "lr": 3.5e-4}
+    expected |= {"identities_per_batch": 16, "images_per_identity": 4, "erasing_probability": 0.5}
+    expected |= {"weight_decay": 5e-4, "warmup_epochs": 10, "milestones": (40, 70), "gamma": 0.1}
+    expected |= {"flip_probability": 0.5, "padding": 10, "label_smoothing": 0.1, "last_stride": 1, "neck": "bnneck"}
+    expected |= {"center_weight": 5e-4, "center_lr": 0.5, "margin": 0.3, "protocol": "authors", "feature": "after"}
     assert {key: getattr(strong, key) for key in expected} == expected
 
 
@@ -44,7 +46,7 @@ def test_strong_is_the_papers_last_row() -> None:
         ("epochs=20", "epochs", 20),
         ("lr=1e-3", "lr", 1e-3),
         ("lr=1", "lr", 1.0),  # an integer for a float
-        ("erasing=0", "erasing", 0.0),
+        ("erasing_probability=0", "erasing_probability", 0.0),
         ("eval_at_start=true", "eval_at_start", True),
         ("eval_at_start=false", "eval_at_start", False),
         ("arch=resnet18", "arch", "resnet18"),  # a bare word
@@ -63,12 +65,12 @@ def test_overrides(override: str, key: str, value: object) -> None:
 
 
 def test_overrides_leave_the_rest_and_the_last_one_counts() -> None:
-    loaded = load_recipe("quick", ["epochs=20", "p=8", "epochs=30"])
-    assert loaded == dataclasses.replace(load_recipe("quick"), epochs=30, p=8)
+    loaded = load_recipe("quick", ["epochs=20", "identities_per_batch=8", "epochs=30"])
+    assert loaded == dataclasses.replace(load_recipe("quick"), epochs=30, identities_per_batch=8)
 
 
 @pytest.mark.parametrize(
-    ("typo", "meant"), [("epoch", "epochs"), ("smoothin", "smoothing"), ("centre_lr", "center_lr")]
+    ("typo", "meant"), [("epoch", "epochs"), ("label_smoothin", "label_smoothing"), ("centre_lr", "center_lr")]
 )
 def test_an_unknown_key_suggests_the_nearest(typo: str, meant: str) -> None:
     with pytest.raises(InputError, match=rf"no key '{typo}' \(did you mean '{meant}'\?\).*last_stride"):
@@ -106,11 +108,13 @@ def test_a_value_of_another_type(override: str, words: str) -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        *(f"{key}=0" for key in ("height", "width", "epochs", "p", "k", "lr", "last_stride")),
-        *(f"{key}=-1" for key in ("height", "epochs", "lr", "seed", "weight_decay", "warmup_epochs", "gamma", "pad")),
+        *(f"{key}=0" for key in ("height", "width", "epochs", "lr", "last_stride")),
+        *(f"{key}=0" for key in ("identities_per_batch", "images_per_identity")),
+        *(f"{key}=-1" for key in ("height", "epochs", "lr", "seed", "weight_decay", "warmup_epochs", "gamma")),
+        *(f"{key}=-1" for key in ("padding",)),
         *(f"{key}=-1" for key in ("margin", "center_weight", "center_lr", "eval_every")),
-        *(f"{key}={value}" for key in ("flip", "erasing", "smoothing") for value in (-0.1, 1.1)),
-        *(f"{key}={value}" for key in ("lr", "margin", "smoothing") for value in ("nan", "inf")),
+        *(f"{key}={value}" for key in PROBABILITIES for value in (-0.1, 1.1)),
+        *(f"{key}={value}" for key in ("lr", "margin", "label_smoothing") for value in ("nan", "inf")),
         "protocol=mine",
         "precision=fp64",
         "feature=fx",
@@ -123,13 +127,34 @@ def test_a_value_out_of_range_names_its_key(override: str) -> None:
 
 
 def test_a_batch_of_one_identity_is_refused() -> None:
-    with pytest.raises(InputError, match="p must be 2 or above, not 1: one identity in a batch teaches nothing"):
+    with pytest.raises(InputError, match="identities_per_batch must be 2 or above, not 1: the triplet loss compares"):
         load_recipe("strong", ["p=1", "k=4"])
 
 
 def test_values_at_the_ends_of_their_ranges() -> None:
-    ends = ["flip=1", "erasing=0", "smoothing=1", "pad=0", "warmup_epochs=0", "center_weight=0", "margin=0", "seed=0"]
-    assert load_recipe("strong", ends).smoothing == 1
+    ends = ["flip_probability=1", "erasing_probability=0", "label_smoothing=1", "padding=0", "warmup_epochs=0"]
+    ends += ["center_weight=0", "margin=0", "seed=0"]
+    assert load_recipe("strong", ends).label_smoothing == 1
+
+
+OLD = {"p": 8, "k": 2, "flip": 0.1, "pad": 3, "erasing": 0.2, "smoothing": 0.3, "feature": "ft"}
+NEW = Recipe(
+    identities_per_batch=8,
+    images_per_identity=2,
+    flip_probability=0.1,
+    padding=3,
+    erasing_probability=0.2,
+    label_smoothing=0.3,
+    feature="before",
+)
+
+
+def test_older_names_of_keys_and_features_are_read() -> None:
+    assert recipe_from_values(OLD) == NEW
+    assert load_recipe("strong", [f"{key}={value}" for key, value in OLD.items()]) == NEW
+    assert (Recipe(feature="fi"), Recipe(feature="ft").feature) == (Recipe(), "before")
+    with pytest.raises(InputError, match="p is the older name of identities_per_batch; give one of them"):
+        recipe_from_values({"p": 4, "identities_per_batch": 8})
 
 
 def test_no_equals_sign() -> None:
@@ -199,7 +224,7 @@ def test_config_toml_of_a_run_is_a_recipe(tmp_path: Path) -> None:
         (b"epoch = 3\n", r"a recipe has no key 'epoch' \(did you mean 'epochs'\?\)"),
         (b"data = 3\n", "a recipe has no key 'data'"),
         (b"[recipe]\nepochs = 3\n", "a recipe has no key 'recipe'"),
-        (b"p = 1\nk = 1\n", "p must be 2 or above, not 1: one identity in a batch teaches nothing"),
+        (b"p = 1\nk = 1\n", "identities_per_batch must be 2 or above, not 1"),
         (b"epochs = \n", "not a readable TOML file .*line 1"),
         (b"\xff\xfe", "not a readable TOML file"),
     ],

@@ -158,6 +158,18 @@ def test_resume_with_another_recipe_is_refused(change: dict[str, Any], finished:
     assert (finished / "config.toml").read_bytes() == before
 
 
+def test_a_run_of_an_older_version_is_resumed(finished: Path, data: Dataset) -> None:
+    config = finished / "config.toml"
+    text = config.read_text(encoding="utf-8")
+    older = text.replace("identities_per_batch", "p").replace("images_per_identity", "k").replace("padding", "pad")
+    older = older.replace("_probability", "").replace("label_smoothing", "smoothing").replace('"after"', '"fi"')
+    assert older != text
+    config.write_text(older, encoding="utf-8")
+    assert run_files.read_config(finished)[0] == RECIPE
+    assert loop.train(RECIPE, data, finished, resume=True) == finished / "model.pt"
+    assert config.read_text(encoding="utf-8") == text
+
+
 def test_resume_with_other_data_is_refused(finished: Path, data: Dataset) -> None:
     with pytest.raises(InputError, match="was started on other data: the names, identities or cameras"):
         loop.train(RECIPE, dataclasses.replace(data, train=data.train[:-1]), finished, resume=True)
@@ -187,14 +199,16 @@ def test_one_identity_is_refused_and_not_advised_p_1(data: Dataset, tmp_path: Pa
 
 def test_a_run_that_failed_in_its_first_epoch_starts_again(data: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with pytest.raises(InputError, match=r"6 training identities, but a batch takes p=16; set p to 6 or less"):
-        loop.train(dataclasses.replace(RECIPE, p=16), data, out)
+    with pytest.raises(
+        InputError, match=r"6 training identities, but a batch takes 16; set identities_per_batch to 6 or less"
+    ):
+        loop.train(dataclasses.replace(RECIPE, identities_per_batch=16), data, out)
     with pytest.raises(InputError, match="unknown backbone 'resnet'"):
         loop.train(dataclasses.replace(RECIPE, arch="resnet"), data, out)
     recipe = dataclasses.replace(RECIPE, epochs=1)
     loop.train(recipe, data, out)
     config = tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
-    assert (config["p"], config["arch"]) == (3, RECIPE.arch)
+    assert (config["identities_per_batch"], config["arch"]) == (3, RECIPE.arch)
 
 
 @pytest.mark.parametrize("data", ['sources = ["a + b", "c"]', 'source = "a + b + c"'], ids=["new", "old"])

@@ -121,7 +121,7 @@ def test_identities_need_not_be_numbered_from_zero() -> None:
 
 
 def test_too_few_identities() -> None:
-    with pytest.raises(InputError, match=r"3 identities, but a batch takes p=16; set p to 3 or less"):
+    with pytest.raises(InputError, match=r"3 identities, but a batch takes 16; set identities_per_batch to 3 or less"):
         epoch(make_labels([4, 4, 4]), 16, 4)
 
 

@@ -20,7 +20,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 SIZES = [(256, 128), (128, 64)]
 NUM_BOXES = 10_000
-OFF = Recipe(flip=0, pad=0, erasing=0)
+OFF = Recipe(flip_probability=0, padding=0, erasing_probability=0)
 
 
 def augment(images: torch.Tensor, recipe: Recipe, rng: np.random.Generator) -> torch.Tensor:
@@ -195,13 +195,13 @@ def test_augment_with_everything_off_only_normalises() -> None:
 
 def test_augment_flips_all_with_probability_one() -> None:
     images = torch.from_numpy(noise(5, 32, 16))
-    result = augment(images, Recipe(flip=1, pad=0, erasing=0), np.random.default_rng(0))
+    result = augment(images, Recipe(flip_probability=1, padding=0, erasing_probability=0), np.random.default_rng(0))
     assert torch.equal(result, transforms.normalise(images.flip(2)))
 
 
 def test_augment_flips_half_of_the_images() -> None:
     images = torch.from_numpy(np.repeat(noise(1, 4, 4), 2000, axis=0))
-    result = augment(images, Recipe(flip=0.5, pad=0, erasing=0), np.random.default_rng(0))
+    result = augment(images, Recipe(flip_probability=0.5, padding=0, erasing_probability=0), np.random.default_rng(0))
     flipped = (result == transforms.normalise(images.flip(2))).all(dim=(1, 2, 3))
     straight = (result == transforms.normalise(images)).all(dim=(1, 2, 3))
     assert (flipped ^ straight).all()
@@ -213,7 +213,7 @@ def test_augment_crops_at_every_place_and_pads_with_black() -> None:
     pad, middle = 3, 8
     images = torch.zeros(3000, 17, 17, 3, dtype=torch.uint8)
     images[:, middle, middle] = 255
-    result = augment(images, Recipe(flip=0, pad=pad, erasing=0), np.random.default_rng(0))
+    result = augment(images, Recipe(flip_probability=0, padding=pad, erasing_probability=0), np.random.default_rng(0))
     white = transforms.normalise(torch.full((1, 1, 1, 3), 255, dtype=torch.uint8))
     black = transforms.normalise(torch.zeros(1, 1, 1, 3, dtype=torch.uint8))
     shown = (result == white).all(1)
@@ -228,7 +228,11 @@ def test_augment_crops_at_every_place_and_pads_with_black() -> None:
 @pytest.mark.parametrize("protocol", ["authors", "paper"])
 def test_augment_erases_as_its_protocol_says(protocol: str) -> None:
     images = torch.from_numpy(noise(8, 32, 16))
-    result = augment(images, Recipe(flip=0, pad=0, erasing=1, protocol=protocol), np.random.default_rng(0))
+    result = augment(
+        images,
+        Recipe(flip_probability=0, padding=0, erasing_probability=1, protocol=protocol),
+        np.random.default_rng(0),
+    )
     whole = transforms.normalise(images)
     for before, after in zip(whole, result, strict=True):
         erased = (before != after).any(0)
@@ -241,7 +245,7 @@ def test_augment_erases_as_its_protocol_says(protocol: str) -> None:
 
 def test_augment_differs_between_images_and_repeats_with_its_seed() -> None:
     images = torch.from_numpy(np.repeat(noise(1, 32, 16), 6, axis=0))
-    recipe = Recipe(pad=4)
+    recipe = Recipe(padding=4)
     once, again, other = (augment(images, recipe, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert torch.equal(once, again)
     assert not torch.equal(once, other)
@@ -251,5 +255,5 @@ def test_augment_differs_between_images_and_repeats_with_its_seed() -> None:
 def test_augment_does_not_change_its_input() -> None:
     images = torch.from_numpy(noise(4, 32, 16))
     before = images.clone()
-    augment(images, Recipe(erasing=1), np.random.default_rng(0))
+    augment(images, Recipe(erasing_probability=1), np.random.default_rng(0))
     assert torch.equal(images, before)
