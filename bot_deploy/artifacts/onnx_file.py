@@ -49,7 +49,9 @@ def read_contract(path: Path) -> Contract:
     """
     entries = read_metadata(path)
     if METADATA_KEY not in entries:
-        raise InputError(f"{path}: no contract inside; `bot export` writes one, and `bot wrap` makes a model with one from it")
+        raise InputError(
+            f"{path}: no contract inside; `bot export` writes one, and `bot wrap` makes a model with one from it"
+        )
     return from_json(entries[METADATA_KEY], str(path))
 
 
