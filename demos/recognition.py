@@ -102,7 +102,7 @@ class LiveRecognizer:
         fps: float,
         *,
         min_score: float | None = None,
-        every: int = EMBED_EVERY_FRAMES,
+        embed_every: int = EMBED_EVERY_FRAMES,
         auto_enrol: bool = False,
     ) -> None:
         """Starts without tracks.
@@ -113,7 +113,7 @@ class LiveRecognizer:
             gallery: the known people; also the place to enrol.
             fps: frames per second of the source, without pauses.
             min_score: lowest cosine of a match, in place of the calibration.
-            every: frames between two embeddings of a track.
+            embed_every: frames between two embeddings of a track.
             auto_enrol: whether strangers are enrolled automatically.
         """
         self.identifier = PersonIdentifier(gallery, embedder.contract.calibration, min_score)
@@ -124,7 +124,7 @@ class LiveRecognizer:
             embedder,
             fps,
             self.identifier.outlier_threshold,
-            every=every,
+            embed_every=embed_every,
             timer=self.timer,
         )
         self._auto_enrol = auto_enrol

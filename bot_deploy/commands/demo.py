@@ -42,19 +42,23 @@ if TYPE_CHECKING:
     "--min-score", type=NumberRange(-1, 1), help="Lowest cosine of a match; default: by `bot calibrate`, or 0.6."
 )
 @click.option(
-    "--every",
+    "--embed-every",
     type=COUNT,
     default=EMBED_EVERY_FRAMES,
     show_default=True,
     help="Number of frames between two embeddings of a track.",
 )
-@click.option("--detector-score", type=NumberRange(0, 1), help="Lowest score of a box; default: the detector's.")
+@click.option("--every", type=COUNT, hidden=True)  # the former name of --embed-every
+@click.option(
+    "--min-confidence", type=NumberRange(0, 1), help="Lowest confidence of a detection; default: the detector's."
+)
+@click.option("--detector-score", type=NumberRange(0, 1), hidden=True)  # the former name of --min-confidence
 @click.option(
     "--max-overlap",
     type=NumberRange(0, 1),
     default=MAX_BOX_OVERLAP,
     show_default=True,
-    help="Overlap (IoU) of two boxes, above which the one with the lower score is dropped.",
+    help="Overlap (IoU) of two boxes, above which the one with the lower confidence is dropped.",
 )
 @click.option(
     "--min-height",
@@ -96,7 +100,9 @@ def demo(
     detector: Path | None,
     auto_enrol: bool,
     min_score: float | None,
-    every: int,
+    embed_every: int,
+    every: int | None,
+    min_confidence: float | None,
     detector_score: float | None,
     max_overlap: float,
     min_height: int,
@@ -142,7 +148,7 @@ def demo(
     person_detector = open_detector(
         detector,
         threads=threads,
-        min_score=detector_score,
+        min_confidence=detector_score if min_confidence is None else min_confidence,
         max_overlap=max_overlap,
         min_height=min_height,
         max_height=max_height,
@@ -157,7 +163,7 @@ def demo(
             people,
             frames.fps,
             min_score=min_score,
-            every=every,
+            embed_every=every or embed_every,
             auto_enrol=auto_enrol,
         )
         say(f"{frames.name}: detector {person_detector.name}, model {model} on {embedder.backend}")

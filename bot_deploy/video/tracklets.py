@@ -56,7 +56,7 @@ class TrackletBuilder:
         fps: float,
         outlier_threshold: float,
         *,
-        every: int = EMBED_EVERY_FRAMES,
+        embed_every: int = EMBED_EVERY_FRAMES,
         timer: StageTimer | None = None,
     ) -> None:
         """Starts without tracklets.
@@ -66,17 +66,17 @@ class TrackletBuilder:
             embedder: embeds their crops.
             fps: frames per second of the source, without pauses.
             outlier_threshold: cosine below which two crops do not show the same person.
-            every: frames between two embeddings of a track.
+            embed_every: frames between two embeddings of a track.
             timer: adds up the stages "detect", "track" and "embed".
 
         Raises:
-            InputError: `fps`, `outlier_threshold` or `every` is not a number in its range.
+            InputError: `fps`, `outlier_threshold` or `embed_every` is not a number in its range.
         """
-        require_range("every", every, 1, 1e9)
+        require_range("embed_every", embed_every, 1, 1e9)
         require_range("outlier_threshold", outlier_threshold, -2, 1)
         self._detector, self._embedder, self._outlier_threshold = detector, embedder, outlier_threshold
         self._tracker = PersonTracker(fps)
-        self._every = every
+        self._embed_every = embed_every
         self._timer = timer or StageTimer()
         self._frames = 0  # processed
         self.tracklets: dict[int, Tracklet] = {}  # by track id; lost ones stay for `LOST_TRACK_TTL_S`
@@ -122,7 +122,8 @@ class TrackletBuilder:
                 tracklet = self._start_tracklet(track_id, mean, frame.time)
             if mean.count != count_before or tracklet.crop is None:
                 tracklet.crop, tracklet.crop_embedding = crop, embedding
-            tracklet.next_embedding_frame = self._frames + (self._every if mean.count >= EMBEDDINGS_AT_START else 1)
+            wait_frames = self._embed_every if mean.count >= EMBEDDINGS_AT_START else 1
+            tracklet.next_embedding_frame = self._frames + wait_frames
         return {track_id for track_id, _, _ in due}
 
     def _drop_lost_tracks(self, now: float) -> None:

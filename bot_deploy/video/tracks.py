@@ -16,7 +16,7 @@ MIN_FPS, MAX_FPS = 1e-3, 1000  # frames per second of a source
 MIN_TRACKING_FPS = 5  # frames per second; below it, people move too far between two frames
 MIN_TIME_STEP_S = 1e-6  # seconds from frame to frame
 LOST_TRACK_BUFFER = 60  # thirtieths of a second for which a lost track is kept
-TRACK_ACTIVATION_THRESHOLD = 0.5  # detector score that starts a track; lower scores only continue one
+TRACK_ACTIVATION_THRESHOLD = 0.5  # detector confidence that starts a track; a lower one only continues a track
 
 Xyxy = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
@@ -53,7 +53,7 @@ class PersonTracker:
         # ByteTrack predicts positions for times that rise.
         self._last_time = time = max(time, self._last_time + MIN_TIME_STEP_S)
         tracked = self._tracker.update(
-            sv.Detections(xyxy=detections.xyxy, confidence=detections.scores), timestamp=time
+            sv.Detections(xyxy=detections.xyxy, confidence=detections.confidence), timestamp=time
         )
         ids: list[int] = [] if tracked.tracker_id is None else tracked.tracker_id.tolist()
         return [
@@ -63,7 +63,7 @@ class PersonTracker:
         ]
 
     def _untracked(self, detections: Detections) -> list[TrackedBox]:
-        boxes = detections.xyxy[detections.scores >= TRACK_ACTIVATION_THRESHOLD].tolist()
+        boxes = detections.xyxy[detections.confidence >= TRACK_ACTIVATION_THRESHOLD].tolist()
         first_id = self._last_id + 1
         self._last_id += len(boxes)
         return [TrackedBox(track_id, tuple(xyxy)) for track_id, xyxy in enumerate(boxes, first_id)]

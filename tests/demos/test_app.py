@@ -49,6 +49,24 @@ from bot_deploy.cli import main
 main(sys.argv[1:])
 """
 
+# A program that prints the two numbers that `bot demo` gets from its options.
+PRINT_NUMBERS = """
+import sys
+from bot_deploy.cli import main
+from bot_deploy.demos import recognition
+from bot_deploy.video import detectors
+
+class Recognizer:
+    def __init__(self, *arguments, embed_every, **others):
+        print(embed_every)
+        sys.exit()
+
+open_detector = detectors.open_detector
+detectors.open_detector = lambda *_, min_confidence, **others: print(min_confidence) or open_detector()
+recognition.LiveRecognizer = Recognizer
+main(["demo", *sys.argv[1:]])
+"""
+
 
 class Film:
     """A source of `frames`; it raises the exceptions among them."""
@@ -317,6 +335,14 @@ def test_bad_input_gives_one_line(options: list[str], message: str, model: Path,
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    "options", [("--detector-score", 0.4, "--every", 3), ("--min-confidence", 0.4, "--embed-every", 3)]
+)
+def test_former_option_names_still_work(options: tuple[object, ...], model: Path, video: Path, tmp_path: Path) -> None:
+    result = run_in(demo("--source", video, "--model", model, *options, start=("-c", PRINT_NUMBERS)), tmp_path)
+    assert result.stdout.splitlines() == ["0.4", "3"], result.stderr
+
+
 def test_without_a_display_the_message_names_headless(model: Path, video: Path, tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("only on Linux is there no display where no variable names one")
@@ -342,7 +368,7 @@ NAN, INFINITY = float("nan"), float("inf")
         lambda: Recorder(None, None, INFINITY),
         lambda: Recorder(None, None, 0),
         lambda: TrackletBuilder(DETECTOR, embedder(), 10, NAN),
-        lambda: TrackletBuilder(DETECTOR, embedder(), 10, 0.5, every=0),
+        lambda: TrackletBuilder(DETECTOR, embedder(), 10, 0.5, embed_every=0),
         lambda: TrackletBuilder(DETECTOR, embedder(), INFINITY, 0.5),
         lambda: app.run(Film(), None, None, max_frames=-1),  # type: ignore[arg-type]
     ],

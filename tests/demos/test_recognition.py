@@ -150,7 +150,7 @@ def test_an_uncertain_person_is_enrolled_only_after_some_seconds(gallery: Galler
     enrol(gallery, Ann=(200, 0, 0))
     alike = (100, 160, 0)  # a cosine of 0.53 with Ann: uncertain
     assert PersonIdentifier(gallery, None).decide(float(vector_of(RED) @ vector_of(alike))) == "uncertain"
-    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, every=1, auto_enrol=True)
+    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1, auto_enrol=True)
     frames = round(10 * STRANGER_AFTER_S)
     watch(recognizer, [scene((alike, walker(10)))] * frames)
     assert len(enrolled_names(gallery)) == 1
@@ -161,7 +161,7 @@ def test_an_uncertain_person_is_enrolled_only_after_some_seconds(gallery: Galler
 def test_a_second_track_of_a_known_person_is_not_enrolled(gallery: Gallery) -> None:
     """Two boxes on Ann."""
     enrol(gallery, Ann=RED)
-    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, every=1, auto_enrol=True)
+    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1, auto_enrol=True)
     watch(recognizer, [scene((RED, walker(200)), ((200, 60, 60), walker(20)))] * 60)
     assert len(enrolled_names(gallery)) == 1
 
@@ -182,7 +182,7 @@ def test_automatic_enrolment_stops_after_a_failure(
 
 
 def test_a_name_given_by_hand_stays_on_an_occluded_track(gallery: Gallery) -> None:
-    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, every=1)
+    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1)
     desk = walker(100, y=100, tall=140)  # down to the frame's edge
     watch(recognizer, [scene((RED, desk))] * 4)
     recognizer.enrol(1, "Gus")
@@ -193,7 +193,7 @@ def test_a_name_given_by_hand_stays_on_an_occluded_track(gallery: Gallery) -> No
 
 
 def test_an_occluded_person_is_enrolled_later(gallery: Gallery) -> None:
-    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, every=1, auto_enrol=True)
+    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1, auto_enrol=True)
     desk = walker(100, y=100, tall=140)  # down to the frame's edge
     watch(recognizer, [scene((RED, desk))] * MIN_OCCLUDED_EMBEDDINGS)
     assert len(enrolled_names(gallery)) == 0
@@ -203,7 +203,7 @@ def test_an_occluded_person_is_enrolled_later(gallery: Gallery) -> None:
 
 def test_an_occluded_person_is_named_later(gallery: Gallery) -> None:
     enrol(gallery, Ann=RED)
-    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, every=1)
+    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1)
     desk = walker(100, y=100, tall=140)  # down to the frame's edge
     seen, _ = watch(recognizer, [scene((RED, desk))] * (MIN_OCCLUDED_EMBEDDINGS + 1))
     decisions = [person.decision for persons in seen[1:] for person in persons]
@@ -214,7 +214,7 @@ def test_a_passer_by_does_not_take_the_name_away(gallery: Gallery) -> None:
     """A nearer person covers Ann for a moment: her box shows another colour."""
     enrol(gallery, Ann=RED, Bob=BLUE)
     box = Detections(np.array([walker(100)], np.float32), np.array([0.9], np.float32))
-    recognizer = LiveRecognizer(Detector("a fake", lambda _: box), embedder(), gallery, 10, every=1)
+    recognizer = LiveRecognizer(Detector("a fake", lambda _: box), embedder(), gallery, 10, embed_every=1)
     red, blue = scene((RED, walker(100))), scene((BLUE, walker(100)))
     seen, _ = watch(recognizer, [red] * 10 + [blue] * 2 + [red] * 10)
     assert {name for persons in seen[1:] for name in names(persons)} == {"Ann"}
@@ -223,7 +223,7 @@ def test_a_passer_by_does_not_take_the_name_away(gallery: Gallery) -> None:
 def test_a_track_that_jumps_to_another_person_gets_the_other_name(gallery: Gallery) -> None:
     enrol(gallery, Ann=RED, Bob=BLUE)
     box = Detections(np.array([walker(100)], np.float32), np.array([0.9], np.float32))
-    recognizer = LiveRecognizer(Detector("a fake", lambda _: box), embedder(), gallery, 10, every=1)
+    recognizer = LiveRecognizer(Detector("a fake", lambda _: box), embedder(), gallery, 10, embed_every=1)
     _, events = watch(recognizer, [scene((RED, walker(100)))] * 10 + [scene((BLUE, walker(100)))] * 10)
     assert [event.person.name for event in events] == ["Ann", "Bob"]
 
@@ -255,7 +255,7 @@ def test_a_bad_name_enrols_nobody(gallery: Gallery, name: str) -> None:
 
 def test_other_views_of_an_automatically_enrolled_person_are_enrolled(gallery: Gallery) -> None:
     """The colour drifts from red over yellow to green; each step is like the last, the ends are not."""
-    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, every=1, auto_enrol=True)
+    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1, auto_enrol=True)
     turns = [(200, green, 0) for green in range(0, 200, 4)] + [(red, 200, 0) for red in range(200, 96, -4)]
     watch(recognizer, [scene((colour, walker(10))) for colour in turns])
     assert len(enrolled_names(gallery)) == 1

@@ -88,7 +88,7 @@ def test_boxes_are_in_pixels_of_the_frame(tmp_path: Path, scale: int) -> None:
     detections = detector.detect(np.zeros((48 * scale, 96 * scale, 3), np.uint8))
     expected = np.array([[25, 5, 35, 35], [64, 15, 76, 35]]) * scale
     np.testing.assert_allclose(detections.xyxy, expected, rtol=1e-4)
-    np.testing.assert_allclose(detections.scores, [0.72, 0.45], rtol=1e-4)
+    np.testing.assert_allclose(detections.confidence, [0.72, 0.45], rtol=1e-4)
 
 
 def test_a_network_that_decodes_by_itself(tmp_path: Path) -> None:
@@ -120,12 +120,24 @@ def test_the_input_is_bgr_at_the_upper_left_with_grey_padding(tmp_path: Path) ->
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ort.InferenceSession, "run", spy)
-        detector = open_detector(tmp_path / "d.onnx", min_score=1.0)
+        detector = open_detector(tmp_path / "d.onnx", min_confidence=1.0)
         detector.detect(np.full((40, 96, 3), (10, 20, 30), np.uint8))
     fed = inputs[-1]
     assert (fed.shape, fed.dtype) == ((1, 3, *SIZE), np.float32)
     assert (fed[0, :, :40] == np.array([30, 20, 10])[:, None, None]).all()
     assert (fed[0, :, 40:] == 114).all()
+
+
+def test_an_error_without_a_message_is_named_by_its_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network(tmp_path / "d.onnx", raw())
+    import onnxruntime as ort
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ort.InferenceSession, "run", fail)
+    with pytest.raises(InputError, match=r"d\.onnx: cannot run on one picture \(MemoryError\)"):
+        open_detector(tmp_path / "d.onnx")
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
@@ -149,7 +161,7 @@ def test_of_overlapping_boxes_the_highest_score_stays() -> None:
             chosen.append(int(number))
     assert 5 < len(chosen) < 80
     np.testing.assert_array_equal(found.xyxy, corners[chosen])
-    np.testing.assert_array_equal(found.scores, scores[chosen])
+    np.testing.assert_array_equal(found.confidence, scores[chosen])
 
 
 def test_heights_count_inside_the_frame() -> None:
@@ -159,7 +171,7 @@ def test_heights_count_inside_the_frame() -> None:
     empty = filter_detections(
         Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32)), 0.5, (30, 60), (200, 200)
     )
-    assert (empty.xyxy.shape, empty.scores.shape) == ((0, 4), (0,))
+    assert (empty.xyxy.shape, empty.confidence.shape) == ((0, 4), (0,))
 
 
 def test_files_that_are_no_detector_give_one_line(tmp_path: Path) -> None:
@@ -209,15 +221,15 @@ def test_the_trial_picture_shows_two_people() -> None:
     pixels = draw_people()
     assert (pixels.shape, pixels.dtype) == ((360, 640, 3), np.uint8)
     np.testing.assert_array_equal(pixels, draw_people())
-    assert len(open_detector("hog").detect(pixels).scores) >= 1
-    yolox = open_detector(shared("detector/yolox_nano_416.onnx"), min_score=0.5)
-    assert len(yolox.detect(pixels).scores) == 2
+    assert len(open_detector("hog").detect(pixels).confidence) >= 1
+    yolox = open_detector(shared("detector/yolox_nano_416.onnx"), min_confidence=0.5)
+    assert len(yolox.detect(pixels).confidence) == 2
 
 
 def test_hog_finds_no_person_on_an_empty_picture() -> None:
     detector = open_detector("hog")
     for shape in ((240, 320, 3), (20, 20, 3), (2000, 300, 3)):
-        assert len(detector.detect(np.full(shape, 90, np.uint8)).scores) == 0
+        assert len(detector.detect(np.full(shape, 90, np.uint8)).confidence) == 0
 
 
 def shared(name: str) -> Path:
@@ -253,5 +265,5 @@ def test_hog_and_yolox_agree_on_a_real_frame() -> None:
     with open_source(str(film)) as source:
         frame = next(frame for frame in source if frame.number == 840)
     hog, network_ = open_detector().detect(frame.pixels), open_detector(yolox).detect(frame.pixels)
-    assert len(network_.scores) == 1
+    assert len(network_.confidence) == 1
     assert max(overlap(corners, network_.xyxy[0]) for corners in hog.xyxy) > 0.5

@@ -17,8 +17,8 @@ def walker(x: float) -> Box:
     return x, 60, x + 50, 210
 
 
-def builder(detector: Detector = DETECTOR, model: Embedder | None = None, every: int = 1) -> TrackletBuilder:
-    return TrackletBuilder(detector, model or embedder(), 10, OUTLIER_THRESHOLD, every=every)
+def builder(detector: Detector = DETECTOR, model: Embedder | None = None, embed_every: int = 1) -> TrackletBuilder:
+    return TrackletBuilder(detector, model or embedder(), 10, OUTLIER_THRESHOLD, embed_every=embed_every)
 
 
 def test_each_person_has_a_tracklet_with_embedding_and_crop() -> None:
@@ -42,7 +42,7 @@ def test_a_track_is_embedded_on_its_first_frames_and_then_every_few() -> None:
         batches.append(len(pictures))
         return embed(pictures)
 
-    tracklets = builder(model=Embedder(embedder().contract, "a fake", embed_and_count), every=5)
+    tracklets = builder(model=Embedder(embedder().contract, "a fake", embed_and_count), embed_every=5)
     for frame in film([scene((RED, walker(10)), (BLUE, walker(100)))] * 41):
         tracklets.process_frame(frame)
     # Both people are in one batch, from the second frame on: five in a row, then every fifth frame.

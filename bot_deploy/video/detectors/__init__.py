@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["DETECTORS", "Detections", "Detector", "open_detector"]
 
 DEFAULT_DETECTOR = "hog"
-# name of a detector, or suffix of its file -> function of (path, threads, min_score) that opens it
+# name of a detector, or suffix of its file -> function of (path, threads, min_confidence) that opens it
 DETECTORS: dict[str, Callable[[Path, int, float | None], Detector]] = {
     "hog": open_hog,
     ".onnx": open_yolox,
@@ -32,7 +32,7 @@ def open_detector(
     detector: str | Path | None = None,
     *,
     threads: int = 0,
-    min_score: float | None = None,
+    min_confidence: float | None = None,
     max_overlap: float = MAX_BOX_OVERLAP,
     min_height: int = MIN_PERSON_HEIGHT,
     max_height: int | None = None,
@@ -42,8 +42,8 @@ def open_detector(
     Args:
         detector: a name in `DETECTORS`, or the path of a network; default: OpenCV's HOG, which needs no file.
         threads: number of CPU threads; 0 for all available.
-        min_score: lowest score of a detection, 0 to 1; default: the detector's own.
-        max_overlap: IoU of two boxes, above which the one with the lower score is removed.
+        min_confidence: lowest confidence of a detection, 0 to 1; default: the detector's own.
+        max_overlap: IoU of two boxes, above which the one with the lower confidence is removed.
         min_height: lowest height of a person, in pixels of the frame.
         max_height: greatest height of a person, in pixels; None for no limit.
 
@@ -52,8 +52,8 @@ def open_detector(
         RunError: a library that the detector needs is missing.
     """
     require_range("max_overlap", max_overlap, 0, 1)
-    if min_score is not None:
-        require_range("detector_score", min_score, 0, 1)
+    if min_confidence is not None:
+        require_range("min_confidence", min_confidence, 0, 1)
     if max_height is not None and max_height < min_height:
         raise InputError(f"no person has at least {min_height} and at most {max_height} pixels; swap the heights")
     path = Path(detector or DEFAULT_DETECTOR)
@@ -61,7 +61,7 @@ def open_detector(
     if opener is None:
         known = ", ".join(f"*{name}" if name.startswith(".") else name for name in DETECTORS)
         raise InputError(f"{path}: not a known kind of detector; known: {known}", parameter="detector")
-    opened = opener(path, threads, min_score)
+    opened = opener(path, threads, min_confidence)
 
     def detect(pixels: Pixels) -> Detections:
         height, width = pixels.shape[:2]

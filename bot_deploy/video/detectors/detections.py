@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
     """The people that a detector finds on one frame."""
 
-    xyxy: Vectors  # [N, 4]: left, top, right, bottom in pixels of the frame
-    scores: Vectors  # [N], between 0 and 1
+    xyxy: Floats  # [N, 4]: left, top, right, bottom in pixels of the frame
+    confidence: Floats  # [N], between 0 and 1
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,11 @@ class Detector:
 def filter_detections(
     detections: Detections, max_overlap: float, heights: tuple[int, int], frame: tuple[int, int]
 ) -> Detections:
-    """Clips boxes to the frame, removes wrong sizes and overlaps, and sorts by score, highest first.
+    """Clips boxes to the frame, removes wrong sizes and overlaps, and sorts by confidence, highest first.
 
     Args:
         detections: of one frame.
-        max_overlap: IoU of two boxes, above which the one with the lower score is removed.
+        max_overlap: IoU of two boxes, above which the one with the lower confidence is removed.
         heights: lowest and highest height of a box, in pixels.
         frame: height and width of the frame, in pixels.
     """
@@ -46,9 +48,9 @@ def filter_detections(
     xyxy = detections.xyxy.clip(0, np.array([frame[1], frame[0]] * 2, np.float32))
     sides = xyxy[:, 2:] - xyxy[:, :2]
     keep = (sides[:, 0] >= 1) & (sides[:, 1] >= heights[0]) & (sides[:, 1] <= heights[1])
-    xyxy, sides, scores = xyxy[keep], sides[keep], detections.scores[keep]
+    xyxy, sides, confidence = xyxy[keep], sides[keep], detections.confidence[keep]
     boxes_xywh = np.hstack([xyxy[:, :2], sides])
-    # The detector has applied its own score threshold, so this one is 0.
-    kept_rows = cv2.dnn.NMSBoxes(boxes_xywh.tolist(), scores.tolist(), 0.0, max_overlap)
+    # The detector has applied its own threshold, so this one is 0.
+    kept_rows = cv2.dnn.NMSBoxes(boxes_xywh.tolist(), confidence.tolist(), 0.0, max_overlap)
     order = np.asarray(kept_rows, np.int64).reshape(-1)
-    return Detections(xyxy[order], scores[order])
+    return Detections(xyxy[order], confidence[order])

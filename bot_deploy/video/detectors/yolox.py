@@ -9,7 +9,7 @@ import numpy as np
 
 from bot_deploy import images
 from bot_deploy.artifacts import onnx_file
-from bot_deploy.backends.onnxruntime import open_session
+from bot_deploy.backends.onnxruntime import first_line, open_session
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.machine import thread_count
 
@@ -19,20 +19,21 @@ from .trial_picture import draw_people
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
-MIN_SCORE = 0.2  # low: ByteTrack continues a track with an uncertain box
+    from .detections import Floats
+
+MIN_CONFIDENCE = 0.2  # low: ByteTrack continues a track with an uncertain box
 PERSON_CLASS = 0  # of COCO
 BOX_VALUES = 5  # values of a cell before its class scores: x, y, width, height, objectness
 COCO_CLASSES = 80
 BOX_VALUES_WITHOUT_OBJECTNESS = 4  # of YOLOv8 and its like
-MIN_TRIAL_SCORE = 0.1  # of a person on the trial picture; low, because the people on it are drawn
+MIN_TRIAL_CONFIDENCE = 0.1  # of a person on the trial picture; low, because the people on it are drawn
 STRIDE_SETS = ((8, 16, 32), (8, 16, 32, 64))  # pixels; a network has one of these sets of grids
 PADDING_GREY = 114  # grey value beside the picture, as in training
 
 
-def open_yolox(path: Path, threads: int = 0, min_score: float | None = None) -> Detector:
+def open_yolox(path: Path, threads: int = 0, min_confidence: float | None = None) -> Detector:
     """The network in `path`: float32 BGR [1, 3, H, W] of values 0 to 255 -> [1, cells, 5 + classes].
 
     The network may decode its boxes or not: a run on an empty picture shows which. Then it has to find somebody on a
@@ -44,21 +45,21 @@ def open_yolox(path: Path, threads: int = 0, min_score: float | None = None) -> 
     """
     session, size = _open_network(path, thread_count(threads))
     input_name = session.get_inputs()[0].name
-    threshold = MIN_SCORE if min_score is None else min_score
+    threshold = MIN_CONFIDENCE if min_confidence is None else min_confidence
 
-    def run(canvas: Pixels) -> Vectors:
+    def run(canvas: Pixels) -> Floats:
         batch = np.ascontiguousarray(canvas[None, :, :, ::-1].transpose(0, 3, 1, 2), np.float32)
         return np.asarray(session.run(None, {input_name: batch})[0][0], np.float32)
 
     try:
         empty_output = run(np.full((*size, 3), PADDING_GREY, np.uint8))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's own errors, or an output of another shape
-        raise InputError(f"{path}: cannot run on one picture ({str(error).splitlines()[0][:200]})") from None
+        raise InputError(f"{path}: cannot run on one picture ({first_line(error)})") from None
     cells, strides = _match_grid(path, size, empty_output)
     # Offsets inside a cell are small; decoded centres reach across the picture.
     is_decoded = float(empty_output[:, :2].max()) > strides.max()
 
-    def run_on(pixels: Pixels) -> tuple[Vectors, float]:
+    def run_on(pixels: Pixels) -> tuple[Floats, float]:
         """The network's output for a frame, and the factor from the frame's pixels to the network's."""
         height, width = pixels.shape[:2]
         scale = min(size[0] / height, size[1] / width)
@@ -69,20 +70,20 @@ def open_yolox(path: Path, threads: int = 0, min_score: float | None = None) -> 
 
     def detect(pixels: Pixels) -> Detections:
         output, scale = run_on(pixels)
-        scores = output[:, 4] * output[:, BOX_VALUES + PERSON_CLASS]
-        keep = scores >= threshold
-        output, scores = output[keep], scores[keep]
+        confidence = output[:, 4] * output[:, BOX_VALUES + PERSON_CLASS]
+        keep = confidence >= threshold
+        output, confidence = output[keep], confidence[keep]
         if not is_decoded:
             output = decode(output, cells[keep], strides[keep])
         halves = output[:, 2:4] / 2
         xyxy = np.hstack([output[:, :2] - halves, output[:, :2] + halves]) / np.float32(scale)
-        return Detections(np.asarray(xyxy, np.float32), scores)
+        return Detections(np.asarray(xyxy, np.float32), confidence)
 
     _check_finds_people(path, run_on(draw_people())[0])
     return Detector(f"YOLOX {path.name} {size[0]}x{size[1]}", detect)
 
 
-def decode(output: Vectors, cells: Vectors, strides: Vectors) -> Vectors:
+def decode(output: Floats, cells: Floats, strides: Floats) -> Floats:
     """Raw output [N, 4 or more] to centre x, centre y, width and height in pixels of the network's input [N, 4].
 
     A raw centre is counted in cells from the cell's corner; a raw width or height is a logarithm, in cells.
@@ -91,7 +92,7 @@ def decode(output: Vectors, cells: Vectors, strides: Vectors) -> Vectors:
     return np.hstack([centres, np.exp(output[:, 2:4]) * strides[:, None]])
 
 
-def grid(size: tuple[int, int], strides: tuple[int, ...]) -> tuple[Vectors, Vectors]:
+def grid(size: tuple[int, int], strides: tuple[int, ...]) -> tuple[Floats, Floats]:
     """Column and row [N, 2] and stride [N] of every cell, in the order of the network's output."""
     cells = [
         (column, row, stride)
@@ -102,7 +103,7 @@ def grid(size: tuple[int, int], strides: tuple[int, ...]) -> tuple[Vectors, Vect
     return table[:, :2], table[:, 2]
 
 
-def _match_grid(path: Path, size: tuple[int, int], output: Vectors) -> tuple[Vectors, Vectors]:
+def _match_grid(path: Path, size: tuple[int, int], output: Floats) -> tuple[Floats, Floats]:
     """The grid whose number of cells is that of `output`."""
     for strides in STRIDE_SETS:
         cells, cell_strides = grid(size, strides)
@@ -114,7 +115,7 @@ def _match_grid(path: Path, size: tuple[int, int], output: Vectors) -> tuple[Vec
     )
 
 
-def _check_finds_people(path: Path, output: Vectors) -> None:
+def _check_finds_people(path: Path, output: Floats) -> None:
     """Checks the `output` [cells, 5 + classes] for a picture with people."""
     columns, probabilities = output.shape[1], output[:, 4:]
     if not (np.isfinite(output).all() and probabilities.min() >= 0 and probabilities.max() <= 1):
@@ -122,7 +123,7 @@ def _check_finds_people(path: Path, output: Vectors) -> None:
             f"{path}: its output has scores that are not between 0 and 1, so it is no YOLOX network; "
             "export the network with YOLOX's tools/export_onnx.py"
         )
-    if (output[:, 4] * output[:, BOX_VALUES + PERSON_CLASS]).max() >= MIN_TRIAL_SCORE:
+    if (output[:, 4] * output[:, BOX_VALUES + PERSON_CLASS]).max() >= MIN_TRIAL_CONFIDENCE:
         return
     if columns == BOX_VALUES_WITHOUT_OBJECTNESS + COCO_CLASSES:
         raise InputError(
