@@ -33,12 +33,12 @@ BACKENDS = {
 }
 DEVICES = ("auto", *dict.fromkeys(device for devices in BACKENDS.values() for device in devices))
 MAX_THREADS = 512  # more help no model, and starting thousands can take longer than the work
-MAX_BATCH = 65_536  # images per run
+MAX_BATCH = 65_536  # images
 # "auto" tries these in order. Not openvino-bf16, which rounds otherwise, nor tensorrt, which takes minutes to start.
 AUTO_DEVICES = ("cuda", "cpu", "openvino")
 
 # ---- training ----
-PROTOCOLS = ("authors", "paper")  # whose version, where the paper and its released code differ
+PROTOCOLS = ("authors", "paper")  # what training follows where they differ: the released code, or the paper
 TRAINING_PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 
 # ---- export ----

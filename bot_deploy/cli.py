@@ -1,4 +1,4 @@
-"""The `bot` command: it imports a verb when it is called, and turns errors into messages at one place."""
+"""The `bot` command: it imports a command when it is called, and turns errors into messages at one place."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from bot_deploy.errors import BotError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# verb -> (module:function, one line for --help)
-VERBS = {
+# command -> (module:function, one line for --help)
+COMMANDS = {
     "train": ("train:train", "Train a model on identities seen by several cameras."),
     "ablate": ("ablate:ablate", "Repeat a table of the paper: the gain from each training trick."),
     "bench": ("bench:bench", "Measure the latency and throughput of models on every backend."),
     "doctor": ("doctor:doctor", "Measure the effect of wrong preprocessing on your crops, and look for signs of it."),
     "eval": ("evaluate:evaluate", "Score a model: rank-1, mAP and mINP on query and gallery."),
-    "export": ("export:export_command", "Export a trained model to ONNX and prove that it gives the same embeddings."),
+    "export": ("export:export_command", "Export a trained model to ONNX and check that it gives the same embeddings."),
     "embed": ("embed:embed", "Write the embeddings of images to a .npy, .csv or .parquet file."),
     "index": ("index:index", "Keep the embeddings of a gallery, for `bot match` to search."),
     "import": ("import_:import_command", "Convert a checkpoint of another toolkit."),
@@ -60,20 +60,20 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return list(VERBS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
-        if cmd_name not in VERBS:
+        if cmd_name not in COMMANDS:
             return None
-        module, _, function = VERBS[cmd_name][0].partition(":")
+        module, _, function = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(f"bot_deploy.commands.{module}"), function)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
         with formatter.section("Commands"):
-            formatter.write_dl([(verb, summary) for verb, (_, summary) in VERBS.items()])
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be valid text
-    # Damaged EXIF and the like: the pixels decide whether a picture is usable.
+    # Damaged EXIF and the like: the pixels decide whether an image is usable.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     console.show_library_output()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def describe_error(error: BaseException) -> tuple[str, int]:
-    """Returns the line to print and the exit code for an error that the user can act on; raises any other again."""
+    """Returns the line to print and the exit code for an error that the user can correct; raises any other again."""
     if isinstance(error, BotError):
         option = f" (--{error.parameter.replace('_', '-')})" if error.parameter else ""
         return f"{error}{option}", error.exit_code

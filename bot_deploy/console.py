@@ -1,4 +1,4 @@
-"""What `bot` shows on the terminal besides results: messages on stderr, from the verbs and from the library's log."""
+"""What `bot` shows on the terminal besides results: messages on stderr, from commands and from the library's log."""
 
 from __future__ import annotations
 

@@ -2,17 +2,17 @@
 
 
 class BotError(Exception):
-    """Something the user can act on. The command line prints it on one line and exits with `exit_code`.
+    """An error that the user can correct. The command line prints it on one line and exits with `exit_code`.
 
-    Messages name no option of the command line; `parameter` names the argument to change, and the command line adds
-    its option: `InputError("give at least one match", parameter="top")` ends with "(--top)" there.
+    Messages name no option of the command line. `parameter` names the option of `bot` to change, with underscores; ""
+    for none. The command line adds it: `InputError("give at least one match", parameter="top")` ends with "(--top)".
     """
 
     exit_code = 1
 
     def __init__(self, message: str, *, parameter: str = "") -> None:
         super().__init__(message)
-        self.parameter = parameter  # as in Python: "min_score"; "" for none
+        self.parameter = parameter
 
 
 class InputError(BotError):
@@ -37,10 +37,13 @@ class ImageError(InputError):
 
 
 class RunError(BotError):
-    """A run that cannot go on: a non-finite loss, a full disk, a backend that is not installed."""
+    """An error during the work: a loss that is not finite, a full disk, a backend that is not installed."""
 
 
 class ParityError(BotError):
-    """An export whose embeddings differ from PyTorch's by more than the tolerance."""
+    """A model whose embeddings differ from those of its reference by more than the tolerance.
+
+    `bot_deploy.export.export` does not raise it: see `Artifact.rejected`.
+    """
 
     exit_code = 3

@@ -13,7 +13,7 @@ if __name__ != "bot_deploy.export":  # this folder on sys.path under its own nam
 if TYPE_CHECKING:
     from .artifact import Artifact
     from .importers.checkpoint import ImportedCheckpoint, import_checkpoint
-    from .parity import TOLERANCES, Parity, Tolerance, compare, sample_crops
+    from .parity import TOLERANCES, Parity, Tolerance, compare_embeddings, sample_crops
     from .pipeline import export
     from .to_tensorrt import BuiltEngine, to_engine
 
@@ -24,7 +24,7 @@ __all__ = [
     "ImportedCheckpoint",
     "Parity",
     "Tolerance",
-    "compare",
+    "compare_embeddings",
     "export",
     "import_checkpoint",
     "sample_crops",
@@ -35,7 +35,7 @@ __all__ = [
 _MODULES = {
     "Artifact": "artifact",
     **dict.fromkeys(("ImportedCheckpoint", "import_checkpoint"), "importers.checkpoint"),
-    **dict.fromkeys(("TOLERANCES", "Parity", "Tolerance", "compare", "sample_crops"), "parity"),
+    **dict.fromkeys(("TOLERANCES", "Parity", "Tolerance", "compare_embeddings", "sample_crops"), "parity"),
     "export": "pipeline",
     **dict.fromkeys(("BuiltEngine", "to_engine"), "to_tensorrt"),
 }

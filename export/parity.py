@@ -116,7 +116,7 @@ def sample_crops(dataset: Dataset, size: tuple[int, int], count: int = PARITY_CR
     return np.stack(usable)
 
 
-def compare(reference: Embedder, candidate: Embedder, crops: images.Pixels, tolerance: Tolerance) -> Parity:
+def compare_embeddings(reference: Embedder, candidate: Embedder, crops: images.Pixels, tolerance: Tolerance) -> Parity:
     """Embeds `crops` uint8 [N, H, W, 3] with both models and compares the embeddings.
 
     The candidate runs at every size of BATCH_SIZES: at the largest on all crops, at the others on the first

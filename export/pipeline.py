@@ -32,7 +32,7 @@ from .artifact import ENGINE_NAME, ONNX_NAMES, Artifact, publish, rejected_path,
 from .fp16 import to_fp16
 from .graph import inference_graph
 from .int8 import to_int8
-from .parity import TOLERANCES, Parity, compare, sample_crops, with_scores
+from .parity import TOLERANCES, Parity, compare_embeddings, sample_crops, with_scores
 from .to_onnx import check_opset, to_onnx
 from .to_tensorrt import check_engine, to_engine
 
@@ -74,11 +74,13 @@ def export(
         checkpoint: a checkpoint, or the folder of a run.
         out: folder for the artifacts; by default that of the checkpoint.
         precisions: of the ONNX files: "fp32", "fp16", "int8".
-        data: data set with crops to compare and calibrate on. Its query and gallery, if any, are also scored. By
-            default the crops of the training, which are not scored, or synthetic crops if they are not there.
+        data: data set with crops to compare on; query and gallery, if any, are also scored. INT8 calibration uses its
+            training crops, or all its crops if there are none. By default the crops of the training, which are not
+            scored, or synthetic crops if they are not there.
         engine: precision of a TensorRT engine; None for no engine.
         engine_batch: batch sizes of the engine: smallest, the one to tune for, largest.
-        gpu_archs: GPUs of the engine, such as "sm89"; by default that of this machine.
+        gpu_archs: compute capabilities of the engine's GPUs, such as "sm89"; by default that of this machine, or sm80,
+            sm86, sm89 and sm120 without a GPU.
         feature: "after" or "before" BNNeck ("fi" or "ft" in the paper); by default the one that was trained.
         flip: average the embeddings of a crop and of its mirror image, inside the graph.
         opset: ONNX opset version.
@@ -98,11 +100,16 @@ def export(
     source = Path(checkpoint)
     if source.is_dir():
         source = source / "model.pt"
-    sources = (str(data),) if data else _training_sources(source)
+    dataset = open_merged((str(data),) if data else _training_sources(source))
+    if data and not dataset.train and "int8" in {*precisions, engine}:
+        logger.warning(
+            f"{dataset.name} has no training crops, so INT8 calibration uses its query and gallery: the scores of the "
+            "INT8 model on them are optimistic"
+        )
     context = prepare(
         source,
         Path(out) if out else source.parent,
-        open_merged(sources),
+        dataset,
         feature=feature,
         flip=flip,
         opset=opset,
@@ -315,7 +322,7 @@ def _write_onnx(
 
 def _compare_with_pytorch(context: ExportContext, path: Path, precision: str) -> Parity:
     candidate = open_embedder(path, check=False)  # an unusable one is kept as *.rejected
-    parity = compare(context.reference, candidate, context.crops, TOLERANCES[precision])
+    parity = compare_embeddings(context.reference, candidate, context.crops, TOLERANCES[precision])
     if context.benchmark and context.expected:
         parity = with_scores(parity, context.expected, evaluate_dataset(candidate, context.benchmark))
     return parity

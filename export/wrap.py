@@ -23,7 +23,7 @@ from bot_deploy.errors import BotError, InputError, ParityError, RunError
 from bot_deploy.files import prepare_output
 
 from .artifact import Artifact, publish, unverified
-from .parity import TOLERANCES, compare, sample_crops
+from .parity import TOLERANCES, compare_embeddings, sample_crops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -323,4 +323,6 @@ def _compare(reference: Embedder, path: Path, crops: Pixels) -> Parity:
             raise RunError(f"{len(batch)} images gave an output of the shape {list(vectors.shape)}")
         return vectors
 
-    return compare(reference, replace(candidate, compute=run), crops, TOLERANCES[candidate.contract.precision])
+    return compare_embeddings(
+        reference, replace(candidate, compute=run), crops, TOLERANCES[candidate.contract.precision]
+    )

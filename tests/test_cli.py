@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HEAVY = ("numpy", "torch", "cv2", "PIL", "onnxruntime", "onnx", "matplotlib")
 
-# `bot`, with a verb `fail` that runs the line in its place.
+# `bot`, with a command `fail` that runs the line in its place.
 FAILING = """
 import os, signal, sys
 import click
@@ -31,7 +31,7 @@ from bot_deploy import cli, errors
 def fail():
     {line}
 
-cli.VERBS["fail"] = ("nowhere:fail", "Fails.")
+cli.COMMANDS["fail"] = ("nowhere:fail", "Fails.")
 get_command = cli.LazyGroup.get_command
 cli.LazyGroup.get_command = lambda group, context, name: fail if name == "fail" else get_command(group, context, name)
 cli.main(["fail"])
@@ -47,9 +47,9 @@ def test_help_lists_every_verb_with_what_it_does(option: str) -> None:
     assert done.returncode == 0
     assert done.stderr == ""
     words = " ".join(done.stdout.split())
-    for verb, (_, summary) in cli.VERBS.items():
-        assert re.search(rf"^  {verb}  ", done.stdout, re.MULTILINE), verb
-        assert f"{verb} {summary}" in words
+    for name, (_, summary) in cli.COMMANDS.items():
+        assert re.search(rf"^  {name}  ", done.stdout, re.MULTILINE), name
+        assert f"{name} {summary}" in words
 
 
 def test_nothing_asked_shows_the_help() -> None:
@@ -59,29 +59,29 @@ def test_nothing_asked_shows_the_help() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
-def test_help_of_every_verb(verb: str) -> None:
-    done = run_bot(verb, "--help")
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_every_command(name: str) -> None:
+    done = run_bot(name, "--help")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert re.match(rf"Usage: .*\b{verb}\b", done.stdout)
+    assert re.match(rf"Usage: .*\b{name}\b", done.stdout)
     assert "--help" in done.stdout
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
-def test_verbs_by_their_own_names(verb: str) -> None:
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_commands_by_their_own_names(name: str) -> None:
     context = click.Context(cli.bot)
-    assert verb in cli.bot.list_commands(context)
-    command = cli.bot.get_command(context, verb)
+    assert name in cli.bot.list_commands(context)
+    command = cli.bot.get_command(context, name)
     assert isinstance(command, click.Command)
-    assert command.name == verb
+    assert command.name == name
     assert command.help
 
 
 def test_every_option_is_explained_or_plain() -> None:
     context = click.Context(cli.bot)
-    for verb in cli.VERBS:
-        command = cli.bot.get_command(context, verb)
+    for name in cli.COMMANDS:
+        command = cli.bot.get_command(context, name)
         assert command is not None
         result = CliRunner().invoke(command, ["--help"])
         assert result.exit_code == 0
@@ -99,7 +99,7 @@ def test_help_is_quick() -> None:
     assert min(took) < 0.3, took
 
 
-@pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in cli.VERBS)], ids=" ".join)
+@pytest.mark.parametrize("words", [["--help"], *([name, "--help"] for name in cli.COMMANDS)], ids=" ".join)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = f"""
 import sys
@@ -223,7 +223,7 @@ def test_a_reader_who_left_is_no_error() -> None:
     assert "Traceback" not in done.stderr
 
 
-# ---- real verbs on what is not there ----
+# ---- real commands on what is not there ----
 
 
 @pytest.mark.parametrize(

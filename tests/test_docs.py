@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import pytest
 
-from bot_deploy.cli import VERBS, bot
+from bot_deploy.cli import COMMANDS, bot
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [  # not CHANGELOG.md, which may name what no longer exists
@@ -45,26 +45,26 @@ def bot_commands(text: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith("bot ")]
 
 
-def command_of(verb: str) -> click.Command:
-    """The command of `bot verb`."""
-    command = bot.get_command(click.Context(bot), verb)
-    assert command is not None, f"bot {verb}: no such verb; there are {', '.join(VERBS)}"
+def command_of(name: str) -> click.Command:
+    """The command of `bot name`."""
+    command = bot.get_command(click.Context(bot), name)
+    assert command is not None, f"bot {name}: no such command; there are {', '.join(COMMANDS)}"
     return command
 
 
 def parse(arguments: list[str]) -> None:
     """Fails when `bot` would refuse the command line `arguments`."""
-    verb, *rest = arguments
+    name, *rest = arguments
     try:
-        command_of(verb).make_context(verb, rest)
+        command_of(name).make_context(name, rest)
     except click.UsageError as error:
         pytest.fail(f"bot {shlex.join(arguments)}: {error.format_message()}")
 
 
 @cache
-def options_of(verb: str) -> frozenset[str]:
-    """The options of `bot verb`."""
-    return frozenset(name for option in command_of(verb).params for name in option.opts) | {"--help"}
+def options_of(name: str) -> frozenset[str]:
+    """The options of `bot name`."""
+    return frozenset(option for parameter in command_of(name).params for option in parameter.opts) | {"--help"}
 
 
 @page
@@ -74,12 +74,12 @@ def test_every_command_line_is_accepted(path: Path) -> None:
 
 
 @page
-def test_every_verb_and_option_in_the_prose_exists(path: Path) -> None:
-    every_option = frozenset[str]().union(*map(options_of, VERBS), {"--version"})
+def test_every_command_and_option_in_the_prose_exists(path: Path) -> None:
+    every_option = frozenset[str]().union(*map(options_of, COMMANDS), {"--version"})
     for span in INLINE.findall(FENCE.sub("", path.read_text(encoding="utf-8"))):
         options = set(re.findall(r"--[a-z][a-z0-9-]*", span))
-        if verb := re.match(r"bot ([a-z]+)", span):
-            assert options <= options_of(verb[1]), f"{path.name}: {span}"
+        if name := re.match(r"bot ([a-z]+)", span):
+            assert options <= options_of(name[1]), f"{path.name}: {span}"
         elif path.parent.name == "docs" and span.startswith("--"):
             assert options <= every_option, f"{path.name}: {span}"
 
@@ -100,7 +100,7 @@ def test_make_targets_scripts_and_linked_files_exist(path: Path) -> None:
 
 def test_the_pages_show_commands() -> None:
     shown = {arguments[0] for path in PAGES for arguments in bot_commands(path.read_text(encoding="utf-8"))}
-    assert shown == set(VERBS)  # and so the extraction above finds them
+    assert shown == set(COMMANDS)  # and so the extraction above finds them
 
 
 def test_architecture_shows_the_layers_that_are_checked() -> None:

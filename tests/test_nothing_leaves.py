@@ -1,4 +1,4 @@
-"""No verb connects to anything, and none leaves a file outside the project's cache and its outputs."""
+"""No command connects to anything, and none leaves a file outside the project's cache and its outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace to see connect()")
 
-VERBS = {
+COMMANDS = {
     "match": "match {crop} {gallery} --model {onnx} --device cpu --json",
     "match with openvino": "match {crop} {gallery} --model {onnx} --device openvino --json",
     "index": "index {gallery} --model {onnx} --out {out}/people.gallery",
@@ -53,18 +53,18 @@ def connections(trace: Path) -> list[str]:
 
 @needs_strace
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_no_verb_connects_or_leaves_files(
-    verb: str, onnx_file: Path, checkpoint_file: Path, people: Path, tmp_path: Path
+    name: str, onnx_file: Path, checkpoint_file: Path, people: Path, tmp_path: Path
 ) -> None:
-    if "openvino" in verb and find_spec("openvino") is None:
+    if "openvino" in name and find_spec("openvino") is None:
         pytest.skip("needs OpenVINO, of the extra `openvino`")
     gallery, out = tmp_path / "gallery", tmp_path / "out"
     gallery.mkdir()
     out.mkdir()
     for path in sorted((people / "bounding_box_test").iterdir())[:4]:
         shutil.copy(path, gallery)
-    words = VERBS[verb].format(
+    words = COMMANDS[name].format(
         crop=min(gallery.iterdir()), gallery=gallery, onnx=onnx_file, out=out, people=people, checkpoint=checkpoint_file
     )
     done = run_traced(tmp_path / "trace", tmp_path / "home", "-m", "bot_deploy", *words.split())

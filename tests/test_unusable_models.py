@@ -1,4 +1,4 @@
-"""Models whose embeddings are no results: every verb and the Python API stop, and `bot doctor` names the defect."""
+"""Models whose embeddings are no results: every command and the Python API stop, and `bot doctor` names the defect."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_contract_that_does_not_fit_its_network(changes: dict[str, int], devic
     assert "\n" not in str(refused.value)
 
 
-VERBS = {
+COMMANDS = {
     "embed": ["embed", "CROPS", "--model", "MODEL", "--out", "OUT.npy"],
     "index": ["index", "CROPS", "--model", "MODEL", "--out", "OUT.gallery"],
     "match": ["match", "CROP", "CROPS", "--model", "MODEL", "--json"],
@@ -88,8 +88,8 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_stops_with_one_line(verb: str, crops: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_stops_with_one_line(name: str, crops: Path, tmp_path: Path) -> None:
     words = {
         "MODEL": spoilt_model(tmp_path / "model.onnx", np.nan),
         "CROPS": crops,
@@ -97,7 +97,7 @@ def test_every_verb_stops_with_one_line(verb: str, crops: Path, tmp_path: Path) 
         "OUT.npy": tmp_path / "out.npy",
         "OUT.gallery": tmp_path / "out.gallery",
     }
-    done = run_bot(*(words.get(word, word) for word in VERBS[verb]), XDG_CACHE_HOME=str(tmp_path / "cache"))
+    done = run_bot(*(words.get(word, word) for word in COMMANDS[name]), XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith(f"bot: {words['MODEL']}: ONNX Runtime")
@@ -177,7 +177,7 @@ def test_a_failure_of_pytorch_is_one_line_and_no_advice_to_export(
 def commands() -> list[click.Command]:
     group = cli.LazyGroup()
     context = click.Context(group)
-    return [command for verb in cli.VERBS if (command := group.get_command(context, verb))]
+    return [command for name in cli.COMMANDS if (command := group.get_command(context, name))]
 
 
 def test_every_option_for_a_number_has_a_range() -> None:

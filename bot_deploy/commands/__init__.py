@@ -1,1 +1,1 @@
-"""One file for each verb of `bot`: options in, a library call, words or JSON out."""
+"""One file for each command of `bot`: options in, one library call, text or JSON out."""

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from .options import COUNT
+from .options import COUNT, RenamedOption
 
 
 @click.command()
-@click.option("--data", multiple=True, help="Data to train on; repeat to merge data sets. Default: synthetic.")
+@click.option("--data", multiple=True, help="Data to train on; repeatable, to merge data sets; default: synthetic.")
 @click.option("--test", help="Data to evaluate on; default: --data. Table 3 needs another data set.")
 @click.option("--table", type=int, default=1, show_default=True, help="Number of the paper's table: 1, 2, 3, 5 or 6.")
 @click.option(
@@ -19,27 +19,38 @@ from .options import COUNT
     metavar="NAME|FILE",
     default="strong",
     show_default=True,
-    help="Recipe with all tricks on: name of one that ships, or a .toml file.",
+    help="Recipe with all tricks on: the name of a built-in recipe, or a .toml file.",
 )
-@click.option("--weights", help="Initial weights: `imagenet`, a FILE, or `none`. Default: those of the recipe.")
-@click.option("--steps", help="Rows of the table, as names or numbers from 1, separated by commas. Default: all.")
+@click.option("--weights", help="Initial weights: `imagenet`, a FILE, or `none`; default: those of the recipe.")
+@click.option(
+    "--rows",
+    "--steps",
+    cls=RenamedOption,
+    help="Rows of the table, by name or number from 1, separated by commas; default: all.",
+)
 @click.option("--epochs", type=COUNT, help="Number of epochs; the schedule is scaled to it.")
-@click.option("--seeds", type=COUNT, default=1, show_default=True, help="Runs of each row, averaged.")
+@click.option(
+    "--seeds",
+    type=COUNT,
+    default=1,
+    show_default=True,
+    help="Number of trainings of each row; their scores are averaged.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Value of a recipe key; repeatable.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the table. Default: runs/ablation-TABLE.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the table; default: runs/ablation-TABLE.")
 def ablate(
     data: tuple[str, ...],
     test: str | None,
     table: int,
     recipe: str,
     weights: str | None,
-    steps: str | None,
+    rows: str | None,
     epochs: int | None,
     seeds: int,
     overrides: tuple[str, ...],
     out: Path | None,
 ) -> None:
-    """Run a table of the paper, trick by trick; an ablation that was stopped continues."""
+    """Repeat a table of the paper: train one model for each row. A run that was stopped continues."""
     from bot_deploy import runs
     from bot_deploy.choices import SYNTHETIC
     from bot_deploy.console import say
@@ -62,14 +73,14 @@ def ablate(
     if epochs:
         settings = ablation.scale_schedule(settings, epochs)
     variants = ablation.table_variants(table, settings)
-    if steps:
-        chosen = [step.strip() for step in steps.split(",")]
-        by_name = {key: variant for row, variant in enumerate(variants, 1) for key in (str(row), variant.name)}
-        unknown = [step for step in chosen if step not in by_name]
+    if rows:
+        chosen = [row.strip() for row in rows.split(",")]
+        by_name = {key: variant for number, variant in enumerate(variants, 1) for key in (str(number), variant.name)}
+        unknown = [row for row in chosen if row not in by_name]
         if unknown:
             names = ", ".join(variant.name for variant in variants)
-            raise InputError(f"no row {', '.join(unknown)}; choose from {names}", parameter="steps")
-        variants = [by_name[step] for step in chosen]
+            raise InputError(f"no row {', '.join(unknown)}; choose from {names}", parameter="rows")
+        variants = [by_name[row] for row in chosen]
     train_data = open_merged(data or (SYNTHETIC,))
     test_data = open_dataset(test) if test else train_data
     notes = training_notes(

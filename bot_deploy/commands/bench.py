@@ -35,7 +35,7 @@ class ModelOnDevice(NamedTuple):
     "devices",
     multiple=True,
     type=click.Choice(DEVICES[1:]),
-    help="Device to run on; may be repeated; default: every device that works.",
+    help="Device to run on; repeatable; default: every device that works.",
 )
 @click.option(
     "--images", "folder", type=click.Path(path_type=Path), help="Folder of crops to decode; default: synthetic crops."
@@ -63,10 +63,10 @@ def bench(
     baseline_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Time each MODEL: latency at batch 1 and throughput, side by side with PyTorch in float32.
+    """Measure latency at batch 1 and throughput of each MODEL, beside PyTorch in float32.
 
-    All models take turns in one run. "With decoding" is the time from image files to vectors; one thread decodes and
-    resizes.
+    The models are measured in turns. "With decoding" is the time from image files to embeddings; one thread decodes
+    and resizes.
     """
     import tempfile
 

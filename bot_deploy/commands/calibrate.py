@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "--plot",
     type=click.Path(path_type=Path),
     metavar="F.png",
-    help="Picture of scores, thresholds and ROC; default: beside the model.",
+    help="Plot of scores, thresholds and ROC; default: beside the model.",
 )
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -66,7 +66,7 @@ def calibrate(
     say(f"model {model} on {embedder.backend}")
     plot = _plot_path(model, plot)
     if plot:
-        prepare_output(plot, "a picture", {".png"})
+        prepare_output(plot, "a plot", {".png"})
     dataset = open_dataset(data)
     crops = calibration_crops(dataset)
     training = f"; its {_sizes(dataset.train)} for training are not used" if dataset.query and dataset.train else ""

@@ -12,7 +12,7 @@ import click
 
 from bot_deploy.choices import EMBED_EVERY_FRAMES, MAX_BOX_OVERLAP, MIN_PERSON_HEIGHT
 
-from .options import COUNT, NumberRange, runtime
+from .options import COUNT, MODEL, NumberRange, RenamedOption, runtime
 
 if TYPE_CHECKING:
     from bot_deploy.demos.app import Summary
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--gallery",
-    help="Gallery of the known people, also for enrolment: a folder of crops, an index of `bot index`, or a Milvus "
-    "address; default: people.gallery in this folder, which is created if it does not exist.",
+    help="Gallery of the known people, also for enrolment: a folder of crops, an index made by `bot index`, or a "
+    "Milvus address (milvus://host:19530/name); default: people.gallery in this folder, created if it does not exist.",
 )
-@click.option("--model", type=click.Path(path_type=Path), help="Exported model; default: the newest under runs/.")
+@MODEL
 @click.option(
     "--detector",
     type=click.Path(path_type=Path),
@@ -43,16 +43,20 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--embed-every",
+    "--every",
+    cls=RenamedOption,
     type=COUNT,
     default=EMBED_EVERY_FRAMES,
     show_default=True,
     help="Number of frames between two embeddings of a track.",
 )
-@click.option("--every", type=COUNT, hidden=True)  # the former name of --embed-every
 @click.option(
-    "--min-confidence", type=NumberRange(0, 1), help="Lowest confidence of a detection; default: the detector's."
+    "--min-confidence",
+    "--detector-score",
+    cls=RenamedOption,
+    type=NumberRange(0, 1),
+    help="Lowest confidence of a detection; default: the detector's.",
 )
-@click.option("--detector-score", type=NumberRange(0, 1), hidden=True)  # the former name of --min-confidence
 @click.option(
     "--max-overlap",
     type=NumberRange(0, 1),
@@ -76,13 +80,16 @@ if TYPE_CHECKING:
 )
 @click.option("--headless", is_flag=True, help="No window, for machines without a screen.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), metavar="F.mp4", help="Video to write, of the pictures that are shown."
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="F.mp4",
+    help="Video to write, of the frames as they are shown.",
 )
 @click.option(
     "--events",
     type=click.Path(path_type=Path),
     metavar="F.jsonl",
-    help="File to which each recognition is added as a line of JSON; - for stdout.",
+    help="File to which each recognition and enrolment is added as a line of JSON; - for stdout.",
 )
 @click.option(
     "--snapshots",
@@ -101,9 +108,7 @@ def demo(
     auto_enrol: bool,
     min_score: float | None,
     embed_every: int,
-    every: int | None,
     min_confidence: float | None,
-    detector_score: float | None,
     max_overlap: float,
     min_height: int,
     max_height: int | None,
@@ -148,7 +153,7 @@ def demo(
     person_detector = open_detector(
         detector,
         threads=threads,
-        min_confidence=detector_score if min_confidence is None else min_confidence,
+        min_confidence=min_confidence,
         max_overlap=max_overlap,
         min_height=min_height,
         max_height=max_height,
@@ -163,13 +168,13 @@ def demo(
             people,
             frames.fps,
             min_score=min_score,
-            embed_every=every or embed_every,
+            embed_every=embed_every,
             auto_enrol=auto_enrol,
         )
         say(f"{frames.name}: detector {person_detector.name}, model {model} on {embedder.backend}")
         if frames.fps < MIN_TRACKING_FPS:
             say(
-                f"{frames.fps:g} frames per second: people are not tracked below {MIN_TRACKING_FPS}. Each picture is "
+                f"{frames.fps:g} frames per second: people are not tracked below {MIN_TRACKING_FPS}. Each frame is "
                 "searched by itself, and nobody is enrolled automatically"
             )
         say(f"gallery {people.address}: {len(recognizer.enroller.names)} people; {recognizer.identifier.rule}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .options import runtime
+from .options import RenamedOption, runtime
 
 
 @click.command()
@@ -20,7 +20,9 @@ from .options import runtime
     help="Folder of crops, cut as your application cuts them.",
 )
 @click.option(
+    "--max-crops",
     "--count",
+    cls=RenamedOption,
     type=click.IntRange(2, 1_000_000),
     default=200,
     show_default=True,
@@ -28,7 +30,7 @@ from .options import runtime
 )
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def doctor(model: Path, folder: Path, count: int, device: str, threads: int, batch: int, as_json: bool) -> None:
+def doctor(model: Path, folder: Path, max_crops: int, device: str, threads: int, batch: int, as_json: bool) -> None:
     """Measure on your own crops what wrong preprocessing would do to MODEL, and look for signs of it.
 
     Cosines compare a crop that is preprocessed wrongly with the same crop preprocessed correctly: the loss if only
@@ -42,6 +44,6 @@ def doctor(model: Path, folder: Path, count: int, device: str, threads: int, bat
 
     embedder = open_embedder(model, device, threads=threads, batch=batch, check=False)
     say(f"model {model} on {embedder.backend}")
-    diagnosis = diagnose(embedder, folder, count)
+    diagnosis = diagnose(embedder, folder, max_crops)
     say_left_out(diagnosis.broken)
     click.echo(json.dumps({"model": str(model), **diagnosis.to_dict()}) if as_json else diagnosis.table())

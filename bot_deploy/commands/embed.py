@@ -7,24 +7,24 @@ from pathlib import Path
 
 import click
 
-from .options import runtime
+from .options import MODEL, runtime
 
 
 @click.command()
-@click.argument("pictures", metavar="PICTURES...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", metavar="IMAGES...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--out",
     required=True,
     type=click.Path(path_type=Path),
     metavar="F.npy|F.csv|F.parquet",
-    help="File of embeddings, a row for each picture; F.npy gets F.paths.json with the paths beside it.",
+    help="File of embeddings, a row for each image; F.npy gets F.paths.json with the paths beside it.",
 )
-@click.option("--model", type=click.Path(path_type=Path), help="Exported model; default: the newest under runs/.")
+@MODEL
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def embed(
-    pictures: tuple[Path, ...],
+    inputs: tuple[Path, ...],
     out: Path,
     model: Path | None,
     device: str,
@@ -32,9 +32,9 @@ def embed(
     batch: int,
     as_json: bool,
 ) -> None:
-    """Write the embeddings of PICTURES, files and folders, to a file: unit vectors, so that dot products are cosines.
+    """Write the embeddings of IMAGES, files and folders, to a file.
 
-    Broken pictures are named on stderr and have no row.
+    Embeddings are unit vectors, so dot products are cosines. Broken images are named on stderr and have no row.
     """
     from bot_deploy import runs
     from bot_deploy.console import say, say_left_out
@@ -45,7 +45,7 @@ def embed(
 
     prepare_output(out, "a file of embeddings", embedding_files.SUFFIXES)
     embedding_files.check_packages(out)
-    paths = _files(pictures)
+    paths = _files(inputs)
     model = model or runs.newest_model()
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
@@ -54,7 +54,7 @@ def embed(
     say_left_out([error for _, error in broken])
     usable = [row for row, error in enumerate(errors) if not error]
     if not usable:
-        raise InputError(f"none of the {len(paths)} pictures is usable; nothing was written")
+        raise InputError(f"none of the {len(paths)} images is usable; nothing was written")
     embedding_files.write_embeddings(
         out, [paths[row] for row in usable], vectors[usable], embedder.contract.embedding_space
     )
@@ -71,15 +71,15 @@ def embed(
     click.echo(jsonlib.dumps(document) if as_json else f"{out}: {len(usable)} embeddings of {vectors.shape[1]} numbers")
 
 
-def _files(pictures: tuple[Path, ...]) -> list[Path]:
-    """The files among `pictures` and the image files in its folders, each once, in the order given."""
+def _files(inputs: tuple[Path, ...]) -> list[Path]:
+    """The files among `inputs` and the image files in its folders, each once, in the order given."""
     from bot_deploy import images
     from bot_deploy.errors import InputError
 
     paths: dict[Path, None] = {}
-    for picture in pictures:
-        files = images.find_images(picture) if picture.is_dir() else [picture]
+    for path in inputs:
+        files = images.find_images(path) if path.is_dir() else [path]
         if not files:
-            raise InputError(f"{picture}: no images in it; pictures end in {', '.join(sorted(images.SUFFIXES))}")
+            raise InputError(f"{path}: no images in it; images end in {', '.join(sorted(images.SUFFIXES))}")
         paths |= dict.fromkeys(files)
     return list(paths)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .options import runtime
+from .options import RenamedOption, runtime
 
 
 @click.command("eval")
@@ -20,11 +20,21 @@ from .options import runtime
 )
 @runtime
 @click.option("--rerank", is_flag=True, help="Ranking by k-reciprocal re-ranking (Zhong et al., 2017).")
-@click.option("--no-camera-filter", is_flag=True, help="Matches from the query's own camera count, too.")
+@click.option(
+    "--no-camera-filter",
+    is_flag=True,
+    help="Scoring that also counts gallery crops of the query's own identity and camera.",
+)
 @click.option(
     "--single-shot", is_flag=True, help="One gallery image of each identity, as in CUHK03's first protocol (CMC only)."
 )
-@click.option("--fresh", is_flag=True, help="New embeddings instead of those in the embedding cache.")
+@click.option(
+    "--refresh-cache",
+    "--fresh",
+    cls=RenamedOption,
+    is_flag=True,
+    help="New embeddings, which replace those in the embedding cache.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def evaluate(
     model: Path,
@@ -35,7 +45,7 @@ def evaluate(
     rerank: bool,
     no_camera_filter: bool,
     single_shot: bool,
-    fresh: bool,
+    refresh_cache: bool,
     as_json: bool,
 ) -> None:
     """Score MODEL by the Market-1501 protocol: rank-1, rank-5, rank-10, mAP, mINP.
@@ -58,6 +68,6 @@ def evaluate(
         rerank=rerank,
         camera_filter=not no_camera_filter,
         single_shot=single_shot,
-        embed=partial(embed_or_reuse, model=model, fresh=fresh),
+        embed=partial(embed_or_reuse, model=model, fresh=refresh_cache),
     )
     click.echo(json.dumps(scores.to_dict()) if as_json else str(scores))

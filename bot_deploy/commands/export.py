@@ -10,7 +10,7 @@ import click
 
 from bot_deploy.choices import ENGINE_BATCH_SIZES, OPSET
 
-from .options import FEATURE, FEATURE_METAVAR
+from .options import FEATURE, FEATURE_METAVAR, RenamedOption
 
 ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
 
@@ -18,7 +18,11 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
 @click.command("export")
 @click.argument("source", metavar="[RUN|CKPT]", required=False, type=click.Path(path_type=Path))
 @click.option("--fp16", is_flag=True, help="Additional artifact: model.fp16.onnx.")
-@click.option("--int8", is_flag=True, help="Additional artifact: model.int8.onnx, calibrated on the crops of --data.")
+@click.option(
+    "--int8",
+    is_flag=True,
+    help="Additional artifact: model.int8.onnx. INT8 calibration uses the training crops of --data.",
+)
 @click.option(
     "--trt",
     is_flag=True,
@@ -26,9 +30,21 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
 )
 @click.option("--fp32", is_flag=True, help="Engine in float32.")
 @click.option(
-    "--batch", default=ENGINE_BATCH, show_default=True, metavar="MIN:OPT:MAX", help="Batch sizes of the engine."
+    "--engine-batch",
+    "--batch",
+    cls=RenamedOption,
+    default=ENGINE_BATCH,
+    show_default=True,
+    metavar="MIN:OPT:MAX",
+    help="Batch sizes of the engine.",
 )
-@click.option("--gpu-arch", metavar="sm89,sm120", default="", help="GPUs of the engine; default: that of this machine.")
+@click.option(
+    "--gpu-arch",
+    metavar="sm89,sm120",
+    default="",
+    help="Compute capabilities of the engine's GPUs; default: that of this machine, or sm80,sm86,sm89,sm120 without "
+    "a GPU.",
+)
 @click.option("--flip", is_flag=True, help="Average of a crop and its mirror image, inside the graph; twice the work.")
 @click.option(
     "--feature",
@@ -36,8 +52,11 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
     metavar=FEATURE_METAVAR,
     help="Feature after or before BNNeck as the embedding; default: as trained.",
 )
-@click.option("--opset", type=int, default=OPSET, show_default=True, help="Version of the ONNX files.")
-@click.option("--data", help="Crops to compare on; query and gallery, if any, are also scored. Default: training data.")
+@click.option("--opset", type=int, default=OPSET, show_default=True, help="ONNX opset version.")
+@click.option(
+    "--data",
+    help="Crops to compare on, also scored if they have query and gallery; default: training crops, not scored.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the artifacts; default: that of the run.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def export_command(
@@ -46,7 +65,7 @@ def export_command(
     int8: bool,
     trt: bool,
     fp32: bool,
-    batch: str,
+    engine_batch: str,
     gpu_arch: str,
     flip: bool,
     feature: str | None,
@@ -62,9 +81,9 @@ def export_command(
     """
     if fp32 and int8:
         raise click.UsageError("--fp32 and --int8 both set the engine's precision")
-    if not trt and (fp32 or gpu_arch or batch != ENGINE_BATCH):
-        raise click.UsageError("--fp32, --batch and --gpu-arch are about the engine; add --trt")
-    engine_batch = _parse_batch(batch)
+    if not trt and (fp32 or gpu_arch or engine_batch != ENGINE_BATCH):
+        raise click.UsageError("--fp32, --engine-batch and --gpu-arch are about the engine; add --trt")
+    batch_sizes = _parse_batch(engine_batch)
     engine = None if not trt else "int8" if int8 else "fp32" if fp32 else "fp16"
 
     from bot_deploy import runs
@@ -91,7 +110,7 @@ def export_command(
         ("fp32", *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])),
         data,
         engine=engine,
-        engine_batch=engine_batch,
+        engine_batch=batch_sizes,
         gpu_archs=[arch.strip() for arch in gpu_arch.split(",") if arch.strip()],
         feature=feature,
         flip=flip,
@@ -113,6 +132,6 @@ def export_command(
 
 def _parse_batch(text: str) -> tuple[int, int, int]:
     if not re.fullmatch(r"\d+:\d+:\d+", text):
-        raise click.BadParameter(f"{text!r} is not MIN:OPT:MAX, such as {ENGINE_BATCH}", param_hint="--batch")
+        raise click.BadParameter(f"{text!r} is not MIN:OPT:MAX, such as {ENGINE_BATCH}", param_hint="--engine-batch")
     smallest, optimal, largest = map(int, text.split(":"))
     return smallest, optimal, largest

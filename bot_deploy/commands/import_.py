@@ -15,7 +15,7 @@ from .options import FEATURE, FEATURE_METAVAR, IMAGE_SIDE
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--from",
-    "kind",
+    "toolkit",
     type=click.Choice(("auto", *TOOLKITS)),
     default="auto",
     show_default=True,
@@ -35,7 +35,7 @@ from .options import FEATURE, FEATURE_METAVAR, IMAGE_SIDE
 @click.option("--bgr", is_flag=True, help="Model trained on BGR images, as OpenCV reads them.")
 def import_command(
     file: Path,
-    kind: str,
+    toolkit: str,
     out: Path,
     height: int,
     width: int,
@@ -56,7 +56,7 @@ def import_command(
         raise InputError(f"{out}: is the file to import; name another with --out")
     imported = import_checkpoint(
         file,
-        kind,
+        toolkit,
         height=height,
         width=width,
         last_stride=last_stride,
@@ -66,7 +66,7 @@ def import_command(
     )
     saved, contract = imported.checkpoint, imported.checkpoint.contract
     neck = f"embedding {feature_name(contract.feature)} BNNeck" if saved.neck == "bnneck" else "no neck"
-    say(f"{imported.layout}: {contract.arch}, {saved.num_ids} identities, {neck}")
+    say(f"{imported.toolkit}: {contract.arch}, {saved.num_ids} identities, {neck}")
     assumptions = [*imported.assumptions, f"crops of {height}x{width}"]
     say(f"assumed, because the weights do not show it: {'; '.join(assumptions)}")
     say("change it with --stem, --last-stride, --height and --width")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import runtime
+from .options import MODEL, runtime
 
 if TYPE_CHECKING:
     from bot_deploy.gallery import Store
@@ -23,24 +23,26 @@ if TYPE_CHECKING:
     "--out",
     required=True,
     metavar="OUT",
-    help="Gallery to write: a folder such as people.gallery, a .db file (Milvus Lite), or milvus://host:19530/name.",
+    help="Index to write: a folder such as people.gallery, a .db file (Milvus Lite), or milvus://host:19530/name.",
 )
-@click.option("--model", type=click.Path(path_type=Path), help="Exported model; default: the newest under runs/.")
+@MODEL
 @click.option(
     "--metadata",
     type=click.Path(path_type=Path),
     metavar="F.csv",
-    help="Table with the column path (below GALLERY) and any of identity, camera, time; it overrides file names.",
+    help="Table with the column path (below GALLERY) and any of identity, camera and time; it overrides file names.",
 )
 @click.option(
     "--ann",
     type=click.Choice(["hnsw", "none"]),
     help="Approximate search with FAISS, for galleries of about 100,000 crops or more. The choice is stored in OUT: "
-    "the graph is built again after each change of OUT, until `--ann none`.",
+    "the graph is built again after each change of OUT; `--ann none` removes it.",
 )
-@click.option("--add", is_flag=True, help="Folder besides those that are in OUT, which stay.")
-@click.option("--replace", is_flag=True, help="Folder in place of everything that is in OUT; enrolled people go, too.")
-@click.option("--verify", is_flag=True, help="Comparison of every file's content, whatever its times are.")
+@click.option("--add", is_flag=True, help="Addition of the folder to what is in OUT.")
+@click.option(
+    "--replace", is_flag=True, help="Replacement of everything in OUT, also of enrolled people, by the folder."
+)
+@click.option("--verify", is_flag=True, help="Comparison of every file's content; its size and times are not trusted.")
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def index(

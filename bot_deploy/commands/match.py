@@ -10,7 +10,7 @@ import click
 
 from bot_deploy.choices import TOP_MATCHES
 
-from .options import COUNT, NumberRange, runtime
+from .options import COUNT, MODEL, NumberRange, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five 
 @click.command()
 @click.argument("query", type=click.Path(path_type=Path))
 @click.argument("gallery")
-@click.option("--model", type=click.Path(path_type=Path), help="Exported model; default: the newest under runs/.")
+@MODEL
 @click.option(
     "--same-person",
     is_flag=True,
@@ -47,18 +47,16 @@ CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five 
     help="K-reciprocal re-ranking (Zhong et al., 2017) of the best 1000 matches. Scores stay cosines, so a lower rank "
     "may have a higher score; the verdict is about the first match.",
 )
-@click.option("--camera", "cameras", type=CAMERA, multiple=True, help="Camera ID to search; may be repeated.")
-@click.option(
-    "--exclude-camera", "excluded", type=CAMERA, multiple=True, help="Camera ID to leave out; may be repeated."
-)
+@click.option("--camera", "cameras", type=CAMERA, multiple=True, help="Camera ID to search; repeatable.")
+@click.option("--exclude-camera", "excluded", type=CAMERA, multiple=True, help="Camera ID to leave out; repeatable.")
 @click.option("--exclude-same-camera", is_flag=True, help="Filter that leaves out the query's own camera.")
 @click.option("--since", metavar="TIME", help="Earliest time, such as 2026-01-31T12:00 (UTC if it has no zone).")
 @click.option("--until", metavar="TIME", help="Latest time.")
 @runtime
 @click.option(
-    "--html", type=click.Path(path_type=Path), metavar="F.html", help="Page of the rank lists to send around."
+    "--html", type=click.Path(path_type=Path), metavar="F.html", help="Page of the rank lists, with its images in it."
 )
-@click.option("--montage", type=click.Path(path_type=Path), metavar="F.png", help="Picture of the rank lists.")
+@click.option("--montage", type=click.Path(path_type=Path), metavar="F.png", help="Figure of the rank lists.")
 @click.option("--csv", type=click.Path(path_type=Path), metavar="F.csv", help="Table with a row for each match.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def match(
@@ -84,9 +82,9 @@ def match(
 ) -> None:
     """Find the person of QUERY in GALLERY.
 
-    QUERY is an image, or a folder whose images are a query each. GALLERY is a folder of crops, an index that `bot
-    index` made, a Milvus address, or one image to compare with. The index of a folder is kept in your cache: the next
-    time only new and changed files are embedded.
+    QUERY is an image, or a folder whose images are a query each. GALLERY is a folder of crops, an index made by `bot
+    index`, a Milvus address (milvus://host:19530/name), or one image to compare with. The index of a folder is kept in
+    your cache: the next time only new and changed files are embedded.
     """
     from bot_deploy import runs
     from bot_deploy.console import say, say_left_out
@@ -169,7 +167,7 @@ def _prepare_outputs(html: Path | None, montage: Path | None, csv: Path | None) 
 
     for path, kind, suffixes in (
         (html, "a page", page.SUFFIXES),
-        (montage, "a picture", images.WRITABLE_SUFFIXES),
+        (montage, "a figure", images.WRITABLE_SUFFIXES),
         (csv, "a table", {".csv"}),
     ):
         if path:

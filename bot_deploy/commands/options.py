@@ -1,8 +1,9 @@
-"""Options that several verbs share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,30 +24,50 @@ class NumberRange(click.FloatRange):
         return number
 
 
+class RenamedOption(click.Option):
+    """An option with older names behind its name; they are accepted, but `--help` does not show them."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        names, self.opts = self.opts, self.opts[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = names
+
+
 COUNT = click.IntRange(1, 1_000_000_000)
 IMAGE_SIDE = click.IntRange(1, MAX_IMAGE_SIDE)
 # The paper's names, fi and ft, are accepted but not shown.
 FEATURE = click.Choice([*FEATURES, *FEATURES.values()])
 FEATURE_METAVAR = f"[{'|'.join(FEATURES)}]"
+MODEL = click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="Exported model; default: the newest model.onnx under runs/.",
+)
 THREADS = click.option(
     "--threads", type=click.IntRange(0, MAX_THREADS), default=0, help="Number of CPU threads; default: all available."
 )
 RUNTIME_OPTIONS = (
     click.option(
-        "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Device that runs the model."
+        "--device",
+        type=click.Choice(DEVICES),
+        default="auto",
+        show_default=True,
+        help="Device, or runtime on it, that runs the model; see docs/deploy.md.",
     ),
     THREADS,
     click.option(
         "--batch",
         type=click.IntRange(0, MAX_BATCH),
         default=0,
-        help="Images per run; default: the backend's own choice.",
+        help="Number of images in a batch; default: the backend's.",
     ),
 )
 
 
-def runtime(verb: Callable[..., Any]) -> Callable[..., Any]:
+def runtime(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --device, --threads and --batch, which `open_embedder` takes."""
     for option in reversed(RUNTIME_OPTIONS):
-        verb = option(verb)
-    return verb
+        command = option(command)
+    return command

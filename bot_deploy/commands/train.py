@@ -9,22 +9,24 @@ import click
 
 
 @click.command()
-@click.option("--data", multiple=True, help="Folder, .zip or .csv of crops; repeat to merge. Default: synthetic.")
+@click.option(
+    "--data", multiple=True, help="Folder, .zip or .csv of crops; repeatable, to merge data sets; default: synthetic."
+)
 @click.option(
     "--recipe",
     metavar="NAME|FILE",
-    help="Name of a recipe that ships, or a .toml file. Default: quick; on synthetic data: synthetic.",
+    help="Name of a built-in recipe, or a .toml file; default: quick, or synthetic on synthetic data.",
 )
 @click.option(
-    "--weights", help="Initial weights: `imagenet`, a FILE, a run's folder, or `none`. Default: those of the recipe."
+    "--weights", help="Initial weights: `imagenet`, a FILE, a run's folder, or `none`; default: those of the recipe."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run. Default: runs/RECIPE.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; default: runs/RECIPE.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Value of a recipe key; repeatable.")
 @click.option(
     "--resume",
     is_flag=True,
-    help="Continue the run in --out (default: the newest run) with its own settings. More epochs: --set epochs=40; "
-    "data that have moved: --data.",
+    help="Continuation of the run in --out (default: the newest run), with its own settings. --set epochs=40 adds "
+    "epochs; --data is for data that have moved.",
 )
 def train(
     data: tuple[str, ...],

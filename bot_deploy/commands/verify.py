@@ -17,7 +17,7 @@ from .options import runtime
     "--data",
     default="synthetic",
     show_default=True,
-    help="Crops to compare on; query and gallery, if any, are also scored.",
+    help="Crops to compare on; query and gallery, if any, are also scored, except of `synthetic`.",
 )
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -32,7 +32,7 @@ def verify(reference: Path, candidate: Path, data: str, device: str, threads: in
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError, ParityError
     from bot_deploy.evaluation.protocol import evaluate_dataset
-    from bot_deploy.export.parity import TOLERANCES, compare, sample_crops, with_scores
+    from bot_deploy.export.parity import TOLERANCES, compare_embeddings, sample_crops, with_scores
 
     reference_model, candidate_model = (
         open_embedder(path, device, threads=threads, batch=batch) for path in (reference, candidate)
@@ -45,7 +45,9 @@ def verify(reference: Path, candidate: Path, data: str, device: str, threads: in
         )
     dataset = open_dataset(data)
     say(f"{candidate} on {candidate_model.backend}, against {reference} on {reference_model.backend}, on {data}:")
-    parity = compare(reference_model, candidate_model, sample_crops(dataset, a.size), TOLERANCES[b.precision])
+    parity = compare_embeddings(
+        reference_model, candidate_model, sample_crops(dataset, a.size), TOLERANCES[b.precision]
+    )
     if data != SYNTHETIC and dataset.query and dataset.gallery:
         parity = with_scores(
             parity, evaluate_dataset(reference_model, dataset), evaluate_dataset(candidate_model, dataset)

@@ -50,10 +50,10 @@ class Size(click.ParamType):  # type: ignore[type-arg]
     help="Range of the pixels before mean and std.",
 )
 @click.option(
-    "--mean", type=Numbers(), default="0", metavar="M|M,M,M", help="Mean, in that range and channel order. Default: 0."
+    "--mean", type=Numbers(), default="0", metavar="M|M,M,M", help="Mean, in that range and channel order; default: 0."
 )
 @click.option(
-    "--std", type=Numbers(), default="1", metavar="S|S,S,S", help="Standard deviation, as --mean. Default: 1."
+    "--std", type=Numbers(), default="1", metavar="S|S,S,S", help="Standard deviation, as --mean; default: 1."
 )
 @click.option("--output", metavar="NAME", help="Name of the output with the embeddings, if FILE has several.")
 @click.option("--data", default="synthetic", show_default=True, help="Crops to compare on.")
@@ -75,7 +75,7 @@ def wrap(
 ) -> None:
     """Make an artifact around the ReID model of another toolkit in FILE, an .onnx or the .xml of an OpenVINO IR.
 
-    The artifact takes crops as they are and holds its contract, so every verb opens it. The exit code is 3 if its
+    The artifact takes crops as they are and holds its contract, so every command opens it. The exit code is 3 if its
     embeddings differ from those of FILE.
     """
     from bot_deploy import runs

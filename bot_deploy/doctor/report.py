@@ -40,10 +40,10 @@ class Diagnosis:
     broken: tuple[ImageError, ...]  # files that were left out
 
     @property
-    def verdict(self) -> str:
+    def summary(self) -> str:
         """The number and the kinds of the warnings as one line."""
         if not self.warnings:
-            return f"nothing looks violated on {self.crops} crops"
+            return f"no warnings on {self.crops} crops"
         kinds = ", ".join(warning.kind for warning in self.warnings)
         return f"{len(self.warnings)} warning{'s' if len(self.warnings) > 1 else ''} on {self.crops} crops: {kinds}"
 
@@ -55,11 +55,11 @@ class Diagnosis:
             "effects": [{key: _finite(value) for key, value in asdict(effect).items()} for effect in self.effects],
             "warnings": [asdict(warning) for warning in self.warnings],
             "broken_files": [str(error) for error in self.broken],
-            "verdict": self.verdict,
+            "verdict": self.summary,
         }
 
     def table(self) -> str:
-        """Effects, warnings and verdict as lines."""
+        """Effects, warnings and summary as lines."""
         lines = [
             f"{'if crops were fed ...':<42} mean cos  min cos  nearest changed  between crops",
             f"  {'as the contract says':<40} {'1':>8} {'1':>8} {'0 %':>16} {self.mean_similarity:>14.3f}",
@@ -75,7 +75,7 @@ class Diagnosis:
         for warning in self.warnings:
             examples = f" ({', '.join(warning.examples)})" if warning.examples else ""
             lines.append(f"warning: {warning.kind}: {warning.message}{examples}")
-        return "\n".join([*lines, self.verdict])
+        return "\n".join([*lines, self.summary])
 
 
 def _finite(value: object) -> object:

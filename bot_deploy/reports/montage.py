@@ -40,7 +40,7 @@ def write_montage(rankings: Sequence[Ranking], path: Path) -> None:
         InputError: `path` does not end in the suffix of a picture.
         RunError: the file cannot be written.
     """
-    prepare_output(path, "a picture", images.WRITABLE_SUFFIXES)
+    prepare_output(path, "a figure", images.WRITABLE_SUFFIXES)
     if len(rankings) > MAX_QUERIES:
         logger.info(f"{path}: shows the first {MAX_QUERIES} of {len(rankings)} queries")
         rankings = rankings[:MAX_QUERIES]

@@ -33,7 +33,7 @@ class ImportedCheckpoint:
     """A converted checkpoint, with the assumptions that were made."""
 
     checkpoint: Checkpoint
-    layout: str  # name of the toolkit
+    toolkit: str  # that wrote the file
     assumptions: tuple[str, ...]  # settings that the weights do not show, as phrases
     unused_keys: tuple[str, ...]  # keys of the file that only training needs
 
@@ -48,7 +48,7 @@ class _RenamedWeights:
 
 def import_checkpoint(
     path: Path,
-    kind: str = AUTO,
+    toolkit: str = AUTO,
     *,
     height: int = IMAGE_HEIGHT,
     width: int = IMAGE_WIDTH,
@@ -61,7 +61,7 @@ def import_checkpoint(
 
     Args:
         path: the file.
-        kind: one of `choices.TOOLKITS`, or "auto" to recognise the toolkit by its keys.
+        toolkit: one of `choices.TOOLKITS`, or "auto" to recognise the toolkit by its keys.
         height: height of the crops in pixels.
         width: width of the crops in pixels.
         last_stride: 1 or 2; None for the toolkit's default.
@@ -74,7 +74,7 @@ def import_checkpoint(
     """
     state = _read_state_dict(path)
     try:
-        layout = _choose_layout(kind, state)
+        layout = _choose_layout(toolkit, state)
         check_supported(state)
         assumptions: list[str] = []
         mean, std = _take_normalisation(state, assumptions)
@@ -119,12 +119,12 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}  # the prefix of DataParallel
 
 
-def _choose_layout(kind: str, keys: Iterable[str]) -> KeyLayout:
-    if kind == AUTO:
+def _choose_layout(toolkit: str, keys: Iterable[str]) -> KeyLayout:
+    if toolkit == AUTO:
         return detect_layout(keys)
-    if kind not in LAYOUTS:
-        raise InputError(f"no toolkit {kind!r}; choose from {AUTO}, {', '.join(LAYOUTS)}")
-    return LAYOUTS[kind]
+    if toolkit not in LAYOUTS:
+        raise InputError(f"no toolkit {toolkit!r}; choose from {AUTO}, {', '.join(LAYOUTS)}")
+    return LAYOUTS[toolkit]
 
 
 def _rename_keys(state: dict[str, Tensor], layout: KeyLayout) -> _RenamedWeights:

@@ -51,7 +51,7 @@ def between_bars(crop: Pixels, colour: int = 0) -> Pixels:
 def test_clean_crops_give_no_warning(crops: list[Pixels], tmp_path: Path) -> None:
     diagnosis = shown(crops, tmp_path)
     assert diagnosis.warnings == ()
-    assert diagnosis.verdict == "nothing looks violated on 40 crops"
+    assert diagnosis.summary == "no warnings on 40 crops"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -78,7 +78,7 @@ def test_violated_crops_give_that_warning(
     assert warning.crops >= 12
     assert all(name.startswith(str(tmp_path)) for name in warning.examples)
     assert len(warning.examples) == 3
-    assert kind in diagnosis.verdict
+    assert kind in diagnosis.summary
     assert f"warning: {kind}: {warning.crops} of 40 crops" in diagnosis.table()
 
 

@@ -307,7 +307,7 @@ def test_command(onnx_file: Path, people: Path, capsys: pytest.CaptureFixture[st
     assert "reused" not in err
     again, err = run()
     assert err.count("reused") == 2
-    _, err = run("--fresh")
+    _, err = run("--refresh-cache")
     assert "reused" not in err
     assert {**again, "seconds": 0} == {**plain, "seconds": 0}
     reranked, err = run("--rerank")

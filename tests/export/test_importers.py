@@ -108,7 +108,7 @@ def test_every_layout_embeds_as_its_toolkit_does(case: str, tmp_path: Path) -> N
     theirs = written(backbone)
     imported = import_checkpoint(stored(theirs, tmp_path), **SIZE)
     saved = imported.checkpoint
-    assert imported.layout == kind
+    assert imported.toolkit == kind
     assert (saved.contract.arch, saved.stem, saved.last_stride, saved.num_ids) == (arch, stem, last_stride, 9)
     assert (saved.neck, saved.contract.feature) == (("bnneck", "fi") if prefix else ("none", "ft"))
     assert saved.contract.size == (32, 16)

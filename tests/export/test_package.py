@@ -17,7 +17,7 @@ def test_every_public_name_is_shown_and_loads() -> None:
     assert dir(bot_deploy.export) == sorted(bot_deploy.export.__all__)
     for name in bot_deploy.export.__all__:
         assert getattr(bot_deploy.export, name).__class__.__name__ in {"function", "type", "dict"}
-    assert {"export", "import_checkpoint", "compare", "to_engine"} <= set(dir(bot_deploy.export))
+    assert {"export", "import_checkpoint", "compare_embeddings", "to_engine"} <= set(dir(bot_deploy.export))
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

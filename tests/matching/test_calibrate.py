@@ -160,7 +160,7 @@ def test_an_engine_is_calibrated_in_its_sidecar(tmp_path: Path) -> None:
             InputError,
             "model.pt: a checkpoint; calibrate the exported model",
         ),
-        (["{model}", "--plot", "{dir}/x.svg"], InputError, "x.svg: a picture ends in .png"),
+        (["{model}", "--plot", "{dir}/x.svg"], InputError, "x.svg: a plot ends in .png"),
         (["{model}", "--plot", "{model}/x.png"], RunError, "x.png: cannot be written (File exists)"),
         (["{model}", "--plot", "{dir}/folder.png"], RunError, "folder.png: cannot be written (it is a folder)"),
         (

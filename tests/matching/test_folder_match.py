@@ -420,7 +420,7 @@ def test_montage_that_cannot_be_written(tmp_path: Path, crop: Callable[[str], Pa
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
     for name in ("ranks.unknown", "ranks"):
-        with pytest.raises(InputError, match=rf"{name}: a picture ends in .*\.png"):
+        with pytest.raises(InputError, match=rf"{name}: a figure ends in .*\.png"):
             montage.write_montage([ranking], tmp_path / name)
     for name in ("file/ranks.png", "folder.png"):
         with pytest.raises(RunError, match=r": cannot be written \(.*\)") as caught:

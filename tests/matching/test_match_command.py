@@ -121,7 +121,7 @@ def test_a_folder_of_one_person(bot: Any, onnx_file: Path, people: Path, queries
     ("words", "code", "message"),
     [
         (["{query}", "{crops}", "--html", "{tmp}/x.txt"], 2, "x.txt: a page ends in .htm, .html"),
-        (["{query}", "{crops}", "--montage", "{tmp}/x.svg"], 2, "x.svg: a picture ends in "),
+        (["{query}", "{crops}", "--montage", "{tmp}/x.svg"], 2, "x.svg: a figure ends in "),
         (["{query}", "{crops}", "--csv", "{tmp}/x.tsv"], 2, "x.tsv: a table ends in .csv"),
         (["{query}", "{crops}", "--csv", "{query}/x.csv"], 1, "x.csv: cannot be written (File exists)"),
         (["{query}", "{crops}", "--html", "{tmp}/folder.html"], 1, "folder.html: cannot be written (it is a folder)"),

@@ -87,7 +87,7 @@ def test_export_writes_every_artifact_and_reports_the_one_that_cannot_run_here(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--batch", "1:2:4"], 2, "--fp32, --batch and --gpu-arch are about the engine; add --trt"),
+        (["--batch", "1:2:4"], 2, "--fp32, --engine-batch and --gpu-arch are about the engine; add --trt"),
         (["--gpu-arch", "sm89"], 2, "add --trt"),
         (["--fp32"], 2, "add --trt"),
         (["--trt", "--batch", "4"], 2, "'4' is not MIN:OPT:MAX"),

@@ -101,7 +101,7 @@ def _altered(embedder: Embedder, change: object) -> Embedder:
 def test_parity_fails_other_embeddings(onnx_file: Path, people: Path, change: object, passes: bool) -> None:
     embedder = open_embedder(onnx_file)
     crops = parity.sample_crops(open_dataset(people), (128, 64), count=20)
-    result = parity.compare(embedder, _altered(embedder, change), crops, parity.TOLERANCES["fp32"])
+    result = parity.compare_embeddings(embedder, _altered(embedder, change), crops, parity.TOLERANCES["fp32"])
     assert result.passed is passes
     assert ("passed" if passes else "FAILED") in result.table()
 
@@ -116,7 +116,7 @@ def test_one_bad_crop_among_many_fails_parity(onnx_file: Path, people: Path) -> 
             spoilt[17] = np.roll(spoilt[17], 3)
         return spoilt
 
-    result = parity.compare(embedder, _altered(embedder, spoil), crops, parity.TOLERANCES["fp32"])
+    result = parity.compare_embeddings(embedder, _altered(embedder, spoil), crops, parity.TOLERANCES["fp32"])
     assert not result.passed
     assert result.mean_cosine > 0.99  # a limit on the mean would not notice it
 
@@ -139,14 +139,18 @@ def test_a_collapsed_network_whose_neighbours_change_fails_and_is_named() -> Non
     """All embeddings are nearly one, so that their cosines with the reference stay high: only the neighbours differ."""
     rng = np.random.default_rng(0)
     before, after = (_unit(1 / 8 + 0.001 * rng.normal(size=(100, 64))) for _ in range(2))
-    result = parity.compare(_network_of(before), _network_of(after), _grey_crops(100), parity.TOLERANCES["int8"])
+    result = parity.compare_embeddings(
+        _network_of(before), _network_of(after), _grey_crops(100), parity.TOLERANCES["int8"]
+    )
     assert result.min_cosine > 0.999
     assert result.top1_agreement < 0.1
     assert result.mean_similarity == pytest.approx((before @ before.T)[~np.eye(100, dtype=bool)].mean(), abs=1e-6)
     assert result.collapsed
     assert not result.passed
     assert "collapsed: all crops look alike" in result.table()
-    same = parity.compare(_network_of(before), _network_of(before), _grey_crops(100), parity.TOLERANCES["fp32"])
+    same = parity.compare_embeddings(
+        _network_of(before), _network_of(before), _grey_crops(100), parity.TOLERANCES["fp32"]
+    )
     assert same.collapsed
     assert same.passed  # the export is right; the warning says what it is worth
 
@@ -156,7 +160,9 @@ def test_neighbours_that_are_equally_near_may_swap() -> None:
     rng = np.random.default_rng(1)
     before = np.repeat(_unit(rng.normal(size=(20, 64))), 3, axis=0)
     after = _unit(before + 1e-7 * rng.normal(size=before.shape))
-    result = parity.compare(_network_of(before), _network_of(after), _grey_crops(60), parity.TOLERANCES["fp32"])
+    result = parity.compare_embeddings(
+        _network_of(before), _network_of(after), _grey_crops(60), parity.TOLERANCES["fp32"]
+    )
     assert result.top1_agreement == 1
     assert not result.collapsed
     assert result.passed
@@ -191,7 +197,7 @@ def test_figures_against_a_naive_loop(onnx_file: Path, people: Path) -> None:
     def disturb(vectors: np.ndarray) -> np.ndarray:
         return vectors + noise[: len(vectors)] if len(vectors) == 12 else vectors
 
-    result = parity.compare(embedder, _altered(embedder, disturb), crops, parity.Tolerance(0.5))
+    result = parity.compare_embeddings(embedder, _altered(embedder, disturb), crops, parity.Tolerance(0.5))
     a = embedder.run(crops).astype(float)
     b = a + noise
     cosines = [float(x @ y / np.linalg.norm(x) / np.linalg.norm(y)) for x, y in zip(a, b, strict=True)]

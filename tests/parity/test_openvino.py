@@ -42,7 +42,7 @@ def test_any_batch_gives_what_the_others_give(onnx_file: Path, checkpoint_file: 
 def test_passes_the_gate_of_the_export(onnx_file: Path, checkpoint_file: Path, people: Path) -> None:
     crops = parity.sample_crops(open_dataset(people), (128, 64), count=64)
     embedder = open_embedder(onnx_file, "openvino")
-    result = parity.compare(open_embedder(checkpoint_file), embedder, crops, parity.TOLERANCES["fp32"])
+    result = parity.compare_embeddings(open_embedder(checkpoint_file), embedder, crops, parity.TOLERANCES["fp32"])
     assert result.passed, result.table()
     assert embedder.contract == open_embedder(checkpoint_file).contract
     assert "OpenVINO" in embedder.backend

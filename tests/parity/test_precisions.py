@@ -18,7 +18,8 @@ from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
 from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import InputError
-from bot_deploy.export import fp16, int8, parity, sensitivity
+from bot_deploy.export import fp16, int8, parity, pipeline, sensitivity
+from bot_deploy.export.artifact import Artifact
 from bot_deploy.export.graph import inference_graph
 from bot_deploy.export.pipeline import ExportContext, export_engine, export_onnx, prepare
 from bot_deploy.export.to_onnx import to_onnx
@@ -279,6 +280,29 @@ def test_int8_calibrates_on_crops_that_are_not_scored(checkpoint_file: Path, peo
     train = parity.sample_crops(replace(dataset, query=(), gallery=()), (128, 64), 512)
     np.testing.assert_array_equal(context.calibration, train)
     assert len(train) == len(dataset.train)
+
+
+@pytest.mark.parametrize(
+    ("precisions", "has_train", "is_reported"),
+    [(("fp32", "int8"), False, True), (("fp32", "int8"), True, False), (("fp32", "fp16"), False, False)],
+)
+def test_int8_calibration_on_scored_crops_is_reported(
+    precisions: tuple[str, ...],
+    has_train: bool,
+    is_reported: bool,
+    checkpoint_file: Path,
+    people: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    dataset = open_dataset(people)
+    monkeypatch.setattr(pipeline, "open_merged", lambda _: dataset if has_train else replace(dataset, train=()))
+    monkeypatch.setattr(
+        pipeline, "export_onnx", lambda context, precision, _: Artifact(tmp_path, precision, context.data, None, "test")
+    )
+    pipeline.export(checkpoint_file, tmp_path, precisions, people)
+    assert ("no training crops, so INT8 calibration uses its query and gallery" in caplog.text) == is_reported
 
 
 def test_int8_for_tensorrt_is_symmetric_and_builds(context: ExportContext, tmp_path: Path) -> None:

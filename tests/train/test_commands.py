@@ -73,7 +73,7 @@ def test_a_wrong_recipe_names_file_key_and_option(
 
 def test_ablate_takes_a_recipe_file(calls: list[tuple[object, ...]], people: Path) -> None:
     Path("my.toml").write_text(to_toml(load_recipe("strong")))
-    run("ablate", "--data", people, "--recipe", "my.toml", "--steps", "1,+REA", "--seeds", 2)
+    run("ablate", "--data", people, "--recipe", "my.toml", "--rows", "1,+REA", "--seeds", 2)
     assert calls == [("keep_freed_memory",), ("ablate", load_recipe("strong"), ["Baseline-S", "+REA"], 2)]
 
 
