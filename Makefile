@@ -1,6 +1,6 @@
-# Everything sets itself up in .venv; all it needs is Python >= 3.11 and make.
+# Each target creates .venv by itself. You need Python 3.11 or newer, and make.
 PYTHON ?= python3
-# For pip: an index with smaller builds of PyTorch, say.
+# Options of pip, such as --extra-index-url for smaller builds of PyTorch.
 PIP_ARGS ?=
 BIN := .venv/bin
 .DEFAULT_GOAL := help
@@ -10,7 +10,7 @@ BIN := .venv/bin
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-quickstart: .venv/ready  ## synthetic people, a trained model, a verified export and a first match, in minutes
+quickstart: .venv/ready  ## synthetic people, a trained model, a checked export and a first match, in minutes
 	$(BIN)/python -m bot_deploy.demos.quickstart
 
 test: .venv/ready  ## the whole test suite
@@ -30,11 +30,11 @@ clean:  ## removes .venv and what was built; keeps runs/
 
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "bot_deploy needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+		{ echo "bot_deploy needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[cpu,train,export,dev]'
-	@# Without a desktop's libraries OpenCV cannot open windows, nor be imported: take the build that has none.
+	@# Without a desktop's libraries OpenCV cannot be imported; its headless build can.
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || { $(BIN)/python -m pip uninstall --quiet --yes opencv-python && \
 		$(BIN)/python -m pip install --quiet $(PIP_ARGS) 'opencv-python-headless<5'; }
 	touch .venv/ready

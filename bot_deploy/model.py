@@ -98,7 +98,7 @@ def _build_neck(kind: str, dim: int) -> nn.Module:
 
 
 class _L2Norm(nn.Module):
-    """L2 normalisation instead of BNNeck (the outlook in section 6 of the paper)."""
+    """L2 normalisation instead of BNNeck (future work in section 6 of the paper)."""
 
     def forward(self, features: Tensor) -> Tensor:
         return L2_LENGTH * nn.functional.normalize(features, dim=1)

@@ -52,7 +52,7 @@ def train(recipe: Recipe | str | Path, dataset: Dataset | str | Path, out: str |
     share each batch, and the first one writes the files. Global settings of PyTorch are restored afterwards.
 
     Args:
-        recipe: a recipe, the name of one that ships, or a .toml file.
+        recipe: a recipe, the name of a built-in recipe, or a .toml file.
         dataset: a data set, or what `open_dataset` takes: a folder, .zip or .csv of crops, or "synthetic".
         out: folder of the run.
         resume: continue the run in `out`, if there is one; on a CPU the final weights are bit-identical to those of a

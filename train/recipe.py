@@ -132,13 +132,13 @@ TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", s
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that ship with bot_deploy."""
+    """Names of the built-in recipes."""
     folder = resources.files("bot_deploy.train.recipes")
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
 def load_recipe(name: str | Path, overrides: Iterable[str] = (), weights: str | None = None) -> Recipe:
-    """The recipe that ships under `name`, or the recipe in the .toml file `name`; config.toml of a run is one too.
+    """The built-in recipe `name`, or the recipe in the .toml file `name`; config.toml of a run is one too.
 
     `overrides`, such as "epochs=20", and `weights` replace its values.
 

@@ -104,13 +104,13 @@ class Gallery(ReadableGallery, Protocol):
         """Adds `rows` with `vectors` [N, D], in place of those with the same paths."""
 
     def update_metadata(self, rows: Sequence[GalleryItem]) -> None:
-        """Replaces what is known of the files with these paths; their vectors stay."""
+        """Replaces identity, camera and time of the items with these paths; their vectors stay."""
 
     def remove(self, paths: Sequence[str]) -> None:
         """Removes the rows with these paths."""
 
     def set_root(self, root: Path) -> None:
-        """From now on the files lie below `root`."""
+        """Sets the folder that the items' paths are relative to."""
 
 
 def unit_length(vectors: npt.NDArray[np.floating[Any]]) -> Vectors:

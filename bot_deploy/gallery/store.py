@@ -275,7 +275,7 @@ class Store:
     def build_hnsw(self) -> float:
         """Builds the graph for approximate search and returns its recall@10, see `hnsw.recall_at_10`.
 
-        From now on `uses_hnsw` is true. Vectors that are added later are compared one by one.
+        `uses_hnsw` is true afterwards. Vectors that are added later are compared one by one.
         """
         with self._reading() as (state, _):
             holes = state.alive < state.length

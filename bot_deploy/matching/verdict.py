@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Calibration
 
 MATCH, UNCERTAIN, NO_MATCH, UNCALIBRATED = "match", "uncertain", "no match", "uncalibrated"
-MAX_GALLERY_FALSE_ACCEPT_RATE = 0.5  # above it a score alone is no proof: a stranger would often reach it, too
+MAX_GALLERY_FALSE_ACCEPT_RATE = 0.5  # above it, strangers in the gallery often score as high
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to a query: one of the four decisions above, and a sentence that begins with it and explains it."""
+    """The answer to a query: "match", "uncertain", "no match" or "uncalibrated", and a sentence that explains it."""
 
     decision: str
     explanation: str
     false_accept_rate: float | None = None  # share of impostor pairs that score as high
-    gallery_false_accept_rate: float | None = None  # probability that a stranger does, somewhere in this gallery
+    gallery_false_accept_rate: float | None = None  # probability that some stranger in this gallery scores as high
 
 
 def decide(calibration: Calibration | None, score: float | None, images: int) -> Verdict:

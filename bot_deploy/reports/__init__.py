@@ -1,1 +1,1 @@
-"""What a person looks at: rank lists as a page, a picture, a table or JSON, and the plot of a calibration."""
+"""Output for people: rank lists as a page, a figure, a table or JSON, and the plot of a calibration."""
