@@ -31,7 +31,7 @@ import numpy as np
 from bot_deploy import gallery as galleries
 from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
-from bot_deploy.gallery import GalleryItem, Store, search
+from bot_deploy.gallery import GalleryItem, LocalIndex, search
 
 CROPS, CROPS_PER_TURN, MATCHES = 20_000, 2000, 7
 CROPS_TO_KILL, KILLS = 2000, 50
@@ -80,7 +80,7 @@ def time_indexing(embedder: Embedder, paths: list[Path], work: Path) -> tuple[li
 
         def index(folder: Path = folder, number: int = number) -> float:
             started = time.perf_counter()
-            with galleries.create_gallery(str(work / f"{number}.gallery"), embedder.contract, folder) as gallery:
+            with galleries.open_or_create_index(str(work / f"{number}.gallery"), embedder.contract, folder) as gallery:
                 galleries.index_folder(gallery, folder, embedder)
             return time.perf_counter() - started
 
@@ -111,10 +111,10 @@ def kill_indexing(model: Path, embedder: Embedder, paths: list[Path], work: Path
         time.sleep(rng.uniform(0.05, 1) * full_seconds)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
-        if not galleries.is_gallery(str(store_path)):
+        if not galleries.is_index(str(store_path)):
             continue  # killed before the gallery was created
-        with galleries.create_gallery(str(store_path), embedder.contract, folder) as gallery:
-            assert isinstance(gallery, Store)
+        with galleries.open_or_create_index(str(store_path), embedder.contract, folder) as gallery:
+            assert isinstance(gallery, LocalIndex)
             rows = list(gallery.items())
             wrong_rows += len(rows) != len(gallery)
             for row in rows:
@@ -124,8 +124,8 @@ def kill_indexing(model: Path, embedder: Embedder, paths: list[Path], work: Path
                 gallery.remove([row.path for row in rows])  # so that the next process has work
     subprocess.run([*map(str, command)], check=True, capture_output=True)
     difference = 0.0
-    with galleries.create_gallery(str(store_path), embedder.contract, folder) as gallery:
-        clean = Store(work / "clean.gallery", embedder.contract.embedding_space, embedder.contract.dim, folder)
+    with galleries.open_or_create_index(str(store_path), embedder.contract, folder) as gallery:
+        clean = LocalIndex(work / "clean.gallery", embedder.contract.embedding_space, embedder.contract.dim, folder)
         clean.add([GalleryItem(path.name) for path in files], vectors)
         for name in rng.sample(sorted(expected), 100):
             hits, clean_hits = (store.search(expected[name], len(files)) for store in (gallery, clean))
@@ -140,7 +140,7 @@ def measure_million(work: Path) -> dict[str, float]:
     """Seconds and gigabytes of a gallery with a million vectors."""
     rng, store_path = np.random.default_rng(0), work / "million.gallery"
     started = time.perf_counter()
-    with Store(store_path, "synthetic", DIM, work) as gallery:
+    with LocalIndex(store_path, "synthetic", DIM, work) as gallery:
         for start in range(0, VECTORS, 50_000):
             vectors = rng.normal(size=(50_000, DIM)).astype(np.float32)
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -159,13 +159,13 @@ def measure_million(work: Path) -> dict[str, float]:
         search.FAISS_MIN_VECTORS = min_vectors
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started = time.perf_counter()
-        gallery = Store(store_path)
+        gallery = LocalIndex(store_path)
         with gallery, gallery._reading():  # noqa: SLF001 - it maps the vectors
             measured[f"opening, {name}"] = time.perf_counter() - started
             measured[f"MB more after opening, {name}"] = (
                 resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
             ) / 1e3
-        with Store(store_path) as gallery:
+        with LocalIndex(store_path) as gallery:
             gallery.search(queries[0], 10)
             seconds = []
             for query in queries:

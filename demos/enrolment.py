@@ -154,11 +154,11 @@ def open_enrolment_gallery(address: str | None, embedder: Embedder) -> Gallery:
     address = address or DEFAULT_GALLERY
     path = Path(address)
     gallery: Gallery
-    if not galleries.is_gallery(address) and path.is_dir() and not galleries.is_empty(path):
+    if not galleries.is_index(address) and path.is_dir() and not galleries.is_empty_folder(path):
         gallery, _ = galleries.open_folder_gallery(path, embedder)
     else:
         root = Path("people") if galleries.is_milvus(address) else path / "crops"
-        gallery = galleries.create_gallery(address, embedder.contract, root)
+        gallery = galleries.open_or_create_index(address, embedder.contract, root)
         if not gallery.root.is_dir() and root.is_dir():  # the gallery was moved with its crops
             gallery.root = root.absolute()
     broken = gallery.broken()

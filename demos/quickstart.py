@@ -88,7 +88,7 @@ def rank_lists(model: Path, folder: Path, picture: Path) -> Path:
         path = Path(str(query.path))
         rankings.append(match.match(path, people, embedder, SHOWN_MATCHES, exclude_cameras=[query.camera]))
     people.close()
-    montage.write_montage(rankings, picture)
+    montage.write_rank_list_figure(rankings, picture)
     return picture
 
 

@@ -13,7 +13,7 @@ import click
 from .options import MODEL, runtime
 
 if TYPE_CHECKING:
-    from bot_deploy.gallery import Store
+    from bot_deploy.gallery import LocalIndex
 
 
 @click.command()
@@ -82,21 +82,21 @@ def index(
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
     document: dict[str, object] = {"gallery": out, "model": str(model)}
-    with galleries.create_gallery(out, embedder.contract, folder) as gallery:
+    with galleries.open_or_create_index(out, embedder.contract, folder) as gallery:
         update = galleries.index_folder(gallery, folder, embedder, table, add=add, replace=replace, verify=verify)
         broken = gallery.broken()
         document |= {
             "images": len(gallery),
             "new": update.new,
             "changed": update.changed,
-            "vanished": update.vanished,
+            "removed": update.removed,
             "unchanged": update.unchanged,
             "broken": len(broken),
             "broken_files": [{"path": item.path, "error": item.error} for item in broken],
         }
         root = folder if gallery.root == folder.absolute() else gallery.root
         say_left_out([f"{root / item.path}: {item.error}" for item in broken])
-        if isinstance(gallery, galleries.Store):
+        if isinstance(gallery, galleries.LocalIndex):
             if ann == "none":
                 gallery.drop_hnsw()
             elif ann or gallery.uses_hnsw:
@@ -105,7 +105,7 @@ def index(
     click.echo(json.dumps(document) if as_json else _summary(document))
 
 
-def _update_graph(gallery: Store, *, is_requested: bool) -> dict[str, float]:
+def _update_graph(gallery: LocalIndex, *, is_requested: bool) -> dict[str, float]:
     """Builds the graph of approximate search if it is out of date; returns its recall if it was built."""
     from bot_deploy.console import say
 
@@ -118,7 +118,7 @@ def _update_graph(gallery: Store, *, is_requested: bool) -> dict[str, float]:
 
 
 def _summary(document: dict[str, object]) -> str:
-    counts = ", ".join(f"{document[name]} {name}" for name in ("new", "changed", "vanished", "unchanged", "broken"))
+    counts = ", ".join(f"{document[name]} {name}" for name in ("new", "changed", "removed", "unchanged", "broken"))
     lines = [f"{document['gallery']}: {document['images']} images ({counts}) in {document['seconds']} s"]
     if "recall10" in document:
         lines.append(f"approximate search (hnsw): recall@10 {document['recall10']:.4f} against exact search")

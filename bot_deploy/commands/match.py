@@ -90,10 +90,10 @@ def match(
     from bot_deploy.console import say, say_left_out
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
-    from bot_deploy.gallery import check_folder, is_gallery, open_gallery
+    from bot_deploy.gallery import check_folder, is_index, open_gallery
     from bot_deploy.matching.match import rank
-    from bot_deploy.reports.montage import write_montage
-    from bot_deploy.reports.page import describe_filters, describe_queries, describe_threshold, write_page
+    from bot_deploy.reports.montage import write_rank_list_figure
+    from bot_deploy.reports.page import describe_filters, describe_queries, describe_threshold, write_html
     from bot_deploy.reports.tables import json_document, text_table, write_csv
 
     # Wrong options and queries are reported before a large gallery is embedded.
@@ -106,7 +106,7 @@ def match(
         "since": _parse_time(since, "since"),
         "until": _parse_time(until, "until"),
     }
-    if not is_gallery(gallery) and not Path(gallery).is_file():
+    if not is_index(gallery) and not Path(gallery).is_file():
         check_folder(Path(gallery))
     model = model or runs.newest_model()
     embedder = open_embedder(model, device, threads=threads, batch=batch)
@@ -145,9 +145,9 @@ def match(
     if csv:
         write_csv(rankings, csv)
     if montage:
-        write_montage(rankings, montage)
+        write_rank_list_figure(rankings, montage)
     if html:
-        facts = {
+        details = {
             "Queries": describe_queries(rankings, len(broken_queries)),
             "Gallery": f"{gallery}: {size} images" + (f", {len(broken)} more are broken" if broken else ""),
             "Model": f"{model} ({embedder.contract.arch}, {embedder.contract.embedding_space})",
@@ -155,7 +155,7 @@ def match(
             "Order": "k-reciprocal re-ranking; scores are cosines" if rerank else "by cosine similarity",
             "Left out": describe_filters(filters, min_score, exclude_same_camera=exclude_same_camera),
         }
-        write_page(rankings, facts, root, html)
+        write_html(rankings, details, root, html)
     for path in filter(None, (csv, montage, html)):
         say(f"wrote {path}")
 

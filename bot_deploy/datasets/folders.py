@@ -21,7 +21,7 @@ from .dataset import (
     image_files,
     number_identities,
 )
-from .names import SPLIT_NAMES, SPLITS, CropInfo, parse_market_name, parse_names
+from .names import SPLIT_NAMES, SPLITS, CropMetadata, parse_market_name, parse_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,7 @@ def _no_identities(files: Sequence[File]) -> str:
     return f"no folder names an identity: {files[0]} has only folders of cameras, days, sessions or splits"
 
 
-def _special(file: File, info: CropInfo) -> int | None:
+def _special(file: File, info: CropMetadata) -> int | None:
     """JUNK or DISTRACTOR for a crop that is marked so as in Market-1501; None for a person."""
     if info.identity == "-1":
         return JUNK
@@ -87,7 +87,7 @@ def _special(file: File, info: CropInfo) -> int | None:
     return DISTRACTOR if label and label.identity == info.identity and int(label.identity) == 0 else None
 
 
-def _check_identities(source: str, crops: Sequence[tuple[File, CropInfo]], contradiction: str) -> None:
+def _check_identities(source: str, crops: Sequence[tuple[File, CropMetadata]], contradiction: str) -> None:
     """Raises InputError for crops without an identity, and for names that contradict each other."""
     if contradiction:
         raise InputError(f"{source}: {contradiction}; {SIDE_BY_SIDE}")

@@ -41,7 +41,7 @@ TIME = re.compile(r"(?<!\d)((?:19|20)\d\d)-?([01]\d)-?([0-3]\d)[T_ -]?([0-2]\d)[
 DAY = re.compile(r"(?:19|20)\d\d-?[01]\d-?[0-3]\d")
 
 
-class CropInfo(NamedTuple):
+class CropMetadata(NamedTuple):
     """Identity, camera and time of a crop; None where unknown."""
 
     identity: str | None = None
@@ -59,12 +59,12 @@ class MarketLabel(NamedTuple):
 class ParsedNames(NamedTuple):
     """The names of a whole set of crops."""
 
-    infos: list[CropInfo]  # one for each path
+    infos: list[CropMetadata]  # one for each path
     sessions: str  # why a level of folders was read as sessions instead of identities; "" if none was
     contradiction: str  # why the folders cannot all be right, such as crops beside folders of crops; "" if they can
 
 
-def parse_name(path: str) -> CropInfo:
+def parse_name(path: str) -> CropMetadata:
     """Identity, camera and time in `path`, whose parts are joined by "/".
 
     `0002_c1s1_000451_03.jpg` has the form of Market-1501: identity, camera, sequence, frame. In other forms the
@@ -138,7 +138,7 @@ def _names_file(folder: str, name: str) -> bool:
     return name.startswith(folder) and not name[len(folder) : len(folder) + 1].isdigit()
 
 
-def _parse(folders: Sequence[str], name: str, chain: Sequence[str]) -> CropInfo:
+def _parse(folders: Sequence[str], name: str, chain: Sequence[str]) -> CropMetadata:
     """The names of `folders` and of the file; `chain` are the folders that may be identities."""
     market, frame, date = parse_market_name(name), MARKET_FRAME.match(name), TIME.search(name)
     time = _timestamp(date) if date else None
@@ -149,8 +149,8 @@ def _parse(folders: Sequence[str], name: str, chain: Sequence[str]) -> CropInfo:
         camera = next((_folder_camera(folder) for folder in reversed(folders[-3:]) if is_camera_folder(folder)), None)
     identity = _as_text(chain[-1]) if chain else None
     if market and not DAY.fullmatch(market.identity) and (frame or DUKE_FRAME.match(name) or identity is None):
-        return CropInfo(market.identity, market.camera, time)
-    return CropInfo(identity, camera, time)
+        return CropMetadata(market.identity, market.camera, time)
+    return CropMetadata(identity, camera, time)
 
 
 def parse_market_name(name: str) -> MarketLabel | None:
@@ -171,7 +171,7 @@ def is_camera_folder(name: str) -> bool:
 
 
 def parse_time(text: str) -> float:
-    """A time in the unit of `CropInfo.time`: a number as it is, or ISO 8601, in UTC where it has no zone.
+    """A time in the unit of `CropMetadata.time`: a number as it is, or ISO 8601, in UTC where it has no zone.
 
     Raises:
         ValueError: neither of them.

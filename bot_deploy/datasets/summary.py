@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .dataset import Crop, Dataset
-    from .names import CropInfo
+    from .names import CropMetadata
 
 EXAMPLES = 3
 
@@ -34,7 +34,7 @@ def describe_dataset(dataset: Dataset) -> list[str]:
     ]
 
 
-def describe_names(infos: Mapping[str, CropInfo]) -> list[str]:
+def describe_names(infos: Mapping[str, CropMetadata]) -> list[str]:
     """The same lines for the crops of a gallery, by path."""
     identities = {info.identity for info in infos.values() if info.identity is not None}
     cameras = {info.camera for info in infos.values() if info.camera is not None}

@@ -1,6 +1,6 @@
 """The gallery: the crops that a query is compared with, as unit vectors beside their files, kept between runs.
 
-A gallery is an embedded store in a folder (store.py) or a collection in Milvus (milvus.py). Both have the methods in
+A gallery has an index: in a folder (local_index.py), or a collection in Milvus (milvus.py). Both have the methods in
 interface.py.
 """
 
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bot_deploy.datasets.names import CropInfo, parse_name, parse_time
+from bot_deploy.datasets.names import CropMetadata, parse_name, parse_time
 from bot_deploy.embedder import open_embedder
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.files import cache_folder
@@ -25,36 +25,36 @@ from .database import DamagedError
 from .image_gallery import ImageGallery
 from .indexing import IndexUpdate, index_folder
 from .interface import Filters, Gallery, GalleryItem, ReadableGallery, SearchHit
+from .local_index import LocalIndex, is_local_index
 from .metadata import read_metadata
-from .milvus import Milvus, is_milvus
+from .milvus import MilvusIndex, is_milvus
 from .scan import check_folder, file_digest
-from .store import Store, is_store
 
 if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
     from bot_deploy.embedder import Embedder
 
 __all__ = [
-    "CropInfo",
+    "CropMetadata",
     "Filters",
     "Gallery",
     "GalleryItem",
     "ImageGallery",
     "IndexUpdate",
-    "Milvus",
+    "LocalIndex",
+    "MilvusIndex",
     "ReadableGallery",
     "SearchHit",
-    "Store",
     "check_folder",
-    "create_gallery",
     "file_digest",
     "index_folder",
-    "is_empty",
-    "is_gallery",
+    "is_empty_folder",
+    "is_index",
     "is_milvus",
     "open_folder_gallery",
     "open_gallery",
     "open_index",
+    "open_or_create_index",
     "parse_name",
     "parse_time",
     "read_metadata",
@@ -62,37 +62,37 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-CACHE = "galleries-1"  # the number is raised when older stores cannot be read
+CACHE = "galleries-1"  # the number is raised when older indexes cannot be read
 MAX_UNUSED_S = 90 * 24 * 3600  # an index in the cache that is not used for so long is deleted
 
 
-def is_gallery(address: str) -> bool:
-    """Whether `address` is a store rather than a folder of crops."""
-    return is_milvus(address) or is_store(Path(address))
+def is_index(address: str) -> bool:
+    """Whether `address` is an index rather than a folder of crops."""
+    return is_milvus(address) or is_local_index(Path(address))
 
 
-def open_index(address: str, contract: Contract) -> Store | Milvus:
+def open_index(address: str, contract: Contract) -> LocalIndex | MilvusIndex:
     """The index at `address`: a folder from `bot index`, a .db file, or milvus://host:19530/name.
 
     Raises:
-        InputError: no gallery there, or one of another model than that of `contract`.
+        InputError: no index there, or one of another model than that of `contract`.
         RunError: it cannot be read.
     """
-    return _checked(Milvus(address) if is_milvus(address) else Store(Path(address)), contract)
+    return _checked(MilvusIndex(address) if is_milvus(address) else LocalIndex(Path(address)), contract)
 
 
-def create_gallery(address: str, contract: Contract, root: Path) -> Store | Milvus:
-    """Opens the gallery at `address`, or makes an empty one for files below `root`; see `open_index`."""
+def open_or_create_index(address: str, contract: Contract, root: Path) -> LocalIndex | MilvusIndex:
+    """Opens the index at `address`, or makes an empty one for files below `root`; see `open_index`."""
     path = Path(address)
     new = (contract.embedding_space, contract.dim, root.absolute())
     if is_milvus(address):
-        return _checked(Milvus(address, *new), contract)
-    if not is_store(path) and (path.is_file() or (path.is_dir() and not is_empty(path))):
+        return _checked(MilvusIndex(address, *new), contract)
+    if not is_local_index(path) and (path.is_file() or (path.is_dir() and not is_empty_folder(path))):
         raise InputError(f"{address}: holds something else; name a folder that does not exist yet, such as x.gallery")
-    return _checked(Store(path, *new), contract)
+    return _checked(LocalIndex(path, *new), contract)
 
 
-def _checked(gallery: Store | Milvus, contract: Contract) -> Store | Milvus:
+def _checked(gallery: LocalIndex | MilvusIndex, contract: Contract) -> LocalIndex | MilvusIndex:
     if (gallery.embedding_space, gallery.dim) == (contract.embedding_space, contract.dim):
         return gallery
     gallery.close()
@@ -103,12 +103,12 @@ def _checked(gallery: Store | Milvus, contract: Contract) -> Store | Milvus:
     )
 
 
-def is_empty(folder: Path) -> bool:
+def is_empty_folder(folder: Path) -> bool:
     """Whether `folder` holds nothing but hidden files, such as those of file managers."""
     return all(path.name.startswith(".") for path in folder.iterdir())
 
 
-def open_folder_gallery(folder: Path, embedder: Embedder) -> tuple[Store, IndexUpdate]:
+def open_folder_gallery(folder: Path, embedder: Embedder) -> tuple[LocalIndex, IndexUpdate]:
     """The up-to-date gallery of the crops below `folder`; its index is kept in the user's cache.
 
     Raises:
@@ -117,18 +117,18 @@ def open_folder_gallery(folder: Path, embedder: Embedder) -> tuple[Store, IndexU
     check_folder(folder)
     contract = embedder.contract
     try:
-        store = _open_cached(folder, contract)
+        index = _open_cached(folder, contract)
     except (BotError, OSError) as error:
         logger.warning(f"the index is not kept for the next run: {error}")
         temporary = Path(tempfile.mkdtemp(prefix="bot-gallery-"))
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-        store = Store(temporary, contract.embedding_space, contract.dim, folder.absolute())
+        index = LocalIndex(temporary, contract.embedding_space, contract.dim, folder.absolute())
     try:
-        update = index_folder(store, folder, embedder)
-        store.root = folder  # paths of matches begin as `folder` does
-        return store, update  # noqa: TRY300
+        update = index_folder(index, folder, embedder)
+        index.root = folder  # paths of matches begin as `folder` does
+        return index, update  # noqa: TRY300
     except BaseException:
-        store.close()
+        index.close()
         raise
 
 
@@ -148,7 +148,7 @@ def open_gallery(address: str | Path, embedder: Embedder | None = None) -> Reada
     """
     if embedder is None:
         embedder = open_embedder()
-    if is_gallery(str(address)):
+    if is_index(str(address)):
         return open_index(str(address), embedder.contract)
     path = Path(address)
     if path.is_file():
@@ -156,7 +156,7 @@ def open_gallery(address: str | Path, embedder: Embedder | None = None) -> Reada
     return open_folder_gallery(path, embedder)[0]
 
 
-def _open_cached(folder: Path, contract: Contract) -> Store:
+def _open_cached(folder: Path, contract: Contract) -> LocalIndex:
     """The index of `folder` in the user's cache; a damaged one is made again."""
     cache = cache_folder(CACHE)
     identity = os.fsencode(folder.resolve()) + contract.embedding_space.encode()
@@ -166,15 +166,15 @@ def _open_cached(folder: Path, contract: Contract) -> Store:
         if not path.exists():
             _drop_unused(cache)
         try:
-            store = Store(path, contract.embedding_space, contract.dim, folder.absolute())
+            index = LocalIndex(path, contract.embedding_space, contract.dim, folder.absolute())
         except DamagedError as error:
             logger.warning(f"the index in the cache is made again: {error}")
             shutil.rmtree(path)
-            store = Store(path, contract.embedding_space, contract.dim, folder.absolute())
-        if (store.embedding_space, store.dim) == (contract.embedding_space, contract.dim):
+            index = LocalIndex(path, contract.embedding_space, contract.dim, folder.absolute())
+        if (index.embedding_space, index.dim) == (contract.embedding_space, contract.dim):
             os.utime(path)
-            return store
-        store.close()
+            return index
+        index.close()
     raise RunError(f"{path}: holds the vectors of another model")
 
 

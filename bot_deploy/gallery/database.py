@@ -1,4 +1,4 @@
-"""The items of a store in SQLite: tables, transactions, filters, and SQLite's errors as ours."""
+"""The items of an index in SQLite: tables, transactions, filters, and SQLite's errors as ours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DATABASE = "gallery.sqlite"
 FORMAT = 1
-LOCK_TIMEOUT_S = 60  # how long a writer waits for another; each locks the store for one batch only
+LOCK_TIMEOUT_S = 60  # how long a writer waits for another; each locks the index for one batch only
 
 REMEDIES = {
     sqlite3.SQLITE_FULL: "; nothing was lost: make room and try again",
@@ -41,7 +41,7 @@ UPDATE = f"UPDATE rows SET {', '.join(f'{name} = ?' for name in DETAILS)} WHERE 
 
 
 class DamagedError(InputError):
-    """A store whose content is proven to be damaged."""
+    """An index whose content is proven to be damaged."""
 
     def __init__(self, address: str, reason: object) -> None:
         # Not "delete it": the crops of enrolled people lie in the same folder.

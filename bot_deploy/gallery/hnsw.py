@@ -1,4 +1,4 @@
-"""Approximate search: an HNSW graph of FAISS (Malkov & Yashunin, 2018) over the vectors of a store."""
+"""Approximate search: an HNSW graph of FAISS (Malkov & Yashunin, 2018) over the vectors of an index."""
 
 from __future__ import annotations
 

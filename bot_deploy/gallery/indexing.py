@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bot_deploy import images
-from bot_deploy.datasets.names import CropInfo, parse_names
+from bot_deploy.datasets.names import CropMetadata, parse_names
 from bot_deploy.errors import InputError
 from bot_deploy.progress import progress_counter, show_progress
 
@@ -38,7 +38,7 @@ class IndexUpdate:
 
     new: int
     changed: int
-    vanished: int
+    removed: int
     unchanged: int
 
 
@@ -46,7 +46,7 @@ def index_folder(
     gallery: Gallery,
     folder: Path,
     embedder: Embedder,
-    metadata: Mapping[str, CropInfo] | None = None,
+    metadata: Mapping[str, CropMetadata] | None = None,
     *,
     add: bool = False,
     replace: bool = False,
@@ -70,7 +70,7 @@ def index_folder(
         InputError: no such folder, not one usable image in it, `metadata` about none of its files, or a gallery of
             another folder without `add` or `replace`.
     """
-    # Items first: a file that another process adds in between must not look as if it had vanished.
+    # Items first: a file that another process adds in between must not look as if it had been removed.
     items = list(gallery.items())
     scanned = scan(folder)
     if not scanned.files:  # perhaps an empty mount: the gallery is kept
@@ -89,13 +89,13 @@ def index_folder(
         part.prefix + path: GalleryItem(part.prefix + path, error=error) for path, error in scanned.unreadable.items()
     }
     kept = tuple(f"{path}/" for path in folders)  # nobody can see whether these files are still there
-    vanished = [path for path in known if path not in states and path not in folders and not path.startswith(kept)]
+    removed = [path for path in known if path not in states and path not in folders and not path.startswith(kept)]
     if part.root != gallery.root or replace:
-        vanished += [item.path for item in items if item.path not in known and (replace or not is_outside(item.path))]
+        removed += [item.path for item in items if item.path not in known and (replace or not is_outside(item.path))]
     if changes.updated:
         gallery.update_metadata(changes.updated)
-    if vanished:
-        gallery.remove(vanished)
+    if removed:
+        gallery.remove(removed)
     gallery.set_root(part.root)  # before the new files, which a killed process must not leave below the old root
     if refused := [item for path, item in folders.items() if known.get(path) != item]:
         gallery.add(refused, np.zeros((len(refused), gallery.dim), np.float32))
@@ -109,7 +109,7 @@ def index_folder(
         raise _unusable(folder, len(states))
     new = sum(item.path not in known for item in embed)
     changed = len(embed) - new - changes.retried
-    return IndexUpdate(new, changed, len(vanished), len(states) - new - changed)
+    return IndexUpdate(new, changed, len(removed), len(states) - new - changed)
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def _compare(
     known: Mapping[str, GalleryItem],
     states: Mapping[str, FileState],
     base: Path,
-    names: Mapping[str, CropInfo],
-    metadata: Mapping[str, CropInfo],
+    names: Mapping[str, CropMetadata],
+    metadata: Mapping[str, CropMetadata],
     *,
     verify: bool,
 ) -> _Changes:
@@ -179,7 +179,9 @@ def _has_content_of(before: GalleryItem, now: GalleryItem, base: Path) -> bool:
     return digest == before.digest and bool(digest or before.error)
 
 
-def _parse_new_names(states: Mapping[str, object], known: Mapping[str, object], part: Part) -> Mapping[str, CropInfo]:
+def _parse_new_names(
+    states: Mapping[str, object], known: Mapping[str, object], part: Part
+) -> Mapping[str, CropMetadata]:
     """Identity, camera and time by path, if any path is new: each name is read in view of all the others."""
     if states.keys() <= known.keys():
         return {}
@@ -188,13 +190,13 @@ def _parse_new_names(states: Mapping[str, object], known: Mapping[str, object], 
     return dict(zip(states, parse_names(names).infos, strict=True))
 
 
-def _info(path: str, before: CropInfo | GalleryItem, metadata: Mapping[str, CropInfo]) -> CropInfo:
-    otherwise = CropInfo(before.identity, before.camera, before.time)
-    given = metadata.get(path, CropInfo())._asdict()
+def _info(path: str, before: CropMetadata | GalleryItem, metadata: Mapping[str, CropMetadata]) -> CropMetadata:
+    otherwise = CropMetadata(before.identity, before.camera, before.time)
+    given = metadata.get(path, CropMetadata())._asdict()
     return otherwise._replace(**{name: value for name, value in given.items() if value is not None})
 
 
-def _check_metadata(metadata: Mapping[str, CropInfo], found: Mapping[str, object], folder: Path) -> None:
+def _check_metadata(metadata: Mapping[str, CropMetadata], found: Mapping[str, object], folder: Path) -> None:
     unknown = [path for path in metadata if path not in found]
     if metadata and len(unknown) == len(metadata):
         raise InputError(f"{folder}: the metadata are about none of its files; their first path is {unknown[0]}")

@@ -32,7 +32,7 @@ class GalleryItem(NamedTuple):  # a gallery may have a million; a dataclass take
     error: str = ""
 
 
-# The names of an item's fields in stores. Older versions kept the modification time alone, which equals no stamp: such
+# The names of an item's fields in indexes. Older versions kept the modification time alone, which equals no stamp: such
 # an item is read again once, and older versions do the same with a stamp.
 STORED_NAMES = tuple("mtime" if name == "stamp" else name for name in GalleryItem._fields)
 
@@ -100,14 +100,14 @@ class Gallery(ReadableGallery, Protocol):
     def count_identity(self, identity: str) -> int:
         """The number of items with a vector and this identity, with all that other processes have added."""
 
-    def add(self, rows: Sequence[GalleryItem], vectors: Vectors) -> None:
-        """Adds `rows` with `vectors` [N, D], in place of those with the same paths."""
+    def add(self, items: Sequence[GalleryItem], vectors: Vectors) -> None:
+        """Adds `items` with `vectors` [N, D], in place of those with the same paths."""
 
-    def update_metadata(self, rows: Sequence[GalleryItem]) -> None:
+    def update_metadata(self, items: Sequence[GalleryItem]) -> None:
         """Replaces identity, camera and time of the items with these paths; their vectors stay."""
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Removes the rows with these paths."""
+        """Removes the items with these paths."""
 
     def set_root(self, root: Path) -> None:
         """Sets the folder that the items' paths are relative to."""

@@ -43,7 +43,7 @@ FIELD_TYPES = {
 MISSING = {"identity": "", "camera": -1, "time": -1e300}
 
 
-class Milvus:
+class MilvusIndex:
     """See `interface.Gallery`. Searches are exact: the index is FLAT, by cosine, over float32 vectors."""
 
     def __init__(self, address: str, embedding_space: str = "", dim: int = 0, root: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The file with the vectors of a store: a header of 4096 bytes, then float16 vectors, one after the other."""
+"""The file with the vectors of an index: a header of 4096 bytes, then float16 vectors, one after the other."""
 
 from __future__ import annotations
 

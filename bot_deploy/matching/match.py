@@ -16,14 +16,14 @@ from bot_deploy.evaluation.rerank import k_reciprocal
 from bot_deploy.gallery import open_gallery
 from bot_deploy.progress import show_progress
 
-from .queries import NO_INFO, Query, cameras_of, merge_queries, read_query
+from .queries import NO_METADATA, Query, cameras_of, merge_queries, read_query
 from .verdict import Verdict, decide
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from bot_deploy.artifacts.contract import Calibration
-    from bot_deploy.datasets.names import CropInfo
+    from bot_deploy.datasets.names import CropMetadata
     from bot_deploy.gallery import Filters, ReadableGallery, SearchHit
     from bot_deploy.images import Pixels
 
@@ -51,12 +51,12 @@ class Ranking:
     query: Path
     matches: tuple[Match, ...]
     verdict: Verdict
-    info: CropInfo = NO_INFO  # of the query; the identity only if the gallery has it
+    metadata: CropMetadata = NO_METADATA  # of the query; the identity only if the gallery has it
     images: tuple[Path, ...] = ()  # of a multi-shot query
 
     def is_correct(self, match: Match) -> bool | None:
         """Whether `match` shows the query's identity; None if an identity is unknown, or does not count."""
-        query_id, match_id = self.info.identity, match.identity
+        query_id, match_id = self.metadata.identity, match.identity
         if query_id is None or match_id is None or query_id in NON_IDENTITIES or match_id == JUNK:
             return None
         return match_id == query_id
@@ -152,7 +152,7 @@ def rank(
     require_range("min_score", min_score, -1, 1)
     if top < 1:
         raise InputError(f"{top} matches for each query: choose at least 1", parameter="top")
-    names = {name for query in queries for name in (query.folder, query.info.identity) if name}
+    names = {name for query in queries for name in (query.folder, query.metadata.identity) if name}
     gallery_identities = set(filter(gallery.has_identity, names))
     excluded = tuple(filters.get("exclude_cameras") or ())
     # Numbers of gallery images that the filters leave, by the query's own cameras; the verdict depends on them.
@@ -173,8 +173,8 @@ def rank(
         hits = [hit for hit in hits if hit.score >= min_score][:top]
         matches = tuple(_match(hit, number, gallery.root) for number, hit in enumerate(hits, start=1))
         verdict = decide(calibration, matches[0].score if matches else None, sizes[own_cameras])
-        identity = next((name for name in (query.folder, query.info.identity) if name in gallery_identities), None)
-        rankings.append(Ranking(query.path, matches, verdict, query.info._replace(identity=identity), query.images))
+        identity = next((name for name in (query.folder, query.metadata.identity) if name in gallery_identities), None)
+        rankings.append(Ranking(query.path, matches, verdict, query.metadata._replace(identity=identity), query.images))
     return rankings
 
 

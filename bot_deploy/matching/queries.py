@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bot_deploy import images
-from bot_deploy.datasets.names import CropInfo, parse_name
+from bot_deploy.datasets.names import CropMetadata, parse_name
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bot_deploy.errors import ImageError
 
 ARRAY = Path("<array>")  # stands for the path of an image that is not a file
-NO_INFO = CropInfo()
+NO_METADATA = CropMetadata()
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Query:
 
     path: Path  # the image, or the folder of `images`
     vector: Vectors  # [D], unit length
-    info: CropInfo = NO_INFO  # from the file's name; the identity may be unknown to the gallery
+    metadata: CropMetadata = NO_METADATA  # from the file's name; the identity may be unknown to the gallery
     folder: str | None = None  # name of its folder: an identity if the gallery has an identity of that name
     cameras: tuple[int, ...] = ()  # that saw the person
     images: tuple[Path, ...] = ()  # of a multi-shot query
@@ -83,11 +83,11 @@ def merge_queries(path: Path, queries: Sequence[Query]) -> Query:
     """
     mean = np.mean([query.vector for query in queries], axis=0)
     length = max(float(np.linalg.norm(mean)), float(np.finfo(np.float32).tiny))
-    identities, folders = {query.info.identity for query in queries}, {query.folder for query in queries}
+    identities, folders = {query.metadata.identity for query in queries}, {query.folder for query in queries}
     return Query(
         path,
         np.asarray(mean / length, np.float32),
-        CropInfo(identities.pop() if len(identities) == 1 else None),
+        CropMetadata(identities.pop() if len(identities) == 1 else None),
         folders.pop() if len(folders) == 1 else None,
         tuple(sorted({camera for query in queries for camera in query.cameras})),
         tuple(query.path for query in queries),

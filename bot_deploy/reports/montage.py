@@ -30,7 +30,7 @@ QUERY_COLOUR = (40, 90, 200)
 MATCH_COLOURS = {True: (30, 150, 60), False: (205, 50, 45), None: (190, 190, 190)}  # by Ranking.is_correct
 
 
-def write_montage(rankings: Sequence[Ranking], path: Path) -> None:
+def write_rank_list_figure(rankings: Sequence[Ranking], path: Path) -> None:
     """Writes the picture `path`: a row for each query, with its matches, their ranks and scores.
 
     Where identities are known (see `Ranking.is_correct`), correct matches have a green frame and wrong ones a red one.

@@ -35,14 +35,14 @@ CACHED_THUMBNAILS = 4096  # many queries may match one gallery image
 MIN_TIMESTAMP_S = 1e8  # a smaller time is a frame number, see `gallery.GalleryItem`
 
 
-def write_page(rankings: Sequence[Ranking], facts: Mapping[str, str], root: Path, path: Path) -> None:
-    """Writes the page `path`: `facts` at the top, then the matches of each of `rankings`.
+def write_html(rankings: Sequence[Ranking], details: Mapping[str, str], root: Path, path: Path) -> None:
+    """Writes the page `path`: `details` at the top, then the matches of each of `rankings`.
 
     Where identities are known (see `Ranking.is_correct`), correct matches have a green frame and wrong ones a red one.
 
     Args:
         rankings: at most MAX_TILES matches of each are drawn; the page says how many are not.
-        facts: names and texts that say how the rankings were made.
+        details: names and texts that say how the rankings were made.
         root: folder of the gallery; the paths of matches are shown relative to it.
         path: of the page.
 
@@ -66,7 +66,7 @@ def write_page(rankings: Sequence[Ranking], facts: Mapping[str, str], root: Path
     correct = (ranking.is_correct(match) for ranking in rankings for match in ranking.matches)
     now = datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M %Z")
     html = environment.get_template("page.html").render(
-        facts={**facts, "Made": now},
+        details={**details, "Made": now},
         rankings=show_progress(rankings, "drawing" if len(rankings) > 1 else None),
         identities_known=any(is_correct is not None for is_correct in correct),
         MAX_TILES=MAX_TILES,
@@ -102,7 +102,7 @@ def format_time(time: float) -> str:
         return f"time {time:g}"
 
 
-# ---- facts ----
+# ---- details ----
 
 
 def describe_queries(rankings: Sequence[Ranking], broken: int) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bot_deploy.datasets.names import CropInfo, parse_market_name, parse_name, parse_time
+from bot_deploy.datasets.names import CropMetadata, parse_market_name, parse_name, parse_time
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ from bot_deploy.datasets.names import CropInfo, parse_market_name, parse_name, p
     ],
 )
 def test_names(path: str, info: tuple[Any, ...]) -> None:
-    assert parse_name(path) == CropInfo(*info)
+    assert parse_name(path) == CropMetadata(*info)
 
 
 def test_times() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot_deploy.datasets import Crop, Dataset, describe_dataset, describe_names, training_notes
-from bot_deploy.datasets.names import CropInfo
+from bot_deploy.datasets.names import CropMetadata
 from bot_deploy.datasets.summary import count_batches
 from bot_deploy.train.sampler import draw_batches
 
@@ -42,7 +42,7 @@ def test_counts_and_examples() -> None:
 
 
 def test_a_gallery() -> None:
-    infos = {"a/c1_1.jpg": CropInfo("a", 1), "a/2.jpg": CropInfo("a"), "3.jpg": CropInfo()}
+    infos = {"a/c1_1.jpg": CropMetadata("a", 1), "a/2.jpg": CropMetadata("a"), "3.jpg": CropMetadata()}
     assert describe_names(infos) == [
         "3 crops of 1 identity from 1 known camera; 1 without identity",
         "  a/c1_1.jpg -> a, camera 1",

@@ -67,10 +67,10 @@ def test_enrolled_crops_are_like_indexed_ones(tmp_path: Path) -> None:
     address = tmp_path / "people.gallery"
     with opened(address) as gallery:
         enrol(gallery, Ann=RED)
-    with galleries.open_index(str(address), CONTRACT) as store:
-        update = galleries.index_folder(store, address / "crops", embedder())
-        (item,) = store.items()
-    assert (update.new, update.changed, update.vanished, update.unchanged) == (0, 0, 0, 1)
+    with galleries.open_index(str(address), CONTRACT) as index:
+        update = galleries.index_folder(index, address / "crops", embedder())
+        (item,) = index.items()
+    assert (update.new, update.changed, update.removed, update.unchanged) == (0, 0, 0, 1)
     assert item.identity == "Ann"
     assert item.time is not None
 

@@ -1,4 +1,4 @@
-"""Each kind of store, and a folder of crops."""
+"""Each kind of index, and a folder of crops."""
 
 from helpers.galleries import address, crops, embedder, kind, model, place
 

@@ -73,7 +73,7 @@ def test_a_second_folder_is_added_and_each_is_updated_alone(
         assert galleries.index_folder(gallery, crops / "1", embedder) == galleries.IndexUpdate(1, 0, 0, 40)
         assert (model.since(), len(gallery)) == (1, 242)
         (other / "zoe" / "9.bmp").unlink()
-        assert galleries.index_folder(gallery, other, embedder).vanished == 1
+        assert galleries.index_folder(gallery, other, embedder).removed == 1
         assert len(gallery) == 241
     with opened(address, root=crops) as gallery:
         galleries.index_folder(gallery, crops, embedder, replace=True)
@@ -184,8 +184,8 @@ def test_a_damaged_cached_index_is_made_again(
 def test_milvus_lite_opened_twice_says_why_it_failed(tmp_path: Path) -> None:
     address = str(tmp_path / "people.db")
     code = (
-        "import sys\nfrom pathlib import Path\nfrom bot_deploy.gallery import Milvus\n"
-        f"Milvus({address!r}, {SPACE!r}, 12, Path('/people'))\nprint('open', flush=True)\nsys.stdin.read()"
+        "import sys\nfrom pathlib import Path\nfrom bot_deploy.gallery import MilvusIndex\n"
+        f"MilvusIndex({address!r}, {SPACE!r}, 12, Path('/people'))\nprint('open', flush=True)\nsys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

@@ -15,7 +15,7 @@ from helpers.crowds import draw, needs_faiss, needs_milvus
 
 from bot_deploy import cli, images
 from bot_deploy.commands import index as command
-from bot_deploy.gallery import Store, parse_name
+from bot_deploy.gallery import LocalIndex, parse_name
 
 
 def bot(*arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
@@ -91,7 +91,7 @@ def test_index_and_match_by_milvus(onnx_file: Path, tmp_path: Path, capsys: pyte
         bot_here("match", tmp_path / "crops" / "03_c1.bmp", tmp_path / out, *options, "--rerank")
         found.append({one["path"]: one["score"] for one in json.loads(capsys.readouterr().out)["matches"]})
     assert len(found[0]) == 15
-    assert found[1] == pytest.approx(found[0], abs=2e-5)  # the embedded store rounds vectors to fp16
+    assert found[1] == pytest.approx(found[0], abs=2e-5)  # the local index rounds vectors to fp16
 
 
 @needs_faiss
@@ -108,7 +108,7 @@ def test_the_graph_is_remembered_until_it_is_dropped(
         return json.loads(said.out), said.err
 
     def graphs() -> dict[str, int]:
-        with Store(out) as gallery, gallery._reading() as (state, mapped):
+        with LocalIndex(out) as gallery, gallery._reading() as (state, mapped):
             graph = gallery._graph(state, mapped)
             return {path.name: graph.size if graph else 0 for path in out.glob("hnsw-*")}
 
@@ -216,14 +216,14 @@ def test_another_folder_needs_add_or_replace(
     assert index("second", "--add", "--replace")[0] == 2
     for options, expected in ((("--add",), 4), (("--verify",), 4), (("--replace",), 2)):
         assert index("second", *options)[0] == 0
-        with Store(out) as gallery:
+        with LocalIndex(out) as gallery:
             assert len(gallery) == expected
 
 
 def test_an_empty_gallery_is_said(onnx_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from bot_deploy.embedder import open_embedder
-    from bot_deploy.gallery import create_gallery
+    from bot_deploy.gallery import open_or_create_index
 
-    create_gallery(str(tmp_path / "x.gallery"), open_embedder(onnx_file).contract, tmp_path / "crops").close()
+    open_or_create_index(str(tmp_path / "x.gallery"), open_embedder(onnx_file).contract, tmp_path / "crops").close()
     bot_here("match", draw(tmp_path / "q.bmp", 0), tmp_path / "x.gallery", "--model", onnx_file)
     assert "an empty gallery, so nobody can be found in it" in capsys.readouterr().err

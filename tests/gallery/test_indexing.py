@@ -47,7 +47,7 @@ def test_only_what_is_new_or_changed_is_embedded(
             time.sleep(0.05)  # a file may have changed again within the clock's grain, and is read again
             done = galleries.index_folder(gallery, crops, embedder)
             check_mirrors(gallery, crops)
-            return done.new, done.changed, done.vanished, done.unchanged, model.since()
+            return done.new, done.changed, done.removed, done.unchanged, model.since()
 
         assert update() == (120, 0, 0, 0, 120)
         read.clear()

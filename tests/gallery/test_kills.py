@@ -24,11 +24,11 @@ WRITER = """
     import sys
     from pathlib import Path
     import numpy as np
-    from bot_deploy.gallery import GalleryItem, Store
+    from bot_deploy.gallery import GalleryItem, LocalIndex
 
     place, first, last, step = Path(sys.argv[1]), *map(int, sys.argv[2:])
     print("ready", flush=True)
-    with Store(place, "{space}", {dim}, Path("/people")) as gallery:
+    with LocalIndex(place, "{space}", {dim}, Path("/people")) as gallery:
         for start in range(first, last, step):
             numbers = range(start, min(last, start + step))
             vectors = np.stack([np.random.default_rng(number).normal(size={dim}) for number in numbers])
@@ -98,7 +98,7 @@ INDEXER = """
     place, crops = sys.argv[1], Path(sys.argv[2])
     print("ready", flush=True)
     while True:
-        with gallery.create_gallery(place, contract, crops) as people:
+        with gallery.open_or_create_index(place, contract, crops) as people:
             gallery.index_folder(people, crops, embedder)
             people.remove([row.path for row in people.items()][: len(people) * 2 // 3])
 """

@@ -9,7 +9,7 @@ import pytest
 from helpers.crowds import SPACE, Vectors, check_like_naive, crowd, naive, needs_faiss, opened, unit
 
 from bot_deploy.errors import InputError
-from bot_deploy.gallery import GalleryItem, Store, search, vector_file
+from bot_deploy.gallery import GalleryItem, LocalIndex, search, vector_file
 from bot_deploy.gallery.hnsw import recall_at_10
 
 
@@ -56,7 +56,7 @@ def test_hnsw_finds_nearly_all_and_never_the_removed(place: Path) -> None:
     vectors = people + 0.1 * rng.normal(size=people.shape).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows = [GalleryItem(f"{number:05d}.jpg", camera=number % 3) for number in range(len(vectors))]
-    with Store(place, SPACE, 32, Path("/people")) as gallery:
+    with LocalIndex(place, SPACE, 32, Path("/people")) as gallery:
         gallery.add(rows[:2500], vectors[:2500])
         gallery.remove([row.path for row in rows[:100]])
         assert gallery.build_hnsw() > 0.95  # of 2,400, compacted

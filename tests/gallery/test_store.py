@@ -1,4 +1,4 @@
-"""One suite for the embedded store and Milvus, against plain loops; holes, damage and a full disk."""
+"""One suite for the local index and Milvus, against plain loops; holes, damage and a full disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bot_deploy.gallery.interface import STORED_NAMES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# ---- one suite for both stores ----
+# ---- one suite for both indexes ----
 
 
 def test_search_and_filters_like_the_loop(address: str) -> None:
@@ -128,13 +128,13 @@ def test_empty_gallery_and_wrong_query(address: str) -> None:
 
 
 def test_another_model_is_refused_with_the_remedy(address: str) -> None:
-    galleries.create_gallery(address, contract(), Path("/people")).close()
+    galleries.open_or_create_index(address, contract(), Path("/people")).close()
     for same in (contract(), contract(precision="int8"), contract(flip=True)):
         galleries.open_index(address, same).close()
     for other in (contract(fingerprint="f" * 16), contract(feature="ft"), contract(dim=13)):
         for refused in (
             lambda other=other: galleries.open_index(address, other),
-            lambda other=other: galleries.create_gallery(address, other, Path("/people")),
+            lambda other=other: galleries.open_or_create_index(address, other, Path("/people")),
         ):
             with pytest.raises(
                 InputError, match=rf"another model \({SPACE}, 12 numbers.*--model.*bot index /people -o"
@@ -162,7 +162,7 @@ def test_milvus_has_every_field_and_leaves_its_logger_as_it_was(tmp_path: Path) 
         assert logger.level == before
 
 
-# ---- the embedded store's own ----
+# ---- the local index's own ----
 
 
 def test_the_tables_stay_as_older_versions_wrote_them(place: Path) -> None:
@@ -243,7 +243,7 @@ def test_something_else_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "folder" / "notes.txt").touch()
     for name in ("file", "folder"):
         with pytest.raises(InputError, match=rf"{name}: holds something else"):
-            galleries.create_gallery(str(tmp_path / name), contract(), tmp_path)
+            galleries.open_or_create_index(str(tmp_path / name), contract(), tmp_path)
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ def test_a_store_of_an_older_version_is_read_once_and_embeds_nothing(
         gallery.update_metadata(
             [item._replace(stamp=(crops / item.path).stat().st_mtime_ns) for item in gallery.items()]
         )
-        if isinstance(gallery, galleries.Store):
+        if isinstance(gallery, galleries.LocalIndex):
             gallery._database.execute("DROP TABLE place")
     time.sleep(0.1)
     read: list[Path] = []
@@ -304,7 +304,7 @@ def test_only_proven_damage_is_called_damaged(kind: type[sqlite3.Error], code: i
     with pytest.raises(galleries.BotError) as caught, database.explained("x.gallery"):
         raise error
     assert ("damaged" in str(caught.value)) == is_damage
-    assert "delete" not in str(caught.value)  # the crops of enrolled people lie in the store's folder
+    assert "delete" not in str(caught.value)  # the crops of enrolled people lie in the index's folder
 
 
 def test_a_full_disk_a_lock_and_a_version_are_not_damage(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Crowds of rows and vectors, the loops that stores are held against, and a model that is a projection of pixels."""
+"""Crowds of rows and vectors, the loops that indexes are held against, and a model that is a projection of pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from bot_deploy import gallery as galleries
 from bot_deploy.artifacts.contract import Contract
-from bot_deploy.gallery import GalleryItem, Store
+from bot_deploy.gallery import GalleryItem, LocalIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ needs_milvus = pytest.mark.skipif(
 
 def opened(address: str, dim: int = DIM, root: Path | None = None) -> Any:
     made = (SPACE, dim, root or Path("/people"))
-    return galleries.Milvus(address, *made) if galleries.is_milvus(address) else Store(Path(address), *made)
+    return galleries.MilvusIndex(address, *made) if galleries.is_milvus(address) else LocalIndex(Path(address), *made)
 
 
 def unit(rng: np.random.Generator, count: int, dim: int = DIM) -> Vectors:
@@ -74,7 +74,7 @@ def naive(
 
 def held(gallery: Any, vectors: Vectors) -> Any:
     """`vectors` as `gallery` rounds them."""
-    return vectors if isinstance(gallery, galleries.Milvus) else vectors.astype(np.float16)
+    return vectors if isinstance(gallery, galleries.MilvusIndex) else vectors.astype(np.float16)
 
 
 def passing(**filters: Any) -> Callable[[GalleryItem], bool]:

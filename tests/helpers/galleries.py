@@ -1,4 +1,4 @@
-"""Fixtures for galleries: an address for each kind of store, a counting model, a folder of crops."""
+"""Fixtures for galleries: an address for each kind of index, a counting model, a folder of crops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bot_deploy.gallery import search
 
 SERVER = os.environ.get("BOT_MILVUS", "")  # host:port of a Milvus server to test against too
 needs_server = pytest.mark.skipif(not SERVER, reason="needs a Milvus server; name it as BOT_MILVUS=host:port")
-STORES = [
+INDEXES = [
     "numpy",
     pytest.param("faiss", marks=needs_faiss),
     pytest.param("milvus", marks=needs_milvus),  # in a file
@@ -24,7 +24,7 @@ STORES = [
 ]
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=INDEXES)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(search, "FAISS_MIN_VECTORS", 0 if request.param == "faiss" else sys.maxsize)
     return str(request.param)

@@ -1,4 +1,4 @@
-"""The stores of tests/gallery, and a folder of crops."""
+"""The indexes of tests/gallery, and a folder of crops."""
 
 from helpers.galleries import address, crops, embedder, kind, model
 

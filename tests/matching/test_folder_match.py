@@ -13,10 +13,10 @@ from PIL import Image
 from bot_deploy import gallery as galleries
 from bot_deploy import images
 from bot_deploy.artifacts.contract import Contract
-from bot_deploy.datasets.names import CropInfo
+from bot_deploy.datasets.names import CropMetadata
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import ImageError, InputError, RunError
-from bot_deploy.gallery import GalleryItem, Store, parse_name
+from bot_deploy.gallery import GalleryItem, LocalIndex, parse_name
 from bot_deploy.matching.match import Match, Ranking, match
 from bot_deploy.matching.verdict import Verdict
 from bot_deploy.reports import montage
@@ -57,7 +57,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def indexed(folder: Path, embedder: Embedder) -> Store:
+def indexed(folder: Path, embedder: Embedder) -> LocalIndex:
     gallery, _ = galleries.open_folder_gallery(folder, embedder)
     return gallery
 
@@ -222,7 +222,7 @@ def test_equal_vectors_score_equally_and_go_by_path(tmp_path: Path, count: int, 
     rng = np.random.default_rng(length)
     vectors = np.tile(rng.normal(size=length).astype(np.float32), (count, 1))
     paths = [f"{index:03d}.jpg" for index in range(count)]
-    with Store(tmp_path / "x.gallery", CONTRACT.embedding_space, length, tmp_path) as gallery:
+    with LocalIndex(tmp_path / "x.gallery", CONTRACT.embedding_space, length, tmp_path) as gallery:
         gallery.add([GalleryItem(path) for path in paths[::-1]], vectors)
         found = gallery.search(rng.normal(size=length).astype(np.float32), count)
     assert [one.item.path for one in found] == paths
@@ -294,7 +294,7 @@ def test_a_query_as_path_text_and_array(embedder: Embedder, folder: Path, query:
     assert match(str(query), gallery, embedder) == expected
     from_array = match(images.read_image(query), gallery, embedder)
     assert (from_array.matches, from_array.verdict) == (expected.matches, expected.verdict)
-    assert (str(from_array.query), from_array.info) == ("<array>", CropInfo())
+    assert (str(from_array.query), from_array.metadata) == ("<array>", CropMetadata())
 
 
 def test_a_list_of_images_is_a_multi_shot_query(embedder: Embedder, folder: Path, query: Path) -> None:
@@ -314,8 +314,8 @@ def test_a_gallery_as_folder_index_and_image(embedder: Embedder, folder: Path, q
     expected = match(query, indexed(folder, embedder), embedder, top=5)
     for gallery in (folder, str(folder)):
         assert match(query, gallery, embedder, top=5) == expected
-    with Store(tmp_path / "x.gallery", CONTRACT.embedding_space, DIM, folder) as store:
-        galleries.index_folder(store, folder, embedder)
+    with LocalIndex(tmp_path / "x.gallery", CONTRACT.embedding_space, DIM, folder) as index:
+        galleries.index_folder(index, folder, embedder)
     assert match(query, tmp_path / "x.gallery", embedder, top=5) == expected
     best = expected.matches[0]
     (only,) = match(query, best.path, embedder).matches
@@ -376,7 +376,7 @@ def test_montage_frames(tmp_path: Path, crop: Callable[[str], Path], caplog: pyt
     known = ranked(crop("0007_c1s1.png"), *others)
     unknown = ranked(crop("someone.png"), crop("0001_c1s1.png"), tmp_path / "elsewhere.png")
     person = ranked(tmp_path, crop("-1_c1s1.png"), shots=(crop("first.png"), crop("second.png")))
-    montage.write_montage([known, unknown, person], out)
+    montage.write_rank_list_figure([known, unknown, person], out)
     with Image.open(out) as image:
         assert image.format == "PNG"
         sheet = np.asarray(image.convert("RGB"))
@@ -409,7 +409,7 @@ def test_montage_draws_the_first_of_very_many(
     monkeypatch.setattr(montage, "MAX_TILES", 2)
     monkeypatch.setattr(montage, "MAX_QUERIES", 3)
     name = crop("0007_c1s1.png")
-    montage.write_montage([ranked(name, name, name, name)] * 5, tmp_path / "ranks.png")
+    montage.write_rank_list_figure([ranked(name, name, name, name)] * 5, tmp_path / "ranks.png")
     with Image.open(tmp_path / "ranks.png") as image:
         assert image.size == (3 * 106 + 20, 3 * 224 + 10)
     assert caplog.messages == [f"{tmp_path}/ranks.png: shows the first 3 of 5 queries"]
@@ -421,10 +421,10 @@ def test_montage_that_cannot_be_written(tmp_path: Path, crop: Callable[[str], Pa
     (tmp_path / "folder.png").mkdir()
     for name in ("ranks.unknown", "ranks"):
         with pytest.raises(InputError, match=rf"{name}: a figure ends in .*\.png"):
-            montage.write_montage([ranking], tmp_path / name)
+            montage.write_rank_list_figure([ranking], tmp_path / name)
     for name in ("file/ranks.png", "folder.png"):
         with pytest.raises(RunError, match=r": cannot be written \(.*\)") as caught:
-            montage.write_montage([ranking], tmp_path / name)
+            montage.write_rank_list_figure([ranking], tmp_path / name)
         assert str(caught.value).startswith(f"{tmp_path / name}: ")
         assert caught.value.exit_code == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["crops", "file", "folder.png"]

@@ -35,7 +35,7 @@ CALIBRATION = Calibration(
 
 @pytest.fixture
 def gallery(tmp_path: Path) -> Iterator[Gallery]:
-    with closing(galleries.create_gallery(str(tmp_path / "g"), CONTRACT, tmp_path / "crops")) as opened:
+    with closing(galleries.open_or_create_index(str(tmp_path / "g"), CONTRACT, tmp_path / "crops")) as opened:
         yield opened
 
 

@@ -12,7 +12,7 @@ from helpers.crowds import Vectors, crowd, draw, held, naive, opened, passing, p
 
 from bot_deploy import images
 from bot_deploy.artifacts.contract import Calibration
-from bot_deploy.datasets.names import CropInfo
+from bot_deploy.datasets.names import CropMetadata
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import ImageError, InputError
 from bot_deploy.evaluation.rerank import k_reciprocal
@@ -33,10 +33,10 @@ CALIBRATION = Calibration(
 def test_a_folder_of_queries(embedder: Embedder, tmp_path: Path) -> None:
     root = tmp_path / "asked"
     seen = {
-        "0002_c1s1_000451_03.png": (CropInfo("0002", 1, 451), None, (1,)),
-        "alice/2026-01-31_12-30-05_cam3.png": (CropInfo(None, 3, 1769862605), "alice", (3,)),
-        "bob/c4/x.png": (CropInfo(None, 4, None), "bob", (4,)),
-        "x.png": (CropInfo(), "asked", ()),
+        "0002_c1s1_000451_03.png": (CropMetadata("0002", 1, 451), None, (1,)),
+        "alice/2026-01-31_12-30-05_cam3.png": (CropMetadata(None, 3, 1769862605), "alice", (3,)),
+        "bob/c4/x.png": (CropMetadata(None, 4, None), "bob", (4,)),
+        "x.png": (CropMetadata(), "asked", ()),
     }
     for seed, name in enumerate(seen):
         draw(root / name, seed)
@@ -46,7 +46,7 @@ def test_a_folder_of_queries(embedder: Embedder, tmp_path: Path) -> None:
     assert [query.path for query in queries] == sorted(root / name for name in seen)
     for query in queries:
         known = seen[query.path.relative_to(root).as_posix()]
-        assert (query.info, query.folder, query.cameras) == known
+        assert (query.metadata, query.folder, query.cameras) == known
         np.testing.assert_array_equal(query.vector, project(images.read_image(query.path)))
         assert query.images == ()
     assert {path: str(error) for path, error in broken.items()} == {
@@ -55,7 +55,7 @@ def test_a_folder_of_queries(embedder: Embedder, tmp_path: Path) -> None:
     # One of them by its name is the same query.
     (one,), none = read_queries(root / "x.png", embedder)
     assert none == {}
-    assert (one.path, one.info, one.folder) == (root / "x.png", CropInfo(), "asked")
+    assert (one.path, one.metadata, one.folder) == (root / "x.png", CropMetadata(), "asked")
     np.testing.assert_array_equal(one.vector, project(images.read_image(root / "x.png")))
 
 
@@ -70,7 +70,7 @@ def test_no_usable_query(embedder: Embedder, tmp_path: Path) -> None:
 
 
 def shot(name: str, vector: list[float], identity: str | None, folder: str | None, *cameras: int) -> Query:
-    return Query(Path(name), np.asarray(vector, np.float32), CropInfo(identity, None, 5), folder, cameras)
+    return Query(Path(name), np.asarray(vector, np.float32), CropMetadata(identity, None, 5), folder, cameras)
 
 
 def test_one_person_by_hand() -> None:
@@ -84,7 +84,7 @@ def test_one_person_by_hand() -> None:
     np.testing.assert_allclose(person.vector, np.array([1.6, 0.8, 1]) / 4.2**0.5, atol=1e-6)
     assert person.vector.dtype == np.float32
     assert (person.path, person.images) == (Path("p"), (Path("p/a"), Path("p/b"), Path("p/c")))
-    assert person.info == CropInfo("7")  # several times are none
+    assert person.metadata == CropMetadata("7")  # several times are none
     assert (person.folder, person.cameras) == (None, (1, 3))
 
 
@@ -100,7 +100,7 @@ def test_one_person_by_hand() -> None:
 def test_one_person_is_who_all_shots_agree_on(identities: Any, folders: Any, agreed: Any) -> None:
     shots = [shot("a", [1, 0], identities[0], folders[0]), shot("b", [-1, 0], identities[1], folders[1])]
     person = merge_queries(Path("p"), shots)
-    assert (person.info.identity, person.folder) == agreed
+    assert (person.metadata.identity, person.folder) == agreed
     assert not person.vector.any()  # opposite ones have no mean direction, and no NaN
 
 
@@ -212,17 +212,17 @@ def test_rerank_of_nothing(filled: Filled) -> None:
 )
 def test_right(wanted: str | None, found: str | None, right: bool | None) -> None:
     match = Match(Path("m"), 0.5, 1, found)
-    assert Ranking(Path("q"), (match,), Verdict("", ""), CropInfo(wanted)).is_correct(match) is right
+    assert Ranking(Path("q"), (match,), Verdict("", ""), CropMetadata(wanted)).is_correct(match) is right
 
 
 def test_a_folder_names_an_identity_where_the_gallery_knows_it(filled: Filled) -> None:
     queries = [
         *asked(1, folder="person 3"),
         *asked(1, folder="holiday"),
-        *asked(1, info=CropInfo("0009")),  # whom nobody here is called
-        *asked(1, info=CropInfo("person 2"), folder="holiday"),
+        *asked(1, metadata=CropMetadata("0009")),  # whom nobody here is called
+        *asked(1, metadata=CropMetadata("person 2"), folder="holiday"),
     ]
     rankings = rank(queries, filled.gallery, None, 300)
-    assert [ranking.info.identity for ranking in rankings] == ["person 3", None, None, "person 2"]
+    assert [ranking.metadata.identity for ranking in rankings] == ["person 3", None, None, "person 2"]
     for match in rankings[0].matches:
         assert rankings[0].is_correct(match) is (None if match.identity is None else match.identity == "person 3")

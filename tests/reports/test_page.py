@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from bot_deploy.artifacts.contract import Calibration
-from bot_deploy.datasets.names import CropInfo
+from bot_deploy.datasets.names import CropMetadata
 from bot_deploy.errors import RunError
 from bot_deploy.gallery import parse_name
 from bot_deploy.matching.match import Match, Ranking
@@ -35,7 +35,7 @@ def save(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (30, 
     return path
 
 
-def found(path: Path, rank: int, seen: CropInfo) -> Match:
+def found(path: Path, rank: int, seen: CropMetadata) -> Match:
     return Match(path, 1 - rank / 10, rank, *seen)
 
 
@@ -81,7 +81,7 @@ def test_frames_pictures_and_words(tmp_path: Path, caplog: pytest.LogCaptureFixt
     wrong = save(gallery / "0008_c2s1_000453_00.png", (200, 20, 10), (100, 1000))
     junk = save(gallery / "-1_c2s1_000454_00.png", (90, 90, 90))
     gone = gallery / "0007_c3s1_000455_00.png"
-    page.write_page([ranked(query, right, wrong, junk, gone)], {"Gallery": "g: <4>"}, gallery, tmp_path / "x.html")
+    page.write_html([ranked(query, right, wrong, junk, gone)], {"Gallery": "g: <4>"}, gallery, tmp_path / "x.html")
     html = Page(tmp_path / "x.html")
     assert html.frames() == ["query", "correct", "wrong", "unknown", "missing correct"]
     # Thumbnails keep their proportions, fit a tile, and are never enlarged.
@@ -105,9 +105,9 @@ def test_frames_pictures_and_words(tmp_path: Path, caplog: pytest.LogCaptureFixt
 def test_it_is_self_contained_and_runs_nothing(tmp_path: Path) -> None:
     root = tmp_path / "g"
     hostile = save(root / HOSTILE, (1, 2, 3))
-    seen = CropInfo("</bdi><script>alert(3)</script>", 1, float("nan"))
-    ranking = Ranking(tmp_path / HOSTILE, (found(hostile, 1, seen),), VERDICT, CropInfo("'\"><b onclick=x>"))
-    page.write_page([ranking], {"<i>": "<u>http"}, root, tmp_path / "x.html")
+    seen = CropMetadata("</bdi><script>alert(3)</script>", 1, float("nan"))
+    ranking = Ranking(tmp_path / HOSTILE, (found(hostile, 1, seen),), VERDICT, CropMetadata("'\"><b onclick=x>"))
+    page.write_html([ranking], {"<i>": "<u>http"}, root, tmp_path / "x.html")
     html = Page(tmp_path / "x.html")
     assert {tag for tag, _ in html.elements} == {
         *("html", "meta", "title", "style", "header", "h1", "dl", "dt", "dd", "bdi", "main", "article", "h2", "p"),
@@ -132,10 +132,10 @@ def test_what_is_not_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(page, "MAX_TILES", 2)
     shots = tuple(save(tmp_path / "p" / f"{number}.png", (9, 9, 9)) for number in range(3))
     many = Ranking(
-        tmp_path / "p", tuple(found(shots[0], rank, CropInfo()) for rank in range(1, 6)), VERDICT, images=shots
+        tmp_path / "p", tuple(found(shots[0], rank, CropMetadata()) for rank in range(1, 6)), VERDICT, images=shots
     )
     nobody = Ranking(shots[0], (), Verdict("no match", "no match: nobody"))
-    page.write_page([many, nobody], {}, tmp_path, tmp_path / "x.html")
+    page.write_html([many, nobody], {}, tmp_path, tmp_path / "x.html")
     html = Page(tmp_path / "x.html")
     assert html.frames() == ["query", "query", "unknown", "unknown", "query"]
     assert "Not drawn: 3 more matches and 1 more images of the query." in html.text
@@ -145,10 +145,10 @@ def test_what_is_not_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"x\.html: cannot be written"):
-        page.write_page([Ranking(tmp_path, (), VERDICT)], {}, tmp_path, tmp_path / "none" / "x.html")
+        page.write_html([Ranking(tmp_path, (), VERDICT)], {}, tmp_path, tmp_path / "none" / "x.html")
 
 
-# ---- facts ----
+# ---- details ----
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_every_picture_and_frame_is_seen_whole(tmp_path: Path, width: int) -> No
     paths = {kind: save(root / name, COLOURS[kind], (96, 192)) for kind, name in names.items()}
     paths["query"] = paths["query"].rename(tmp_path / names["query"])
     query, *others = paths.values()
-    page.write_page([ranked(query, *others)] * 2, {"Gallery": "a" * 300}, root, tmp_path / "x.html")
+    page.write_html([ranked(query, *others)] * 2, {"Gallery": "a" * 300}, root, tmp_path / "x.html")
     seen = screenshot(tmp_path / "x.html", width)
     assert seen.shape[1] == width
     inside = (TILE[0] - 2 * FRAME) * (TILE[1] - 2 * FRAME)

@@ -1,4 +1,4 @@
-"""The embedded store: a folder with items in SQLite, and their vectors in a memory-mapped file.
+"""The local index: a folder with items in SQLite, and their vectors in a memory-mapped file.
 
     people.gallery/
       gallery.sqlite      the items; `length` is the number of committed vectors
@@ -59,11 +59,11 @@ if TYPE_CHECKING:
     from .search import Slots
 
 USES_HNSW = 1  # in SQLite's user_version: searches use a graph
-READ_ATTEMPTS = 10  # each fails only if a writer compacts the store at that moment
+READ_ATTEMPTS = 10  # each fails only if a writer compacts the index at that moment
 
 
 @dataclass(frozen=True)
-class StoreState:
+class IndexState:
     """What a transaction sees: `length` vectors in the file of this `generation`, `alive` of them with an item."""
 
     generation: int
@@ -76,14 +76,14 @@ class StoreState:
         return self.generation, self.length
 
 
-class Store:
-    """The embedded store; see `interface.Gallery` for its methods. Several threads may use it at once."""
+class LocalIndex:
+    """The local index; see `interface.Gallery` for its methods. Several threads may use it at once."""
 
     def __init__(self, folder: Path, embedding_space: str = "", dim: int = 0, root: Path | None = None) -> None:
-        """Opens the store in `folder`. With `root`, a missing one is made for `embedding_space`.
+        """Opens the index in `folder`. With `root`, a missing one is made for `embedding_space`.
 
         Raises:
-            InputError: no store there, or a damaged one.
+            InputError: no index there, or a damaged one.
             RunError: it cannot be written or read.
         """
         self.address = str(folder)
@@ -129,7 +129,7 @@ class Store:
         self.root = current_root(self._stored_root, self._place, self._folder)
 
     def _read_place(self) -> str | None:
-        """Where the store was when its root was written; None if an older version wrote it."""
+        """Where the index was when its root was written; None if an older version wrote it."""
         if not self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'place'").fetchone():
             return None
         row = self._database.execute("SELECT address FROM place").fetchone()
@@ -236,7 +236,7 @@ class Store:
         """Moves the vectors that have an item to a file without holes."""
         with self._writing() as state:
             slots = self._slots()
-            new = StoreState(state.generation + 1, len(slots), len(slots))
+            new = IndexState(state.generation + 1, len(slots), len(slots))
             if len(slots):
                 mapped = MappedVectors(self._vectors(state), state.length, self.dim)
                 copy_vectors(mapped.vectors, slots, self._vectors(new))
@@ -311,20 +311,20 @@ class Store:
 
     # ---- helpers ----
 
-    def _state(self) -> StoreState:
-        return StoreState(*self._database.execute("SELECT generation, length, alive FROM gallery").fetchone())
+    def _state(self) -> IndexState:
+        return IndexState(*self._database.execute("SELECT generation, length, alive FROM gallery").fetchone())
 
     def _slots(self) -> Slots:
         rows = self._database.execute("SELECT slot FROM rows WHERE slot >= 0 ORDER BY slot")
         return np.fromiter((slot for (slot,) in rows), np.int64)
 
-    def _vectors(self, state: StoreState) -> Path:
+    def _vectors(self, state: IndexState) -> Path:
         return self._folder / f"vectors-{state.generation}.f16"
 
-    def _graph_path(self, state: StoreState) -> Path:
+    def _graph_path(self, state: IndexState) -> Path:
         return self._folder / f"hnsw-{state.generation}.faiss"
 
-    def _graph(self, state: StoreState, mapped: MappedVectors) -> HnswGraph | None:
+    def _graph(self, state: IndexState, mapped: MappedVectors) -> HnswGraph | None:
         path = self._graph_path(state)
         if not path.exists() or not find_spec("faiss"):
             return None
@@ -341,7 +341,7 @@ class Store:
         return opened[1] if opened[1].size <= state.length else None
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[tuple[StoreState, MappedVectors]]:
+    def _reading(self) -> Iterator[tuple[IndexState, MappedVectors]]:
         """A transaction, with the vectors that it sees."""
         with explained(self.address):
             for attempt in range(READ_ATTEMPTS):
@@ -356,7 +356,7 @@ class Store:
                     yield state, mapped
                     return
 
-    def _map(self, state: StoreState) -> MappedVectors:
+    def _map(self, state: IndexState) -> MappedVectors:
         opened = self._mapped  # another thread may replace it
         if opened is None or opened[0] != state.vectors:
             path = self._vectors(state)
@@ -366,7 +366,7 @@ class Store:
         return opened[1]
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[StoreState]:
+    def _writing(self) -> Iterator[IndexState]:
         """A transaction without other writers; all of its changes are made at its end, or none."""
         with explained(self.address), transaction(self._database, "IMMEDIATE"):
             yield self._state()
@@ -397,6 +397,6 @@ class Store:
         return [SearchHit(item_of(values), scores[slot]) for slot, *values in rows]
 
 
-def is_store(path: Path) -> bool:
-    """Whether the folder `path` is a store."""
+def is_local_index(path: Path) -> bool:
+    """Whether the folder `path` is an index."""
     return (path / DATABASE).is_file()
