@@ -42,11 +42,11 @@ def main(model: Path, data: str) -> None:
             f"| {target:g} | {calibration.threshold:.4f} | {rate:.2e} ({rate / target:.2f}x) | "
             f"{100 * calibration.false_reject_rate:.1f} % | {100 * false_reject_rates[row]:.1f} % |"
         )
-    print(f"\n{train_scores.impostor.sum()} and {test_scores.impostor.sum()} pairs of different people")
+    print(f"\n{train_scores.impostor_counts.sum()} and {test_scores.impostor_counts.sum()} pairs of different people")
 
 
 def _scores(embedder: Embedder, crops: Sequence[Crop], data: str) -> PairScores:
-    return score_crop_pairs(embedder, crops, data, target=1e-2)
+    return score_crop_pairs(embedder, crops, data, target_false_accept_rate=1e-2)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def load_embeddings(
         return embeddings | ids | {"query_cams": cams[:queries], "gallery_cams": cams[queries:]}
     dataset, embed = open_dataset(data), partial(embed_or_reuse, open_embedder(model), model=model)
     splits = {"query": dataset.query, "gallery": dataset.gallery}
-    embeddings = {name: embed(crops=crops, label=name) for name, crops in splits.items()}
+    embeddings = {name: embed(crops=crops, crops_name=name) for name, crops in splits.items()}
     if dim > embeddings["query"].shape[1]:
         # Orthonormal rows keep every distance and angle, so that only the amount of arithmetic changes.
         isometry = np.linalg.qr(rng.standard_normal((dim, embeddings["query"].shape[1])))[0].T.astype(np.float32)

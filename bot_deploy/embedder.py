@@ -140,14 +140,14 @@ class Embedder:
         return vectors, np.array([error is None for error in errors], np.bool_)
 
     def embed_files(
-        self, paths: Sequence[Path | zipfile.Path], label: str | None = "embedding"
+        self, paths: Sequence[Path | zipfile.Path], progress_text: str | None = "embedding"
     ) -> tuple[Vectors, list[ImageError | None]]:
         """Vectors [N, dim] of the files `paths`, and the errors [N]: None, or why the row is zero.
 
-        Threads read the files ahead. A progress bar shows `label`; None shows no bar.
+        Threads read the files ahead. A progress bar shows `progress_text`; None shows no bar.
         """
         loaded = images.read_many(paths, self.contract.size, max(4, available_cores()))
-        return self._run_batches(show_progress(loaded, label, len(paths)), len(paths))
+        return self._run_batches(show_progress(loaded, progress_text, len(paths)), len(paths))
 
     def _run_batches(
         self, pictures: Iterable[images.Pixels | ImageError], count: int

@@ -22,17 +22,21 @@ def show_bars() -> None:
     _bars_shown = True
 
 
-def show_progress(items: Iterable[T], label: str | None, total: int | None = None) -> Iterator[T]:
-    """Yields `items` and shows a progress bar with `label`, the count and the time left; None shows no bar."""
-    hidden = label is None or not _bars_possible()
-    with click.progressbar(items, length=total, label=label, show_pos=True, file=sys.stderr, hidden=hidden) as bar:
+def show_progress(items: Iterable[T], progress_text: str | None, total: int | None = None) -> Iterator[T]:
+    """Yields `items` and shows a progress bar with `progress_text`, the count and the time left; None shows no bar."""
+    hidden = progress_text is None or not _bars_possible()
+    with click.progressbar(
+        items, length=total, label=progress_text, show_pos=True, file=sys.stderr, hidden=hidden
+    ) as bar:
         yield from bar
 
 
 @contextmanager
-def progress_counter(label: str) -> Iterator[Callable[[int, int], None]]:
+def progress_counter(progress_text: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar for work that reports its own progress: yields a function of (items done, items in all)."""
-    with click.progressbar(length=1, label=label, show_pos=True, file=sys.stderr, hidden=not _bars_possible()) as bar:
+    with click.progressbar(
+        length=1, label=progress_text, show_pos=True, file=sys.stderr, hidden=not _bars_possible()
+    ) as bar:
 
         def update(done: int, total: int) -> None:
             bar.length = total

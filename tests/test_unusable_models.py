@@ -211,7 +211,8 @@ def test_more_threads_than_help_are_refused(threads: int, tmp_path: Path) -> Non
 # ---- numbers from artifacts ----
 
 CALIBRATION = {
-    "data": "people", "genuine": 200, "impostor": 4000, "target": 0.01, "threshold": 0.6, "reject_threshold": 0.3,
+    "data": "people", "genuine_pairs": 200, "impostor_pairs": 4000, "target_false_accept_rate": 0.01,
+    "threshold": 0.6, "reject_threshold": 0.3,
     "false_reject_rate": 0.2, "curve": [[0.5, 0.1], [0.6, 0.01]],
 }  # fmt: skip
 
@@ -225,8 +226,8 @@ CALIBRATION = {
         {"reject_threshold": float("nan")},
         {"reject_threshold": 0.7},
         {"false_reject_rate": 2},
-        {"target": 0},
-        {"genuine": -1},
+        {"target_false_accept_rate": 0},
+        {"genuine_pairs": -1},
         {"curve": []},
         {"curve": [[0.6, 0.01], [0.5, 0.1]]},
         {"curve": [[0.5, 0.01], [0.6, 0.1]]},

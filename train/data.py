@@ -62,17 +62,17 @@ def open_training_set(crops: Sequence[Crop], size: tuple[int, int], device: str 
     needed = len(crops) * size[0] * size[1] * 3
     cache = None
     if needed < MAX_CACHE_SHARE * _available_memory():
-        cache = torch.from_numpy(_decode(crops, size, label="decoding the training crops"))
+        cache = torch.from_numpy(_decode(crops, size, progress_text="decoding the training crops"))
         if device != "cpu" and needed < MAX_CACHE_SHARE * torch.cuda.mem_get_info(device)[0]:
             cache = cache.to(device)  # no crop is copied to the GPU again
     return TrainingSet(tuple(crops), labels.astype(np.int64), size, cache)
 
 
-def _decode(crops: Sequence[Crop], size: tuple[int, int], label: str | None = None) -> images.Pixels:
+def _decode(crops: Sequence[Crop], size: tuple[int, int], progress_text: str | None = None) -> images.Pixels:
     pixels = np.empty((len(crops), *size, 3), np.uint8)
     broken = []
     loaded = images.read_many([crop.path for crop in crops], size, workers=available_cores())
-    for row, picture in enumerate(show_progress(loaded, label, len(crops))):
+    for row, picture in enumerate(show_progress(loaded, progress_text, len(crops))):
         if isinstance(picture, ImageError):
             broken.append(str(picture))
         else:

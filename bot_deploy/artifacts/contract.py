@@ -34,7 +34,13 @@ SUPPORTED = {
     "flip": (False, True),
     "precision": PRECISIONS,
 }
-OLD_CALIBRATION_NAMES = {"reject": "reject_threshold", "missed": "false_reject_rate"}
+OLD_CALIBRATION_NAMES = {
+    "genuine": "genuine_pairs",
+    "impostor": "impostor_pairs",
+    "target": "target_false_accept_rate",
+    "reject": "reject_threshold",
+    "missed": "false_reject_rate",
+}
 OPTIONAL = {"flip", "precision", "calibration"}  # fields that older files lack
 # The types of fields: a value from a file that is out of range is refused.
 Side = Annotated[int, Meta(ge=1, le=MAX_IMAGE_SIDE)]  # pixels
@@ -56,10 +62,10 @@ class Calibration:
     """The cosine thresholds of a model, as `bot calibrate` measured them; see bot_deploy/matching/calibrate.py."""
 
     data: Annotated[str, Meta(max_length=10_000)]  # name of the data set that they were measured on
-    genuine: Count  # number of pairs of one identity from different cameras
-    impostor: Count  # number of pairs of different identities
-    target: PositiveRate  # false-accept rate that was asked for
-    threshold: Cosine  # smallest cosine whose false-accept rate is at most `target`
+    genuine_pairs: Count  # number of pairs of one identity from different cameras
+    impostor_pairs: Count  # number of pairs of different identities
+    target_false_accept_rate: PositiveRate  # share of impostor pairs that may reach the threshold
+    threshold: Cosine  # smallest cosine whose false-accept rate is at most the target
     reject_threshold: Cosine  # cosine below which the answer is "no match"
     false_reject_rate: Rate  # share of genuine pairs below the threshold
     curve: tuple[tuple[Cosine, PositiveRate], ...]  # (cosine, false-accept rate), ascending in cosine

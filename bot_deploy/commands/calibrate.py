@@ -83,8 +83,8 @@ def calibrate(
     calibration = choose_thresholds(scores, dataset.name, far)
     store_calibration(model, calibration)
     say(
-        f"{calibration.genuine} genuine pairs, {calibration.impostor} pairs of different people\n"
-        f"match from {calibration.threshold:.4f}: false-accept rate {calibration.target:g}, "
+        f"{calibration.genuine_pairs} genuine pairs, {calibration.impostor_pairs} pairs of different people\n"
+        f"match from {calibration.threshold:.4f}: false-accept rate {calibration.target_false_accept_rate:g}, "
         f"false-reject rate {100 * calibration.false_reject_rate:.1f} %\n"
         f"no match below {calibration.reject_threshold:.4f}: at most {100 * MAX_REJECTED_GENUINE:.0f} % of the genuine "
         "pairs score lower"

@@ -32,14 +32,14 @@ MAX_CACHE_BYTES = 2 << 30  # beyond it the longest unused files are deleted
 
 
 def embed_or_reuse(
-    embedder: Embedder, crops: Sequence[Crop], label: str, *, model: Path, fresh: bool = False
+    embedder: Embedder, crops: Sequence[Crop], crops_name: str, *, model: Path, fresh: bool = False
 ) -> Vectors:
     """The embeddings [N, D] of `crops`, from the embedding cache if they are there.
 
     Args:
         embedder: the opened model.
         crops: the images.
-        label: names the crops in the log and on the progress bar.
+        crops_name: names the crops in the log and on the progress bar.
         model: the file of `embedder`.
         fresh: embed again instead of reading the cache; the result replaces the cached one.
 
@@ -49,12 +49,12 @@ def embed_or_reuse(
     try:
         path = cache_folder(CACHE_NAME) / f"{_key(embedder, model, crops)}.npz"
     except (OSError, KeyError, RunError):  # a missing crop, which embed_crops will name, or no home folder
-        return embed_crops(embedder, crops, label)
+        return embed_crops(embedder, crops, crops_name)
     cached = None if fresh else _read(path, (len(crops), embedder.contract.dim))
     if cached is not None:
-        logger.info(f"embeddings of {len(crops)} {label} crops reused from the embedding cache")
+        logger.info(f"embeddings of {len(crops)} {crops_name} crops reused from the embedding cache")
         return cached
-    vectors = embed_crops(embedder, crops, label)
+    vectors = embed_crops(embedder, crops, crops_name)
     if vectors.nbytes <= MAX_CACHE_BYTES:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -46,16 +46,16 @@ class Scores:
         return "  ".join(f"{name} {value:.2f}" for name, value in names.items())
 
 
-def embed_crops(embedder: Embedder, crops: Sequence[Crop], label: str) -> Vectors:
-    """The embeddings [N, D] of `crops`; `label` names them on the progress bar.
+def embed_crops(embedder: Embedder, crops: Sequence[Crop], crops_name: str) -> Vectors:
+    """The embeddings [N, D] of `crops`; `crops_name` names them on the progress bar.
 
     Raises:
         InputError: a crop is not a usable image. Scores without it would not be comparable.
     """
-    vectors, errors = embedder.embed_files([crop.path for crop in crops], label)
+    vectors, errors = embedder.embed_files([crop.path for crop in crops], crops_name)
     broken = [str(error) for error in errors if error]
     if broken:
-        raise InputError(f"{len(broken)} of {len(crops)} {label} crops cannot be used; first: {broken[0]}")
+        raise InputError(f"{len(broken)} of {len(crops)} {crops_name} crops cannot be used; first: {broken[0]}")
     return vectors
 
 

@@ -64,41 +64,44 @@ def calibration_crops(dataset: Dataset) -> list[Crop]:
 
 
 def score_crop_pairs(
-    embedder: Embedder, crops: Sequence[Crop], data: str, target: float = TARGET_FALSE_ACCEPT_RATE
+    embedder: Embedder, crops: Sequence[Crop], data: str, target_false_accept_rate: float = TARGET_FALSE_ACCEPT_RATE
 ) -> PairScores:
     """The scores of all pairs of `crops`; `data` names them in errors.
 
     Raises:
-        InputError: there are too few pairs for a false-accept rate of `target`. Then nothing is embedded.
+        InputError: there are too few pairs to measure `target_false_accept_rate`. Then nothing is embedded.
     """
     identities, cameras = [crop.identity for crop in crops], [crop.camera for crop in crops]
-    check_pair_counts(*count_pairs(identities, cameras), data, target)
+    check_pair_counts(*count_pairs(identities, cameras), data, target_false_accept_rate)
     return score_pairs(embed_crops(embedder, crops, "crops"), identities, cameras)
 
 
-def choose_thresholds(scores: PairScores, data: str, target: float = TARGET_FALSE_ACCEPT_RATE) -> Calibration:
-    """The calibration with the lowest threshold whose false-accept rate is at most `target`.
+def choose_thresholds(
+    scores: PairScores, data: str, target_false_accept_rate: float = TARGET_FALSE_ACCEPT_RATE
+) -> Calibration:
+    """The calibration with the lowest threshold that keeps to `target_false_accept_rate`.
 
     Args:
         scores: of genuine and impostor pairs.
         data: the name of the data that they come from.
-        target: false-accept rate, between 0 and 1.
+        target_false_accept_rate: share of impostor pairs that the threshold may accept, between 0 and 1.
 
     Raises:
         InputError: there are too few pairs to measure such a rate.
     """
-    genuine, impostor = int(scores.genuine.sum()), int(scores.impostor.sum())
-    check_pair_counts(genuine, impostor, data, target)
+    genuine, impostor = int(scores.genuine_counts.sum()), int(scores.impostor_counts.sum())
+    check_pair_counts(genuine, impostor, data, target_false_accept_rate)
     false_accepts, false_rejects = scores.error_rates()
     cosines = bin_edges()
-    lowest = np.argmax(false_accepts <= target)  # the first such bin: the rate falls as the cosine rises
+    # The first such bin: the rate falls as the cosine rises.
+    lowest = np.argmax(false_accepts <= target_false_accept_rate)
     threshold = float(cosines[lowest])
     reject_threshold = min(threshold, float(cosines[np.argmax(false_rejects >= MAX_REJECTED_GENUINE)]))
     return Calibration(
         data=data,
-        genuine=genuine,
-        impostor=impostor,
-        target=target,
+        genuine_pairs=genuine,
+        impostor_pairs=impostor,
+        target_false_accept_rate=target_false_accept_rate,
         threshold=round(threshold, 6),
         reject_threshold=round(reject_threshold, 6),
         false_reject_rate=round(float(false_rejects[lowest]), 6),
@@ -106,23 +109,26 @@ def choose_thresholds(scores: PairScores, data: str, target: float = TARGET_FALS
     )
 
 
-def check_pair_counts(genuine: int, impostor: int, data: str, target: float = TARGET_FALSE_ACCEPT_RATE) -> None:
-    """Checks that the pairs are enough to measure a false-accept rate of `target`.
+def check_pair_counts(
+    genuine: int, impostor: int, data: str, target_false_accept_rate: float = TARGET_FALSE_ACCEPT_RATE
+) -> None:
+    """Checks that the pairs are enough to measure `target_false_accept_rate`.
 
     Raises:
         InputError: they are not; the message says how many are needed.
     """
-    if not 0 < target < 1:
-        raise InputError(f"a false-accept rate must be between 0 and 1, not {target}")
+    if not 0 < target_false_accept_rate < 1:
+        raise InputError(f"a false-accept rate must be between 0 and 1, not {target_false_accept_rate}")
     if genuine < MIN_PAIRS:
         raise InputError(
             f"{data}: only {genuine} genuine pairs (one person, two cameras); at least {MIN_PAIRS} are needed; "
             "give more identities with crops from several cameras"
         )
-    if impostor * target < MIN_PAIRS:
+    if impostor * target_false_accept_rate < MIN_PAIRS:
         lowest = _round_up(MIN_PAIRS / max(1, impostor))
         raise InputError(
-            f"{data}: {impostor} pairs of different people are too few for a false-accept rate of {target:g}; "
+            f"{data}: {impostor} pairs of different people are too few for a false-accept rate of "
+            f"{target_false_accept_rate:g}; "
             + (f"choose {lowest:g} or more, or give more identities" if lowest < 1 else "give more identities")
         )
 

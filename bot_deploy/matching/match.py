@@ -52,7 +52,7 @@ class Ranking:
     matches: tuple[Match, ...]
     verdict: Verdict
     metadata: CropMetadata = NO_METADATA  # of the query; the identity only if the gallery has it
-    images: tuple[Path, ...] = ()  # of a multi-shot query
+    shots: tuple[Path, ...] = ()  # images of a multi-shot query
 
     def is_correct(self, match: Match) -> bool | None:
         """Whether `match` shows the query's identity; None if an identity is unknown, or does not count."""
@@ -65,7 +65,7 @@ class Ranking:
 def match(
     query: str | Path | Pixels | Sequence[str | Path | Pixels],
     gallery: ReadableGallery | str | Path,
-    embedder: Embedder | str | Path | None = None,
+    model: Embedder | str | Path | None = None,
     top: int = TOP_MATCHES,
     min_score: float = -1,
     *,
@@ -80,7 +80,7 @@ def match(
             query: the mean of the embeddings is searched).
         gallery: an open gallery, or where it is opened from: a folder of crops, an index that `bot index` made, a
             Milvus address, or a single image file to compare with the query.
-        embedder: the model, or its file; by default the newest exported model under runs/.
+        model: an embedder, or the file that it is opened from; None for the newest model.onnx under runs/.
         top: number of matches.
         min_score: lowest cosine of a match, -1 to 1.
         rerank: sort the best RERANKED_MATCHES by k-reciprocal re-ranking; scores remain cosines.
@@ -89,11 +89,10 @@ def match(
 
     Raises:
         ImageError: `query` is not a usable image.
-        InputError: gallery or embedder cannot be opened, or they do not fit; an argument is out of range;
+        InputError: gallery or model cannot be opened, or they do not fit; an argument is out of range;
             or, with `exclude_same_camera`, the camera of the query is unknown.
     """
-    if not isinstance(embedder, Embedder):
-        embedder = open_embedder(embedder)
+    embedder = model if isinstance(model, Embedder) else open_embedder(model)
     if isinstance(query, str) or not isinstance(query, Sequence):
         opened_query = read_query(query, embedder)
     elif query:
@@ -174,7 +173,7 @@ def rank(
         matches = tuple(_match(hit, number, gallery.root) for number, hit in enumerate(hits, start=1))
         verdict = decide(calibration, matches[0].score if matches else None, sizes[own_cameras])
         identity = next((name for name in (query.folder, query.metadata.identity) if name in gallery_identities), None)
-        rankings.append(Ranking(query.path, matches, verdict, query.metadata._replace(identity=identity), query.images))
+        rankings.append(Ranking(query.path, matches, verdict, query.metadata._replace(identity=identity), query.shots))
     return rankings
 
 

@@ -29,13 +29,13 @@ _ROWS_AT_ONCE = 256  # rows of cosines in memory at once
 class PairScores:
     """Histograms of the cosines of genuine and of impostor pairs, each with BINS bins from -1 to 1."""
 
-    genuine: npt.NDArray[np.int64]
-    impostor: npt.NDArray[np.int64]
+    genuine_counts: npt.NDArray[np.int64]
+    impostor_counts: npt.NDArray[np.int64]
 
     def error_rates(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """The false-accept and the false-reject rate of each bin's lower edge as the threshold, each [BINS]."""
-        false_accepts = np.cumsum(self.impostor[::-1])[::-1] / max(1, self.impostor.sum())
-        false_rejects = (np.cumsum(self.genuine) - self.genuine) / max(1, self.genuine.sum())
+        false_accepts = np.cumsum(self.impostor_counts[::-1])[::-1] / max(1, self.impostor_counts.sum())
+        false_rejects = (np.cumsum(self.genuine_counts) - self.genuine_counts) / max(1, self.genuine_counts.sum())
         return false_accepts, false_rejects
 
 

@@ -26,12 +26,12 @@ NO_METADATA = CropMetadata()
 class Query:
     """A query: one image or several images of one person, with its embedding."""
 
-    path: Path  # the image, or the folder of `images`
+    path: Path  # the image, or the folder of `shots`
     vector: Vectors  # [D], unit length
     metadata: CropMetadata = NO_METADATA  # from the file's name; the identity may be unknown to the gallery
     folder: str | None = None  # name of its folder: an identity if the gallery has an identity of that name
     cameras: tuple[int, ...] = ()  # that saw the person
-    images: tuple[Path, ...] = ()  # of a multi-shot query
+    shots: tuple[Path, ...] = ()  # images of a multi-shot query
 
 
 def read_query(image: images.Pixels | str | Path, embedder: Embedder) -> Query:

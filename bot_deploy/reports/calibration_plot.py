@@ -29,7 +29,10 @@ def plot_calibration(scores: PairScores, calibration: Calibration, path: Path) -
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     histograms, roc = figure.subplots(1, 2)
     cosines, bins_per_bar = bin_edges(), BINS // BARS
-    for counts, label, colour in ((scores.impostor, "different people", "C3"), (scores.genuine, "one person", "C2")):
+    for counts, label, colour in (
+        (scores.impostor_counts, "different people", "C3"),
+        (scores.genuine_counts, "one person", "C2"),
+    ):
         shares = counts.reshape(-1, bins_per_bar).sum(1) / counts.sum()
         edges = np.append(cosines[::bins_per_bar], 1)
         histograms.stairs(shares, edges, fill=True, alpha=0.5, color=colour, label=label)
@@ -41,7 +44,7 @@ def plot_calibration(scores: PairScores, calibration: Calibration, path: Path) -
     false_accepts, false_rejects = scores.error_rates()
     positive = false_accepts > 0  # the axis is logarithmic
     roc.semilogx(false_accepts[positive], 1 - false_rejects[positive])
-    roc.plot(calibration.target, 1 - calibration.false_reject_rate, "ko")
+    roc.plot(calibration.target_false_accept_rate, 1 - calibration.false_reject_rate, "ko")
     roc.set(xlabel="false-accept rate", ylabel="share of genuine pairs accepted", ylim=(0, 1), title="ROC")
     roc.grid(visible=True, which="both", alpha=0.3)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))

@@ -49,7 +49,7 @@ def write_rank_list_figure(rankings: Sequence[Ranking], path: Path) -> None:
     sheet = Image.new("RGB", (columns * step_x + 2 * GAP, len(rankings) * step_y + GAP), PAPER)
     for row, ranking in enumerate(rankings):
         top = GAP + row * step_y
-        paths = ranking.images or (ranking.query,)
+        paths = ranking.shots or (ranking.query,)
         _draw_tile(sheet, (GAP, top), paths[0], QUERY_COLOUR, "query" if len(paths) == 1 else f"{len(paths)} images")
         for match in ranking.matches[:MAX_TILES]:
             left = 2 * GAP + match.rank * step_x

@@ -117,7 +117,8 @@ def describe_threshold(calibration: Calibration | None) -> str:
     if calibration is None:
         return "none: the model is not calibrated, so scores only rank"
     return (
-        f"match from {calibration.threshold:.3f} (false-accept rate {calibration.target:g} on {calibration.data}), "
+        f"match from {calibration.threshold:.3f} (false-accept rate {calibration.target_false_accept_rate:g} on "
+        f"{calibration.data}), "
         f"no match below {calibration.reject_threshold:.3f}"
     )
 

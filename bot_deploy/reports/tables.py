@@ -20,7 +20,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a c
 
 def json_document(ranking: Ranking) -> dict[str, object]:
     """`ranking` as a JSON object."""
-    shots = {"shots": [str(path) for path in ranking.images]} if ranking.images else {}
+    shots = {"shots": [str(path) for path in ranking.shots]} if ranking.shots else {}
     return {
         "query": str(ranking.query),
         **shots,

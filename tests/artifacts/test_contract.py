@@ -88,7 +88,8 @@ def test_calibration_under_the_names_of_older_artifacts() -> None:
         "missed": 0.2, "curve": [[0.5, 0.1], [0.6, 0.01]],
     }  # fmt: skip
     expected = Calibration(
-        data="m.zip", genuine=100, impostor=2000, target=0.01, threshold=0.6, reject_threshold=0.3,
+        data="m.zip", genuine_pairs=100, impostor_pairs=2000, target_false_accept_rate=0.01,
+        threshold=0.6, reject_threshold=0.3,
         false_reject_rate=0.2, curve=((0.5, 0.1), (0.6, 0.01)),
     )  # fmt: skip
     contract = from_json(json.dumps(fields(calibration=older)), "m.onnx")

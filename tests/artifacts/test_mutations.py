@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CALIBRATION = Calibration(
-    data="people", genuine=200, impostor=4000, target=0.01, threshold=0.6, reject_threshold=0.3, false_reject_rate=0.2,
+    data="people", genuine_pairs=200, impostor_pairs=4000, target_false_accept_rate=0.01,
+    threshold=0.6, reject_threshold=0.3, false_reject_rate=0.2,
     curve=((0.5, 0.1), (0.6, 0.01)),
 )  # fmt: skip
 CONTRACT = Contract(arch="mobilenet_v2", height=64, width=32, dim=1280, fingerprint="0" * 16, calibration=CALIBRATION)

@@ -16,7 +16,8 @@ from bot_deploy.artifacts.contract import Calibration
 from bot_deploy.errors import InputError
 
 CALIBRATION = Calibration(
-    data="m.zip", genuine=100, impostor=2000, target=0.01, threshold=0.6, reject_threshold=0.3, false_reject_rate=0.2,
+    data="m.zip", genuine_pairs=100, impostor_pairs=2000, target_false_accept_rate=0.01,
+    threshold=0.6, reject_threshold=0.3, false_reject_rate=0.2,
     curve=((0.5, 0.1), (0.6, 0.01)),
 )  # fmt: skip
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 CONTRACT = Contract(arch="a", height=8, width=4, dim=3, fingerprint="0" * 16)
 CALIBRATION = Calibration(
-    data="d", genuine=100, impostor=1000, target=0.01, threshold=0.6, reject_threshold=0.3, false_reject_rate=0.2,
+    data="d", genuine_pairs=100, impostor_pairs=1000, target_false_accept_rate=0.01,
+    threshold=0.6, reject_threshold=0.3, false_reject_rate=0.2,
     curve=((0.0, 0.5), (0.5, 0.05), (0.6, 0.01), (0.8, 0.0001)),
 )  # fmt: skip
 
@@ -51,7 +52,7 @@ def test_threshold_is_the_lowest_that_keeps_the_target(target: float) -> None:
     assert calibration.false_reject_rate == pytest.approx((genuine < calibration.threshold).mean(), abs=1e-3)
     assert calibration.reject_threshold <= calibration.threshold
     assert (genuine < calibration.reject_threshold).mean() <= MAX_REJECTED_GENUINE
-    assert (calibration.genuine, calibration.impostor) == (len(genuine), len(impostor))
+    assert (calibration.genuine_pairs, calibration.impostor_pairs) == (len(genuine), len(impostor))
     for cosine, rate in calibration.curve:
         assert rate == pytest.approx((impostor >= cosine).mean(), rel=1e-3)
     assert [rate for _, rate in calibration.curve] == sorted((rate for _, rate in calibration.curve), reverse=True)
@@ -90,8 +91,8 @@ def test_calibrate_a_model_on_a_data_set(opened: bool, onnx_file: Path, people: 
     ids, cams = [crop.identity for crop in crops], [crop.camera for crop in crops]
     vectors, _ = embedder.embed_files([crop.path for crop in crops])
     assert calibration == choose_thresholds(score_pairs(vectors, ids, cams), str(people), 0.05)
-    assert (calibration.genuine, calibration.impostor) == count_pairs(ids, cams)
-    assert calibration.target == 0.05
+    assert (calibration.genuine_pairs, calibration.impostor_pairs) == count_pairs(ids, cams)
+    assert calibration.target_false_accept_rate == 0.05
     assert open_embedder(onnx_file).contract.calibration is None  # nothing is stored
 
 
@@ -120,8 +121,8 @@ def test_stored_in_onnx_and_nothing_else_changes(onnx_file: Path, tmp_path: Path
     path = tmp_path / "model.onnx"
     path.write_bytes(onnx_file.read_bytes())
     for target in (0.01, 0.02):  # the second replaces the first
-        store_calibration(path, replace(CALIBRATION, target=target))
-        assert open_embedder(path).contract.calibration == replace(CALIBRATION, target=target)
+        store_calibration(path, replace(CALIBRATION, target_false_accept_rate=target))
+        assert open_embedder(path).contract.calibration == replace(CALIBRATION, target_false_accept_rate=target)
     before, after = onnx.load(str(onnx_file)), onnx.load(str(path))
     assert [entry.key for entry in after.metadata_props].count(METADATA_KEY) == 1
     del before.metadata_props[:], after.metadata_props[:]
@@ -230,5 +231,5 @@ def test_command(onnx_file: Path, people: Path, tmp_path: Path) -> None:
     stored = open_embedder(path).contract.calibration
     assert stored is not None
     assert document["threshold"] == stored.threshold
-    assert document["target"] == 0.05
+    assert document["target_false_accept_rate"] == 0.05
     assert (tmp_path / "model.onnx.calibration.png").read_bytes().startswith(b"\x89PNG")

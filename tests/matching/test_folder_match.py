@@ -305,7 +305,7 @@ def test_a_list_of_images_is_a_multi_shot_query(embedder: Embedder, folder: Path
     for found in ranking.matches:
         assert found.score == pytest.approx(mean @ project(images.read_resized(found.path, (HEIGHT, WIDTH))), abs=1e-3)
     assert ranking.query == query
-    assert [str(path) for path in ranking.images] == [str(query), "<array>"]
+    assert [str(path) for path in ranking.shots] == [str(query), "<array>"]
     with pytest.raises(InputError, match="no image in the query"):
         match([], indexed(folder, embedder), embedder)
 

@@ -23,9 +23,9 @@ from bot_deploy.matching.identify import (
 
 CALIBRATION = Calibration(
     data="x",
-    genuine=9,
-    impostor=9,
-    target=1e-3,
+    genuine_pairs=9,
+    impostor_pairs=9,
+    target_false_accept_rate=1e-3,
     threshold=0.7,
     reject_threshold=0.3,
     false_reject_rate=0.1,

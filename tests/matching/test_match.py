@@ -22,7 +22,8 @@ from bot_deploy.matching.queries import Query, merge_queries, read_queries
 from bot_deploy.matching.verdict import Verdict, decide
 
 CALIBRATION = Calibration(
-    data="d", genuine=100, impostor=1000, target=0.01, threshold=0.6, reject_threshold=0.3, false_reject_rate=0.2,
+    data="d", genuine_pairs=100, impostor_pairs=1000, target_false_accept_rate=0.01,
+    threshold=0.6, reject_threshold=0.3, false_reject_rate=0.2,
     curve=((0.0, 0.5), (0.6, 0.01), (0.9, 0.0001)),
 )  # fmt: skip
 
@@ -48,7 +49,7 @@ def test_a_folder_of_queries(embedder: Embedder, tmp_path: Path) -> None:
         known = seen[query.path.relative_to(root).as_posix()]
         assert (query.metadata, query.folder, query.cameras) == known
         np.testing.assert_array_equal(query.vector, project(images.read_image(query.path)))
-        assert query.images == ()
+        assert query.shots == ()
     assert {path: str(error) for path, error in broken.items()} == {
         root / "alice" / "broken.jpg": f"{root}/alice/broken.jpg: not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"
     }
@@ -83,7 +84,7 @@ def test_one_person_by_hand() -> None:
     # The mean is (1.6, 0.8, 1) / 3.
     np.testing.assert_allclose(person.vector, np.array([1.6, 0.8, 1]) / 4.2**0.5, atol=1e-6)
     assert person.vector.dtype == np.float32
-    assert (person.path, person.images) == (Path("p"), (Path("p/a"), Path("p/b"), Path("p/c")))
+    assert (person.path, person.shots) == (Path("p"), (Path("p/a"), Path("p/b"), Path("p/c")))
     assert person.metadata == CropMetadata("7")  # several times are none
     assert (person.folder, person.cameras) == (None, (1, 3))
 

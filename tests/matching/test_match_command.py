@@ -180,7 +180,8 @@ def calibrated(onnx_file: Path, tmp_path: Path) -> Path:
     path = tmp_path / "calibrated.onnx"
     path.write_bytes(onnx_file.read_bytes())
     thresholds = {"threshold": -0.9, "reject_threshold": -0.95, "false_reject_rate": 0.0, "curve": ((-0.9, 0.01),)}
-    store_calibration(path, Calibration(data="d", genuine=100, impostor=10_000, target=0.01, **thresholds))  # type: ignore[arg-type]
+    pairs = {"genuine_pairs": 100, "impostor_pairs": 10_000, "target_false_accept_rate": 0.01}
+    store_calibration(path, Calibration(data="d", **pairs, **thresholds))  # type: ignore[arg-type]
     return path
 
 

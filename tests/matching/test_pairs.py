@@ -25,18 +25,18 @@ def test_pairs_against_a_naive_loop(monkeypatch: pytest.MonkeyPatch) -> None:
             elif ids[i] != 0 and cams[i] != cams[j]:
                 genuine[bin_] += 1
     scores = score_pairs(vectors, ids, cams)
-    assert scores.genuine.sum() == genuine.sum()
-    assert scores.impostor.sum() == impostor.sum()
+    assert scores.genuine_counts.sum() == genuine.sum()
+    assert scores.impostor_counts.sum() == impostor.sum()
     assert count_pairs(ids, cams) == (genuine.sum(), impostor.sum())
     # Rounding may move a cosine on the edge of a bin to the next one.
-    assert np.abs(np.cumsum(scores.genuine) - np.cumsum(genuine)).max() <= 1
-    assert np.abs(np.cumsum(scores.impostor) - np.cumsum(impostor)).max() <= 1
+    assert np.abs(np.cumsum(scores.genuine_counts) - np.cumsum(genuine)).max() <= 1
+    assert np.abs(np.cumsum(scores.impostor_counts) - np.cumsum(impostor)).max() <= 1
 
 
 def test_equal_vectors_are_in_the_last_bin() -> None:
     scores = score_pairs(np.eye(3, dtype=np.float32)[[0, 0, 1]], [1, 1, 2], [0, 1, 0])
-    assert scores.genuine[-1] == 1
-    assert scores.impostor[BINS // 2] == 2
+    assert scores.genuine_counts[-1] == 1
+    assert scores.impostor_counts[BINS // 2] == 2
 
 
 def test_error_rates_by_hand() -> None:

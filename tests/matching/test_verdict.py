@@ -8,7 +8,8 @@ from bot_deploy.artifacts.contract import Calibration
 from bot_deploy.matching.verdict import decide, false_accept_rate, gallery_false_accept_rate
 
 CALIBRATION = Calibration(
-    data="d", genuine=100, impostor=1000, target=0.01, threshold=0.6, reject_threshold=0.3, false_reject_rate=0.2,
+    data="d", genuine_pairs=100, impostor_pairs=1000, target_false_accept_rate=0.01,
+    threshold=0.6, reject_threshold=0.3, false_reject_rate=0.2,
     curve=((0.0, 0.5), (0.5, 0.05), (0.6, 0.01), (0.8, 0.0001)),
 )  # fmt: skip
 

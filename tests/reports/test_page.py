@@ -132,7 +132,7 @@ def test_what_is_not_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(page, "MAX_TILES", 2)
     shots = tuple(save(tmp_path / "p" / f"{number}.png", (9, 9, 9)) for number in range(3))
     many = Ranking(
-        tmp_path / "p", tuple(found(shots[0], rank, CropMetadata()) for rank in range(1, 6)), VERDICT, images=shots
+        tmp_path / "p", tuple(found(shots[0], rank, CropMetadata()) for rank in range(1, 6)), VERDICT, shots=shots
     )
     nobody = Ranking(shots[0], (), Verdict("no match", "no match: nobody"))
     page.write_html([many, nobody], {}, tmp_path, tmp_path / "x.html")
@@ -170,9 +170,9 @@ def test_facts() -> None:
     assert page.describe_queries(answers[:1], 4) == "1 (1 match); 4 more are broken"
     found = Calibration(
         data="m.zip",
-        genuine=1,
-        impostor=1,
-        target=0.001,
+        genuine_pairs=1,
+        impostor_pairs=1,
+        target_false_accept_rate=0.001,
         threshold=0.61234,
         reject_threshold=0.3,
         false_reject_rate=0,

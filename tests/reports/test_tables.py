@@ -33,7 +33,7 @@ def test_document() -> None:
         "false_accept_rate": 0.001,
         "gallery_false_accept_rate": 0.25,
     }
-    person = Ranking(Path("p"), (), NO_MATCHES.verdict, images=(Path("p/1.jpg"), Path("p/2.jpg")))
+    person = Ranking(Path("p"), (), NO_MATCHES.verdict, shots=(Path("p/1.jpg"), Path("p/2.jpg")))
     assert json_document(person)["shots"] == ["p/1.jpg", "p/2.jpg"]
     assert "shots" not in json_document(NO_MATCHES)
 
