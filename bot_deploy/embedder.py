@@ -1,4 +1,4 @@
-"""`open_embedder(path)`: a model that turns pictures into embeddings, with any runtime."""
+"""`open_embedder(path)`: a model that turns images into embeddings, with any runtime."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bot_deploy import images, runs
+from bot_deploy import runs
 from bot_deploy.artifacts import check_model_file
 from bot_deploy.choices import AUTO_DEVICES, BACKENDS
 from bot_deploy.errors import ImageError, InputError, RunError
+from bot_deploy.images import Pixels, convert_image, read_image, read_many, resize
 from bot_deploy.machine import available_cores, thread_count
 from bot_deploy.progress import show_progress
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 Vectors = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
-Picture: TypeAlias = "npt.NDArray[Any] | str | Path | zipfile.Path | Image.Image | torch.Tensor"
+ImageInput: TypeAlias = "npt.NDArray[Any] | str | Path | zipfile.Path | Image.Image | torch.Tensor"
 
 
 # Greatest distance of an embedding's length from 1. bfloat16 rounds a length by up to 0.4 %.
@@ -43,11 +44,11 @@ class Embedder:
 
     contract: Contract
     backend: str  # runtime and device, for messages
-    compute: Callable[[images.Pixels], Vectors]  # uint8 [N, height, width, 3] -> [N, dim]; `run` checks the result
+    compute: Callable[[Pixels], Vectors]  # uint8 [N, height, width, 3] -> [N, dim]; `run` checks the result
     batch: int = 32  # images per run; larger batches no longer fit the cache of a CPU
     unit: bool = True  # whether embeddings have length 1; experiments with Euclidean distances use others
 
-    def run(self, batch: images.Pixels) -> Vectors:
+    def run(self, batch: Pixels) -> Vectors:
         """The embeddings [N, dim] of `batch` uint8 [N, height, width, 3], checked.
 
         Raises:
@@ -73,7 +74,7 @@ class Embedder:
         return vectors
 
     def check(self) -> None:
-        """Embeds a fixed picture of noise.
+        """Embeds a fixed image of noise.
 
         Raises:
             RunError: as `run`.
@@ -83,7 +84,7 @@ class Embedder:
     @overload
     def embed(
         self,
-        pictures: Picture | Iterable[Picture],
+        images: ImageInput | Iterable[ImageInput],
         color: Literal["RGB", "BGR"] = "RGB",
         on_error: Literal["raise"] = "raise",
     ) -> Vectors: ...
@@ -91,7 +92,7 @@ class Embedder:
     @overload
     def embed(
         self,
-        pictures: Picture | Iterable[Picture | None],
+        images: ImageInput | Iterable[ImageInput | None],
         color: Literal["RGB", "BGR"] = "RGB",
         *,
         on_error: Literal["skip"],
@@ -99,26 +100,26 @@ class Embedder:
 
     def embed(
         self,
-        pictures: Picture | Iterable[Picture | None],
+        images: ImageInput | Iterable[ImageInput | None],
         color: Literal["RGB", "BGR"] = "RGB",
         on_error: Literal["raise", "skip"] = "raise",
     ) -> Vectors | tuple[Vectors, Mask]:
-        """Unit vectors float32 [N, dim] of one or many pictures of any size.
+        """Unit vectors float32 [N, dim] of one or many images of any size.
 
         Args:
-            pictures: one picture or many. A picture is a uint8 array [H, W, 3], a path, a PIL image or a torch tensor
-                (uint8 [3, H, W] or [H, W, 3]). An array [N, H, W, 3] or a tensor with four dimensions is N pictures.
+            images: one image or many. An image is a uint8 array [H, W, 3], a path, a PIL image or a torch tensor
+                (uint8 [3, H, W] or [H, W, 3]). An array [N, H, W, 3] or a tensor with four dimensions is N images.
             color: the channel order of arrays and tensors. OpenCV, and so most trackers, hold BGR; the wrong order
                 costs a cosine of 0.4 on a real crop. Files and PIL images carry their own order.
-            on_error: "raise", or "skip" to leave a zero row for each picture that is not usable: an empty crop,
+            on_error: "raise", or "skip" to leave a zero row for each image that is not usable: an empty crop,
                 a broken file, None, a wrong dtype or shape.
 
         Returns:
-            vectors [N, dim], where one picture is [1, dim]; with `on_error="skip"` a pair of vectors and a mask,
+            vectors [N, dim], where one image is [1, dim]; with `on_error="skip"` a pair of vectors and a mask,
             bool [N], which is False for the zero rows.
 
         Raises:
-            ImageError: a picture that is not usable; the message begins with its index.
+            ImageError: an image that is not usable; the message begins with its index.
             InputError: another `color` or `on_error`.
             RunError: as `run`.
         """
@@ -126,10 +127,10 @@ class Embedder:
             raise InputError(f"color is 'RGB' or 'BGR', not {color!r}", parameter="color")
         if on_error not in {"raise", "skip"}:
             raise InputError(f"on_error is 'raise' or 'skip', not {on_error!r}", parameter="on_error")
-        ready: list[images.Pixels | ImageError] = []
-        for index, picture in enumerate(_as_sequence(pictures)):
+        ready: list[Pixels | ImageError] = []
+        for index, image in enumerate(_as_sequence(images)):
             try:
-                ready.append(images.resize(_pixels(picture, color), self.contract.size))
+                ready.append(resize(_pixels(image, color), self.contract.size))
             except ImageError as error:
                 if on_error == "raise":
                     raise ImageError(f"image {index}: {error}") from None
@@ -146,17 +147,17 @@ class Embedder:
 
         Threads read the files ahead. A progress bar shows `progress_text`; None shows no bar.
         """
-        loaded = images.read_many(paths, self.contract.size, max(4, available_cores()))
+        loaded = read_many(paths, self.contract.size, max(4, available_cores()))
         return self._run_batches(show_progress(loaded, progress_text, len(paths)), len(paths))
 
     def _run_batches(
-        self, pictures: Iterable[images.Pixels | ImageError], count: int
+        self, images: Iterable[Pixels | ImageError], count: int
     ) -> tuple[Vectors, list[ImageError | None]]:
-        """Vectors [count, dim] of `pictures` of the model's size, and the errors among them; their rows are zero."""
+        """Vectors [count, dim] of `images` of the model's size, and the errors among them; their rows are zero."""
         vectors = np.zeros((count, self.contract.dim), np.float32)
         errors: list[ImageError | None] = [None] * count
         rows: list[int] = []
-        batch: list[images.Pixels] = []
+        batch: list[Pixels] = []
 
         def flush() -> None:
             if batch:
@@ -164,54 +165,54 @@ class Embedder:
             rows.clear()
             batch.clear()
 
-        for row, picture in enumerate(pictures):
-            if isinstance(picture, ImageError):
-                errors[row] = picture
+        for row, image in enumerate(images):
+            if isinstance(image, ImageError):
+                errors[row] = image
                 continue
             rows.append(row)
-            batch.append(picture)
+            batch.append(image)
             if len(batch) == self.batch:
                 flush()
         flush()
         return vectors, errors
 
 
-def _as_sequence(pictures: object) -> Iterable[object]:
-    """One picture as a list of one; many as they are."""
-    if isinstance(pictures, np.ndarray) or _is_tensor(pictures):
-        return pictures if pictures.ndim == 4 else [pictures]  # type: ignore[attr-defined,return-value] # noqa: PLR2004
+def _as_sequence(images: object) -> Iterable[object]:
+    """One image as a list of one; many as they are."""
+    if isinstance(images, np.ndarray) or _is_tensor(images):
+        return images if images.ndim == 4 else [images]  # type: ignore[attr-defined,return-value] # noqa: PLR2004
     one = (str, Path, zipfile.Path, Image.Image, bytes, bytearray, Mapping)
-    return pictures if isinstance(pictures, Iterable) and not isinstance(pictures, one) else [pictures]
+    return images if isinstance(images, Iterable) and not isinstance(images, one) else [images]
 
 
-def _is_tensor(picture: object) -> bool:
+def _is_tensor(image: object) -> bool:
     torch = sys.modules.get("torch")  # a tensor exists only where its user has imported torch
-    return torch is not None and isinstance(picture, torch.Tensor)
+    return torch is not None and isinstance(image, torch.Tensor)
 
 
-def _pixels(picture: object, color: str) -> images.Pixels:
-    """One picture as uint8 RGB [H, W, 3].
+def _pixels(image: object, color: str) -> Pixels:
+    """One image as uint8 RGB [H, W, 3].
 
     Raises:
-        ImageError: not a usable picture.
+        ImageError: not a usable image.
     """
-    if isinstance(picture, str | Path | zipfile.Path):
-        return images.read_image(picture)
-    if isinstance(picture, Image.Image):
-        pixels = images.convert_image(picture, "PIL image")
+    if isinstance(image, str | Path | zipfile.Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        pixels = convert_image(image, "PIL image")
         if not pixels.size:
-            raise ImageError(f"PIL image of {picture.width}x{picture.height} pixels; an empty crop")
+            raise ImageError(f"PIL image of {image.width}x{image.height} pixels; an empty crop")
         return pixels
-    if _is_tensor(picture):
-        picture = _tensor_array(picture)
-    if not isinstance(picture, np.ndarray):
+    if _is_tensor(image):
+        image = _tensor_array(image)
+    if not isinstance(image, np.ndarray):
         raise ImageError(
-            f"{'None' if picture is None else f'a {type(picture).__name__}'} is no picture; give a uint8 array "
+            f"{'None' if image is None else f'a {type(image).__name__}'} is no image; give a uint8 array "
             "[H, W, 3], a path, a PIL image or a torch tensor"
         )
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:  # noqa: PLR2004
-        raise ImageError(_wrong_array(picture.dtype, picture.shape, f"uint8 {color} [H, W, 3]"))
-    return picture[..., ::-1] if color == "BGR" else picture
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:  # noqa: PLR2004
+        raise ImageError(_wrong_array(image.dtype, image.shape, f"uint8 {color} [H, W, 3]"))
+    return image[..., ::-1] if color == "BGR" else image
 
 
 def _tensor_array(tensor: Any) -> npt.NDArray[Any]:
@@ -238,13 +239,13 @@ def open_embedder(
         device: one of `choices.DEVICES`; "auto" takes the first of `choices.AUTO_DEVICES` that works.
         threads: number of CPU threads; 0 for as many as this process may use.
         batch: images per run; 0 for the backend's own choice.
-        check: embed a fixed picture, so that a model without usable embeddings is refused now. `bot doctor` and
+        check: embed a fixed image, so that a model without usable embeddings is refused now. `bot doctor` and
             `bot export` examine such models.
 
     Raises:
         InputError: no such file, not a model of bot_deploy, or damaged; no such device; too many threads.
         RunError: the runtime is not installed, or the device does not work; the message names what to install. Or the
-            embedding of the fixed picture is not usable.
+            embedding of the fixed image is not usable.
     """
     threads = thread_count(threads)
     path = runs.newest_model() if path is None else Path(path)

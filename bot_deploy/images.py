@@ -1,4 +1,4 @@
-"""Pictures to uint8 RGB arrays [H, W, 3]: the only decoder and the only resize of the project."""
+"""Images to uint8 RGB arrays [H, W, 3]: the only decoder and the only resize of the project."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif",
     {".avif"} if HAS_AVIF else set()
 )
 WRITABLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-# Pictures that are not read: a walk through a folder counts and names them.
+# Images that are not read: a walk through a folder counts and names them.
 UNREAD_SUFFIXES = (
     frozenset(
         {".avif", ".heic", ".heics", ".heif", ".hif", ".ico", ".jpe", ".jxl", ".jxr", ".mpo", ".psd", ".qoi", ".svg"}
@@ -46,12 +46,12 @@ UNREAD_SUFFIXES = (
 ) - SUFFIXES
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF") + (("AVIF",) if HAS_AVIF else ())
 NOT_AN_IMAGE = "not a JPEG, PNG, WebP, BMP, GIF, TIFF" + (" or AVIF image" if HAS_AVIF else " image")
-MAX_PIXELS = 100_000_000  # of one picture, and of all pictures that `read_many` decodes at one time
+MAX_PIXELS = 100_000_000  # of one image, and of all images that `read_many` decodes at one time
 TOO_LARGE = "over 100 megapixels; crop or shrink it first"
 MAX_INPUT_BYTES = 320_000_000  # of one file, and of all files that `read_many` holds at one time
 PNG_SIGNATURE_BYTES = 8
 JPEG_END = b"\xff\xd9"  # the last bytes of a JPEG; they occur nowhere else after its header
-TRANSPOSES = {  # EXIF orientation -> what turns the picture upright
+TRANSPOSES = {  # EXIF orientation -> what turns the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -61,10 +61,10 @@ TRANSPOSES = {  # EXIF orientation -> what turns the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 BACKGROUND = (128, 128, 128)  # shows through transparent pixels; grey favours no colour
-LARGE_PIXELS = 4_000_000  # of pictures whose memory is returned to the system at once
+LARGE_PIXELS = 4_000_000  # of images whose memory is returned to the system at once
 STRIP_PIXELS = 1 << 20  # pixels that are converted to RGB at one time
-READ_AHEAD = 32  # pictures that each thread of `read_many` may be ahead of the caller
-MAX_READ_AHEAD = 512  # pictures that all threads together may be ahead
+READ_AHEAD = 32  # images that each thread of `read_many` may be ahead of the caller
+MAX_READ_AHEAD = 512  # images that all threads together may be ahead
 
 
 class _Budget:
@@ -131,19 +131,19 @@ def _check_file_size(size: int) -> None:
 
 
 def read_image(path: str | Path | zipfile.Path) -> Pixels:
-    """The picture in the file at `path` (on disk or in a zip), upright, as uint8 RGB [H, W, 3].
+    """The image in the file at `path` (on disk or in a zip), upright, as uint8 RGB [H, W, 3].
 
     Only regular files are opened, and opening never waits. Of an animation, the first frame is read.
 
     Raises:
         ImageError: the file is missing, no regular file, empty, over 320 MB, truncated, corrupt, over 100 megapixels
-            or not a picture.
+            or not an image.
     """
     return _read(path, None, _Memory())
 
 
 def decode_image(data: bytes, name: str) -> Pixels:
-    """The encoded picture `data` as uint8 RGB [H, W, 3], turned upright by its EXIF orientation.
+    """The encoded image `data` as uint8 RGB [H, W, 3], turned upright by its EXIF orientation.
 
     Raises:
         ImageError: as `read_image`; the message begins with `name`.
@@ -275,7 +275,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.height <= rows:
         return _strip_to_rgb(image)
     rgb = Image.new("RGB", image.size)
-    for top in range(0, image.height, rows):  # in strips: the steps of a large picture would need 16 bytes a pixel
+    for top in range(0, image.height, rows):  # in strips: the steps of a large image would need 16 bytes a pixel
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
         rgb.paste(_strip_to_rgb(strip), (0, top))
     return rgb
@@ -307,7 +307,7 @@ def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def read_resized(path: str | Path | zipfile.Path, size: tuple[int, int]) -> Pixels:
-    """The picture in the file at `path`, scaled to `size` = (height, width); see `read_image` and `resize`."""
+    """The image in the file at `path`, scaled to `size` = (height, width); see `read_image` and `resize`."""
     return _read(path, size, _Memory())
 
 
@@ -326,7 +326,7 @@ def walk_images(
 
     Hidden files and folders are skipped; links to folders are not followed. Everything else with the name of an image
     is yielded, also links, devices and empty folders: `read_image` refuses what is no regular file, and says so.
-    At the end, a warning counts the pictures of kinds that are not read (`UNREAD_SUFFIXES`).
+    At the end, a warning counts the images of kinds that are not read (`UNREAD_SUFFIXES`).
 
     `on_error` gets the path of a folder below `folder` that cannot be read, and why.
 
@@ -361,10 +361,10 @@ def walk_images(
 
 
 def warn_of_skipped(source: str | Path, skipped: Counter[str]) -> None:
-    """Logs how many pictures of each suffix in `skipped` were left out below `source`; nothing if there are none."""
+    """Logs how many images of each suffix in `skipped` were left out below `source`; nothing if there are none."""
     if skipped:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common())
-        logger.warning(f"{source}: {skipped.total()} pictures are left out ({kinds}); convert them to JPEG or PNG")
+        logger.warning(f"{source}: {skipped.total()} images are left out ({kinds}); convert them to JPEG or PNG")
 
 
 def read_many(
@@ -372,7 +372,7 @@ def read_many(
 ) -> Iterator[Pixels | ImageError]:
     """Yields `read_resized` of each path in order, or the error of a broken file; `workers` threads read ahead.
 
-    However many threads there are, the pictures being decoded at one time have at most `MAX_PIXELS` pixels together.
+    However many threads there are, the images being decoded at one time have at most `MAX_PIXELS` pixels together.
     """
     from collections import deque
     from concurrent.futures import Future, ThreadPoolExecutor

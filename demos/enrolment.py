@@ -62,8 +62,8 @@ class Enroller:
                 raise
             if self.gallery.count_identity(name) <= 1:
                 return candidate
-            self.gallery.remove([candidate.picture.relative_to(self.gallery.root).as_posix()])
-            candidate.picture.unlink(missing_ok=True)
+            self.gallery.remove([candidate.crop_path.relative_to(self.gallery.root).as_posix()])
+            candidate.crop_path.unlink(missing_ok=True)
             self._remove_empty_folder(name)
             time.sleep(random.uniform(0, MAX_RETRY_WAIT_S))  # noqa: S311 - the machines must not retry in step
 

@@ -110,7 +110,7 @@ def _draw_tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, 
     left, top = corner
     inner_width = STRIP_WIDTH - 2 * GAP
     colour = name_colour(candidate.name)
-    thumbnail = _thumbnail(candidate.picture)
+    thumbnail = _thumbnail(candidate.crop_path)
     x = left + (inner_width - thumbnail.shape[1]) // 2
     sheet.paste(Image.fromarray(thumbnail), (x, top))
     pen.rectangle((x - 2, top - 2, x + thumbnail.shape[1] + 1, top + TILE_HEIGHT + 1), outline=colour, width=2)

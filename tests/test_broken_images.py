@@ -1,4 +1,4 @@
-"""The one decode on every kind of damage: a whole picture or an error, and no warning."""
+"""The one decode on every kind of damage: a whole image or an error, and no warning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.commands import run_bot, run_python
-from helpers.pictures import HEIGHT, NOISE, SMOOTH, WAYS, WIDTH, bmp, encode, exif, png, whole_or_refused, written
+from helpers.image_files import HEIGHT, NOISE, SMOOTH, WAYS, WIDTH, bmp, encode, exif, png, whole_or_refused, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,7 +27,7 @@ def spoiled() -> dict[str, bytes]:
     progressive, flat = written("jpeg-progressive", NOISE), written("bmp")
     return {
         "empty.jpg": b"",
-        "text.jpg": b"this is no picture\n" * 20,
+        "text.jpg": b"this is no image\n" * 20,
         "html.png": b"<!doctype html><title>404</title>",
         "zeros.jpg": bytes(4096),
         "only the magic.jpg": jpeg[:3],
@@ -153,7 +153,7 @@ def test_bot_hides_the_warnings_of_pillow_and_the_library_does_not(onnx_file: Pa
 
 # ---- checksums ----
 
-PNGS = {way: written(way, picture) for way, picture in (("png", NOISE), ("png-exif", SMOOTH))}
+PNGS = {way: written(way, image) for way, image in (("png", NOISE), ("png-exif", SMOOTH))}
 
 
 @given(way=st.sampled_from(sorted(PNGS)), place=st.integers(0), bit=st.integers(0, 7))

@@ -1,4 +1,4 @@
-"""`Embedder.embed`: every kind of picture, channel orders, and pictures that are not usable."""
+"""`Embedder.embed`: every kind of image, channel orders, and images that are not usable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.commands import run_python
-from helpers.pictures import exif
+from helpers.image_files import exif
 from PIL import Image
 
 from bot_deploy.artifacts.contract import Contract
@@ -29,7 +29,7 @@ RED, GREEN, BLUE = 200, 100, 50
 
 
 def crop(red: int = RED, green: int = GREEN, blue: int = BLUE, height: int = 9, width: int = 5) -> np.ndarray:
-    """A picture of one colour, which no resize changes."""
+    """An image of one colour, which no resize changes."""
     return np.full((height, width, 3), (red, green, blue), np.uint8)
 
 
@@ -78,19 +78,19 @@ CROPS = np.stack([crop(*colour) for colour in COLOURS])
 
 
 @pytest.mark.parametrize(
-    "pictures",
+    "images",
     [
         pytest.param(CROPS, id="array [N, H, W, 3]"),
         pytest.param(list(CROPS), id="list of arrays"),
         pytest.param(tuple(crop(*colour, height=7 + colour[0]) for colour in COLOURS), id="tuple of several sizes"),
         pytest.param(tensor(CROPS), id="tensor [N, H, W, 3]"),
         pytest.param(tensor(CROPS, 0, 3, 1, 2), id="tensor [N, 3, H, W]"),
-        pytest.param([tensor(picture, 2, 0, 1) for picture in CROPS], id="list of tensors"),
+        pytest.param([tensor(image, 2, 0, 1) for image in CROPS], id="list of tensors"),
         pytest.param([CROPS[0], Image.fromarray(CROPS[1]), tensor(CROPS[2], 2, 0, 1)], id="mixed list"),
     ],
 )
-def test_many_pictures_keep_their_order(pictures: Any) -> None:
-    np.testing.assert_array_equal(EMBEDDER.embed(pictures), COLOURS)
+def test_many_images_keep_their_order(images: Any) -> None:
+    np.testing.assert_array_equal(EMBEDDER.embed(images), COLOURS)
 
 
 def test_a_generator_of_pictures_and_files_among_arrays(file: Path) -> None:
@@ -108,16 +108,16 @@ def test_no_pictures(nothing: Any) -> None:
 def test_bgr_is_the_order_of_arrays_and_tensors_only(file: Path) -> None:
     bgr = crop()[..., ::-1]
     assert bgr[0, 0].tolist() == [50, 100, 200]
-    pictures = [bgr, tensor(bgr), tensor(bgr, 2, 0, 1), np.ascontiguousarray(bgr), file, Image.fromarray(crop())]
-    np.testing.assert_array_equal(EMBEDDER.embed(pictures, color="BGR"), [[200, 100, 50]] * 6)
+    images = [bgr, tensor(bgr), tensor(bgr, 2, 0, 1), np.ascontiguousarray(bgr), file, Image.fromarray(crop())]
+    np.testing.assert_array_equal(EMBEDDER.embed(images, color="BGR"), [[200, 100, 50]] * 6)
     np.testing.assert_array_equal(EMBEDDER.embed(np.stack([bgr, bgr]), "BGR"), [[200, 100, 50]] * 2)
-    np.testing.assert_array_equal(EMBEDDER.embed(pictures[:4]), [[50, 100, 200]] * 4)
+    np.testing.assert_array_equal(EMBEDDER.embed(images[:4]), [[50, 100, 200]] * 4)
 
 
 def test_a_tensor_of_three_by_three_pixels_has_its_channels_first() -> None:
-    picture = torch.zeros(3, 5, 3, dtype=torch.uint8)
-    picture[0] = 90
-    np.testing.assert_array_equal(EMBEDDER.embed(picture), [[90, 0, 0]])
+    image = torch.zeros(3, 5, 3, dtype=torch.uint8)
+    image[0] = 90
+    np.testing.assert_array_equal(EMBEDDER.embed(image), [[90, 0, 0]])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -145,11 +145,11 @@ def closed() -> Image.Image:
 
 # name -> (what is not usable, what the message says)
 UNUSABLE: dict[str, tuple[Any, str]] = {
-    "None": (None, r"None is no picture; give a uint8 array \[H, W, 3\], a path, a PIL image or a torch tensor"),
-    "number": (3, "a int is no picture; give"),
-    "bytes": (b"\xff\xd8", "a bytes is no picture; give"),
-    "dictionary": ({"image": crop()}, "a dict is no picture; give"),
-    "nested list": (crop().tolist(), "a list is no picture; give"),
+    "None": (None, r"None is no image; give a uint8 array \[H, W, 3\], a path, a PIL image or a torch tensor"),
+    "number": (3, "a int is no image; give"),
+    "bytes": (b"\xff\xd8", "a bytes is no image; give"),
+    "dictionary": ({"image": crop()}, "a dict is no image; give"),
+    "nested list": (crop().tolist(), "a list is no image; give"),
     "float array": (crop() / 255, r"float64 \(9, 5, 3\); give uint8 RGB \[H, W, 3\], not normalised"),
     "grey array": (crop()[..., 0], r"uint8 \(9, 5\); give uint8 RGB \[H, W, 3\]"),
     "channels first": (crop().transpose(2, 0, 1), r"uint8 \(3, 9, 5\); give uint8 RGB \[H, W, 3\]"),
@@ -163,29 +163,29 @@ UNUSABLE: dict[str, tuple[Any, str]] = {
     "closed PIL image": (closed(), "PIL image: corrupt or truncated"),
     "empty PIL image": (Image.new("RGB", (0, 7)), "PIL image of 0x7 pixels; an empty crop"),
     "missing file": ("nowhere/x.jpg", "nowhere/x.jpg: cannot be read"),
-    "no picture": (Path(__file__), "not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"),
+    "no image": (Path(__file__), "not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"),
 }
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_a_picture_that_is_not_usable_is_named_by_its_index(name: str) -> None:
-    picture, message = UNUSABLE[name]
+    image, message = UNUSABLE[name]
     with pytest.raises(ImageError, match=rf"^image 2: .*{message}"):
-        EMBEDDER.embed([crop(), crop(), picture])
+        EMBEDDER.embed([crop(), crop(), image])
 
 
 @pytest.mark.parametrize("name", [name for name in UNUSABLE if name not in {"nested list", "objects"}])
 def test_one_picture_that_is_not_usable(name: str) -> None:
-    picture, message = UNUSABLE[name]
+    image, message = UNUSABLE[name]
     with pytest.raises(ImageError, match=rf"^image 0: .*{message}"):
-        EMBEDDER.embed(picture)
+        EMBEDDER.embed(image)
 
 
 def test_skip_leaves_a_zero_row_and_false_in_the_mask() -> None:
-    pictures = [crop(*COLOURS[0])]
-    for picture, _ in UNUSABLE.values():
-        pictures += [picture, crop(*COLOURS[1])]
-    vectors, mask = EMBEDDER.embed(pictures, on_error="skip")
+    images = [crop(*COLOURS[0])]
+    for image, _ in UNUSABLE.values():
+        images += [image, crop(*COLOURS[1])]
+    vectors, mask = EMBEDDER.embed(images, on_error="skip")
     assert mask.dtype == bool
     assert mask.tolist() == [True, *[False, True] * len(UNUSABLE)]
     assert vectors.dtype == np.float32
@@ -213,8 +213,8 @@ import numpy as np
 from PIL import Image
 from bot_deploy import open_embedder
 embedder = open_embedder(sys.argv[1], "cpu")
-pictures = [np.zeros((9, 5, 3), np.uint8), sys.argv[2], Image.new("RGB", (5, 9)), None, 3, [[1]]]
-vectors, mask = embedder.embed(pictures, on_error="skip")
+images = [np.zeros((9, 5, 3), np.uint8), sys.argv[2], Image.new("RGB", (5, 9)), None, 3, [[1]]]
+vectors, mask = embedder.embed(images, on_error="skip")
 print(vectors.shape, mask.tolist(), "torch" in sys.modules)
 """
     done = run_python("-c", program, onnx_file, file)

@@ -64,7 +64,7 @@ def test_broken_files_change_nothing_but_are_named_and_counted(onnx_file: Path, 
     whole = sorted(gallery.iterdir())[0].read_bytes()
     broken = {
         "0000_empty.jpg": b"",
-        "0001_text.jpg": b"this is no picture",
+        "0001_text.jpg": b"this is no image",
         "aaa_cut.jpg": whole[: len(whole) // 2],
         "sub/cut_header.jpg": whole[:20],
         "zzz.png": b"\x89PNG\r\n\x1a\n" + b"\0" * 40,
@@ -181,5 +181,5 @@ def test_an_output_without_a_known_suffix_is_refused_before_the_gallery_is_embed
     query = min((people / "query").iterdir())
     done = bot("match", query, people / "bounding_box_test", "--model", onnx_file, "--montage", "ranks")
     assert done.returncode == 2
-    assert "a picture ends in" in done.stderr
+    assert "a figure ends in" in done.stderr
     assert done.stdout == ""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from helpers.commands import run_python
-from helpers.pictures import COLUMNS, HEIGHT, NOISE, ROWS, SMOOTH, U8, WIDTH, bmp, chunk, encode, exif, png, written
+from helpers.image_files import COLUMNS, HEIGHT, NOISE, ROWS, SMOOTH, U8, WIDTH, bmp, chunk, encode, exif, png, written
 from PIL import Image
 
 from bot_deploy import images
@@ -37,7 +37,7 @@ def test_lossy_formats_agree_with_another_decoder(way: str) -> None:
     other = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
     pixels = images.decode_image(data, "x")
     assert np.abs(pixels.astype(int) - other).max() <= 2
-    assert np.abs(pixels.astype(int) - SMOOTH).mean() < 12  # and it is that picture
+    assert np.abs(pixels.astype(int) - SMOOTH).mean() < 12  # and it is that image
 
 
 def test_bmp_stored_top_down() -> None:
@@ -167,7 +167,7 @@ def test_cmyk_jpeg(inks: tuple[int, int, int, int], colour: tuple[int, int, int]
         assert np.abs(images.decode_image(file, "x").astype(int) - colour).max() <= 3
 
 
-# Orientation n as the mapping from the upright picture to the one that is stored.
+# Orientation n as the mapping from the upright image to the one that is stored.
 STORED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -292,7 +292,7 @@ def test_read_many_keeps_the_order_and_yields_errors_in_place(tmp_path: Path, wo
     for index in range(number):
         file = tmp_path / f"{index}.png"
         if index % 7 == 3:
-            file.write_bytes(b"" if index % 2 else b"no picture")
+            file.write_bytes(b"" if index % 2 else b"no image")
         else:
             file.write_bytes(encode(np.full((2, 3, 3), index, np.uint8), "PNG"))
         paths.append(file)
@@ -326,7 +326,7 @@ def test_read_many_of_nothing() -> None:
     assert list(images.read_many([], (4, 2))) == []
 
 
-# ---- other kinds of pictures ----
+# ---- other kinds of images ----
 
 
 def test_the_first_frame_of_an_animated_gif() -> None:
@@ -346,7 +346,7 @@ def test_pictures_of_other_kinds_are_counted_and_named(tmp_path: Path, caplog: p
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert images.find_images(tmp_path) == [tmp_path / "a.jpg"]
-    expected = f"{tmp_path}: 3 pictures are left out (2 .heic, 1 .jp2); convert them to JPEG or PNG"
+    expected = f"{tmp_path}: 3 images are left out (2 .heic, 1 .jp2); convert them to JPEG or PNG"
     assert caplog.messages == [expected]
 
 
@@ -355,9 +355,7 @@ def test_pictures_of_other_kinds_in_a_zip_are_counted_too(tmp_path: Path, caplog
         for name in ("alice/c1_1.png", "alice/c2_1.png", "bob/c1_1.png", "bob/c2_1.png", "bob/c3_1.heic", "a/.x.heic"):
             out.writestr(name, written("png"))
     open_dataset(tmp_path / "crops.zip")
-    assert (
-        f"{tmp_path / 'crops.zip'}: 1 pictures are left out (1 .heic); convert them to JPEG or PNG" in caplog.messages
-    )
+    assert f"{tmp_path / 'crops.zip'}: 1 images are left out (1 .heic); convert them to JPEG or PNG" in caplog.messages
 
 
 # ---- memory ----
@@ -387,7 +385,7 @@ def test_the_pixels_decoded_at_one_time_are_bounded(tmp_path: Path, monkeypatch:
     files = [tmp_path / f"{number}.png" for number in range(24)]
     for number, file in enumerate(files):
         file.write_bytes(encode(np.full((10, 10 * (1 + number % 3), 3), number, np.uint8), "PNG"))
-    limit = 500  # pixels; the pictures have 100, 200 and 300
+    limit = 500  # pixels; the images have 100, 200 and 300
     monkeypatch.setattr(images, "MAX_PIXELS", limit)
     lock, decoding, peaks = threading.Lock(), [0], []
     decode = images._pixels
@@ -415,7 +413,7 @@ def test_the_pixels_decoded_at_one_time_are_bounded(tmp_path: Path, monkeypatch:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_reading_many_large_pictures_stays_under_1500_megabytes(tmp_path: Path, mode: str) -> None:
-    # As on a machine with 64 cores: four pictures of 100 megapixels, a few hundred kilobytes each.
+    # As on a machine with 64 cores: four images of 100 megapixels, a few hundred kilobytes each.
     Image.new(mode, (10_000, 10_000), (90, 80, 70, 60)[: len(mode)]).save(tmp_path / "0.png")
     for number in range(1, 4):
         (tmp_path / f"{number}.png").write_bytes((tmp_path / "0.png").read_bytes())

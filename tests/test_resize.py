@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers.pictures import NOISE, SMOOTH, U8, written
+from helpers.image_files import NOISE, SMOOTH, U8, written
 
 from bot_deploy import images
 

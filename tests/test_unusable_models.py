@@ -134,9 +134,9 @@ def _set(row: int, column: int, value: float) -> object:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, 0.9])
 def test_one_bad_number_among_many_is_noticed(value: float) -> None:
-    pictures = np.zeros((20, 16, 8, 3), np.uint8)
+    images = np.zeros((20, 16, 8, 3), np.uint8)
     with pytest.raises(RunError, match="a spoilt model gave 1 of 20 embeddings that are not usable"):
-        embedder(_set(17, 5, value)).embed(pictures)
+        embedder(_set(17, 5, value)).embed(images)
 
 
 @pytest.mark.parametrize("change", [lambda v: v[:-1], lambda v: v[:, :-1], lambda v: v[0], lambda v: v[None]])
@@ -146,10 +146,10 @@ def test_embeddings_of_another_shape_are_an_error(change: object) -> None:
 
 
 def test_embeddings_that_keep_their_length_need_only_be_finite(people: Path) -> None:
-    pictures = np.zeros((3, 16, 8, 3), np.uint8)
-    assert embedder(lambda v: 7 * v, unit=False).run(pictures).max() == np.float32(7) * np.float32(12**-0.5)
+    images = np.zeros((3, 16, 8, 3), np.uint8)
+    assert embedder(lambda v: 7 * v, unit=False).run(images).max() == np.float32(7) * np.float32(12**-0.5)
     with pytest.raises(RunError, match="NaN or infinite"):
-        embedder(_set(1, 1, np.nan), unit=False).run(pictures)
+        embedder(_set(1, 1, np.nan), unit=False).run(images)
     from bot_deploy.datasets import open_dataset
 
     scores = evaluate_dataset(embedder(lambda v: 7 * v, unit=False), open_dataset(people), EUCLIDEAN)

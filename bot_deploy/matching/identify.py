@@ -28,7 +28,7 @@ class Candidate(NamedTuple):
 
     name: str
     score: float  # cosine with this person's most similar image
-    picture: Path
+    crop_path: Path  # of that image
 
 
 class PersonIdentifier:

@@ -1,4 +1,4 @@
-"""A calibration as a picture: the scores of genuine and impostor pairs, and the ROC curve."""
+"""A calibration as a plot: the scores of genuine and impostor pairs, and the ROC curve."""
 
 from __future__ import annotations
 

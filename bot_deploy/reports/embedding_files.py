@@ -1,4 +1,4 @@
-"""Embeddings of pictures as a file: NumPy, CSV or Parquet."""
+"""Embeddings of images as a file: NumPy, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def check_packages(path: Path) -> None:
 
 
 def paths_file(path: Path) -> Path:
-    """The file beside a .npy file that names its pictures."""
+    """The file beside a .npy file that names its images."""
     return path.with_suffix(".paths.json")
 
 
-def write_embeddings(path: Path, pictures: Sequence[Path], vectors: Vectors, embedding_space: str) -> None:
-    """Writes `vectors` [N, D] of `pictures` [N] to `path`, a row for each picture.
+def write_embeddings(path: Path, image_paths: Sequence[Path], vectors: Vectors, embedding_space: str) -> None:
+    """Writes `vectors` [N, D] of the images `image_paths` [N] to `path`, a row for each image.
 
     - .npy: float32 [N, D]; `paths_file(path)` is a JSON list of the N paths.
     - .csv: columns path, e0, e1 and so on; the numbers read back as the same float32.
@@ -47,13 +47,13 @@ def write_embeddings(path: Path, pictures: Sequence[Path], vectors: Vectors, emb
     suffix = path.suffix.lower()
     if suffix == ".npy":
         # A file name need not be text: JSON escapes every character.
-        names = json.dumps([str(picture) for picture in pictures], indent=0)
+        names = json.dumps([str(image_path) for image_path in image_paths], indent=0)
         write_atomically(paths_file(path), lambda temporary: temporary.write_text(names + "\n", encoding="ascii"))
         write_atomically(path, lambda temporary: _write_npy(temporary, vectors))
     elif suffix == ".csv":
-        write_atomically(path, lambda temporary: _write_csv(temporary, pictures, vectors))
+        write_atomically(path, lambda temporary: _write_csv(temporary, image_paths, vectors))
     else:
-        write_atomically(path, lambda temporary: _write_parquet(temporary, pictures, vectors, embedding_space))
+        write_atomically(path, lambda temporary: _write_parquet(temporary, image_paths, vectors, embedding_space))
 
 
 def _write_npy(path: Path, vectors: Vectors) -> None:
@@ -61,19 +61,19 @@ def _write_npy(path: Path, vectors: Vectors) -> None:
         np.save(file, vectors)
 
 
-def _write_csv(path: Path, pictures: Sequence[Path], vectors: Vectors) -> None:
+def _write_csv(path: Path, image_paths: Sequence[Path], vectors: Vectors) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         rows = csv.writer(file)
         rows.writerow(["path", *(f"e{column}" for column in range(vectors.shape[1]))])
-        for picture, vector in zip(pictures, vectors, strict=True):
-            rows.writerow([picture, *map(str, vector)])
+        for image_path, vector in zip(image_paths, vectors, strict=True):
+            rows.writerow([image_path, *map(str, vector)])
 
 
-def _write_parquet(path: Path, pictures: Sequence[Path], vectors: Vectors, embedding_space: str) -> None:
+def _write_parquet(path: Path, image_paths: Sequence[Path], vectors: Vectors, embedding_space: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = [str(picture).encode(errors="backslashreplace").decode() for picture in pictures]
+    names = [str(image_path).encode(errors="backslashreplace").decode() for image_path in image_paths]
     numbers = pa.array(vectors.reshape(-1), pa.float32())
     columns = [pa.array(names, pa.string()), pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1])]
     table = pa.Table.from_arrays(columns, ["path", "embedding"])

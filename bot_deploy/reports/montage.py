@@ -1,4 +1,4 @@
-"""Rank lists as one picture."""
+"""Rank lists as one figure."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ MATCH_COLOURS = {True: (30, 150, 60), False: (205, 50, 45), None: (190, 190, 190
 
 
 def write_rank_list_figure(rankings: Sequence[Ranking], path: Path) -> None:
-    """Writes the picture `path`: a row for each query, with its matches, their ranks and scores.
+    """Writes the figure `path`: a row for each query, with its matches, their ranks and scores.
 
     Where identities are known (see `Ranking.is_correct`), correct matches have a green frame and wrong ones a red one.
     A multi-shot query is drawn by its first image.
 
     Raises:
-        InputError: `path` does not end in the suffix of a picture.
+        InputError: `path` does not end in the suffix of an image.
         RunError: the file cannot be written.
     """
     prepare_output(path, "a figure", images.WRITABLE_SUFFIXES)
@@ -71,5 +71,5 @@ def _draw_tile(sheet: Image.Image, corner: tuple[int, int], path: Path, colour: 
     except ImageError as error:  # the gallery's files may be on another machine
         logger.warning(f"not drawn: {error}")
         draw.rectangle((left + FRAME, top + FRAME, right - FRAME, bottom - FRAME), fill=PAPER)
-        draw.text((centre, top + TILE_HEIGHT // 2), "no picture", INK, font, anchor="mm")
+        draw.text((centre, top + TILE_HEIGHT // 2), "no image", INK, font, anchor="mm")
     draw.text((centre, top + TILE_HEIGHT + 4), caption, INK, font, anchor="ma")

@@ -1,4 +1,4 @@
-"""`bot embed`: a row for each picture, equal to what `Embedder.embed_files` gives."""
+"""`bot embed`: a row for each image, equal to what `Embedder.embed_files` gives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def crops(people: Path, tmp_path: Path) -> Path:
     (root / "sub").mkdir(parents=True)
     for number, source in enumerate(images.find_images(people / "query")[:5]):
         shutil.copy(source, root / ("sub" if number == 4 else "") / f"{number} ä,\"'.jpg")
-    (root / "broken.jpg").write_bytes(b"no picture")
+    (root / "broken.jpg").write_bytes(b"no image")
     (root / "cut.jpg").write_bytes(source.read_bytes()[:-30])
     return root
 

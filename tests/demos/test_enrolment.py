@@ -60,7 +60,7 @@ def test_another_program_finds_enrolled_people(tmp_path: Path) -> None:
         assert (ann.name, bob.name) == ("Ann", "Bob")
         assert ann.score == pytest.approx(1, abs=1e-3)
         assert bob.score == pytest.approx(vector_of(RED) @ vector_of(GREEN), abs=1e-3)
-        np.testing.assert_array_equal(np.asarray(Image.open(ann.picture)), crop_of(RED))
+        np.testing.assert_array_equal(np.asarray(Image.open(ann.crop_path)), crop_of(RED))
 
 
 def test_enrolled_crops_are_like_indexed_ones(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_gallery_that_was_moved_keeps_its_crops(tmp_path: Path) -> None:
         enrol(gallery, Ann=RED)
     (tmp_path / "old").rename(tmp_path / "new")
     with opened(tmp_path / "new") as gallery:
-        assert PersonIdentifier(gallery, None).candidates(vector_of(RED))[0].picture.is_file()
+        assert PersonIdentifier(gallery, None).candidates(vector_of(RED))[0].crop_path.is_file()
 
 
 def test_automatic_names_are_unused(tmp_path: Path) -> None:

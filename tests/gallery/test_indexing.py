@@ -65,7 +65,7 @@ def test_only_what_is_new_or_changed_is_embedded(
         read.clear()
         assert update() == (0, 0, 0, 130, 0)
         assert read == []
-        # Another picture of the same size in bytes, and one of another size.
+        # Another image of the same size in bytes, and one of another size.
         size = files[1].stat().st_size
         draw(files[1], 2000)
         os.utime(files[1], ns=(1, 1))
@@ -95,7 +95,7 @@ def test_broken_files_are_remembered_until_they_change(
 ) -> None:
     files = images.find_images(crops)
     for file in files[:3]:
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
     (crops / "nowhere.jpg").symlink_to("missing")
     decoded: list[Path] = []
     read = images._read
@@ -136,7 +136,7 @@ def test_metadata_goes_before_names_and_is_kept(address: str, crops: Path, embed
         assert known(gallery, first) == ("alice", 12, 1769857200)
         assert known(gallery, second) == ("0003", 3, 30)
         assert known(gallery, third) == ("0006", 2, 60)
-        # Also where the picture changes, and no table is given.
+        # Also where the image changes, and no table is given.
         draw(crops / first, 77)
         os.utime(crops / first, ns=(1, 1))
         galleries.index_folder(gallery, crops, embedder)

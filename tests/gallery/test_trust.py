@@ -23,14 +23,14 @@ from bot_deploy.gallery import database, indexing, scan
 
 
 def named(gallery: Any, picture: Path) -> tuple[str | None, float]:
-    """The identity that the gallery gives to a picture, and the score."""
+    """The identity that the gallery gives to an image, and the score."""
     (hit,) = gallery.search(project(images.read_image(picture)), 1)
     return hit.item.identity, hit.score
 
 
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[Path, Path]:
-    """Two people's pictures, of equal size and time."""
+    """Two people's images, of equal size and time."""
     pair = tuple(draw(tmp_path / "two" / name / "1.bmp", seed) for seed, name in enumerate(("alice", "bob")))
     for path in pair:
         os.utime(path, ns=(10**18, 10**18))
@@ -104,7 +104,7 @@ def test_verify_reads_everything(
     # A file system that shows no change at all.
     monkeypatch.setattr(scan, "file_stamp", lambda stat: 7)
     monkeypatch.setattr(scan, "CLOCK_GRAIN_NS", -(10**12))
-    (tmp_path / "two" / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "two" / "broken.jpg").write_bytes(b"no image")
     alice = draw(tmp_path / "alice.bmp", 0)
     with opened(address, root=tmp_path / "two") as gallery:
         galleries.index_folder(gallery, tmp_path / "two", embedder)

@@ -1,4 +1,4 @@
-"""Embedding, searching, matching and the rank list's picture, with a projection of pixels in the model's place."""
+"""Embedding, searching, matching and the rank list's figure, with a projection of pixels in the model's place."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_wrong_arrays_are_refused_with_what_to_give(embedder: Embedder, model: M
 
 
 def test_embed_names_a_broken_file(embedder: Embedder, tmp_path: Path) -> None:
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"broken\.jpg: not a"):
         embedder.embed([picture(0), tmp_path / "broken.jpg"])
 
@@ -339,7 +339,7 @@ def test_a_model_as_path_and_by_default(
     assert match(first, second) == expected
 
 
-# ---- the picture ----
+# ---- the figure ----
 
 GREEN, RED, GREY, BLUE, WHITE = (30, 150, 60), (205, 50, 45), (190, 190, 190), (40, 90, 200), (255, 255, 255)
 

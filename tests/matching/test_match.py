@@ -41,7 +41,7 @@ def test_a_folder_of_queries(embedder: Embedder, tmp_path: Path) -> None:
     }
     for seed, name in enumerate(seen):
         draw(root / name, seed)
-    (root / "alice" / "broken.jpg").write_bytes(b"no picture")
+    (root / "alice" / "broken.jpg").write_bytes(b"no image")
     (root / "notes.txt").touch()
     queries, broken = read_queries(root, embedder)
     assert [query.path for query in queries] == sorted(root / name for name in seen)

@@ -41,13 +41,13 @@ def bot(capsys: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.fixture
 def queries(people: Path, tmp_path: Path) -> Path:
-    """Three pictures, of two people, and a broken one."""
+    """Three images, of two people, and a broken one."""
     root = tmp_path / "asked"
     (root / "sub").mkdir(parents=True)
     files = sorted((people / "query").iterdir())
     for file, folder in ((files[0], root), (files[1], root / "sub"), (files[-1], root)):
         shutil.copy(file, folder)
-    (root / "broken.jpg").write_bytes(b"no picture")
+    (root / "broken.jpg").write_bytes(b"no image")
     return root
 
 

@@ -94,7 +94,7 @@ def test_frames_pictures_and_words(tmp_path: Path, caplog: pytest.LogCaptureFixt
         "1 0.9000 ✓ same person identity 0007 camera 2 frame 452 sub/0007_c2s1_000452_00.png",
         "2 0.8000 ✗ another person identity 0008",
         "3 0.7000 identity -1",
-        "no picture",
+        "no image",
         "match: the best scores 0.9 <&>",
         "Gallery g: <4>",
     ):

@@ -21,7 +21,7 @@ ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
 SMOOTH: U8 = np.stack([ROWS * 5, COLUMNS * 7, (ROWS + COLUMNS) * 3], axis=-1).astype(np.uint8)
 NOISE: U8 = np.random.default_rng(7).integers(0, 256, (128, 64, 3), dtype=np.uint8)
 
-# One picture on disk in every way a file of each format may be written.
+# One image on disk in every way a file of each format may be written.
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "jpeg": ("JPEG", {}),
     "jpeg-progressive": ("JPEG", {"progressive": True}),
@@ -53,9 +53,9 @@ def encode(image: Image.Image | U8, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def written(way: str, picture: U8 = SMOOTH) -> bytes:
+def written(way: str, image: U8 = SMOOTH) -> bytes:
     kind, options = WAYS[way]
-    return encode(picture, kind, **{**options, **({"exif": exif(6)} if "exif" in options else {})})
+    return encode(image, kind, **{**options, **({"exif": exif(6)} if "exif" in options else {})})
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -75,7 +75,7 @@ def bmp(width: int, height: int, body: bytes) -> bytes:
 
 
 def whole_or_refused(data: bytes) -> U8 | None:
-    """What `decode` may do with any bytes at all: a picture, or ImageError with the name; None for that."""
+    """What `decode` may do with any bytes at all: an image, or ImageError with the name; None for that."""
     refusal = ""
     try:
         pixels = images.decode_image(data, "a b/ö.jpg")
