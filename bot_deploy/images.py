@@ -179,7 +179,7 @@ def _open_file(path: str | Path | zipfile.Path) -> Iterator[tuple[IO[bytes], int
 def _decode(data: bytes, name: str, size: tuple[int, int] | None, memory: _Memory) -> Pixels:
     if not data:
         raise ImageError(f"{name}: the file is empty")
-    with _named_errors(name):
+    with _convert_pillow_errors(name):
         stream = io.BytesIO(data)
         with Image.open(stream, formats=FORMATS) as image:
             _check_size(image)
@@ -227,13 +227,13 @@ def convert_image(image: Image.Image, name: str) -> Pixels:
     Raises:
         ImageError: as `read_image`; the message begins with `name`.
     """
-    with _named_errors(name):
+    with _convert_pillow_errors(name):
         _check_size(image)
         return _pixels(image, None)
 
 
 @contextmanager
-def _named_errors(name: str) -> Iterator[None]:
+def _convert_pillow_errors(name: str) -> Iterator[None]:
     """Turns every error of Pillow into an ImageError that begins with `name`."""
     try:
         yield

@@ -70,7 +70,7 @@ class Enroller:
     def _claim_name(self) -> str:
         """Makes the folder of an automatic name that neither the gallery nor another program has; returns the name."""
         root, taken = self.gallery.root, {name.casefold() for name in self.names}
-        with _explained(root):
+        with _convert_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             for number in count(1):
                 name = AUTOMATIC_NAME.format(number)
@@ -93,13 +93,13 @@ class Enroller:
         """
         check_name(name)
         root = self.gallery.root
-        with _explained(root / name):
+        with _convert_errors(root / name):
             (root / name).mkdir(parents=True, exist_ok=True)
             # With microseconds, because another machine may enrol the same name into the same Milvus server.
             path = root / name / f"{datetime.now(UTC):%Y-%m-%d_%H-%M-%S-%f}.png"
             path.touch(exist_ok=False)
         try:
-            with _explained(root / name):
+            with _convert_errors(root / name):
                 Image.fromarray(crop).save(path)
                 size = path.stat().st_size
             relative_path = path.relative_to(root).as_posix()
@@ -119,7 +119,7 @@ class Enroller:
 
 
 @contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def _convert_errors(folder: Path) -> Iterator[None]:
     """Turns errors of the disk into RunError about the crops in `folder`."""
     try:
         yield

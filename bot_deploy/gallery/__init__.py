@@ -62,7 +62,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-CACHE = "galleries-1"  # the number is raised when older indexes cannot be read
+CACHE_NAME = "galleries-1"  # the number is raised when older indexes cannot be read
 MAX_UNUSED_S = 90 * 24 * 3600  # an index in the cache that is not used for so long is deleted
 
 
@@ -78,7 +78,7 @@ def open_index(address: str, contract: Contract) -> LocalIndex | MilvusIndex:
         InputError: no index there, or one of another model than that of `contract`.
         RunError: it cannot be read.
     """
-    return _checked(MilvusIndex(address) if is_milvus(address) else LocalIndex(Path(address)), contract)
+    return _check_model(MilvusIndex(address) if is_milvus(address) else LocalIndex(Path(address)), contract)
 
 
 def open_or_create_index(address: str, contract: Contract, root: Path) -> LocalIndex | MilvusIndex:
@@ -86,13 +86,13 @@ def open_or_create_index(address: str, contract: Contract, root: Path) -> LocalI
     path = Path(address)
     new = (contract.embedding_space, contract.dim, root.absolute())
     if is_milvus(address):
-        return _checked(MilvusIndex(address, *new), contract)
+        return _check_model(MilvusIndex(address, *new), contract)
     if not is_local_index(path) and (path.is_file() or (path.is_dir() and not is_empty_folder(path))):
         raise InputError(f"{address}: holds something else; name a folder that does not exist yet, such as x.gallery")
-    return _checked(LocalIndex(path, *new), contract)
+    return _check_model(LocalIndex(path, *new), contract)
 
 
-def _checked(gallery: LocalIndex | MilvusIndex, contract: Contract) -> LocalIndex | MilvusIndex:
+def _check_model(gallery: LocalIndex | MilvusIndex, contract: Contract) -> LocalIndex | MilvusIndex:
     if (gallery.embedding_space, gallery.dim) == (contract.embedding_space, contract.dim):
         return gallery
     gallery.close()
@@ -158,7 +158,7 @@ def open_gallery(address: str | Path, embedder: Embedder | None = None) -> Reada
 
 def _open_cached(folder: Path, contract: Contract) -> LocalIndex:
     """The index of `folder` in the user's cache; a damaged one is made again."""
-    cache = cache_folder(CACHE)
+    cache = cache_folder(CACHE_NAME)
     identity = os.fsencode(folder.resolve()) + contract.embedding_space.encode()
     # Two files of one model may have different dimensions, if the contract of one is wrong: each has its own index.
     for suffix in (b"", f" {contract.dim}".encode()):

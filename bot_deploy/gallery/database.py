@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .interface import Filters
 
 DATABASE = "gallery.sqlite"
-FORMAT = 1
+INDEX_FORMAT = 1
 LOCK_TIMEOUT_S = 60  # how long a writer waits for another; each locks the index for one batch only
 
 REMEDIES = {
@@ -32,6 +32,7 @@ REMEDIES = {
 PATH, *DETAILS = STORED_NAMES  # the columns, in this order
 COLUMNS = ", ".join((PATH, *DETAILS))
 SCHEMA = (
+    # `space` is the embedding space; `alive` is the number of vectors that an item refers to.
     "CREATE TABLE gallery (format, space, dim, root, generation, length, alive)",
     # The slot of a vector; negative for files that are no image.
     f"CREATE TABLE rows (slot INTEGER PRIMARY KEY, {PATH} UNIQUE, {', '.join(DETAILS)})",
@@ -108,7 +109,7 @@ def transaction(database: sqlite3.Connection, kind: str = "DEFERRED") -> Iterato
             database.execute("ROLLBACK")
 
 
-def item_of(values: Sequence[Any]) -> GalleryItem:
+def item_from_row(values: Sequence[Any]) -> GalleryItem:
     """The item with these values of COLUMNS."""
     return GalleryItem(os.fsdecode(values[0]), *values[1:])
 
@@ -128,7 +129,7 @@ def encode_path(path: str) -> bytes:
     return os.fsencode(path)
 
 
-def where(filters: Filters) -> tuple[str, list[float]]:
+def filter_condition(filters: Filters) -> tuple[str, list[float]]:
     """An SQL condition that begins with AND (empty without filters), and its values."""
     condition = ""
     values: list[float] = []
@@ -147,17 +148,17 @@ def where(filters: Filters) -> tuple[str, list[float]]:
 
 
 @contextlib.contextmanager
-def explained(address: str) -> Iterator[None]:
+def convert_errors(address: str) -> Iterator[None]:
     """Turns errors of SQLite and the disk into InputError or RunError about the gallery at `address`."""
     try:
         yield
     except sqlite3.Error as error:
-        raise _explanation(address, error) from None
+        raise _converted(address, error) from None
     except OSError as error:
         raise RunError(f"{address}: {error.strerror or error}") from None
 
 
-def _explanation(address: str, error: sqlite3.Error) -> BotError:
+def _converted(address: str, error: sqlite3.Error) -> BotError:
     """The error of this package for one of SQLite; only what SQLite itself calls corrupt is called damaged."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits are details
     reason = str(error)

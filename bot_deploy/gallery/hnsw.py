@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .search import BLOCK_VECTORS, by_numpy, faiss_index
+from .search import BLOCK_VECTORS, candidates_numpy, faiss_index
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bot_deploy.embedder import Vectors
 
-    from .search import Halves, MappedVectors, Slots
+    from .search import Float16Vectors, MappedVectors, Slots
 
 GRAPH_NEIGHBOURS = 32  # of each vector ("M" in FAISS)
-EF_CONSTRUCTION = 100
-MIN_EF_SEARCH = 128
+EF_CONSTRUCTION = 100  # candidates compared for each new vector; more: better recall, slower build
+MIN_EF_SEARCH = 128  # candidates that a search compares; more: better recall, slower search
 EXTRA_CANDIDATES = 32  # beyond the wanted ones, because some may have been removed
-RECALL_QUERIES = 200
+RECALL_QUERIES = 200  # vectors of the graph that its recall is measured with
 
 
-def build_graph(vectors: Halves, path: Path) -> None:
+def build_graph(vectors: Float16Vectors, path: Path) -> None:
     """Writes the graph over `vectors` [N, D] to `path`, without the vectors."""
     import faiss
 
@@ -58,7 +58,7 @@ class HnswGraph:
         _, slots = self._index.search(query[None].astype(np.float32), count, params=parameters)
         near: Slots = slots[0][slots[0] >= 0]
         later = self._mapped.vectors[self.size :]  # added after the graph was built: compared one by one
-        return np.concatenate([near, self.size + by_numpy(later, query, top, None)]) if len(later) else near
+        return np.concatenate([near, self.size + candidates_numpy(later, query, top, None)]) if len(later) else near
 
 
 def recall_at_10(graph: HnswGraph, mapped: MappedVectors) -> float:

@@ -15,7 +15,7 @@ from bot_deploy.progress import progress_counter, show_progress
 
 from .interface import GalleryItem
 from .parts import is_outside, part_of
-from .scan import file_digest, file_state, scan
+from .scan import file_digest, file_state, scan_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCH = 1024  # files embedded between two commits; a killed process loses at most these
+FILES_PER_COMMIT = 1024  # files embedded between two commits; a killed process loses at most these
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def index_folder(
     """
     # Items first: a file that another process adds in between must not look as if it had been removed.
     items = list(gallery.items())
-    scanned = scan(folder)
+    scanned = scan_images(folder)
     if not scanned.files:  # perhaps an empty mount: the gallery is kept
         raise _unusable(folder, 0)
     metadata = metadata or {}
@@ -101,9 +101,9 @@ def index_folder(
         gallery.add(refused, np.zeros((len(refused), gallery.dim), np.float32))
     embed = changes.embed
     with progress_counter("indexing") as progress:
-        for start in range(0, len(embed), BATCH):
+        for start in range(0, len(embed), FILES_PER_COMMIT):
             progress(start, len(embed))
-            _embed(embed[start : start + BATCH], states, gallery, base, embedder)
+            _embed(embed[start : start + FILES_PER_COMMIT], states, gallery, base, embedder)
         progress(len(embed), max(1, len(embed)))
     if not len(gallery):
         raise _unusable(folder, len(states))

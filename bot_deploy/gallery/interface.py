@@ -53,8 +53,8 @@ class Filters(TypedDict, total=False):
 
     cameras: Collection[int] | None
     exclude_cameras: Collection[int] | None
-    since: float | None
-    until: float | None
+    since: float | None  # earliest time, inclusive; unit as `GalleryItem.time`
+    until: float | None  # latest time, inclusive
 
 
 class ReadableGallery(Protocol):
@@ -95,7 +95,7 @@ class Gallery(ReadableGallery, Protocol):
 
     address: str
     embedding_space: str  # `Contract.embedding_space` of the vectors
-    dim: int
+    dim: int  # length of a vector
 
     def count_identity(self, identity: str) -> int:
         """The number of items with a vector and this identity, with all that other processes have added."""

@@ -28,25 +28,25 @@ from bot_deploy.errors import BotError, InputError
 from .database import (
     COLUMNS,
     DATABASE,
-    FORMAT,
+    INDEX_FORMAT,
     INSERT,
     SCHEMA,
     UPDATE,
     Connections,
     DamagedError,
+    convert_errors,
     encode_path,
-    explained,
+    filter_condition,
     insert_values,
-    item_of,
+    item_from_row,
     transaction,
     update_values,
-    where,
 )
 from .hnsw import HnswGraph, build_graph, recall_at_10
 from .interface import GalleryItem, SearchHit, best_hits, removed_error, unit_length
 from .root import current_root
 from .search import MappedVectors
-from .vector_file import append_vectors, copy_vectors, end_of
+from .vector_file import append_vectors, copy_vectors, file_bytes
 
 if TYPE_CHECKING:
     import sqlite3
@@ -64,14 +64,14 @@ READ_ATTEMPTS = 10  # each fails only if a writer compacts the index at that mom
 
 @dataclass(frozen=True)
 class IndexState:
-    """What a transaction sees: `length` vectors in the file of this `generation`, `alive` of them with an item."""
+    """What a transaction sees: `length` vectors in the file of this `generation`."""
 
     generation: int
     length: int
-    alive: int
+    live_vectors: int  # vectors that an item refers to; the others are holes
 
     @property
-    def vectors(self) -> tuple[int, int]:
+    def mapping_key(self) -> tuple[int, int]:
         """The key of a mapping of the vectors: it stays valid while these stay the same."""
         return self.generation, self.length
 
@@ -90,12 +90,12 @@ class LocalIndex:
         self._folder = folder
         self._mapped: tuple[tuple[int, int], MappedVectors] | None = None
         self._hnsw: tuple[tuple[int, int], HnswGraph] | None = None
-        with explained(self.address):
+        with convert_errors(self.address):
             if root is not None:
                 folder.mkdir(parents=True, exist_ok=True)
             self._connections = Connections(folder / DATABASE, create=root is not None)
         try:
-            with explained(self.address):
+            with convert_errors(self.address):
                 self._load(embedding_space, dim, root)
         except BotError:
             self._connections.close()
@@ -114,14 +114,14 @@ class LocalIndex:
                 if not self._database.execute(has_table).fetchone():  # no other process was faster
                     for statement in SCHEMA:
                         self._database.execute(statement)
-                    fields = (FORMAT, embedding_space, dim, os.fsencode(root), 1, 0, 0)
+                    fields = (INDEX_FORMAT, embedding_space, dim, os.fsencode(root), 1, 0, 0)
                     self._database.execute("INSERT INTO gallery VALUES (?, ?, ?, ?, ?, ?, ?)", fields)
                     self._write_place()
         (version,) = self._database.execute("SELECT format FROM gallery").fetchone()
-        if version != FORMAT:
+        if version != INDEX_FORMAT:
             raise InputError(
-                f"{self.address}: format {version}, but this bot_deploy reads {FORMAT}; use the version that made it, "
-                "or index its crops into a new gallery"
+                f"{self.address}: format {version}, but this bot_deploy reads {INDEX_FORMAT}; use the version that "
+                "made it, or index its crops into a new gallery"
             )
         row = self._database.execute("SELECT space, dim, root FROM gallery").fetchone()
         self.embedding_space, self.dim, self._stored_root = str(row[0]), int(row[1]), Path(os.fsdecode(row[2]))
@@ -141,29 +141,29 @@ class LocalIndex:
         self._database.execute("INSERT INTO place VALUES (?)", (os.fsencode(self._folder.absolute()),))
 
     def __len__(self) -> int:
-        with explained(self.address):
-            return self._state().alive
+        with convert_errors(self.address):
+            return self._state().live_vectors
 
     def count(self, **filters: Unpack[Filters]) -> int:
-        condition, values = where(filters)
-        with explained(self.address):
+        condition, values = filter_condition(filters)
+        with convert_errors(self.address):
             query = f"SELECT count(*) FROM rows WHERE slot >= 0 {condition}"  # noqa: S608 - our own names
             return int(self._database.execute(query, values).fetchone()[0])
 
     def items(self) -> Iterator[GalleryItem]:
-        with explained(self.address), transaction(self._database):
+        with convert_errors(self.address), transaction(self._database):
             rows = self._database.execute(f"SELECT {COLUMNS} FROM rows").fetchall()  # noqa: S608 - our own names
-        return map(item_of, rows)
+        return map(item_from_row, rows)
 
     def broken(self) -> list[GalleryItem]:
-        with explained(self.address):
+        with convert_errors(self.address):
             rows = self._database.execute(f"SELECT {COLUMNS} FROM rows WHERE slot < 0 ORDER BY path")  # noqa: S608
-            return [item_of(row) for row in rows]
+            return [item_from_row(row) for row in rows]
 
     def add(self, items: Sequence[GalleryItem], vectors: Vectors) -> None:
         usable = [index for index, item in enumerate(items) if not item.error]
         with self._writing() as state:
-            append_vectors(self._vectors(state), vectors[usable], state.length)
+            append_vectors(self._vector_path(state), vectors[usable], state.length)
             removed = self._delete([item.path for item in items])
             min_slot = self._database.execute("SELECT min(0, min(slot)) FROM rows").fetchone()[0] or 0
             slots = iter(range(state.length, state.length + len(usable)))
@@ -171,7 +171,7 @@ class LocalIndex:
             self._database.executemany(
                 INSERT, [insert_values(next(broken_slots) if item.error else next(slots), item) for item in items]
             )
-            self._resize(state.length + len(usable), state.alive + len(usable) - removed)
+            self._resize(state.length + len(usable), state.live_vectors + len(usable) - removed)
         self._compact_if_sparse()
 
     def update_metadata(self, items: Sequence[GalleryItem]) -> None:
@@ -180,23 +180,23 @@ class LocalIndex:
 
     def remove(self, paths: Sequence[str]) -> None:
         with self._writing() as state:
-            self._resize(state.length, state.alive - self._delete(paths))
+            self._resize(state.length, state.live_vectors - self._delete(paths))
         self._compact_if_sparse()
 
     def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[SearchHit]:
         if query.shape != (self.dim,):
             raise InputError(f"query {query.shape}: the vectors of {self.address} have {self.dim} numbers")
-        condition, values = where(filters)
+        condition, values = filter_condition(filters)
         with self._reading() as (state, mapped):
-            if not state.alive or top < 1:
+            if not state.live_vectors or top < 1:
                 return []
             graph = None if condition else self._graph(state, mapped)
             if graph:
                 hits = self._hits(mapped, graph.candidates(query, top), query)
-                if len(hits) >= min(top, state.alive):  # otherwise too many of the candidates were removed
+                if len(hits) >= min(top, state.live_vectors):  # otherwise too many of the candidates were removed
                     return best_hits(hits, top)
             allowed = None
-            if condition or state.alive < state.length:
+            if condition or state.live_vectors < state.length:
                 allowed = np.zeros(state.length, bool)
                 rows = self._database.execute(f"SELECT slot FROM rows WHERE slot >= 0 {condition}", values)  # noqa: S608
                 allowed[np.fromiter((slot for (slot,) in rows), np.int64)] = True
@@ -214,12 +214,12 @@ class LocalIndex:
             return unit_length(mapped.vectors[np.asarray(slots, np.int64)])
 
     def has_identity(self, identity: str) -> bool:
-        with explained(self.address):
+        with convert_errors(self.address):
             query = "SELECT 1 FROM rows WHERE identity = ? AND slot >= 0 LIMIT 1"
             return self._database.execute(query, (identity,)).fetchone() is not None
 
     def count_identity(self, identity: str) -> int:
-        with explained(self.address):
+        with convert_errors(self.address):
             query = "SELECT count(*) FROM rows WHERE identity = ? AND slot >= 0"
             return int(self._database.execute(query, (identity,)).fetchone()[0])
 
@@ -238,37 +238,37 @@ class LocalIndex:
             slots = self._slots()
             new = IndexState(state.generation + 1, len(slots), len(slots))
             if len(slots):
-                mapped = MappedVectors(self._vectors(state), state.length, self.dim)
-                copy_vectors(mapped.vectors, slots, self._vectors(new))
+                mapped = MappedVectors(self._vector_path(state), state.length, self.dim)
+                copy_vectors(mapped.vectors, slots, self._vector_path(new))
             # In rising order, so that each new slot is free.
             moves = [(rank, int(slot)) for rank, slot in enumerate(slots) if rank != slot]
             self._database.executemany("UPDATE rows SET slot = ? WHERE slot = ?", moves)
             self._database.execute("UPDATE gallery SET generation = ?", (new.generation,))
-            self._resize(new.length, new.alive)
+            self._resize(new.length, new.live_vectors)
         # A reader that has the old file open can go on. On Windows, the next compaction removes that file.
         for old_file in (*self._folder.glob("vectors-*.f16"), *self._folder.glob("hnsw-*.faiss")):
-            if old_file not in {self._vectors(new), self._graph_path(new)}:
+            if old_file not in {self._vector_path(new), self._graph_path(new)}:
                 with contextlib.suppress(OSError):
                     old_file.unlink()
 
     @property
     def uses_hnsw(self) -> bool:
         """Whether a graph was built and not dropped since; it may be out of date, or removed by a compaction."""
-        with explained(self.address):
+        with convert_errors(self.address):
             return bool(self._database.execute("PRAGMA user_version").fetchone()[0] & USES_HNSW)
 
     def hnsw_is_current(self) -> bool:
         """Whether the graph holds exactly the vectors with an item; if not, searches are right but slower."""
         with self._reading() as (state, mapped):
             graph = self._graph(state, mapped)
-            return graph is not None and graph.size == state.length == state.alive
+            return graph is not None and graph.size == state.length == state.live_vectors
 
     def drop_hnsw(self) -> None:
         """Removes the graph: every search is exact from now on, also after the next `bot index`."""
         with self._writing():
             self._database.execute("PRAGMA user_version = 0")
         self._hnsw = None
-        with explained(self.address):
+        with convert_errors(self.address):
             for graph in self._folder.glob("hnsw-*.faiss"):
                 graph.unlink()
 
@@ -278,15 +278,15 @@ class LocalIndex:
         `uses_hnsw` is true afterwards. Vectors that are added later are compared one by one.
         """
         with self._reading() as (state, _):
-            holes = state.alive < state.length
+            holes = state.live_vectors < state.length
         if holes:
             self.compact()
         with self._reading() as (state, mapped):
-            if not state.alive:
+            if not state.live_vectors:
                 raise InputError(f"{self.address}: empty; a graph needs vectors")
             path, temporary = self._graph_path(state), self._folder / f".hnsw.{os.getpid()}.tmp"
             try:
-                with explained(self.address):
+                with convert_errors(self.address):
                     build_graph(mapped.vectors, temporary)
                     temporary.replace(path)
             finally:
@@ -318,7 +318,7 @@ class LocalIndex:
         rows = self._database.execute("SELECT slot FROM rows WHERE slot >= 0 ORDER BY slot")
         return np.fromiter((slot for (slot,) in rows), np.int64)
 
-    def _vectors(self, state: IndexState) -> Path:
+    def _vector_path(self, state: IndexState) -> Path:
         return self._folder / f"vectors-{state.generation}.f16"
 
     def _graph_path(self, state: IndexState) -> Path:
@@ -329,10 +329,10 @@ class LocalIndex:
         if not path.exists() or not find_spec("faiss"):
             return None
         opened = self._hnsw  # another thread may replace it
-        if opened is None or opened[0] != state.vectors:
+        if opened is None or opened[0] != state.mapping_key:
             path.open("rb").close()  # FAISS gives the same error for a file that cannot be opened and a damaged one
             try:
-                opened = state.vectors, HnswGraph(path, mapped)
+                opened = state.mapping_key, HnswGraph(path, mapped)
             except RuntimeError as error:  # of FAISS
                 reason = str(error).rpartition("Error: ")[2]
                 raise InputError(f"{path}: not a readable graph ({reason}); delete it and index again") from None
@@ -343,7 +343,7 @@ class LocalIndex:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[tuple[IndexState, MappedVectors]]:
         """A transaction, with the vectors that it sees."""
-        with explained(self.address):
+        with convert_errors(self.address):
             for attempt in range(READ_ATTEMPTS):
                 with transaction(self._database):
                     state = self._state()
@@ -358,17 +358,17 @@ class LocalIndex:
 
     def _map(self, state: IndexState) -> MappedVectors:
         opened = self._mapped  # another thread may replace it
-        if opened is None or opened[0] != state.vectors:
-            path = self._vectors(state)
-            if state.length and path.stat().st_size < end_of(state.length, self.dim):
+        if opened is None or opened[0] != state.mapping_key:
+            path = self._vector_path(state)
+            if state.length and path.stat().st_size < file_bytes(state.length, self.dim):
                 raise DamagedError(str(path), "shorter than its rows say; half copied?")
-            opened = self._mapped = state.vectors, MappedVectors(path, state.length, self.dim)
+            opened = self._mapped = state.mapping_key, MappedVectors(path, state.length, self.dim)
         return opened[1]
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[IndexState]:
         """A transaction without other writers; all of its changes are made at its end, or none."""
-        with explained(self.address), transaction(self._database, "IMMEDIATE"):
+        with convert_errors(self.address), transaction(self._database, "IMMEDIATE"):
             yield self._state()
 
     def _delete(self, paths: Sequence[str]) -> int:
@@ -378,13 +378,13 @@ class LocalIndex:
         self._database.executemany("DELETE FROM rows WHERE path = ?", keys)
         return max(0, removed)
 
-    def _resize(self, length: int, alive: int) -> None:
-        self._database.execute("UPDATE gallery SET length = ?, alive = ?", (length, alive))
+    def _resize(self, length: int, live_vectors: int) -> None:
+        self._database.execute("UPDATE gallery SET length = ?, alive = ?", (length, live_vectors))
 
     def _compact_if_sparse(self) -> None:
-        with explained(self.address):
+        with convert_errors(self.address):
             state = self._state()
-        if state.alive < state.length / 2:
+        if state.live_vectors < state.length / 2:
             self.compact()
 
     def _hits(self, mapped: MappedVectors, slots: Slots, query: Vectors) -> list[SearchHit]:
@@ -394,7 +394,7 @@ class LocalIndex:
             f"SELECT slot, {COLUMNS} FROM rows WHERE slot IN (SELECT value FROM json_each(?))",  # noqa: S608
             (json.dumps(list(scores)),),
         )
-        return [SearchHit(item_of(values), scores[slot]) for slot, *values in rows]
+        return [SearchHit(item_from_row(values), scores[slot]) for slot, *values in rows]
 
 
 def is_local_index(path: Path) -> bool:

@@ -30,8 +30,13 @@ ADDRESS = re.compile(r"milvus://([^/]+)/(\w+)/?")
 LITE_COLLECTION = "gallery"  # in a .db file
 MAX_HITS = 16384  # Milvus returns no more at once
 EXTRA_HITS = 32  # so that equal scores at the end can be put in the order of their paths
-BATCH = 1000
-ABOUT = "/"  # path of a row with the gallery's root and embedding space; no search returns it
+ROWS_PER_REQUEST = 1000
+CONNECT_TIMEOUT_S = 10
+MAX_PATH_BYTES = 16384
+MAX_TEXT_BYTES = 8192
+# The path of a row with the gallery's root and embedding space. Its JSON is in `error`, so that every query for items
+# without an error skips it.
+DESCRIPTION_PATH = "/"
 FIELDS = list(STORED_NAMES)
 # The types of pymilvus.DataType for all fields but the path, in the order of the schema.
 FIELD_TYPES = {
@@ -61,12 +66,12 @@ class MilvusIndex:
             raise InputError(f"{address}: write milvus://host:19530/name; a name has letters, digits and _ only")
         if not server and root is None and not Path(address).exists():
             raise InputError(f"{address}: no gallery there; `bot index` makes one")
-        with self._explained(), _lite_failures(address):
-            self._client = MilvusClient(f"http://{server[1]}" if server else address, timeout=10)
+        with self._convert_errors(), _lite_failures(address):
+            self._client = MilvusClient(f"http://{server[1]}" if server else address, timeout=CONNECT_TIMEOUT_S)
         self._name = server[2] if server else LITE_COLLECTION
         self._place = None if server else str(Path(address).absolute())  # a file can be moved
         try:
-            with self._explained():
+            with self._convert_errors():
                 self._load(embedding_space, dim, root)
         except BaseException:
             self._client.close()
@@ -78,13 +83,13 @@ class MilvusIndex:
                 raise InputError(f"{self.address}: no gallery there; `bot index` makes one")
             self._create(dim)
         self._client.load_collection(self._name)
-        about = self._client.query(self._name, ids=[ABOUT], output_fields=["error"])
-        if not about:
+        descriptions = self._client.query(self._name, ids=[DESCRIPTION_PATH], output_fields=["error"])
+        if not descriptions:
             if root is None:
                 raise InputError(f"{self.address}: a collection of another program; choose another name")
             self._describe(embedding_space, dim, root)
-            about = self._client.query(self._name, ids=[ABOUT], output_fields=["error"])
-        fields = json.loads(about[0]["error"])
+            descriptions = self._client.query(self._name, ids=[DESCRIPTION_PATH], output_fields=["error"])
+        fields = json.loads(descriptions[0]["error"])
         self.embedding_space, self.dim, self._stored_root = (
             str(fields["space"]),
             int(fields["dim"]),
@@ -99,36 +104,40 @@ class MilvusIndex:
         from pymilvus import DataType, MilvusClient
 
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("path", DataType.VARCHAR, is_primary=True, max_length=16384)
+        schema.add_field("path", DataType.VARCHAR, is_primary=True, max_length=MAX_PATH_BYTES)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
         for name, kind in FIELD_TYPES.items():
-            schema.add_field(name, DataType[kind], **({"max_length": 8192} if kind == "VARCHAR" else {}))
+            schema.add_field(name, DataType[kind], **({"max_length": MAX_TEXT_BYTES} if kind == "VARCHAR" else {}))
         index = self._client.prepare_index_params()
         index.add_index("vector", index_type="FLAT", metric_type="COSINE")
         # Strong: a search sees everything that was added before.
         self._client.create_collection(self._name, schema=schema, index_params=index, consistency_level="Strong")
 
     def _describe(self, embedding_space: str, dim: int, root: Path) -> None:
-        about = json.dumps({"space": embedding_space, "dim": dim, "root": os.fspath(root), "address": self._place})
-        self._client.upsert(self._name, [_entity(GalleryItem(ABOUT, error=about), [0.0] * dim)])
+        description = json.dumps(
+            {"space": embedding_space, "dim": dim, "root": os.fspath(root), "address": self._place}
+        )
+        self._client.upsert(self._name, [_entity(GalleryItem(DESCRIPTION_PATH, error=description), [0.0] * dim)])
 
     def __len__(self) -> int:
         return self.count()
 
     def count(self, **filters: Unpack[Filters]) -> int:
-        with self._explained():
-            rows = self._client.query(self._name, filter=_where(filters), output_fields=["count(*)"])
+        with self._convert_errors():
+            rows = self._client.query(self._name, filter=_filter_expression(filters), output_fields=["count(*)"])
         return int(rows[0]["count(*)"])
 
     def items(self) -> Iterator[GalleryItem]:
-        return iter(self._items(f'path != "{ABOUT}"'))
+        return iter(self._items(f'path != "{DESCRIPTION_PATH}"'))
 
     def broken(self) -> list[GalleryItem]:
-        return sorted(self._items(f'error != "" and path != "{ABOUT}"'))
+        return sorted(self._items(f'error != "" and path != "{DESCRIPTION_PATH}"'))
 
     def _items(self, condition: str) -> list[GalleryItem]:
-        with self._explained(), _without_warnings():
-            pages = self._client.query_iterator(self._name, batch_size=BATCH, filter=condition, output_fields=FIELDS)
+        with self._convert_errors(), _without_warnings():
+            pages = self._client.query_iterator(
+                self._name, batch_size=ROWS_PER_REQUEST, filter=condition, output_fields=FIELDS
+            )
             items: list[GalleryItem] = []
             while page := pages.next():
                 items += map(_item, page)
@@ -136,23 +145,27 @@ class MilvusIndex:
         return items
 
     def add(self, items: Sequence[GalleryItem], vectors: Vectors) -> None:
-        with self._explained():
-            for start in range(0, len(items), BATCH):
-                batch = zip(items[start : start + BATCH], vectors[start : start + BATCH].tolist(), strict=True)
+        with self._convert_errors():
+            for start in range(0, len(items), ROWS_PER_REQUEST):
+                batch = zip(
+                    items[start : start + ROWS_PER_REQUEST],
+                    vectors[start : start + ROWS_PER_REQUEST].tolist(),
+                    strict=True,
+                )
                 self._client.upsert(self._name, [_entity(item, vector) for item, vector in batch])
 
     def update_metadata(self, items: Sequence[GalleryItem]) -> None:
-        with self._explained():
-            for start in range(0, len(items), BATCH):
-                batch = {_key(item.path): item for item in items[start : start + BATCH]}
+        with self._convert_errors():
+            for start in range(0, len(items), ROWS_PER_REQUEST):
+                batch = {_key(item.path): item for item in items[start : start + ROWS_PER_REQUEST]}
                 # Older servers can only replace whole rows.
                 rows = self._client.query(self._name, ids=list(batch), output_fields=["vector"])
                 self._client.upsert(self._name, [_entity(batch[row["path"]], list(row["vector"])) for row in rows])
 
     def remove(self, paths: Sequence[str]) -> None:
-        with self._explained():
-            for start in range(0, len(paths), BATCH):
-                self._client.delete(self._name, ids=[_key(path) for path in paths[start : start + BATCH]])
+        with self._convert_errors():
+            for start in range(0, len(paths), ROWS_PER_REQUEST):
+                self._client.delete(self._name, ids=[_key(path) for path in paths[start : start + ROWS_PER_REQUEST]])
 
     def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[SearchHit]:
         if query.shape != (self.dim,):
@@ -162,17 +175,17 @@ class MilvusIndex:
         if top < 1 or not len(self):
             return []
         limit = min(top + EXTRA_HITS, MAX_HITS)
-        with self._explained():
+        with self._convert_errors():
             (rows,) = self._client.search(
-                self._name, [query.tolist()], limit=limit, filter=_where(filters), output_fields=FIELDS
+                self._name, [query.tolist()], limit=limit, filter=_filter_expression(filters), output_fields=FIELDS
             )
         return best_hits([SearchHit(_item(row["entity"]), float(row["distance"])) for row in rows], top)
 
     def vectors(self, paths: Sequence[str]) -> Vectors:
         vectors = np.empty((len(paths), self.dim), np.float32)
-        with self._explained():
-            for start in range(0, len(paths), BATCH):
-                keys = [_key(path) for path in paths[start : start + BATCH]]
+        with self._convert_errors():
+            for start in range(0, len(paths), ROWS_PER_REQUEST):
+                keys = [_key(path) for path in paths[start : start + ROWS_PER_REQUEST]]
                 rows = self._client.query(self._name, ids=keys, output_fields=["vector", "error"])
                 vector_of = {row["path"]: row["vector"] for row in rows if not row["error"]}
                 for index, key in enumerate(keys, start):
@@ -182,17 +195,19 @@ class MilvusIndex:
         return unit_length(vectors)
 
     def has_identity(self, identity: str) -> bool:
-        with self._explained():
-            return bool(self._client.query(self._name, filter=_has(identity), output_fields=["camera"], limit=1))
+        with self._convert_errors():
+            return bool(
+                self._client.query(self._name, filter=_identity_expression(identity), output_fields=["camera"], limit=1)
+            )
 
     def count_identity(self, identity: str) -> int:
-        with self._explained():
-            rows = self._client.query(self._name, filter=_has(identity), output_fields=["count(*)"])
+        with self._convert_errors():
+            rows = self._client.query(self._name, filter=_identity_expression(identity), output_fields=["count(*)"])
         return int(rows[0]["count(*)"])
 
     def set_root(self, root: Path) -> None:
         if (root, self._place) != (self._stored_root, self._stored_place):
-            with self._explained():
+            with self._convert_errors():
                 self._describe(self.embedding_space, self.dim, root)
             self._stored_root, self._stored_place = root, self._place
         self.root = root
@@ -207,7 +222,7 @@ class MilvusIndex:
         self.close()
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _convert_errors(self) -> Iterator[None]:
         """Turns errors of Milvus into RunError about this gallery."""
         from pymilvus import MilvusException
 
@@ -278,11 +293,11 @@ def _item(entity: dict[str, Any]) -> GalleryItem:
     return GalleryItem(*values.values())
 
 
-def _has(identity: str) -> str:
+def _identity_expression(identity: str) -> str:
     return f'error == "" and identity == {json.dumps(identity, ensure_ascii=False)}'
 
 
-def _where(filters: Filters) -> str:
+def _filter_expression(filters: Filters) -> str:
     conditions = ['error == ""']
     cameras, excluded = filters.get("cameras"), filters.get("exclude_cameras")
     if cameras is not None:

@@ -29,7 +29,7 @@ class FileState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Scan:
+class ScanResult:
     """The image files below a folder, and the folders there that cannot be read, with the reason; by path."""
 
     files: dict[str, FileState]
@@ -42,7 +42,7 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"{folder}: no such folder; the gallery is a folder of crops, one person on each")
 
 
-def scan(folder: Path) -> Scan:
+def scan_images(folder: Path) -> ScanResult:
     """Every image file below `folder`, in the order of their paths.
 
     Raises:
@@ -57,7 +57,7 @@ def scan(folder: Path) -> Scan:
     # Within one tick of its clock, a file system gives two contents the same time.
     settled_before = time.time_ns() - CLOCK_GRAIN_NS
     entries = sorted(images.walk_images(folder, on_error=keep), key=itemgetter(0))
-    return Scan({path: file_state(entry, settled_before) for path, entry in entries}, unreadable)
+    return ScanResult({path: file_state(entry, settled_before) for path, entry in entries}, unreadable)
 
 
 def file_state(file: os.DirEntry[str] | Path, settled_before: int = 0) -> FileState:

@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .vector_file import HEADER_BYTES, end_of
+from .vector_file import HEADER_BYTES, file_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bot_deploy.embedder import Vectors
 
-Halves = npt.NDArray[np.float16]
+Float16Vectors = npt.NDArray[np.float16]
 Slots = npt.NDArray[np.int64]
 
 SCORE_MARGIN = 1e-3  # more than rounding changes a score; slots this close to the last place are candidates too
 # FAISS reads float16 without conversion: a million vectors of 512 take 0.15 s, and 0.35 s with NumPy. But the import of
 # FAISS takes 0.35 s.
 FAISS_MIN_VECTORS = 200_000
+EXTRA_CANDIDATES = 32  # that FAISS returns beyond the wanted ones, because scores may be equal
+CANDIDATE_GROWTH = 4  # factor to the next search, while the last candidate is as good as the last wanted one
 BLOCK_VECTORS = 1024  # compared at once, so that they stay in the CPU's cache
 
 
@@ -33,11 +35,11 @@ class MappedVectors:
         if length:
             with path.open("rb") as file:
                 # Pages are copied when they are written to. Only faiss_index() writes, to the page of the header.
-                mapping = mmap.mmap(file.fileno(), end_of(length, dim), access=mmap.ACCESS_COPY)
+                mapping = mmap.mmap(file.fileno(), file_bytes(length, dim), access=mmap.ACCESS_COPY)
             self.bytes = np.frombuffer(mapping, np.uint8)
         else:
             self.bytes = np.empty(HEADER_BYTES, np.uint8)
-        self.vectors: Halves = self.bytes[HEADER_BYTES:].view(np.float16).reshape(length, dim)
+        self.vectors: Float16Vectors = self.bytes[HEADER_BYTES:].view(np.float16).reshape(length, dim)
         self._faiss: Any = None
 
     def candidates(self, query: Vectors, top: int, allowed: npt.NDArray[np.bool_] | None) -> Slots:
@@ -48,28 +50,28 @@ class MappedVectors:
         if len(self.vectors) >= FAISS_MIN_VECTORS and find_spec("faiss"):
             if self._faiss is None:
                 self._faiss = faiss_index(self.bytes, *self.vectors.shape)
-            return by_faiss(self._faiss, query, top, allowed)
-        return by_numpy(self.vectors, query, top, allowed)
+            return candidates_faiss(self._faiss, query, top, allowed)
+        return candidates_numpy(self.vectors, query, top, allowed)
 
     def scores(self, slots: Slots, query: Vectors) -> Vectors:
         """Cosines [N] of `query` [D] with the vectors in `slots` [N]; the same for each way of searching."""
         vectors = self.vectors[slots].astype(np.float32)
         # Not `@`: BLAS sums the last rows in another order, and equal vectors would get unequal scores.
-        dots = np.einsum("nd,d->n", vectors, query)
+        products = np.einsum("nd,d->n", vectors, query)
         lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))  # rounding to float16 makes them differ from 1
-        return np.asarray(np.clip(dots / lengths, -1, 1), np.float32)
+        return np.asarray(np.clip(products / lengths, -1, 1), np.float32)
 
 
-def by_numpy(vectors: Halves, query: Vectors, top: int, allowed: npt.NDArray[np.bool_] | None) -> Slots:
+def candidates_numpy(vectors: Float16Vectors, query: Vectors, top: int, allowed: npt.NDArray[np.bool_] | None) -> Slots:
     """See `MappedVectors.candidates`."""
-    scores = dots(vectors, query)
+    scores = dot_products_float16(vectors, query)
     if allowed is not None:
         scores[~allowed] = -np.inf
     lowest = np.partition(scores, -top)[-top] - SCORE_MARGIN if top < len(scores) else -np.inf
     return np.flatnonzero((scores >= lowest) & (scores > -np.inf))
 
 
-def dots(vectors: Halves, query: Vectors) -> Vectors:
+def dot_products_float16(vectors: Float16Vectors, query: Vectors) -> Vectors:
     """Dot products [N] of `vectors` [N, D] with `query` [D].
 
     A float16 whose bits are moved up by 13 is a float32 that is too small by 2**112. NumPy moves bits four times as
@@ -104,7 +106,7 @@ def faiss_index(data: npt.NDArray[np.uint8], length: int, dim: int) -> Any:
     return faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(whole), whole.nbytes))
 
 
-def by_faiss(index: Any, query: Vectors, top: int, allowed: npt.NDArray[np.bool_] | None) -> Slots:
+def candidates_faiss(index: Any, query: Vectors, top: int, allowed: npt.NDArray[np.bool_] | None) -> Slots:
     """See `MappedVectors.candidates`."""
     import faiss
 
@@ -112,10 +114,10 @@ def by_faiss(index: Any, query: Vectors, top: int, allowed: npt.NDArray[np.bool_
     if allowed is not None:
         bits = np.packbits(allowed, bitorder="little")
         parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
-    count = top + 32
+    count = top + EXTRA_CANDIDATES
     while True:
         scores, slots = index.search(query[None].astype(np.float32), min(count, index.ntotal), params=parameters)
         candidates: Slots = slots[0][slots[0] >= 0]
         if count >= index.ntotal or len(candidates) < count or scores[0, -1] < scores[0, top - 1] - SCORE_MARGIN:
             return candidates
-        count *= 4
+        count *= CANDIDATE_GROWTH

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     from bot_deploy.embedder import Vectors
 
-    from .search import Halves, Slots
+    from .search import Float16Vectors, Slots
 
 HEADER_BYTES = 4096  # before the first vector
 MAGIC = b"bot-deploy gallery: float16 vectors from byte 4096\n"
 COPY_VECTORS = 4096  # copied at once, so that a large file does not fill the memory
 
 
-def end_of(length: int, dim: int) -> int:
+def file_bytes(length: int, dim: int) -> int:
     """The size in bytes of a file of `length` vectors."""
     return HEADER_BYTES + length * dim * 2
 
@@ -31,13 +31,13 @@ def append_vectors(path: Path, vectors: Vectors, length: int) -> None:
     with path.open("r+b" if path.exists() else "w+b") as file:
         if not length:
             file.write(MAGIC.ljust(HEADER_BYTES, b"\0"))
-        file.seek(end_of(length, vectors.shape[1]))
+        file.seek(file_bytes(length, vectors.shape[1]))
         file.write(vectors.astype(np.float16).tobytes())
         file.flush()
         _sync(file.fileno())
 
 
-def copy_vectors(vectors: Halves, slots: Slots, path: Path) -> None:
+def copy_vectors(vectors: Float16Vectors, slots: Slots, path: Path) -> None:
     """Writes a new file of the vectors in `slots`, in their order; on return they are on the disk."""
     with path.open("wb") as file:
         file.write(MAGIC.ljust(HEADER_BYTES, b"\0"))

@@ -36,7 +36,7 @@ def check_mirrors(gallery: Any, root: Path) -> None:
 def test_only_what_is_new_or_changed_is_embedded(
     address: str, crops: Path, embedder: Embedder, model: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexing, "BATCH", 50)
+    monkeypatch.setattr(indexing, "FILES_PER_COMMIT", 50)
     monkeypatch.setattr(scan, "CLOCK_GRAIN_NS", 20_000_000)
     read: list[Path] = []
     digest = indexing.file_digest
@@ -173,7 +173,7 @@ def test_scan_finds_what_find_finds(crops: Path) -> None:
         (crops / "x.bmp").rename(crops / name)
     (crops / "linked").symlink_to(crops / "0")
     (crops / "link.bmp").symlink_to(crops / "nothing")
-    found = indexing.scan(crops).files
+    found = indexing.scan_images(crops).files
     assert sorted(found) == sorted(path.relative_to(crops).as_posix() for path in images.find_images(crops))
     for path, state in found.items():
         if path != "link.bmp":

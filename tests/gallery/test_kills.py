@@ -86,7 +86,7 @@ INDEXER = """
     from bot_deploy.embedder import Embedder
     from bot_deploy.gallery import indexing
 
-    indexing.BATCH = 16
+    indexing.FILES_PER_COMMIT = 16
     matrix = np.random.default_rng(0).normal(size=({height} * {width} * 3, {dim}))
 
     def run(batch):

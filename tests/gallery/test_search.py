@@ -18,7 +18,7 @@ def test_every_half_is_multiplied_exactly() -> None:
     every = every[np.isfinite(every)].reshape(-1, 2)
     for query in ([1, 0], [0, 1], [-0.5, 0]):
         expected = every.astype(np.float64) @ np.asarray(query)
-        np.testing.assert_array_equal(search.dots(every, np.asarray(query, np.float32)), expected)
+        np.testing.assert_array_equal(search.dot_products_float16(every, np.asarray(query, np.float32)), expected)
 
 
 @needs_faiss
@@ -38,8 +38,8 @@ def test_faiss_reads_the_mapped_file_itself(place: Path) -> None:
                     lists = [
                         {slot for slot in near if mapped.scores(near, query)[list(near).index(slot)] > 0.3}
                         for near in (
-                            search.by_faiss(index, query, 300, mask),
-                            search.by_numpy(mapped.vectors, query, 300, mask),
+                            search.candidates_faiss(index, query, 300, mask),
+                            search.candidates_numpy(mapped.vectors, query, 300, mask),
                         )
                     ]
                     assert lists[0] == lists[1]

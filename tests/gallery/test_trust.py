@@ -201,7 +201,7 @@ def test_after_any_changes_every_vector_is_its_files(
                     continue
                 assert not item.error
                 np.testing.assert_allclose(gallery.vectors([item.path])[0], expected, atol=2e-3)
-            assert {item.path for item in gallery.items()} == set(indexing.scan(folder / "crops").files)
+            assert {item.path for item in gallery.items()} == set(indexing.scan_images(folder / "crops").files)
 
 
 # ---- odd entries ----
@@ -301,7 +301,7 @@ def test_a_folder_that_cannot_be_read_costs_nobody(
 def test_only_proven_damage_is_called_damaged(kind: type[sqlite3.Error], code: int, is_damage: bool) -> None:
     error = kind("words of SQLite")
     error.sqlite_errorcode = code
-    with pytest.raises(galleries.BotError) as caught, database.explained("x.gallery"):
+    with pytest.raises(galleries.BotError) as caught, database.convert_errors("x.gallery"):
         raise error
     assert ("damaged" in str(caught.value)) == is_damage
     assert "delete" not in str(caught.value)  # the crops of enrolled people lie in the index's folder
