@@ -40,10 +40,10 @@ MAX_LENGTH_ERROR = 0.01
 
 @dataclass(frozen=True)
 class Embedder:
-    """A model ready to run, with its contract."""
+    """A model that is ready to run, with its contract."""
 
     contract: Contract
-    backend: str  # runtime and device, for messages
+    backend: str  # runtime with version, and device; shown in messages, and part of the key of the embedding cache
     compute: Callable[[Pixels], Vectors]  # uint8 [N, height, width, 3] -> [N, dim]; `run` checks the result
     batch: int = 32  # images per run; larger batches no longer fit the cache of a CPU
     unit: bool = True  # whether embeddings have length 1; experiments with Euclidean distances use others
@@ -181,8 +181,8 @@ def _as_sequence(images: object) -> Iterable[object]:
     """One image as a list of one; many as they are."""
     if isinstance(images, np.ndarray) or _is_tensor(images):
         return images if images.ndim == 4 else [images]  # type: ignore[attr-defined,return-value] # noqa: PLR2004
-    one = (str, Path, zipfile.Path, Image.Image, bytes, bytearray, Mapping)
-    return images if isinstance(images, Iterable) and not isinstance(images, one) else [images]
+    single_types = (str, Path, zipfile.Path, Image.Image, bytes, bytearray, Mapping)
+    return images if isinstance(images, Iterable) and not isinstance(images, single_types) else [images]
 
 
 def _is_tensor(image: object) -> bool:
@@ -224,9 +224,9 @@ def _tensor_array(tensor: Any) -> npt.NDArray[Any]:
     return array.transpose(1, 2, 0) if shape[0] == 3 else array  # noqa: PLR2004
 
 
-def _wrong_array(dtype: object, shape: tuple[int, ...], wanted: str) -> str:
+def _wrong_array(dtype: object, shape: tuple[int, ...], expected: str) -> str:
     empty = "an empty crop; " if 0 in shape else ""
-    return f"{dtype} {shape}; {empty}give {wanted}, not normalised (the model normalises by itself)"
+    return f"{dtype} {shape}; {empty}give {expected}, not normalised (the model normalises by itself)"
 
 
 def open_embedder(

@@ -33,14 +33,14 @@ def show_progress(items: Iterable[T], progress_text: str | None, total: int | No
 
 @contextmanager
 def progress_counter(progress_text: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for work that reports its own progress: yields a function of (items done, items in all)."""
+    """A progress bar for work that reports its own progress: yields a function of (items finished, items in all)."""
     with click.progressbar(
         length=1, label=progress_text, show_pos=True, file=sys.stderr, hidden=not _bars_possible()
     ) as bar:
 
-        def update(done: int, total: int) -> None:
+        def update(finished: int, total: int) -> None:
             bar.length = total
-            bar.update(done - bar.pos)
+            bar.update(finished - bar.pos)
 
         yield update
 

@@ -16,10 +16,10 @@ from PIL import Image
 
 from bot_deploy import gallery as galleries
 from bot_deploy.console import MAX_NAMED_FILES
+from bot_deploy.datasets.names import SPECIAL_LABELS
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.gallery import GalleryItem
 from bot_deploy.matching.identify import Candidate, person_name
-from bot_deploy.matching.match import NON_IDENTITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,7 +137,7 @@ def check_name(name: str) -> None:
         raise InputError(f"{name!r}: the name is also a folder's name; leave out special characters")
     if len(name.encode(errors="replace")) > MAX_NAME_BYTES:
         raise InputError(f"{name[:20]}...: too long for the name of a folder")
-    if name in NON_IDENTITIES or galleries.parse_name(f"{name}/picture.png").identity != name:
+    if name in SPECIAL_LABELS or galleries.parse_name(f"{name}/picture.png").identity != name:
         raise InputError(f"{name}: looks like a camera, a date or a part of a data set; choose another name")
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCH = 32
+IMAGES_PER_RUN = 32
 JUDGED_CROPS = 64  # crops that a graph is judged on here; the parity check uses others
 RANKING_CROPS = 32  # of these, the crops that convolutions are ranked on
 MEAN_CROPS = 256  # crops that the mean error is measured on
@@ -220,7 +220,7 @@ def _compute(model: bytes, output: str, crops: Pixels) -> Vectors:
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    batches = [crops[start : start + BATCH] for start in range(0, len(crops), BATCH)]
+    batches = [crops[start : start + IMAGES_PER_RUN] for start in range(0, len(crops), IMAGES_PER_RUN)]
     return np.concatenate([session.run([output], {INPUT_NAME: batch})[0] for batch in batches])
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Scores = tuple[float, float]  # rank-1 and mAP, percent
+RankOneAndMap = tuple[float, float]  # percent
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Variant:
 
     name: str
     changes: dict[str, Any]
-    paper: Scores
+    paper: RankOneAndMap
 
 
 # The first row of Table 1, as in the released code (section 2).
@@ -132,7 +132,7 @@ def table_variants(table: int, recipe: Recipe) -> list[Variant]:
     raise InputError(f"no table {table}; choose from {', '.join(map(str, TABLES))}", parameter="table")
 
 
-def _cumulative_variants(recipe: Recipe, paper: Sequence[Scores]) -> list[Variant]:
+def _cumulative_variants(recipe: Recipe, paper: Sequence[RankOneAndMap]) -> list[Variant]:
     changes, variants = dict(BASELINE), [Variant("Baseline-S", dict(BASELINE), paper[0])]
     for (name, keys), scores in zip(TRICKS.items(), paper[1:], strict=True):
         for key in keys:
@@ -180,7 +180,7 @@ def run_ablation(
     return results
 
 
-def _train_and_score(recipe: Recipe, dataset: Dataset, test: Dataset, out: Path) -> Scores:
+def _train_and_score(recipe: Recipe, dataset: Dataset, test: Dataset, out: Path) -> RankOneAndMap:
     # Feature and metric only matter when the trained model is evaluated.
     trained = dataclasses.replace(recipe, feature="after", metric=COSINE, eval_every=0, eval_at_start=False)
     task = f"{to_toml(trained)}\n{crops_fingerprint(dataset.train)}"
@@ -199,7 +199,7 @@ def _train_and_score(recipe: Recipe, dataset: Dataset, test: Dataset, out: Path)
     return rank1, mean_ap
 
 
-def score_checkpoint(path: Path, feature: str, metric: str, test: Dataset) -> Scores:
+def score_checkpoint(path: Path, feature: str, metric: str, test: Dataset) -> RankOneAndMap:
     """Rank-1 and mAP in percent of the checkpoint at `path` on `test`, with this feature and metric."""
     from bot_deploy.backends.torch import runner
 
@@ -217,10 +217,10 @@ class VariantResult:
     """The scores of a variant, one pair for each seed."""
 
     variant: Variant
-    scores: tuple[Scores, ...]
+    scores: tuple[RankOneAndMap, ...]
 
     @property
-    def mean(self) -> Scores:
+    def mean(self) -> RankOneAndMap:
         """Mean over the seeds."""
         rank1, mean_ap = np.mean(self.scores, axis=0)
         return float(rank1), float(mean_ap)
@@ -263,7 +263,7 @@ def write_table(results: Sequence[VariantResult], recipe: Recipe, train: Dataset
     write_atomically(out / "table.png", lambda path: _plot(results, path))
 
 
-def _change(scores: Scores, previous: Scores) -> str:
+def _change(scores: RankOneAndMap, previous: RankOneAndMap) -> str:
     return f"{scores[0] - previous[0]:+.1f} / {scores[1] - previous[1]:+.1f}"
 
 

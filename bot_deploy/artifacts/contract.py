@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 METADATA_KEY = "bot_deploy.contract"
-FORMAT = 1
+CONTRACT_FORMAT = 1
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, for RGB in [0, 1] (paper section 2, step 5)
 STD = (0.229, 0.224, 0.225)
 # Values that this version supports; a contract with any other value is refused.
@@ -88,7 +88,7 @@ class Contract:
     flip: bool = False  # True: the mean of the embeddings of the image and its mirror image
     precision: str = "fp32"  # precision of the backbone: "fp32", "fp16" or "int8"
     calibration: Calibration | None = None
-    format: int = FORMAT
+    format: int = CONTRACT_FORMAT
 
     @property
     def size(self) -> tuple[int, int]:
@@ -115,7 +115,11 @@ def from_json(text: str, source: str) -> Contract:
 
 def decode_contract(fields: object, source: str) -> Contract:
     """The contract with `fields` from a file; see `from_json`."""
-    if isinstance(fields, dict) and fields.get("format") == FORMAT and isinstance(fields.get("calibration"), dict):
+    if (
+        isinstance(fields, dict)
+        and fields.get("format") == CONTRACT_FORMAT
+        and isinstance(fields.get("calibration"), dict)
+    ):
         renamed = {OLD_CALIBRATION_NAMES.get(name, name): value for name, value in fields["calibration"].items()}
         calibration = decode_fields(
             renamed, Calibration, source=source, kind="contract", remedy=CONTRACT_REMEDY, check=_check_calibration
@@ -126,7 +130,7 @@ def decode_contract(fields: object, source: str) -> Contract:
         Contract,
         source=source,
         kind="contract",
-        version=FORMAT,
+        version=CONTRACT_FORMAT,
         remedy=CONTRACT_REMEDY,
         optional=OPTIONAL,
     )

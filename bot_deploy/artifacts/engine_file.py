@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # package -> module; the extra of bot-deploy has the name of the package
 PACKAGE_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-FORMAT = 1
+SIDECAR_FORMAT = 1
 MAX_SIDECAR_BYTES, MAX_ENGINE_BYTES = 1 << 20, 8 << 30
 Sha256 = Annotated[str, Meta(max_length=64)]  # "" before the engine is built
 BatchSize = Annotated[int, Meta(ge=1, le=MAX_BATCH)]
@@ -43,7 +43,7 @@ class Sidecar:
     archs: tuple[Name, ...]  # GPUs that the engine runs on, such as "sm89"
     profile: tuple[BatchSize, BatchSize, BatchSize]  # batch sizes: smallest, the one it is tuned for, largest
     precision: Name  # precision of the network, such as "fp16"
-    format: int = FORMAT
+    format: int = SIDECAR_FORMAT
 
     def to_json(self) -> str:
         fields = {**vars(self), "contract": json.loads(self.contract.to_json())}
@@ -89,14 +89,14 @@ def read(path: Path) -> tuple[bytes, Sidecar]:
     except OSError as error:
         raise InputError(f"{companion}: not readable ({error.strerror or error}); {REEXPORT_HINT}") from None
     fields = decode_json(text, str(companion), "sidecar", REEXPORT_HINT)
-    if isinstance(fields, dict) and fields.get("format") == FORMAT and "contract" in fields:
+    if isinstance(fields, dict) and fields.get("format") == SIDECAR_FORMAT and "contract" in fields:
         fields["contract"] = decode_contract(fields["contract"], str(companion))
     sidecar = decode_fields(
         fields,
         Sidecar,
         source=str(companion),
         kind="sidecar",
-        version=FORMAT,
+        version=SIDECAR_FORMAT,
         remedy=REEXPORT_HINT,
         check=_check_sidecar,
     )

@@ -21,7 +21,7 @@ from .dataset import (
     image_files,
     number_identities,
 )
-from .names import SPLIT_NAMES, SPLITS, CropMetadata, parse_market_name, parse_names
+from .names import JUNK_LABEL, SPLIT_NAMES, SPLITS, CropMetadata, parse_market_name, parse_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ def _no_identities(files: Sequence[File]) -> str:
 
 def _special(file: File, info: CropMetadata) -> int | None:
     """JUNK or DISTRACTOR for a crop that is marked so as in Market-1501; None for a person."""
-    if info.identity == "-1":
+    if info.identity == JUNK_LABEL:
         return JUNK
     label = parse_market_name(file.names[-1])
     return DISTRACTOR if label and label.identity == info.identity and int(label.identity) == 0 else None

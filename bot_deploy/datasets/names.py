@@ -26,7 +26,12 @@ SPLIT_NAMES = {
 }
 # A folder of Market-1501 -> the split in it.
 MARKET_FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
-NOT_IDENTITIES = {*SPLITS, *MARKET_FOLDERS, "test", "train_all", "multi-query", "pytorch"}  # in small letters
+# Names of folders, in small letters, that are no identities.
+RESERVED_FOLDERS = {*SPLITS, *MARKET_FOLDERS, "test", "train_all", "multi-query", "pytorch"}
+# Identities in the names of Market-1501 that stand for no person: crops that show a person badly or in part, and people
+# without a query. Data sets have them as the numbers `JUNK` and `DISTRACTOR`.
+JUNK_LABEL, DISTRACTOR_LABEL = "-1", "0000"
+SPECIAL_LABELS = {JUNK_LABEL, DISTRACTOR_LABEL}
 
 # More digits than these are dates and times.
 MARKET = re.compile(r"(-1|\d{1,9})_c(\d{1,5})(?!\d)")
@@ -197,7 +202,7 @@ def _identity_folders(folders: Sequence[str]) -> list[str]:
             is_camera_folder(folder)
             or DAY.match(folder)
             or SESSION_FOLDER.fullmatch(folder)
-            or folder.lower() in NOT_IDENTITIES
+            or folder.lower() in RESERVED_FOLDERS
         )
     ]
 

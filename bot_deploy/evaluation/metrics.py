@@ -18,8 +18,8 @@ _QUERIES_AT_ONCE = 1024  # rows of similarities held in memory: 1,024 x 15,913 f
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The scores of a ranking, as fractions from 0 to 1."""
+class RankingScores:
+    """CMC, mAP and mINP of rankings, as fractions from 0 to 1."""
 
     cmc: npt.NDArray[np.float64]  # [max_rank]; cmc[0] is rank-1
     mAP: float  # noqa: N815 - the field's spelling
@@ -62,7 +62,7 @@ def evaluate(
     *,
     max_rank: int = MAX_RANK,
     single_shot: bool = False,
-) -> Evaluation:
+) -> RankingScores:
     """CMC, mAP and mINP of the rankings by `similarity` [Q, G]: larger is closer.
 
     For a distance matrix, as torchreid has, pass `-distances`.
@@ -127,7 +127,7 @@ def evaluate(
             parameter="no_camera_filter",
         )
     scored = len(precisions)
-    return Evaluation(curve / scored, float(np.mean(precisions)), float(np.mean(inverse_penalties)), scored)
+    return RankingScores(curve / scored, float(np.mean(precisions)), float(np.mean(inverse_penalties)), scored)
 
 
 def _ranks(row: Floats, hits: Indices, ignored: Indices) -> Indices:

@@ -179,6 +179,6 @@ def _open_cached(folder: Path, contract: Contract) -> LocalIndex:
 
 
 def _drop_unused(cache: Path) -> None:
-    for kept in cache.glob("*") if cache.is_dir() else ():
-        if time.time() - kept.stat().st_mtime > MAX_UNUSED_S:
-            shutil.rmtree(kept, ignore_errors=True)
+    for folder in cache.glob("*") if cache.is_dir() else ():
+        if time.time() - folder.stat().st_mtime > MAX_UNUSED_S:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from bot_deploy.datasets.names import SPECIAL_LABELS
 from bot_deploy.errors import require_range
 
-from .match import NON_IDENTITIES
 from .verdict import MATCH, NO_MATCH, UNCERTAIN, decide
 
 if TYPE_CHECKING:
@@ -86,4 +86,4 @@ class PersonIdentifier:
 
 def person_name(item: GalleryItem) -> str | None:
     """The identity of `item`, or the stem of its file name; None for Market-1501's junk and distractors."""
-    return None if item.identity in NON_IDENTITIES else item.identity or Path(item.path).stem
+    return None if item.identity in SPECIAL_LABELS else item.identity or Path(item.path).stem

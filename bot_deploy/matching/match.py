@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bot_deploy.choices import TOP_MATCHES
+from bot_deploy.datasets.names import JUNK_LABEL, SPECIAL_LABELS
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError, require_range
 from bot_deploy.evaluation.rerank import k_reciprocal
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from bot_deploy.images import Pixels
 
 RERANKED_MATCHES = 1000  # best matches by cosine that re-ranking sorts again
-NON_IDENTITIES = {"-1", "0000"}  # Market-1501's junk and distractors: not the identity of any person
-JUNK = "-1"  # identity of crops that show a person badly or in part: neither correct nor wrong
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Ranking:
     def is_correct(self, match: Match) -> bool | None:
         """Whether `match` shows the query's identity; None if an identity is unknown, or does not count."""
         query_id, match_id = self.metadata.identity, match.identity
-        if query_id is None or match_id is None or query_id in NON_IDENTITIES or match_id == JUNK:
+        if query_id is None or match_id is None or query_id in SPECIAL_LABELS or match_id == JUNK_LABEL:
             return None
         return match_id == query_id
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bot_deploy.artifacts.contract import FORMAT, Calibration, Contract, from_json, weights_fingerprint
+from bot_deploy.artifacts.contract import CONTRACT_FORMAT, Calibration, Contract, from_json, weights_fingerprint
 from bot_deploy.errors import InputError
 
 CONTRACT = Contract(
@@ -50,7 +50,7 @@ def test_json_holds_every_field_and_repeats() -> None:
     assert CONTRACT.to_json() == dataclasses.replace(CONTRACT).to_json()
 
 
-@pytest.mark.parametrize("version", [FORMAT + 1, 0, None, "1", [1]])
+@pytest.mark.parametrize("version", [CONTRACT_FORMAT + 1, 0, None, "1", [1]])
 def test_another_format(version: object) -> None:
     with pytest.raises(InputError, match=r"^box/m\.onnx: contract format .*reads format 1") as caught:
         from_json(json.dumps(fields(format=version)), "box/m.onnx")

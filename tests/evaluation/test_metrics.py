@@ -12,7 +12,7 @@ import pytest
 
 from bot_deploy.errors import InputError
 from bot_deploy.evaluation import metrics
-from bot_deploy.evaluation.metrics import DotProducts, Evaluation, evaluate
+from bot_deploy.evaluation.metrics import DotProducts, RankingScores, evaluate
 
 Labels = tuple[list[int], list[int], list[int], list[int]]
 
@@ -20,7 +20,7 @@ Labels = tuple[list[int], list[int], list[int], list[int]]
 @dataclass
 class Naive:
     cmc: list[float]
-    mAP: float  # noqa: N815 - as in Evaluation
+    mAP: float  # noqa: N815 - as in RankingScores
     mINP: float  # noqa: N815
     queries: int
 
@@ -53,7 +53,7 @@ def naive(similarity: Any, labels: Labels, max_rank: int = 50) -> Naive:
     return Naive(cmc, sum(precisions) / count, sum(penalties) / count, count)
 
 
-def same(result: Evaluation, expected: Naive) -> None:
+def same(result: RankingScores, expected: Naive) -> None:
     np.testing.assert_allclose(result.cmc, expected.cmc, atol=1e-12)
     assert result.mAP == pytest.approx(expected.mAP, abs=1e-12)
     assert result.mINP == pytest.approx(expected.mINP, abs=1e-12)
@@ -72,7 +72,7 @@ def random_labels(rng: np.random.Generator, queries: int, gallery: int, people: 
 # ---- by hand ----
 
 
-def rank(true_at: list[int], size: int, **options: Any) -> Evaluation:
+def rank(true_at: list[int], size: int, **options: Any) -> RankingScores:
     """One query of person 1 over `size` images, best first; person 1 stands at the 0-based places `true_at`."""
     gallery = [1 if place in true_at else 2 for place in range(size)]
     return evaluate(-np.arange(size, dtype=np.float32)[None], [1], gallery, [1], [2] * size, **options)
