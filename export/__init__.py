@@ -11,7 +11,7 @@ if __name__ != "bot_deploy.export":  # this folder on sys.path under its own nam
     raise ImportError("import bot_deploy.export, not export")
 
 if TYPE_CHECKING:
-    from .artifact import Artifact
+    from .exported_model import ExportedModel
     from .importers.checkpoint import ImportedCheckpoint, import_checkpoint
     from .parity import TOLERANCES, Parity, Tolerance, compare_embeddings, sample_crops
     from .pipeline import export
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TOLERANCES",
-    "Artifact",
     "BuiltEngine",
+    "ExportedModel",
     "ImportedCheckpoint",
     "Parity",
     "Tolerance",
@@ -33,7 +33,7 @@ __all__ = [
 
 # name -> the module that defines it
 _MODULES = {
-    "Artifact": "artifact",
+    "ExportedModel": "exported_model",
     **dict.fromkeys(("ImportedCheckpoint", "import_checkpoint"), "importers.checkpoint"),
     **dict.fromkeys(("TOLERANCES", "Parity", "Tolerance", "compare_embeddings", "sample_crops"), "parity"),
     "export": "pipeline",

@@ -28,7 +28,7 @@ from bot_deploy.errors import InputError, ParityError, RunError
 from bot_deploy.evaluation.protocol import evaluate_dataset
 from bot_deploy.model import InferenceGraph
 
-from .artifact import ENGINE_NAME, ONNX_NAMES, Artifact, publish, rejected_path, unverified
+from .exported_model import ENGINE_NAME, ONNX_NAMES, ExportedModel, publish_artifact, rejected_path, unverified_path
 from .fp16 import to_fp16
 from .graph import inference_graph
 from .int8 import to_int8
@@ -65,10 +65,10 @@ def export(
     feature: str | None = None,
     flip: bool = False,
     opset: int = OPSET,
-) -> list[Artifact]:
+) -> list[ExportedModel]:
     """Exports a checkpoint to ONNX, and to a TensorRT engine if asked, and compares every artifact with PyTorch.
 
-    An artifact that fails the comparison is kept as *.rejected; check `Artifact.rejected`.
+    An artifact that fails the comparison is kept as *.rejected; check `ExportedModel.rejected`.
 
     Args:
         checkpoint: a checkpoint, or the folder of a run.
@@ -86,7 +86,7 @@ def export(
         opset: ONNX opset version.
 
     Returns:
-        The artifacts in the order of `precisions`, then the engine.
+        The exported models in the order of `precisions`, then the engine.
 
     Raises:
         InputError: no such checkpoint, data set, precision, feature, opset, batch or GPU.
@@ -106,7 +106,7 @@ def export(
             f"{dataset.name} has no training crops, so INT8 calibration uses its query and gallery: the scores of the "
             "INT8 model on them are optimistic"
         )
-    context = prepare(
+    context = prepare_export(
         source,
         Path(out) if out else source.parent,
         dataset,
@@ -115,17 +115,17 @@ def export(
         opset=opset,
         scored=data is not None,
     )
-    artifacts: list[Artifact] = []
+    exported: list[ExportedModel] = []
     for precision in precisions:
-        artifacts.append(export_onnx(context, precision, artifacts))
-        _log(artifacts[-1])
+        exported.append(export_onnx(context, precision, exported))
+        _log(exported[-1])
     if engine:
         try:
-            artifacts.append(export_engine(context, engine, engine_batch, gpu_archs, artifacts))
-            _log(artifacts[-1])
+            exported.append(export_engine(context, engine, engine_batch, gpu_archs, exported))
+            _log(exported[-1])
         except ParityError as error:
             logger.warning(str(error))
-    return artifacts
+    return exported
 
 
 def _training_sources(source: Path) -> tuple[str, ...]:
@@ -137,22 +137,20 @@ def _training_sources(source: Path) -> tuple[str, ...]:
     return (SYNTHETIC,)
 
 
-def _log(artifact: Artifact) -> None:
-    if artifact.float32_layers:
-        logger.info(
-            f"layers too sensitive for {artifact.precision} stay in float32: {', '.join(artifact.float32_layers)}"
-        )
-    if artifact.parity and artifact.parity.collapsed:
+def _log(model: ExportedModel) -> None:
+    if model.float32_layers:
+        logger.info(f"layers too sensitive for {model.precision} stay in float32: {', '.join(model.float32_layers)}")
+    if model.parity and model.parity.collapsed:
         logger.warning(
             "the embeddings are collapsed: the mean cosine between different crops is "
-            f"{artifact.parity.mean_similarity:.4f}, so the network cannot tell people apart; train it first"
+            f"{model.parity.mean_similarity:.4f}, so the network cannot tell people apart; train it first"
         )
-    if artifact.parity:
-        logger.info(f"parity with PyTorch on {artifact.data}:\n{artifact.parity.table()}")
+    if model.parity:
+        logger.info(f"parity with PyTorch on {model.data_name}:\n{model.parity.table()}")
     else:
-        logger.info(f"NOT verified, because it cannot run here: {artifact.not_run}")
-    if not artifact.rejected:
-        logger.info(f"wrote {artifact.path}")
+        logger.info(f"NOT verified, because it cannot run here: {model.not_run}")
+    if not model.rejected:
+        logger.info(f"wrote {model.path}")
 
 
 # ---- the steps ----
@@ -164,17 +162,17 @@ class ExportContext:
 
     out: Path
     opset: int
-    data: str  # name of the data set
+    data_name: str
     contract: Contract
     graph: InferenceGraph  # in float32, with batch-norm folded
     reference: Embedder  # the network as it was trained
     crops: Pixels  # to compare on, uint8 [N, H, W, 3]
     calibration: Pixels  # uint8 [N, H, W, 3]
     benchmark: Dataset | None  # to score on
-    expected: Scores | None  # of the reference on the benchmark
+    reference_scores: Scores | None  # of the reference on the benchmark
 
 
-def prepare(
+def prepare_export(
     source: Path,
     out: Path,
     dataset: Dataset,
@@ -214,38 +212,46 @@ def prepare(
     # Calibration uses no crops that are scored, if there are others.
     train = replace(dataset, query=(), gallery=()) if dataset.train else dataset
     crops, calibration = sample_crops(dataset, contract.size), sample_crops(train, contract.size, CALIBRATION_CROPS)
-    with unverified(out / "probe") as path:  # fails before the long part if the folder cannot be written
+    with unverified_path(out / "probe") as path:  # fails before the long part if the folder cannot be written
         path.touch()
     return ExportContext(
         out=out,
         opset=opset,
-        data=dataset.name,
+        data_name=dataset.name,
         contract=contract,
         graph=inference_graph(saved, contract),
         reference=reference,
         crops=crops,
         calibration=calibration,
         benchmark=benchmark,
-        expected=evaluate_dataset(reference, benchmark) if benchmark else None,
+        reference_scores=evaluate_dataset(reference, benchmark) if benchmark else None,
     )
 
 
-def export_onnx(context: ExportContext, precision: str = "fp32", artifacts: Sequence[Artifact] = ()) -> Artifact:
+def export_onnx(
+    context: ExportContext, precision: str = "fp32", exported: Sequence[ExportedModel] = ()
+) -> ExportedModel:
     """Writes model.onnx, model.fp16.onnx or model.int8.onnx and compares it with PyTorch.
 
     Args:
-        context: from `prepare`.
+        context: from `prepare_export`.
         precision: "fp32", "fp16" or "int8".
-        artifacts: earlier artifacts of `context`; their graphs are used again.
+        exported: earlier models of `context`; their graphs are used again.
 
     Raises:
         RunError: the folder cannot be written.
     """
     final = context.out / ONNX_NAMES[precision]
-    with unverified(final) as path:
-        float32_layers = _write_onnx(context, precision, path, artifacts)
+    with unverified_path(final) as path:
+        float32_layers = _write_onnx(context, precision, path, exported)
         parity = _compare_with_pytorch(context, path, precision)
-        return Artifact(publish(path, final, parity), precision, context.data, parity, float32_layers=float32_layers)
+        return ExportedModel(
+            publish_artifact(path, final, parity),
+            precision,
+            context.data_name,
+            parity,
+            float32_layers=float32_layers,
+        )
 
 
 def export_engine(
@@ -253,28 +259,29 @@ def export_engine(
     precision: str,
     batch: tuple[int, int, int] = ENGINE_BATCH_SIZES,
     archs: Sequence[str] = (),
-    artifacts: Sequence[Artifact] = (),
-) -> Artifact:
+    exported: Sequence[ExportedModel] = (),
+) -> ExportedModel:
     """Writes model.engine and compares it with PyTorch, if its GPU is here.
 
     Args:
-        context: from `prepare`.
+        context: from `prepare_export`.
         precision: "fp32", "fp16" or "int8".
         batch: batch sizes, as for `to_engine`.
         archs: GPUs, as for `to_engine`.
-        artifacts: earlier artifacts of `context`; their graphs are used again.
+        exported: earlier models of `context`; their graphs are used again.
 
     Raises:
-        ParityError: the engine would be built from an ONNX model of `artifacts` that was rejected.
+        ParityError: the engine would be built from an ONNX model of `exported` that was rejected.
         RunError: the folder cannot be written, TensorRT is not installed or fails, or the engine fails on its GPU.
     """
     final, rejected = context.out / ENGINE_NAME, rejected_path(context.out / ONNX_NAMES[precision])
-    if precision in SHARED_GRAPHS and rejected in [artifact.path for artifact in artifacts]:
+    if precision in SHARED_GRAPHS and rejected in [model.path for model in exported]:
         raise ParityError(f"no {ENGINE_NAME}, because it would be built from {rejected}")
-    with _source_onnx(context, precision, artifacts) as (source, float32_layers), unverified(final) as path:
+    with _source_onnx(context, precision, exported) as (source, float32_layers), unverified_path(final) as path:
         not_run = _reason_not_to_run(to_engine(source, path, batch=batch, archs=archs).sidecar)
         parity = None if not_run else _compare_with_pytorch(context, path, precision)
-        return Artifact(publish(path, final, parity), precision, context.data, parity, not_run, float32_layers)
+        published = publish_artifact(path, final, parity)
+        return ExportedModel(published, precision, context.data_name, parity, not_run, float32_layers)
 
 
 def _reason_not_to_run(sidecar: Sidecar) -> str:
@@ -288,22 +295,22 @@ def _reason_not_to_run(sidecar: Sidecar) -> str:
 
 @contextlib.contextmanager
 def _source_onnx(
-    context: ExportContext, precision: str, artifacts: Sequence[Artifact]
+    context: ExportContext, precision: str, exported: Sequence[ExportedModel]
 ) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """Yields the ONNX model for an engine or for an INT8 graph, and its layers in float32.
 
-    It is one of `artifacts`, or a temporary file.
+    It is one of `exported`, or a temporary file.
     """
-    for artifact in artifacts:
-        if precision in SHARED_GRAPHS and artifact.path == context.out / ONNX_NAMES[precision]:
-            yield artifact.path, artifact.float32_layers
+    for model in exported:
+        if precision in SHARED_GRAPHS and model.path == context.out / ONNX_NAMES[precision]:
+            yield model.path, model.float32_layers
             return
-    with unverified(context.out / f"source.{ONNX_NAMES[precision]}") as path:
-        yield path, _write_onnx(context, precision, path, artifacts, tensorrt=True)
+    with unverified_path(context.out / f"source.{ONNX_NAMES[precision]}") as path:
+        yield path, _write_onnx(context, precision, path, exported, tensorrt=True)
 
 
 def _write_onnx(
-    context: ExportContext, precision: str, path: Path, artifacts: Sequence[Artifact], *, tensorrt: bool = False
+    context: ExportContext, precision: str, path: Path, exported: Sequence[ExportedModel], *, tensorrt: bool = False
 ) -> tuple[str, ...]:
     """Writes the ONNX model in `precision`; returns its layers that stay in float32."""
     contract = replace(context.contract, precision=precision)
@@ -316,13 +323,13 @@ def _write_onnx(
         float32_layers = to_fp16(graph, context.calibration[:FP16_CROPS])
         to_onnx(graph, contract, path, context.opset)
         return tuple(float32_layers)
-    with _source_onnx(context, "fp32", artifacts) as (source, _):
+    with _source_onnx(context, "fp32", exported) as (source, _):
         return tuple(to_int8(source, path, context.graph, contract, context.calibration, tensorrt=tensorrt))
 
 
 def _compare_with_pytorch(context: ExportContext, path: Path, precision: str) -> Parity:
     candidate = open_embedder(path, check=False)  # an unusable one is kept as *.rejected
     parity = compare_embeddings(context.reference, candidate, context.crops, TOLERANCES[precision])
-    if context.benchmark and context.expected:
-        parity = with_scores(parity, context.expected, evaluate_dataset(candidate, context.benchmark))
+    if context.benchmark and context.reference_scores:
+        parity = with_scores(parity, context.reference_scores, evaluate_dataset(candidate, context.benchmark))
     return parity

@@ -22,7 +22,7 @@ from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import BotError, InputError, ParityError, RunError
 from bot_deploy.files import prepare_output
 
-from .artifact import Artifact, publish, unverified
+from .exported_model import ExportedModel, publish_artifact, unverified_path
 from .parity import TOLERANCES, compare_embeddings, sample_crops
 
 if TYPE_CHECKING:
@@ -101,12 +101,12 @@ def wrap(
     std: Sequence[float] = (1.0,),
     data: str | Path = SYNTHETIC,
     output: str | None = None,
-) -> Artifact:
+) -> ExportedModel:
     """Wraps the model in `source` as an artifact at `out`: uint8 [N, H, W, 3] RGB in, unit vectors [N, D] out.
 
     The model gets (pixel / r - mean) / std, where r is 1 for the range "0-255" and 255 for "0-1". A graph with a fixed
     batch size becomes one for any batch size, if its embeddings stay the same; otherwise the backend runs it several
-    times. An artifact that fails the comparison with the original is kept as *.rejected; check `Artifact.rejected`.
+    times. A model that fails the comparison with the original is kept as *.rejected; check `ExportedModel.rejected`.
 
     Args:
         source: an .onnx, or the .xml of an OpenVINO IR with its .bin beside it.
@@ -147,7 +147,7 @@ def wrap(
     reference = Embedder(contract, "the original", _reference(model, preprocessing))
     # A fixed batch size is tried without first; the comparison decides whether that is the same network.
     attempts = (False,) if model.image_input.batch is None else (True, False)
-    with unverified(out) as path:
+    with unverified_path(out) as path:
         for free_batch in attempts:
             last = free_batch == attempts[-1]
             try:
@@ -162,10 +162,10 @@ def wrap(
                 break
             logger.info("with another batch size the graph gives other embeddings, so it keeps its own")
         logger.info(f"parity with the original on {dataset.name}:\n{parity.table()}")
-        return Artifact(publish(path, out, parity), contract.precision, dataset.name, parity)
+        return ExportedModel(publish_artifact(path, out, parity), contract.precision, dataset.name, parity)
 
 
-def check_artifact(artifact: Artifact) -> None:
+def check_artifact(artifact: ExportedModel) -> None:
     """Raises a ParityError if `artifact` was rejected."""
     if artifact.rejected:
         raise ParityError(f"embeddings differ from the original's; kept as {artifact.path}, which must not be used")

@@ -55,11 +55,11 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory, people: Path) -> P
 def onnx_file(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Path, people: Path) -> Path:
     """`checkpoint_file`, exported and verified."""
     from bot_deploy.datasets import open_dataset
-    from bot_deploy.export.pipeline import export_onnx, prepare
+    from bot_deploy.export.pipeline import export_onnx, prepare_export
 
-    done = export_onnx(prepare(checkpoint_file, tmp_path_factory.mktemp("export"), open_dataset(people)))
-    assert not done.rejected
-    return done.path
+    exported = export_onnx(prepare_export(checkpoint_file, tmp_path_factory.mktemp("export"), open_dataset(people)))
+    assert not exported.rejected
+    return exported.path
 
 
 @pytest.fixture(autouse=True)

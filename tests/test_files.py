@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.export.artifact import unverified
+from bot_deploy.export.exported_model import unverified_path
 from bot_deploy.files import check_writable, delete_leftovers, prepare_output, read_bounded, write_atomically
 
 if TYPE_CHECKING:
@@ -75,14 +75,14 @@ def test_an_export_deletes_what_a_killed_export_left(tmp_path: Path) -> None:
     program = """
 import os, signal, sys
 from pathlib import Path
-from bot_deploy.export.artifact import unverified
-with unverified(Path(sys.argv[1]) / "model.onnx") as path:
+from bot_deploy.export.exported_model import unverified_path
+with unverified_path(Path(sys.argv[1]) / "model.onnx") as path:
     path.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == -9
     assert len(list(tmp_path.iterdir())) == 1
-    with unverified(tmp_path / "model.onnx"):
+    with unverified_path(tmp_path / "model.onnx"):
         assert list(tmp_path.iterdir()) == []
 
 

@@ -104,7 +104,7 @@ def export_command(
     if source is None:
         source = runs.newest_file("model.pt", "`bot train` makes a run")
         say(f"exporting {source}")
-    artifacts = export(
+    exported = export(
         source,
         out,
         ("fp32", *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])),
@@ -117,15 +117,15 @@ def export_command(
         opset=opset,
     )
     if as_json:
-        documents = [artifact.to_dict() for artifact in artifacts]
+        documents = [model.to_dict() for model in exported]
         document = {
             "model": documents[0]["path"],
-            "data": artifacts[0].data,
+            "data": exported[0].data_name,
             "parity": documents[0]["parity"],
             "artifacts": documents,
         }
         click.echo(json.dumps(document))
-    rejected = [str(artifact.path) for artifact in artifacts if artifact.rejected]
+    rejected = [str(model.path) for model in exported if model.rejected]
     if rejected:
         raise ParityError(f"embeddings differ from PyTorch's; kept as {', '.join(rejected)}, which must not be used")
 

@@ -1,7 +1,7 @@
 """Finds why matches are bad: what usual preprocessing mistakes would do to a user's crops, and signs of them."""
 
-from .crop_checks import Finding
+from .crop_checks import DoctorWarning
 from .diagnosis import diagnose
 from .report import Diagnosis, Effect
 
-__all__ = ["Diagnosis", "Effect", "Finding", "diagnose"]
+__all__ = ["Diagnosis", "DoctorWarning", "Effect", "diagnose"]

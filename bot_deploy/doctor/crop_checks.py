@@ -34,7 +34,7 @@ PLAIN_TOLERANCE = 12  # differences inside a bar: ripples of JPEG at its edge
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorWarning:
     """A warning: a sign that crops or model do not fulfil the contract."""
 
     kind: str
@@ -125,14 +125,14 @@ MESSAGES = {
 
 def find_crop_warnings(
     statistics: Sequence[CropStatistics], paths: Sequence[Path], contract: Contract
-) -> Iterator[Finding]:
+) -> Iterator[DoctorWarning]:
     """A warning for each issue that at least MIN_SHARE of the crops show."""
     issues = [set(crop_issues(crop, contract)) for crop in statistics]
     for kind, message in MESSAGES.items():
         affected = np.array([kind in of_crop for of_crop in issues])
         if affected.mean() >= MIN_SHARE:
             examples = tuple(str(paths[row]) for row in np.flatnonzero(affected)[:MAX_EXAMPLES])
-            yield Finding(kind, int(affected.sum()), f"{format_share(affected)} {message}", examples)
+            yield DoctorWarning(kind, int(affected.sum()), f"{format_share(affected)} {message}", examples)
 
 
 def format_share(affected: npt.NDArray[np.bool_]) -> str:

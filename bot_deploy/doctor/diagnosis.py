@@ -1,4 +1,4 @@
-"""Embeds crops correctly and with each corruption, and compares the embeddings."""
+"""Embeds crops correctly and with each mistake, and compares the embeddings."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bot_deploy import images
 from bot_deploy.errors import ImageError, InputError
 from bot_deploy.progress import show_progress
 
-from .corruptions import BGR, CORRUPTIONS, Corruption, preprocess_correctly
 from .crop_checks import find_crop_warnings, measure_crop
 from .embedding_checks import find_model_warnings, find_swapped_colours
+from .mistakes import BGR, MISTAKES, Mistake, preprocess_correctly
 from .report import Diagnosis, Effect
 from .similarity import nearest_crops, pairwise_cosines, rowwise_cosines
 
@@ -32,7 +32,7 @@ MAX_CROPS = 200
 CROPS_ALONE = 8  # crops that are also embedded in a batch of one
 # With one of these warnings, the embeddings show nothing about the colours of the crops.
 UNFIT_FOR_COLOUR_CHECK = {"nan", "collapse", "levels", "exposure", "flat", "clipped"}
-# Names of inputs besides those of CORRUPTIONS.
+# Names of inputs besides those of MISTAKES.
 CORRECT, MIRRORED, BGR_MIRRORED = "correct", "correct, mirrored", "BGR, mirrored"
 
 
@@ -75,10 +75,8 @@ def diagnose(embedder: Embedder, folder: Path, count: int = MAX_CROPS) -> Diagno
     correct = embeddings[CORRECT]
     with np.errstate(all="ignore"):  # the NaN of a broken model reaches the figures, and a warning reports it
         effects = [
-            _measure_effect(
-                corruption, correct, embeddings[corruption.name], 1 - unchanged[corruption.name] / len(paths)
-            )
-            for corruption in CORRUPTIONS
+            _measure_effect(mistake, correct, embeddings[mistake.name], 1 - unchanged[mistake.name] / len(paths))
+            for mistake in MISTAKES
         ]
         warnings = [
             *find_model_warnings(correct, np.asarray(alone, np.float64), paths),
@@ -115,18 +113,18 @@ def _make_inputs(source: Pixels, contract: Contract) -> Iterator[tuple[str, Pixe
     yield CORRECT, correct
     yield MIRRORED, correct[:, ::-1]
     yield BGR_MIRRORED, correct[:, ::-1, ::-1]
-    for corruption in CORRUPTIONS:
-        yield corruption.name, corruption.pixels(source, contract)
+    for mistake in MISTAKES:
+        yield mistake.name, mistake.apply(source, contract)
 
 
-def _measure_effect(corruption: Corruption, correct: Embeddings, corrupted: Embeddings, changed: float) -> Effect:
-    cosines = rowwise_cosines(correct, corrupted)
+def _measure_effect(mistake: Mistake, correct: Embeddings, mistaken: Embeddings, changed: float) -> Effect:
+    cosines = rowwise_cosines(correct, mistaken)
     return Effect(
-        name=corruption.name,
+        name=mistake.name,
         changed=changed,
         mean_cosine=float(cosines.mean()),
         min_cosine=float(cosines.min()),
-        nearest_changed=float((nearest_crops(correct) != nearest_crops(corrupted)).mean()),
-        mean_similarity=float(pairwise_cosines(corrupted).mean()),
-        sign=corruption.sign,
+        nearest_changed=float((nearest_crops(correct) != nearest_crops(mistaken)).mean()),
+        mean_similarity=float(pairwise_cosines(mistaken).mean()),
+        symptom=mistake.symptom,
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .crop_checks import MAX_EXAMPLES, Finding, format_share
+from .crop_checks import MAX_EXAMPLES, DoctorWarning, format_share
 from .similarity import pairwise_cosines, rowwise_cosines
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ MIN_CROPS_FOR_COLLAPSE = 8  # fewer crops may all show one person
 MIN_SWAP_RATIO, MIN_CROPS_FOR_SWAP = 1.15, 64  # see find_swapped_colours
 
 
-def find_model_warnings(correct: Embeddings, alone: Embeddings, paths: Sequence[Path]) -> Iterator[Finding]:
+def find_model_warnings(correct: Embeddings, alone: Embeddings, paths: Sequence[Path]) -> Iterator[DoctorWarning]:
     """Warnings about the model.
 
     Args:
@@ -34,9 +34,9 @@ def find_model_warnings(correct: Embeddings, alone: Embeddings, paths: Sequence[
         paths: files of the crops.
     """
 
-    def warning(kind: str, affected: npt.NDArray[np.bool_], message: str) -> Finding:
+    def warning(kind: str, affected: npt.NDArray[np.bool_], message: str) -> DoctorWarning:
         examples = [str(paths[row]) for row in np.flatnonzero(affected)[:MAX_EXAMPLES]]
-        return Finding(kind, int(affected.sum()), message, tuple(examples) if affected.sum() < len(paths) else ())
+        return DoctorWarning(kind, int(affected.sum()), message, tuple(examples) if affected.sum() < len(paths) else ())
 
     not_finite = np.asarray(~np.isfinite(correct).all(1))
     if not_finite.any():
@@ -70,7 +70,7 @@ def find_model_warnings(correct: Embeddings, alone: Embeddings, paths: Sequence[
             )
     collapsed = (pairwise_cosines(correct) >= COLLAPSED_COSINE).mean()
     if len(correct) >= MIN_CROPS_FOR_COLLAPSE and collapsed > COLLAPSED_SHARE:
-        yield Finding(
+        yield DoctorWarning(
             "collapse",
             len(correct),
             f"{100 * collapsed:.0f} % of all pairs have a cosine of {COLLAPSED_COSINE} or more: the "
@@ -81,7 +81,7 @@ def find_model_warnings(correct: Embeddings, alone: Embeddings, paths: Sequence[
 
 def find_swapped_colours(
     correct: Embeddings, mirrored: Embeddings, swapped: Embeddings, swapped_mirrored: Embeddings
-) -> Iterator[Finding]:
+) -> Iterator[DoctorWarning]:
     """A warning if the model distinguishes the crops better with red and blue exchanged. All arguments are [N, D].
 
     The measure: by how many standard deviations is a crop closer to its own mirror image than to other crops? On
@@ -92,7 +92,7 @@ def find_swapped_colours(
         return
     ratio = _mirror_separation(swapped, swapped_mirrored) / _mirror_separation(correct, mirrored)
     if ratio >= MIN_SWAP_RATIO:
-        yield Finding(
+        yield DoctorWarning(
             "swapped",
             len(correct),
             f"the model distinguishes the crops {ratio:.2f} times as well with red and blue exchanged: are they stored "

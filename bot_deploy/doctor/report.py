@@ -10,12 +10,12 @@ import numpy as np
 if TYPE_CHECKING:
     from bot_deploy.errors import ImageError
 
-    from .crop_checks import Finding
+    from .crop_checks import DoctorWarning
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The effect of a corruption on embeddings.
+    """The effect of a mistake on embeddings.
 
     The cosines are with the embeddings of the same crops, preprocessed correctly.
     """
@@ -24,19 +24,25 @@ class Effect:
     changed: float  # share of crops with other pixels; a crop of the model's size is not resized
     mean_cosine: float
     min_cosine: float
-    nearest_changed: float  # share of crops with another nearest crop, when all crops are corrupted
-    mean_similarity: float  # mean cosine between different crops, when all crops are corrupted
-    sign: str  # how to recognise the corruption
+    nearest_changed: float  # share of crops with another nearest crop, when all crops are fed with the mistake
+    mean_similarity: float  # mean cosine between different crops, when all crops are fed with the mistake
+    symptom: str  # how to recognise the mistake
+
+    def to_dict(self) -> dict[str, object]:
+        """The figures for JSON; a NaN or infinite figure becomes None."""
+        figures = {name: _finite(value) for name, value in asdict(self).items()}
+        figures["sign"] = figures.pop("symptom")
+        return figures
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The effects of corruptions and the warnings, measured on `crops` crops."""
+    """The effects of mistakes and the warnings, measured on `crops` crops."""
 
     crops: int
     mean_similarity: float  # mean cosine between different crops, preprocessed correctly
     effects: tuple[Effect, ...]  # the lowest mean cosine first
-    warnings: tuple[Finding, ...]
+    warnings: tuple[DoctorWarning, ...]
     broken: tuple[ImageError, ...]  # files that were left out
 
     @property
@@ -52,7 +58,7 @@ class Diagnosis:
         return {
             "crops": self.crops,
             "mean_similarity": _finite(self.mean_similarity),
-            "effects": [{key: _finite(value) for key, value in asdict(effect).items()} for effect in self.effects],
+            "effects": [effect.to_dict() for effect in self.effects],
             "warnings": [asdict(warning) for warning in self.warnings],
             "broken_files": [str(error) for error in self.broken],
             "verdict": self.summary,
@@ -71,7 +77,7 @@ class Diagnosis:
                 if effect.changed
                 else "  no difference: these crops have the model's size or shape"
             )
-            lines += [f"  {effect.name:<40} {figures}", *([f"      {effect.sign}"] if effect.changed else [])]
+            lines += [f"  {effect.name:<40} {figures}", *([f"      {effect.symptom}"] if effect.changed else [])]
         for warning in self.warnings:
             examples = f" ({', '.join(warning.examples)})" if warning.examples else ""
             lines.append(f"warning: {warning.kind}: {warning.message}{examples}")

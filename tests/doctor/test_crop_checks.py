@@ -14,7 +14,7 @@ from helpers.projection import REAL, embedder, kinds, save
 from PIL import Image
 
 from bot_deploy import images
-from bot_deploy.doctor import Diagnosis, Effect, corruptions, crop_checks, diagnose
+from bot_deploy.doctor import Diagnosis, Effect, crop_checks, diagnose, mistakes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,9 +58,9 @@ def test_clean_crops_give_no_warning(crops: list[Pixels], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("kind", "violate"),
     [
-        ("levels", lambda crop: corruptions.scaled(crop, REAL)),
-        ("flat", lambda crop: corruptions.not_normalized(crop, REAL)),
-        ("clipped", lambda crop: corruptions.normalized_twice(crop, REAL)),
+        ("levels", lambda crop: mistakes.scale_to_unit_range(crop, REAL)),
+        ("flat", lambda crop: mistakes.skip_normalization(crop, REAL)),
+        ("clipped", lambda crop: mistakes.normalize_twice(crop, REAL)),
         ("exposure", lambda crop: (255 * (crop / 255) ** 5).astype(np.uint8)),
         ("exposure", lambda crop: (255 - 255 * (1 - crop / 255) ** 6).astype(np.uint8)),
         ("grey", grey),
@@ -83,7 +83,7 @@ def test_violated_crops_give_that_warning(
 
 
 def test_normalized_then_uint8_leaves_few_levels(crops: list[Pixels], tmp_path: Path) -> None:
-    assert "levels" in kinds(shown([corruptions.normalized_then_uint8(crop, REAL) for crop in crops], tmp_path))
+    assert "levels" in kinds(shown([mistakes.normalize_then_cast(crop, REAL) for crop in crops], tmp_path))
 
 
 def test_a_few_odd_crops_give_no_warning(crops: list[Pixels], tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_real_crops_have_no_issues(shared: Path, archive: str) -> None:
                 counts[kind] += 1
         assert max(counts.values()) < 0.02 * len(crops), counts
     violated = [
-        set(crop_checks.crop_issues(crop_checks.measure_crop(corruptions.normalized_twice(crop, REAL)), REAL))
+        set(crop_checks.crop_issues(crop_checks.measure_crop(mistakes.normalize_twice(crop, REAL)), REAL))
         for crop in crops
     ]
     assert sum("clipped" in kinds for kinds in violated) > 0.8 * len(crops)
@@ -139,7 +139,7 @@ def test_the_command(onnx_file: Path, crops: list[Pixels], tmp_path: Path) -> No
     document = json.loads(result.stdout)
     assert document["model"] == str(onnx_file)
     assert document["crops"] == 12
-    assert len(document["effects"]) == len(corruptions.CORRUPTIONS)
+    assert len(document["effects"]) == len(mistakes.MISTAKES)
     assert set(document["effects"][0]) == {field.name for field in dataclasses.fields(Effect)}
     assert "grey" in [warning["kind"] for warning in document["warnings"]]
     assert "left out" in result.stderr

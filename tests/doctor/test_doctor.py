@@ -15,7 +15,7 @@ from PIL import Image
 
 from bot_deploy import images
 from bot_deploy.artifacts.contract import Contract
-from bot_deploy.doctor import corruptions, diagnose
+from bot_deploy.doctor import diagnose, mistakes
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
-# ---- corruptions, pixel by pixel ----
+# ---- mistakes, pixel by pixel ----
 
 
 def test_bgr() -> None:
     crop = noise(0, HEIGHT, WIDTH)
-    got = corruptions.bgr(crop, CONTRACT)
+    got = mistakes.swap_red_and_blue(crop, CONTRACT)
     for y in range(HEIGHT):
         for x in range(WIDTH):
             assert tuple(got[y, x]) == tuple(crop[y, x])[::-1]
@@ -39,10 +39,10 @@ def test_bgr() -> None:
 @pytest.mark.parametrize(
     ("make", "reference"),
     [
-        (corruptions.scaled, lambda v, m, s: int(v / 255)),
-        (corruptions.normalized_then_uint8, lambda v, m, s: int((v / 255 - m) / s) % 256),
-        (corruptions.normalized_twice, lambda v, m, s: round(255 * min(1, max(0, (v / 255 - m) / s)))),
-        (corruptions.not_normalized, lambda v, m, s: round(255 * (m + s * v / 255))),
+        (mistakes.scale_to_unit_range, lambda v, m, s: int(v / 255)),
+        (mistakes.normalize_then_cast, lambda v, m, s: int((v / 255 - m) / s) % 256),
+        (mistakes.normalize_twice, lambda v, m, s: round(255 * min(1, max(0, (v / 255 - m) / s)))),
+        (mistakes.skip_normalization, lambda v, m, s: round(255 * (m + s * v / 255))),
     ],
 )
 def test_normalisation_mistakes(
@@ -60,7 +60,7 @@ def test_normalisation_mistakes(
 
 def test_not_normalized_gives_the_network_values_of_0_to_1() -> None:
     crop = noise(2, HEIGHT, WIDTH)
-    seen = (corruptions.not_normalized(crop, CONTRACT) / 255 - np.array(CONTRACT.mean)) / np.array(CONTRACT.std)
+    seen = (mistakes.skip_normalization(crop, CONTRACT) / 255 - np.array(CONTRACT.mean)) / np.array(CONTRACT.std)
     np.testing.assert_allclose(seen, crop / 255, atol=0.5 / 255 / min(CONTRACT.std) + 1e-9)
 
 
@@ -69,12 +69,12 @@ def test_without_antialiasing_is_opencvs_linear(shape: tuple[int, int]) -> None:
     cv2 = pytest.importorskip("cv2")
     crop = noise(3, *shape)
     expected = cv2.resize(crop, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
-    assert np.abs(corruptions.not_antialiased(crop, CONTRACT).astype(int) - expected).max() <= 1
+    assert np.abs(mistakes.resize_without_antialiasing(crop, CONTRACT).astype(int) - expected).max() <= 1
 
 
 def test_kernels() -> None:
     crop = noise(4, 2 * HEIGHT, 2 * WIDTH)
-    inputs = {corruption.name: corruption.pixels(crop, CONTRACT) for corruption in corruptions.CORRUPTIONS}
+    inputs = {mistake.name: mistake.apply(crop, CONTRACT) for mistake in mistakes.MISTAKES}
     blocks = crop.reshape(HEIGHT, 2, WIDTH, 2, 3)
     assert np.abs(inputs["resized by area (box)"] - blocks.mean((1, 3))).max() <= 1  # rounded twice, once for each axis
     np.testing.assert_array_equal(inputs["resized by nearest"], blocks[:, 1, :, 1])
@@ -84,27 +84,29 @@ def test_kernels() -> None:
 
 def test_letterbox() -> None:
     crop = np.full((16, 4, 3), 200, np.uint8)
-    got = corruptions.letterboxed(crop, CONTRACT)
+    got = mistakes.letterbox(crop, CONTRACT)
     assert got[..., 0].tolist() == [[0, 0, 200, 200, 200, 200, 0, 0]] * HEIGHT
-    wide = corruptions.letterboxed(np.full((8, 16, 3), 200, np.uint8), CONTRACT)
+    wide = mistakes.letterbox(np.full((8, 16, 3), 200, np.uint8), CONTRACT)
     assert wide[:, 0, 0].tolist() == [0] * 6 + [200] * 4 + [0] * 6
-    assert corruptions.letterboxed(np.full((1, 500, 3), 9, np.uint8), CONTRACT).shape == (HEIGHT, WIDTH, 3)
+    assert mistakes.letterbox(np.full((1, 500, 3), 9, np.uint8), CONTRACT).shape == (HEIGHT, WIDTH, 3)
 
 
 def test_recompressed_halved_and_tighter() -> None:
     crop = noise(5, HEIGHT, WIDTH)
     stream = io.BytesIO()
     Image.fromarray(crop).save(stream, "JPEG", quality=50)
-    np.testing.assert_array_equal(corruptions.recompressed(crop, CONTRACT), np.asarray(Image.open(stream)))
+    np.testing.assert_array_equal(mistakes.recompress(crop, CONTRACT), np.asarray(Image.open(stream)))
     half = images.resize(crop, (HEIGHT // 2, WIDTH // 2))
-    np.testing.assert_array_equal(corruptions.halved(crop, CONTRACT), images.resize(half, (HEIGHT, WIDTH)))
-    np.testing.assert_array_equal(corruptions.tighter(crop, CONTRACT), images.resize(crop[1:15, 1:7], (HEIGHT, WIDTH)))
+    np.testing.assert_array_equal(mistakes.halve_resolution(crop, CONTRACT), images.resize(half, (HEIGHT, WIDTH)))
+    np.testing.assert_array_equal(
+        mistakes.cut_one_pixel(crop, CONTRACT), images.resize(crop[1:15, 1:7], (HEIGHT, WIDTH))
+    )
 
 
-@pytest.mark.parametrize("corruption", corruptions.CORRUPTIONS, ids=lambda corruption: corruption.name)
+@pytest.mark.parametrize("mistake", mistakes.MISTAKES, ids=lambda mistake: mistake.name)
 @pytest.mark.parametrize("shape", [(1, 1), (2, 300), (3, 2), (33, 17)])
-def test_every_corruption_fits_the_model(corruption: corruptions.Corruption, shape: tuple[int, int]) -> None:
-    pixels = corruption.pixels(noise(6, *shape), CONTRACT)
+def test_every_mistake_fits_the_model(mistake: mistakes.Mistake, shape: tuple[int, int]) -> None:
+    pixels = mistake.apply(noise(6, *shape), CONTRACT)
     assert pixels.shape == (HEIGHT, WIDTH, 3)
     assert pixels.dtype == np.uint8
 
@@ -135,22 +137,22 @@ def test_effects_are_the_naive_ones(folder: Path) -> None:
     inputs = [images.resize(source, (HEIGHT, WIDTH)) for source in sources]
     right = [project(pixels[None])[0] for pixels in inputs]
     assert diagnosis.crops == len(sources) == 13
-    for corruption in corruptions.CORRUPTIONS:
-        fed = [corruption.pixels(source, CONTRACT) for source in sources]
+    for mistake in mistakes.MISTAKES:
+        fed = [mistake.apply(source, CONTRACT) for source in sources]
         wrong = [project(pixels[None])[0] for pixels in fed]
         cosines = [cosine(a, b) for a, b in zip(right, wrong, strict=True)]
         pairs = [cosine(wrong[a], wrong[b]) for a in range(13) for b in range(a)]
-        got = effect(diagnosis, corruption.name)
+        got = effect(diagnosis, mistake.name)
         assert got.mean_cosine == pytest.approx(np.mean(cosines), abs=1e-6)
         assert got.min_cosine == pytest.approx(min(cosines), abs=1e-6)
         assert got.mean_similarity == pytest.approx(np.mean(pairs), abs=1e-6)
         assert got.changed == pytest.approx(sum((a != b).any() for a, b in zip(fed, inputs, strict=True)) / 13)
         if (
-            corruption.name != "as 0-1 cast to uint8"
+            mistake.name != "as 0-1 cast to uint8"
         ):  # all inputs are equal there, so that rounding decides which is nearest
             moved = [nearest_other(right, row) != nearest_other(wrong, row) for row in range(13)]
             assert got.nearest_changed == pytest.approx(np.mean(moved))
-    assert {corruption.name for corruption in corruptions.CORRUPTIONS} == {effect.name for effect in diagnosis.effects}
+    assert {mistake.name for mistake in mistakes.MISTAKES} == {effect.name for effect in diagnosis.effects}
     order = [effect.mean_cosine for effect in diagnosis.effects]
     assert order == sorted(order)
     pairs = [cosine(right[a], right[b]) for a in range(13) for b in range(a)]
@@ -164,10 +166,10 @@ def test_crops_of_the_models_size_are_not_resized(tmp_path: Path) -> None:
     bicubic = effect(diagnosis, "resized by bicubic")
     assert (bicubic.changed, bicubic.nearest_changed) == (0, 0)
     assert bicubic.mean_cosine == pytest.approx(1)
-    assert bicubic.sign not in diagnosis.table()
+    assert bicubic.symptom not in diagnosis.table()
     assert "no difference" in diagnosis.table()
-    assert effect(diagnosis, corruptions.BGR).changed == 1
-    assert effect(diagnosis, corruptions.BGR).sign in diagnosis.table()
+    assert effect(diagnosis, mistakes.BGR).changed == 1
+    assert effect(diagnosis, mistakes.BGR).symptom in diagnosis.table()
 
 
 def test_at_most_count_crops_spread_evenly(folder: Path) -> None:
@@ -221,10 +223,10 @@ def test_norm(folder: Path) -> None:
     diagnosis = diagnose(embedder(lambda batch: 3 * project(batch)), folder)
     assert kinds(diagnosis) == ["norm"]
     assert "length 3 to 3" in diagnosis.warnings[0].message
-    assert effect(diagnosis, corruptions.BGR) == dataclasses.replace(
-        effect(diagnose(embedder(), folder), corruptions.BGR),
+    assert effect(diagnosis, mistakes.BGR) == dataclasses.replace(
+        effect(diagnose(embedder(), folder), mistakes.BGR),
         **{
-            name: pytest.approx(getattr(effect(diagnosis, corruptions.BGR), name))
+            name: pytest.approx(getattr(effect(diagnosis, mistakes.BGR), name))
             for name in ("mean_cosine", "min_cosine", "mean_similarity")
         },
     )

@@ -8,7 +8,7 @@ import pytest
 
 from bot_deploy.datasets import open_dataset
 from bot_deploy.export import parity
-from bot_deploy.export.pipeline import ExportContext, prepare
+from bot_deploy.export.pipeline import ExportContext, prepare_export
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,4 +23,4 @@ def crops(people: Path) -> Pixels:
 
 @pytest.fixture(scope="module")
 def context(checkpoint_file: Path, people: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportContext:
-    return prepare(checkpoint_file, tmp_path_factory.mktemp("artifacts"), open_dataset(people))
+    return prepare_export(checkpoint_file, tmp_path_factory.mktemp("artifacts"), open_dataset(people))

@@ -19,7 +19,7 @@ from bot_deploy.commands.export import export_command
 from bot_deploy.commands.verify import verify
 from bot_deploy.errors import InputError, ParityError, RunError
 from bot_deploy.export import parity, pipeline
-from bot_deploy.export.artifact import Artifact
+from bot_deploy.export.exported_model import ExportedModel
 from bot_deploy.export.pipeline import ExportContext, export_engine
 from bot_deploy.export.to_onnx import to_onnx
 
@@ -140,7 +140,7 @@ def test_an_engine_without_tensorrt_is_refused_before_work_begins(
 
 def test_no_engine_is_built_from_a_rejected_model(context: ExportContext, tmp_path: Path) -> None:
     context = replace(context, out=tmp_path)
-    rejected = Artifact(tmp_path / "model.fp16.onnx.rejected", "fp16", "crops", None)
+    rejected = ExportedModel(tmp_path / "model.fp16.onnx.rejected", "fp16", "crops", None)
     with pytest.raises(
         ParityError, match=r"no model\.engine, because it would be built from .*model\.fp16\.onnx\.rejected"
     ):

@@ -21,7 +21,7 @@ from bot_deploy.errors import InputError
 from bot_deploy.export import fp16, int8, parity, pipeline, sensitivity
 from bot_deploy.export.artifact import Artifact
 from bot_deploy.export.graph import inference_graph
-from bot_deploy.export.pipeline import ExportContext, export_engine, export_onnx, prepare
+from bot_deploy.export.pipeline import ExportContext, export_engine, export_onnx, prepare_export
 from bot_deploy.export.to_onnx import to_onnx
 from bot_deploy.model import ARCHS, IBN, InferenceGraph, ReID
 
@@ -80,7 +80,7 @@ def test_folding_batch_norms_keeps_the_embeddings(arch: str) -> None:
 
 
 def test_flip_averages_before_the_length_is_taken(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
-    artifact = export_onnx(prepare(checkpoint_file, tmp_path, open_dataset(people), flip=True))
+    artifact = export_onnx(prepare_export(checkpoint_file, tmp_path, open_dataset(people), flip=True))
     assert not artifact.rejected
     embedder, saved = open_embedder(artifact.path), checkpoint.load(checkpoint_file)
     assert embedder.contract.flip
@@ -99,7 +99,7 @@ def test_feature_before_the_neck(checkpoint_file: Path, people: Path, tmp_path: 
     torch.manual_seed(2)
     state = {**saved.state, "neck.running_mean": torch.rand(512), "neck.running_var": 1 + torch.rand(512)}
     checkpoint.save(tmp_path / "model.pt", replace(saved, state=state))
-    artifact = export_onnx(prepare(tmp_path / "model.pt", tmp_path, open_dataset(people), feature="before"))
+    artifact = export_onnx(prepare_export(tmp_path / "model.pt", tmp_path, open_dataset(people), feature="before"))
     assert not artifact.rejected
     embedder = open_embedder(artifact.path)
     assert embedder.contract.feature == "ft"
@@ -115,7 +115,7 @@ def test_feature_before_the_neck(checkpoint_file: Path, people: Path, tmp_path: 
 
 def test_an_unknown_feature_is_refused(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown feature 'fx'; choose from after, before") as caught:
-        prepare(checkpoint_file, tmp_path, open_dataset(people), feature="fx")
+        prepare_export(checkpoint_file, tmp_path, open_dataset(people), feature="fx")
     assert caught.value.parameter == "feature"
 
 
@@ -212,7 +212,7 @@ def test_layers_that_overflow_in_fp16_stay_in_float32(
     checkpoint_file: Path, people: Path, onnx_file: Path, crops: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = unbalanced(checkpoint_file, 1e6, slice(None), tmp_path / "model.pt")
-    context = prepare(source, tmp_path, open_dataset(people))
+    context = prepare_export(source, tmp_path, open_dataset(people))
     artifact = export_onnx(context, "fp16")
     assert artifact.float32_layers == ("layer2.0.conv1", "layer2.0.conv2")
     assert not artifact.rejected
@@ -257,7 +257,7 @@ def test_layers_too_sensitive_for_int8_stay_in_float32(
 ) -> None:
     # One channel is ten thousand times as large as the others, so that INT8 rounds these to zero.
     source = unbalanced(checkpoint_file, 1e4, slice(0, 1), tmp_path / "model.pt")
-    context = prepare(source, tmp_path, open_dataset(people))
+    context = prepare_export(source, tmp_path, open_dataset(people))
     artifact = export_onnx(context, "int8")
     assert "layer2.0.conv2" in artifact.float32_layers
     assert len(artifact.float32_layers) == 2
@@ -276,7 +276,7 @@ def test_convolutions_are_ranked_by_cost_for_each_weight(
 
 def test_int8_calibrates_on_crops_that_are_not_scored(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
     dataset = open_dataset(people)
-    context = prepare(checkpoint_file, tmp_path, dataset)
+    context = prepare_export(checkpoint_file, tmp_path, dataset)
     train = parity.sample_crops(replace(dataset, query=(), gallery=()), (128, 64), 512)
     np.testing.assert_array_equal(context.calibration, train)
     assert len(train) == len(dataset.train)
@@ -338,6 +338,6 @@ def test_ibn_in_lower_precision(precision: str, people: Path, tmp_path: Path) ->
         model(normed)
     saved = Checkpoint(contract_of(model, 64, 32), model.state_dict(), 3, 1, "bnneck", ("none",))
     checkpoint.save(tmp_path / "model.pt", saved)
-    artifact = export_onnx(prepare(tmp_path / "model.pt", tmp_path, open_dataset(people)), precision)
+    artifact = export_onnx(prepare_export(tmp_path / "model.pt", tmp_path, open_dataset(people)), precision)
     assert artifact.parity is not None
     assert artifact.parity.min_cosine > {"fp16": 0.999, "int8": 0.95}[precision]

@@ -23,12 +23,12 @@ ENGINE_NAME = "model.engine"
 
 
 @dataclass(frozen=True)
-class Artifact:
+class ExportedModel:
     """An exported file with its parity. The path of a rejected one ends in ".rejected", which no backend opens."""
 
     path: Path
     precision: str
-    data: str  # the crops that it was compared on
+    data_name: str  # data set of the crops that it was compared on
     parity: Parity | None  # None if it cannot run on this machine
     not_run: str = ""  # the reason
     float32_layers: tuple[str, ...] = ()  # layers too sensitive for the precision
@@ -50,7 +50,7 @@ class Artifact:
 
 
 @contextlib.contextmanager
-def unverified(final: Path) -> Iterator[Path]:
+def unverified_path(final: Path) -> Iterator[Path]:
     """Yields a path beside `final` to write to; the file and its sidecar are deleted afterwards.
 
     Raises:
@@ -76,7 +76,7 @@ def rejected_path(final: Path) -> Path:
     return final.with_name(f"{final.name}.rejected")
 
 
-def publish(path: Path, final: Path, parity: Parity | None) -> Path:
+def publish_artifact(path: Path, final: Path, parity: Parity | None) -> Path:
     """Renames the verified file `path` and its companions to `final`, or to the rejected path; returns the new path.
 
     Deletes what an earlier export left at the other of the two paths.
