@@ -43,7 +43,7 @@ class RunError(BotError):
 class ParityError(BotError):
     """A model whose embeddings differ from those of its reference by more than the tolerance.
 
-    `bot_deploy.export.export` does not raise it: see `Artifact.rejected`.
+    `bot_deploy.export.export` does not raise it: see `ExportedModel.rejected`.
     """
 
     exit_code = 3

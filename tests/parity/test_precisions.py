@@ -19,7 +19,7 @@ from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
 from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import InputError
 from bot_deploy.export import fp16, int8, parity, pipeline, sensitivity
-from bot_deploy.export.artifact import Artifact
+from bot_deploy.export.exported_model import ExportedModel
 from bot_deploy.export.graph import inference_graph
 from bot_deploy.export.pipeline import ExportContext, export_engine, export_onnx, prepare_export
 from bot_deploy.export.to_onnx import to_onnx
@@ -299,7 +299,7 @@ def test_int8_calibration_on_scored_crops_is_reported(
     dataset = open_dataset(people)
     monkeypatch.setattr(pipeline, "open_merged", lambda _: dataset if has_train else replace(dataset, train=()))
     monkeypatch.setattr(
-        pipeline, "export_onnx", lambda context, precision, _: Artifact(tmp_path, precision, context.data, None, "test")
+        pipeline, "export_onnx", lambda context, precision, _: ExportedModel(tmp_path, precision, context.data_name, None, "test")
     )
     pipeline.export(checkpoint_file, tmp_path, precisions, people)
     assert ("no training crops, so INT8 calibration uses its query and gallery" in caplog.text) == is_reported
