@@ -299,7 +299,9 @@ def test_int8_calibration_on_scored_crops_is_reported(
     dataset = open_dataset(people)
     monkeypatch.setattr(pipeline, "open_merged", lambda _: dataset if has_train else replace(dataset, train=()))
     monkeypatch.setattr(
-        pipeline, "export_onnx", lambda context, precision, _: ExportedModel(tmp_path, precision, context.data_name, None, "test")
+        pipeline,
+        "export_onnx",
+        lambda context, precision, _: ExportedModel(tmp_path, precision, context.data_name, None, "test"),
     )
     pipeline.export(checkpoint_file, tmp_path, precisions, people)
     assert ("no training crops, so INT8 calibration uses its query and gallery" in caplog.text) == is_reported
