@@ -54,8 +54,8 @@ def index_folder(
 ) -> IndexUpdate:
     """Makes `gallery` hold the images below `folder`, with their present content, and no others of that folder.
 
-    A file is unchanged if its size, times and inode are, or its content is. A broken file is not decoded again until it
-    changes.
+    A file counts as unchanged if its size, times and inode are the same, or if its content is. A broken file is not
+    decoded again until it changes.
 
     Args:
         gallery: the gallery to update. Images of other folders that were added to it stay.
@@ -85,11 +85,10 @@ def index_folder(
         states = {part.prefix + path: state for path, state in states.items()}
     metadata = {part.prefix + path: info for path, info in metadata.items()}
     changes = _compare(known, states, base, _parse_new_names(states, known, part), metadata, verify=verify)
-    folders = {
+    unreadable = {
         part.prefix + path: GalleryItem(part.prefix + path, error=error) for path, error in scanned.unreadable.items()
     }
-    kept = tuple(f"{path}/" for path in folders)  # nobody can see whether these files are still there
-    removed = [path for path in known if path not in states and path not in folders and not path.startswith(kept)]
+    removed = _removed_paths(known, states, unreadable)
     if part.root != gallery.root or replace:
         removed += [item.path for item in items if item.path not in known and (replace or not is_outside(item.path))]
     if changes.updated:
@@ -97,26 +96,23 @@ def index_folder(
     if removed:
         gallery.remove(removed)
     gallery.set_root(part.root)  # before the new files, which a killed process must not leave below the old root
-    if refused := [item for path, item in folders.items() if known.get(path) != item]:
-        gallery.add(refused, np.zeros((len(refused), gallery.dim), np.float32))
-    embed = changes.embed
-    with progress_counter("indexing") as progress:
-        for start in range(0, len(embed), FILES_PER_COMMIT):
-            progress(start, len(embed))
-            _embed(embed[start : start + FILES_PER_COMMIT], states, gallery, base, embedder)
-        progress(len(embed), max(1, len(embed)))
+    if newly_unreadable := [item for path, item in unreadable.items() if known.get(path) != item]:
+        gallery.add(newly_unreadable, np.zeros((len(newly_unreadable), gallery.dim), np.float32))
+    _embed(changes.embed, states, gallery, base, embedder)
     if not len(gallery):
         raise _unusable(folder, len(states))
-    new = sum(item.path not in known for item in embed)
-    changed = len(embed) - new - changes.retried
+    new = sum(item.path not in known for item in changes.embed)
+    changed = len(changes.embed) - new - changes.retried
     return IndexUpdate(new, changed, len(removed), len(states) - new - changed)
 
 
 @dataclass(frozen=True)
 class _Changes:
-    embed: list[GalleryItem]  # new files, changed ones, and those that are tried again
-    updated: list[GalleryItem]  # only the metadata or the stamp are others
-    retried: int
+    """The items of a gallery that an update writes."""
+
+    embed: list[GalleryItem]  # new files, changed ones, and broken ones that are tried again
+    updated: list[GalleryItem]  # files with other metadata or another stamp, but the same content
+    retried: int  # broken files among `embed`
 
 
 def _compare(
@@ -128,30 +124,50 @@ def _compare(
     *,
     verify: bool,
 ) -> _Changes:
-    """What is new or different in the files `states` below `base`; `names` has what the paths of new files say."""
+    """The changes from the `known` items to the files `states` below `base`; `names` is the metadata in new paths."""
     embed: list[GalleryItem] = []
     updated: list[GalleryItem] = []
     retried = 0
     for path, state in show_progress(states.items(), "reading", len(states)) if verify else states.items():
-        item = known.get(path)
-        is_same = item is not None and item.stamp == state.stamp != 0 and item.size == state.size and not verify
+        previous = known.get(path)
+        is_same = (
+            previous is not None and previous.stamp == state.stamp != 0 and previous.size == state.size and not verify
+        )
         if is_same and path not in metadata:
             continue
         stamp = state.stamp if state.is_settled else 0
-        now = GalleryItem(path, state.size, stamp, **_info(path, item or names[path], metadata)._asdict())
-        if item is None or not (is_same or _has_content_of(item, now, base)):
-            embed.append(now)
-        elif verify and item.error:
-            embed.append(now)
+        item = GalleryItem(path, state.size, stamp, **_merge(previous or names[path], metadata.get(path))._asdict())
+        if previous is None or not (is_same or _has_content_of(previous, item, base)):
+            embed.append(item)
+        elif verify and previous.error:
+            embed.append(item)
             retried += 1
         else:
-            now = now._replace(digest=item.digest, stamp=stamp if item.digest else 0, error=item.error)
-            if now != item:
-                updated.append(now)
+            item = item._replace(digest=previous.digest, stamp=stamp if previous.digest else 0, error=previous.error)
+            if item != previous:
+                updated.append(item)
     return _Changes(embed, updated, retried)
 
 
+def _removed_paths(
+    known: Mapping[str, object], states: Mapping[str, object], unreadable: Mapping[str, object]
+) -> list[str]:
+    """Those of the `known` paths that have no file any more; files below `unreadable` folders may still be there."""
+    below = tuple(f"{path}/" for path in unreadable)
+    return [path for path in known if path not in states and path not in unreadable and not path.startswith(below)]
+
+
 def _embed(
+    items: list[GalleryItem], states: Mapping[str, FileState], gallery: Gallery, base: Path, embedder: Embedder
+) -> None:
+    with progress_counter("indexing") as progress:
+        for start in range(0, len(items), FILES_PER_COMMIT):
+            progress(start, len(items))
+            _embed_batch(items[start : start + FILES_PER_COMMIT], states, gallery, base, embedder)
+        progress(len(items), max(1, len(items)))
+
+
+def _embed_batch(
     items: list[GalleryItem], states: Mapping[str, FileState], gallery: Gallery, base: Path, embedder: Embedder
 ) -> None:
     paths = [base / item.path for item in items]
@@ -172,11 +188,11 @@ def _embed(
     gallery.add(embedded, vectors)
 
 
-def _has_content_of(before: GalleryItem, now: GalleryItem, base: Path) -> bool:
-    if now.size != before.size:
+def _has_content_of(previous: GalleryItem, item: GalleryItem, base: Path) -> bool:
+    if item.size != previous.size:
         return False
-    digest = file_digest(base / now.path)
-    return digest == before.digest and bool(digest or before.error)
+    digest = file_digest(base / item.path)
+    return digest == previous.digest and bool(digest or previous.error)
 
 
 def _parse_new_names(
@@ -190,14 +206,15 @@ def _parse_new_names(
     return dict(zip(states, parse_names(names).infos, strict=True))
 
 
-def _info(path: str, before: CropMetadata | GalleryItem, metadata: Mapping[str, CropMetadata]) -> CropMetadata:
-    otherwise = CropMetadata(before.identity, before.camera, before.time)
-    given = metadata.get(path, CropMetadata())._asdict()
-    return otherwise._replace(**{name: value for name, value in given.items() if value is not None})
+def _merge(source: CropMetadata | GalleryItem, from_table: CropMetadata | None) -> CropMetadata:
+    """The metadata of `source`, a name or an older item; each value in `from_table` replaces its own."""
+    merged = CropMetadata(source.identity, source.camera, source.time)
+    given = {} if from_table is None else from_table._asdict()
+    return merged._replace(**{name: value for name, value in given.items() if value is not None})
 
 
-def _check_metadata(metadata: Mapping[str, CropMetadata], found: Mapping[str, object], folder: Path) -> None:
-    unknown = [path for path in metadata if path not in found]
+def _check_metadata(metadata: Mapping[str, CropMetadata], files: Mapping[str, object], folder: Path) -> None:
+    unknown = [path for path in metadata if path not in files]
     if metadata and len(unknown) == len(metadata):
         raise InputError(f"{folder}: the metadata are about none of its files; their first path is {unknown[0]}")
     if unknown:
