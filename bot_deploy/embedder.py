@@ -33,7 +33,6 @@ Vectors = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 ImageInput: TypeAlias = "npt.NDArray[Any] | str | Path | zipfile.Path | Image.Image | torch.Tensor"
 
-
 # Greatest distance of an embedding's length from 1. bfloat16 rounds a length by up to 0.4 %.
 MAX_LENGTH_ERROR = 0.01
 

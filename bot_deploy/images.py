@@ -46,7 +46,7 @@ UNREAD_SUFFIXES = (
 ) - SUFFIXES
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF") + (("AVIF",) if HAS_AVIF else ())
 NOT_AN_IMAGE = "not a JPEG, PNG, WebP, BMP, GIF, TIFF" + (" or AVIF image" if HAS_AVIF else " image")
-MAX_PIXELS = 100_000_000  # of one image, and of all images that `read_many` decodes at one time
+MAX_PIXELS = 100_000_000  # in one image, and in all images that `read_many` decodes at one time
 TOO_LARGE = "over 100 megapixels; crop or shrink it first"
 MAX_INPUT_BYTES = 320_000_000  # of one file, and of all files that `read_many` holds at one time
 PNG_SIGNATURE_BYTES = 8
@@ -61,7 +61,7 @@ TRANSPOSES = {  # EXIF orientation -> what turns the image upright
     8: Image.Transpose.ROTATE_90,
 }
 BACKGROUND = (128, 128, 128)  # shows through transparent pixels; grey favours no colour
-LARGE_PIXELS = 4_000_000  # of images whose memory is returned to the system at once
+LARGE_PIXELS = 4_000_000  # the memory of an image with as many is returned to the system at once
 STRIP_PIXELS = 1 << 20  # pixels that are converted to RGB at one time
 READ_AHEAD = 32  # images that each thread of `read_many` may be ahead of the caller
 MAX_READ_AHEAD = 512  # images that all threads together may be ahead
@@ -100,14 +100,14 @@ class _Memory:
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Opens a regular file of at most MAX_INPUT_BYTES for reading, without waiting for anybody.
+    """Opens a regular file of at most MAX_INPUT_BYTES for reading, and never waits.
 
     A FIFO would wait for a writer, a device may never end, and a sparse file of terabytes would fill the memory.
 
     Raises:
         OSError: anything else, or a file that cannot be opened.
     """
-    # Of what is no regular file, only a link's target can be opened by accident: O_NONBLOCK returns at once.
+    # `path` may be a FIFO, or a link to one: with O_NONBLOCK, opening it returns at once.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         _check_regular(os.fstat(descriptor))
@@ -133,7 +133,7 @@ def _check_file_size(size: int) -> None:
 def read_image(path: str | Path | zipfile.Path) -> Pixels:
     """The image in the file at `path` (on disk or in a zip), upright, as uint8 RGB [H, W, 3].
 
-    Only regular files are opened, and opening never waits. Of an animation, the first frame is read.
+    Only regular files are opened, and opening never waits. The first frame of an animation is read.
 
     Raises:
         ImageError: the file is missing, no regular file, empty, over 320 MB, truncated, corrupt, over 100 megapixels
@@ -301,7 +301,7 @@ def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     height, width = size
     if image.size == (width, height):
         return image
-    # Of seven kernels, antialiased bilinear changes the embeddings least when a real crop moves by one pixel. No kernel
+    # When a real crop moves by one pixel, antialiased bilinear changes the embeddings least of seven kernels. No kernel
     # ranks better beyond noise, and other toolkits train with this one; see benchmarks/README.md.
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
@@ -312,7 +312,7 @@ def read_resized(path: str | Path | zipfile.Path, size: tuple[int, int]) -> Pixe
 
 
 def find_images(folder: str | Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
-    """The image files under `folder` at any depth, sorted, see `walk_images`; none where there is no folder."""
+    """The image files under `folder` at any depth, sorted, see `walk_images`; none if there is no folder."""
     root = Path(folder)
     return [] if not root.is_dir() else sorted(root / path for path, _ in walk_images(root, suffixes))
 
@@ -325,7 +325,7 @@ def walk_images(
     """Yields the path below `folder` (parts joined by "/") and the directory entry of each image file, in no order.
 
     Hidden files and folders are skipped; links to folders are not followed. Everything else with the name of an image
-    is yielded, also links, devices and empty folders: `read_image` refuses what is no regular file, and says so.
+    is yielded, also links, devices and empty folders: `read_image` raises an ImageError for what is no regular file.
     At the end, a warning counts the images of kinds that are not read (`UNREAD_SUFFIXES`).
 
     `on_error` gets the path of a folder below `folder` that cannot be read, and why.
@@ -345,7 +345,7 @@ def walk_images(
                 raise InputError(f"{path}: cannot be read ({error.strerror})") from None
             on_error(prefix[:-1], error)
             continue
-        if parent and not entries and Path(parent.name).suffix.lower() in suffixes:  # somebody took it for an image
+        if parent and not entries and Path(parent.name).suffix.lower() in suffixes:  # it has the name of an image
             yield prefix[:-1], parent
         for entry in entries:
             name = entry.name

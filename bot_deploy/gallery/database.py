@@ -89,7 +89,7 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
     """Opens the database at `path`, or a new one with `create`; without a lock where the folder is read-only."""
     mode = "mode=rwc" if create else "mode=rw"
     if path.exists() and not os.access(path.parent, os.W_OK):
-        # A reader's lock is a file in the folder. Without a pending log nobody writes, and no lock is needed.
+        # A reader's lock is a file in the folder. Without a pending log no process writes, and no lock is needed.
         log = path.with_name(f"{path.name}-wal")
         mode = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
     uri = f"{path.absolute().as_uri()}?{mode}"

@@ -14,7 +14,7 @@ from bot_deploy.errors import InputError
 from bot_deploy.progress import progress_counter, show_progress
 
 from .interface import GalleryItem
-from .parts import is_outside, part_of
+from .parts import find_part, is_outside
 from .scan import file_digest, file_state, scan_images
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def index_folder(
         metadata: by path below `folder`; it has precedence over names, and is kept until it is given again.
         add: adds another folder to those in the gallery.
         replace: removes everything that is not below `folder`.
-        verify: reads every file again, whatever the file system says of it; broken ones are tried again.
+        verify: reads every file again, even if size, times and inode are the same; broken ones are tried again.
 
     Raises:
         InputError: no such folder, not one usable image in it, `metadata` about none of its files, or a gallery of
@@ -77,7 +77,7 @@ def index_folder(
         raise _unusable(folder, 0)
     metadata = metadata or {}
     _check_metadata(metadata, scanned.files, folder)
-    part = part_of(gallery, folder, items, scanned.files, add=add, replace=replace)
+    part = find_part(gallery, folder, items, scanned.files, add=add, replace=replace)
     base = folder if part.root == folder.absolute() else part.root  # paths in messages begin as `folder` does
     known = part.items
     states = scanned.files
@@ -176,7 +176,7 @@ def _embed_batch(
     embedded = []
     for item, path, digest, error in zip(items, paths, digests, errors, strict=True):
         # A file that changed while it was read may have been another one in between: the next update embeds it again.
-        # So does it with a file that could not be read.
+        # The same holds for a file that could not be read.
         is_steady = digest and file_state(path)[:2] == states[item.path][:2]
         embedded.append(
             item._replace(

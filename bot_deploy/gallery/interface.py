@@ -24,7 +24,7 @@ class GalleryItem(NamedTuple):  # a gallery may have a million; a dataclass take
 
     path: str  # below the gallery's root, parts joined by "/"
     size: int = 0  # bytes
-    stamp: int = 0  # of the file's times and inode, see `indexing.file_stamp`; 0: nothing vouches for the content
+    stamp: int = 0  # of the file's times and inode, see `scan.file_stamp`; 0: the content must be read again
     digest: bytes = b""  # of the content
     identity: str | None = None
     camera: int | None = None

@@ -136,7 +136,7 @@ class LocalIndex:
         return os.fsdecode(row[0]) if row else None
 
     def _write_place(self) -> None:
-        self._database.execute("CREATE TABLE IF NOT EXISTS place (address)")  # older versions do not look at it
+        self._database.execute("CREATE TABLE IF NOT EXISTS place (address)")  # older versions do not read it
         self._database.execute("DELETE FROM place")
         self._database.execute("INSERT INTO place VALUES (?)", (os.fsencode(self._folder.absolute()),))
 

@@ -28,11 +28,11 @@ def read_metadata(path: Path) -> dict[str, CropMetadata]:
             if not row["path"]:
                 raise ValueError  # noqa: TRY301
             camera = parse_camera_number(row.get("camera", ""))
-            info = CropMetadata(identity or None, camera, parse_time(time) if time else None)
+            crop = CropMetadata(identity or None, camera, parse_time(time) if time else None)
         except ValueError:
             raise InputError(
                 f"{path}, line {line}: give path, identity, a camera number and a time as a number or "
                 "2026-01-31T12:00:00; all but path may be empty"
             ) from None
-        metadata[row["path"]] = info
+        metadata[row["path"]] = crop
     return metadata

@@ -29,7 +29,7 @@ class Part:
     items: dict[str, GalleryItem]  # by path below `root`
 
 
-def part_of(
+def find_part(
     gallery: Gallery,
     folder: Path,
     items: list[GalleryItem],
@@ -41,7 +41,7 @@ def part_of(
     """The part of `gallery` that mirrors `folder` from now on.
 
     Raises:
-        InputError: all images of the gallery are in another folder, and nothing says what to do with them.
+        InputError: all images of the gallery are in another folder, and neither `add` nor `replace` is given.
     """
     root, target = gallery.root.resolve(), folder.resolve()
     own = {item.path: item for item in items if not is_outside(item.path)}
@@ -66,10 +66,10 @@ def part_of(
 
 def _was_moved(items: Mapping[str, GalleryItem], files: Mapping[str, FileState], folder: Path) -> bool:
     """Whether at least half of `items` are below `folder`, with the same paths and content."""
-    there = [item for path, item in items.items() if path in files and files[path].size == item.size and item.digest]
-    if 2 * len(there) < len(items):
+    in_place = [item for path, item in items.items() if path in files and files[path].size == item.size and item.digest]
+    if 2 * len(in_place) < len(items):
         return False
-    sample = there[:: -(-len(there) // MOVED_SAMPLE)] if there else []
+    sample = in_place[:: -(-len(in_place) // MOVED_SAMPLE)] if in_place else []
     return 2 * sum(file_digest(folder / item.path) == item.digest for item in sample) > len(sample)
 
 

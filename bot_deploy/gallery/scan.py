@@ -21,7 +21,7 @@ WINDOWS = os.name == "nt"
 
 
 class FileState(NamedTuple):
-    """What the file system says of a file."""
+    """Size and stamp of a file, as the file system reports them."""
 
     size: int = 0  # bytes
     stamp: int = 0  # see `file_stamp`; 0: unknown
@@ -72,7 +72,7 @@ def file_state(file: os.DirEntry[str] | Path, settled_before: int = 0) -> FileSt
 
 
 def file_stamp(stat: os.stat_result) -> int:
-    """A number that changes when a file is written, replaced, or gets back its old time: not 0."""
+    """A number that changes when a file is written, replaced, or gets back its old time; never 0."""
     inode = 0 if WINDOWS else stat.st_ino  # listings of Windows do not give it
     return hash((stat.st_mtime_ns, stat.st_ctime_ns, inode)) or 1  # of numbers, the same in every process
 

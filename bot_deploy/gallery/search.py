@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 Float16Vectors = npt.NDArray[np.float16]
 Slots = npt.NDArray[np.int64]
 
-SCORE_MARGIN = 1e-3  # more than rounding changes a score; slots this close to the last place are candidates too
+SCORE_MARGIN = (
+    1e-3  # greater than the effect of rounding on a score; slots this close to the last place are candidates too
+)
 # FAISS reads float16 without conversion: a million vectors of 512 take 0.15 s, and 0.35 s with NumPy. But the import of
 # FAISS takes 0.35 s.
 FAISS_MIN_VECTORS = 200_000

@@ -30,7 +30,7 @@ class Query:
     vector: Vectors  # [D], unit length
     metadata: CropMetadata = NO_METADATA  # from the file's name; the identity may be unknown to the gallery
     folder: str | None = None  # name of its folder: an identity if the gallery has an identity of that name
-    cameras: tuple[int, ...] = ()  # that saw the person
+    cameras: tuple[int, ...] = ()  # numbers of the cameras of its images
     shots: tuple[Path, ...] = ()  # images of a multi-shot query
 
 

@@ -214,7 +214,7 @@ def test_an_index_of_a_folder_keeps_itself(
     gallery.close()
     assert done.new == 120
     assert sorted(crops.rglob("*")) == before
-    kept = sorted((tmp_path / "cache" / "bot-deploy" / galleries.CACHE).iterdir())
+    kept = sorted((tmp_path / "cache" / "bot-deploy" / galleries.CACHE_NAME).iterdir())
     assert len(kept) == 2
     # What nobody asked for in months makes room when another is made.
     os.utime(kept[0], (1, 1))
