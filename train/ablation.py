@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bot_deploy.artifacts import checkpoint
+from bot_deploy.backends.torch import full_float32
 from bot_deploy.choices import MERGE_SEPARATOR, feature_code, feature_name
 from bot_deploy.datasets import crops_fingerprint
 from bot_deploy.embedder import Embedder
@@ -27,7 +28,6 @@ from bot_deploy.model import InferenceGraph
 from . import loop, run_files
 from .distributed import join_world
 from .recipe import to_toml
-from .torch_settings import full_float32
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -15,6 +15,7 @@ from torch import nn
 
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import contract_of
+from bot_deploy.backends.torch import full_float32
 from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import BotError, InputError, RunError
@@ -32,7 +33,6 @@ from .run_files import EpochMetrics
 from .sampler import draw_batches
 from .schedule import learning_rate
 from .state import TrainingState, create_state, restore_state, save_state
-from .torch_settings import full_float32
 
 if TYPE_CHECKING:
     import numpy.typing as npt

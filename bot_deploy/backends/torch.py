@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from threading import RLock
+from threading import Lock, RLock
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
-_settings_lock = RLock()  # PyTorch's settings are for the whole process, so one run at a time changes them
+_run_lock = RLock()  # PyTorch's number of threads is for the whole process, so one run at a time changes it
+
+
+class _Tf32:
+    """The state of `full_float32`, which is for the whole process, as PyTorch's setting is."""
+
+    lock = Lock()  # held only while the setting changes, not while a user runs
+    users = 0  # blocks of `full_float32` that are open
+    allowed_before = False  # the setting before the first of them
 
 
 def open_model(path: Path, device: str, threads: int) -> Embedder:
@@ -40,7 +48,7 @@ def runner(graph: InferenceGraph, device: str, threads: int = 0) -> Callable[[Pi
     graph = graph.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(batch: Pixels) -> Vectors:
-        with torch.inference_mode(), _settings(threads):
+        with torch.inference_mode(), full_float32(), _limited_threads(threads):
             try:
                 embeddings: Vectors = graph(torch.from_numpy(batch).to(device)).cpu().numpy()
             except torch.OutOfMemoryError:
@@ -58,16 +66,34 @@ def runner(graph: InferenceGraph, device: str, threads: int = 0) -> Callable[[Pi
 
 
 @contextmanager
-def _settings(threads: int) -> Iterator[None]:
-    """Float32 without TF32, as in ONNX Runtime and in engines, and at most `threads` threads; undone afterwards."""
-    with _settings_lock:
-        old_tf32, old_threads = torch.backends.cudnn.allow_tf32, torch.get_num_threads()
-        torch.backends.cudnn.allow_tf32 = False
-        if 0 < threads < old_threads:
+def full_float32() -> Iterator[None]:
+    """Turns off TF32 in cuDNN, so that float32 is float32, as in ONNX Runtime and in engines.
+
+    Blocks may overlap, in one thread or in several: the last one that ends restores the setting.
+    """
+    with _Tf32.lock:
+        if not _Tf32.users:
+            _Tf32.allowed_before = torch.backends.cudnn.allow_tf32
+            torch.backends.cudnn.allow_tf32 = False
+        _Tf32.users += 1
+    try:
+        yield
+    finally:
+        with _Tf32.lock:
+            _Tf32.users -= 1
+            if not _Tf32.users:
+                torch.backends.cudnn.allow_tf32 = _Tf32.allowed_before
+
+
+@contextmanager
+def _limited_threads(threads: int) -> Iterator[None]:
+    """At most `threads` threads for PyTorch; 0 for no limit. The number is restored afterwards."""
+    with _run_lock:
+        threads_before = torch.get_num_threads()
+        if 0 < threads < threads_before:
             torch.set_num_threads(threads)
         try:
             yield
         finally:
-            torch.backends.cudnn.allow_tf32 = old_tf32
-            if torch.get_num_threads() != old_threads:
-                torch.set_num_threads(old_threads)
+            if torch.get_num_threads() != threads_before:
+                torch.set_num_threads(threads_before)
