@@ -19,7 +19,7 @@ def decode_json(text: str | bytes, source: str, kind: str, remedy: str) -> objec
     """The JSON document `text`; the other arguments are for errors, as in `decode_fields`."""
     try:
         return msgspec.json.decode(text)
-    except (ValueError, RecursionError):  # JSON has no NaN
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # JSON has no NaN
         raise InputError(f"{source}: its {kind} is not readable; {remedy}") from None
 
 
@@ -61,7 +61,7 @@ def decode_fields(
         decoded = msgspec.convert(fields, cls)
         if check:
             check(decoded)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{source}: its {kind} is damaged ({error}); {remedy}") from None
     return decoded
 

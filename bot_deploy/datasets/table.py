@@ -111,7 +111,7 @@ def read_csv(path: Path) -> list[Row]:
     dropped, and a path may be written with backslashes. The file is UTF-8, or UTF-16 with a byte-order mark.
 
     Raises:
-        InputError: it cannot be read, or a line has more values than the first.
+        InputError: it cannot be read, a line has more values than the first, or a value has a line break.
     """
     try:
         data = path.read_bytes()
@@ -126,6 +126,8 @@ def read_csv(path: Path) -> list[Row]:
             stripped = [value.strip() for value in values]
             if not any(stripped):
                 continue
+            if any("\n" in value or "\r" in value for value in stripped):
+                raise InputError(f"{path}, line {reader.line_num}: a value with a line break; close its double quotes")
             if not columns:
                 columns = [value.lower() for value in stripped]
                 continue

@@ -7,7 +7,9 @@ import os
 import sqlite3
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+
+import msgspec
 
 from bot_deploy.errors import BotError, InputError, RunError
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from .interface import Filters
 
+T = TypeVar("T")
 DATABASE = "gallery.sqlite"
 INDEX_FORMAT = 1
 LOCK_TIMEOUT_S = 60  # how long a writer waits for another; each locks the index for one batch only
@@ -109,9 +112,38 @@ def transaction(database: sqlite3.Connection, kind: str = "DEFERRED") -> Iterato
             database.execute("ROLLBACK")
 
 
-def item_from_row(values: Sequence[Any]) -> GalleryItem:
-    """The item with these values of COLUMNS."""
-    return GalleryItem(os.fsdecode(values[0]), *values[1:])
+class StoredItem(NamedTuple):
+    """The values of COLUMNS; see `GalleryItem`."""
+
+    path: bytes
+    size: Annotated[int, msgspec.Meta(ge=0)]
+    mtime: int
+    digest: bytes
+    identity: str | None
+    camera: int | None
+    time: Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)] | None
+    error: str
+
+
+def decode_rows(rows: object, cls: type[T]) -> T:
+    """`rows` of the database as `cls`, a type of tuples and lists.
+
+    Raises:
+        msgspec.ValidationError: a value has another type or is out of range; `convert_errors` calls that damaged.
+    """
+    return msgspec.convert(rows, cls, builtin_types=(bytes,))
+
+
+def decode_items(rows: Sequence[Sequence[Any]]) -> list[GalleryItem]:
+    """The items with these values of COLUMNS; see `decode_rows`."""
+    return [GalleryItem(decode_path(row[0]), *row[1:]) for row in decode_rows(rows, list[StoredItem])]
+
+
+def decode_path(path: bytes) -> str:
+    """The path that `encode_path` encoded."""
+    if b"\0" in path:
+        raise msgspec.ValidationError("a path with a null byte")
+    return os.fsdecode(path)
 
 
 def insert_values(slot: int, item: GalleryItem) -> tuple[Any, ...]:
@@ -149,11 +181,13 @@ def filter_condition(filters: Filters) -> tuple[str, list[float]]:
 
 @contextlib.contextmanager
 def convert_errors(address: str) -> Iterator[None]:
-    """Turns errors of SQLite and the disk into InputError or RunError about the gallery at `address`."""
+    """Turns errors of SQLite, of `decode_rows` and of the disk into errors about the gallery at `address`."""
     try:
         yield
     except sqlite3.Error as error:
         raise _converted(address, error) from None
+    except (msgspec.ValidationError, UnicodeDecodeError) as error:  # sqlite3 raises the latter for a damaged schema
+        raise DamagedError(address, error) from None
     except OSError as error:
         raise RunError(f"{address}: {error.strerror or error}") from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import mmap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,11 +21,16 @@ GRAPH_NEIGHBOURS = 32  # of each vector ("M" in FAISS)
 EF_CONSTRUCTION = 100  # candidates compared for each new vector; more: better recall, slower build
 MIN_EF_SEARCH = 128  # candidates that a search compares; more: better recall, slower search
 EXTRA_CANDIDATES = 32  # beyond the wanted ones, because some may have been removed
-RECALL_QUERIES = 200  # vectors of the graph that its recall is measured with
+RECALL_QUERIES = 200
+DIGEST_BYTES = 32  # of the SHA-256 at the end of the file
+
+
+class DamagedGraphError(Exception):
+    """A graph whose checksum is missing or wrong. FAISS would follow its edges out of the memory."""
 
 
 def build_graph(vectors: Float16Vectors, path: Path) -> None:
-    """Writes the graph over `vectors` [N, D] to `path`, without the vectors."""
+    """Writes the graph over `vectors` [N, D] to `path`, without the vectors, and a checksum behind it."""
     import faiss
 
     dim = vectors.shape[1]
@@ -34,15 +41,27 @@ def build_graph(vectors: Float16Vectors, path: Path) -> None:
     for start in range(0, len(vectors), step):
         index.add(vectors[start : start + step].astype(np.float32))
     faiss.write_index(index, str(path), faiss.IO_FLAG_SKIP_STORAGE)
+    digest = _digest(path, path.stat().st_size)
+    with path.open("ab") as file:
+        file.write(digest)
 
 
 class HnswGraph:
     """A graph from `build_graph` over the first `size` vectors of `mapped`."""
 
     def __init__(self, path: Path, mapped: MappedVectors) -> None:
-        """Reads the graph; raises RuntimeError (of FAISS) when it is damaged."""
+        """Reads the graph.
+
+        Raises:
+            DamagedGraphError: it is damaged, or an older version wrote it without a checksum.
+        """
         import faiss
 
+        size = path.stat().st_size - DIGEST_BYTES
+        with path.open("rb") as file:
+            file.seek(max(0, size))
+            if size <= 0 or file.read() != _digest(path, size):
+                raise DamagedGraphError(path)
         self._index = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_STORAGE)
         self._mapped = mapped
         self._storage = faiss_index(mapped.bytes, *mapped.vectors.shape)
@@ -73,3 +92,9 @@ def recall_at_10(graph: HnswGraph, mapped: MappedVectors) -> float:
         )
         hits, total = hits + len(set(near) & set(exact)), total + len(exact)
     return hits / total if total else 1.0
+
+
+def _digest(path: Path, size: int) -> bytes:
+    """The SHA-256 of the first `size` bytes of `path`, which has more than none."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
+        return hashlib.sha256(content).digest()

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
 
+import msgspec
 import numpy as np
 
 from bot_deploy.errors import BotError, InputError
@@ -35,15 +36,17 @@ from .database import (
     Connections,
     DamagedError,
     convert_errors,
+    decode_items,
+    decode_path,
+    decode_rows,
     encode_path,
     filter_condition,
     insert_values,
-    item_from_row,
     transaction,
     update_values,
 )
-from .hnsw import HnswGraph, build_graph, recall_at_10
-from .interface import GalleryItem, SearchHit, best_hits, removed_error, unit_length
+from .hnsw import DamagedGraphError, HnswGraph, build_graph, recall_at_10
+from .interface import GalleryItem, SearchHit, best_hits, removed_error
 from .root import current_root
 from .search import MappedVectors
 from .vector_file import append_vectors, copy_vectors, file_bytes
@@ -58,17 +61,21 @@ if TYPE_CHECKING:
     from .interface import Filters
     from .search import Slots
 
+logger = logging.getLogger(__name__)
+
 USES_HNSW = 1  # in SQLite's user_version: searches use a graph
 READ_ATTEMPTS = 10  # each fails only if a writer compacts the index at that moment
 
 
-@dataclass(frozen=True)
-class IndexState:
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+
+
+class IndexState(NamedTuple):
     """What a transaction sees: `length` vectors in the file of this `generation`."""
 
-    generation: int
-    length: int
-    live_vectors: int  # vectors that an item refers to; the others are holes
+    generation: Count
+    length: Count
+    live_vectors: Count  # vectors that an item refers to; the others are holes
 
     @property
     def mapping_key(self) -> tuple[int, int]:
@@ -76,8 +83,16 @@ class IndexState:
         return self.generation, self.length
 
 
+class _Header(NamedTuple):
+    """The columns of the table `gallery` that stay the same, apart from `format`."""
+
+    space: Annotated[str, msgspec.Meta(max_length=400)]
+    dim: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+    root: bytes
+
+
 class LocalIndex:
-    """The local index; see `interface.Gallery` for its methods. Several threads may use it at once."""
+    """The embedded store; see `interface.Gallery` for its methods. Several threads may use it at once."""
 
     def __init__(self, folder: Path, embedding_space: str = "", dim: int = 0, root: Path | None = None) -> None:
         """Opens the index in `folder`. With `root`, a missing one is made for `embedding_space`.
@@ -90,6 +105,7 @@ class LocalIndex:
         self._folder = folder
         self._mapped: tuple[tuple[int, int], MappedVectors] | None = None
         self._hnsw: tuple[tuple[int, int], HnswGraph] | None = None
+        self._damaged_graphs: set[Path] = set()  # those that were warned of
         with convert_errors(self.address):
             if root is not None:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -117,14 +133,16 @@ class LocalIndex:
                     fields = (INDEX_FORMAT, embedding_space, dim, os.fsencode(root), 1, 0, 0)
                     self._database.execute("INSERT INTO gallery VALUES (?, ?, ?, ?, ?, ?, ?)", fields)
                     self._write_place()
-        (version,) = self._database.execute("SELECT format FROM gallery").fetchone()
+        row = self._database.execute("SELECT format FROM gallery").fetchone()
+        (version,) = decode_rows(row, tuple[int])
         if version != INDEX_FORMAT:
             raise InputError(
                 f"{self.address}: format {version}, but this bot_deploy reads {INDEX_FORMAT}; use the version that "
                 "made it, or index its crops into a new gallery"
             )
         row = self._database.execute("SELECT space, dim, root FROM gallery").fetchone()
-        self.embedding_space, self.dim, self._stored_root = str(row[0]), int(row[1]), Path(os.fsdecode(row[2]))
+        self.embedding_space, self.dim, stored_root = decode_rows(row, _Header)
+        self._stored_root = Path(decode_path(stored_root))
         self._place = self._read_place()
         self.root = current_root(self._stored_root, self._place, self._folder)
 
@@ -133,7 +151,7 @@ class LocalIndex:
         if not self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'place'").fetchone():
             return None
         row = self._database.execute("SELECT address FROM place").fetchone()
-        return os.fsdecode(row[0]) if row else None
+        return decode_path(decode_rows(row, tuple[bytes])[0]) if row else None
 
     def _write_place(self) -> None:
         self._database.execute("CREATE TABLE IF NOT EXISTS place (address)")  # older versions do not read it
@@ -153,12 +171,12 @@ class LocalIndex:
     def items(self) -> Iterator[GalleryItem]:
         with convert_errors(self.address), transaction(self._database):
             rows = self._database.execute(f"SELECT {COLUMNS} FROM rows").fetchall()  # noqa: S608 - our own names
-        return map(item_from_row, rows)
+            return iter(decode_items(rows))
 
     def broken(self) -> list[GalleryItem]:
         with convert_errors(self.address):
             rows = self._database.execute(f"SELECT {COLUMNS} FROM rows WHERE slot < 0 ORDER BY path")  # noqa: S608
-            return [item_from_row(row) for row in rows]
+            return decode_items(rows.fetchall())
 
     def add(self, items: Sequence[GalleryItem], vectors: Vectors) -> None:
         usable = [index for index, item in enumerate(items) if not item.error]
@@ -198,20 +216,21 @@ class LocalIndex:
             allowed = None
             if condition or state.live_vectors < state.length:
                 allowed = np.zeros(state.length, bool)
-                rows = self._database.execute(f"SELECT slot FROM rows WHERE slot >= 0 {condition}", values)  # noqa: S608
-                allowed[np.fromiter((slot for (slot,) in rows), np.int64)] = True
+                allowed[self._slots(state, condition, values)] = True
             return best_hits(self._hits(mapped, mapped.candidates(query, top, allowed), query), top)
 
     def vectors(self, paths: Sequence[str]) -> Vectors:
         query = "SELECT slot FROM rows WHERE path = ? AND slot >= 0"
-        with self._reading() as (_, mapped):
+        with self._reading() as (state, mapped):
             slots = []
             for path in paths:
                 row = self._database.execute(query, (encode_path(path),)).fetchone()
                 if row is None:
                     raise removed_error(self.address, path)
+                if row[0] >= state.length:
+                    raise DamagedError(self.address, f"slot {row[0]} of {state.length} vectors")
                 slots.append(row[0])
-            return unit_length(mapped.vectors[np.asarray(slots, np.int64)])
+            return mapped.unit_vectors(np.asarray(slots, np.int64))
 
     def has_identity(self, identity: str) -> bool:
         with convert_errors(self.address):
@@ -235,7 +254,7 @@ class LocalIndex:
     def compact(self) -> None:
         """Moves the vectors that have an item to a file without holes."""
         with self._writing() as state:
-            slots = self._slots()
+            slots = self._slots(state)
             new = IndexState(state.generation + 1, len(slots), len(slots))
             if len(slots):
                 mapped = MappedVectors(self._vector_path(state), state.length, self.dim)
@@ -292,6 +311,7 @@ class LocalIndex:
             finally:
                 temporary.unlink(missing_ok=True)
             self._hnsw = None
+            self._damaged_graphs.discard(path)
             graph = self._graph(state, mapped)
             assert graph is not None
             recall = recall_at_10(graph, mapped)
@@ -312,11 +332,19 @@ class LocalIndex:
     # ---- helpers ----
 
     def _state(self) -> IndexState:
-        return IndexState(*self._database.execute("SELECT generation, length, alive FROM gallery").fetchone())
+        row = self._database.execute("SELECT generation, length, alive FROM gallery").fetchone()
+        state = decode_rows(row, IndexState)
+        if state.live_vectors > state.length:
+            raise DamagedError(self.address, f"{state.live_vectors} items for {state.length} vectors")
+        return state
 
-    def _slots(self) -> Slots:
-        rows = self._database.execute("SELECT slot FROM rows WHERE slot >= 0 ORDER BY slot")
-        return np.fromiter((slot for (slot,) in rows), np.int64)
+    def _slots(self, state: IndexState, condition: str = "", values: Sequence[float] = ()) -> Slots:
+        """The slots of the items that fulfil `condition`, in rising order."""
+        query = f"SELECT slot FROM rows WHERE slot >= 0 {condition} ORDER BY slot"  # noqa: S608 - our own names
+        slots = np.fromiter((slot for (slot,) in self._database.execute(query, values)), np.int64)
+        if len(slots) and slots[-1] >= state.length:
+            raise DamagedError(self.address, f"slot {slots[-1]} of {state.length} vectors")
+        return slots
 
     def _vector_path(self, state: IndexState) -> Path:
         return self._folder / f"vectors-{state.generation}.f16"
@@ -330,12 +358,13 @@ class LocalIndex:
             return None
         opened = self._hnsw  # another thread may replace it
         if opened is None or opened[0] != state.mapping_key:
-            path.open("rb").close()  # FAISS gives the same error for a file that cannot be opened and a damaged one
             try:
                 opened = state.mapping_key, HnswGraph(path, mapped)
-            except RuntimeError as error:  # of FAISS
-                reason = str(error).rpartition("Error: ")[2]
-                raise InputError(f"{path}: not a readable graph ({reason}); delete it and index again") from None
+            except DamagedGraphError:
+                if path not in self._damaged_graphs:
+                    self._damaged_graphs.add(path)
+                    logger.warning(f"{path}: a damaged graph; searches are exact until `bot index` builds it again")
+                return None
             self._hnsw = opened
         # A writer may have built a graph over more vectors than this transaction sees; its slots would be out of range.
         return opened[1] if opened[1].size <= state.length else None
@@ -393,8 +422,9 @@ class LocalIndex:
         rows = self._database.execute(
             f"SELECT slot, {COLUMNS} FROM rows WHERE slot IN (SELECT value FROM json_each(?))",  # noqa: S608
             (json.dumps(list(scores)),),
-        )
-        return [SearchHit(item_from_row(values), scores[slot]) for slot, *values in rows]
+        ).fetchall()
+        items = decode_items([values for _, *values in rows])
+        return [SearchHit(item, scores[row[0]]) for item, row in zip(items, rows, strict=True)]
 
 
 def is_local_index(path: Path) -> bool:

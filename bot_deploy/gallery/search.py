@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .database import DamagedError
 from .vector_file import HEADER_BYTES, file_bytes
 
 if TYPE_CHECKING:
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
 Float16Vectors = npt.NDArray[np.float16]
 Slots = npt.NDArray[np.int64]
 
-SCORE_MARGIN = (
-    1e-3  # greater than the effect of rounding on a score; slots this close to the last place are candidates too
-)
+MAX_LENGTH_ERROR = 0.02  # of a stored vector: that of the model, and rounding to float16
+SCORE_MARGIN = 1e-3  # more than rounding changes a score; slots this close to the last place are candidates too
 # FAISS reads float16 without conversion: a million vectors of 512 take 0.15 s, and 0.35 s with NumPy. But the import of
 # FAISS takes 0.35 s.
 FAISS_MIN_VECTORS = 200_000
@@ -42,6 +42,7 @@ class MappedVectors:
         else:
             self.bytes = np.empty(HEADER_BYTES, np.uint8)
         self.vectors: Float16Vectors = self.bytes[HEADER_BYTES:].view(np.float16).reshape(length, dim)
+        self._path = path
         self._faiss: Any = None
 
     def candidates(self, query: Vectors, top: int, allowed: npt.NDArray[np.bool_] | None) -> Slots:
@@ -57,11 +58,21 @@ class MappedVectors:
 
     def scores(self, slots: Slots, query: Vectors) -> Vectors:
         """Cosines [N] of `query` [D] with the vectors in `slots` [N]; the same for each way of searching."""
-        vectors = self.vectors[slots].astype(np.float32)
         # Not `@`: BLAS sums the last rows in another order, and equal vectors would get unequal scores.
-        products = np.einsum("nd,d->n", vectors, query)
+        return np.asarray(np.clip(np.einsum("nd,d->n", self.unit_vectors(slots), query), -1, 1), np.float32)
+
+    def unit_vectors(self, slots: Slots) -> Vectors:
+        """The vectors [N, D] in `slots` [N] as float32 of unit length.
+
+        Raises:
+            DamagedError: one is far from unit length, or not finite.
+        """
+        vectors = self.vectors[slots].astype(np.float32)
         lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))  # rounding to float16 makes them differ from 1
-        return np.asarray(np.clip(products / lengths, -1, 1), np.float32)
+        usable = np.abs(lengths - 1) <= MAX_LENGTH_ERROR
+        if not usable.all():
+            raise DamagedError(str(self._path), f"a vector of length {lengths[~usable][0]:.3g} instead of 1")
+        return np.asarray(vectors / lengths[:, None], np.float32)
 
 
 def candidates_numpy(vectors: Float16Vectors, query: Vectors, top: int, allowed: npt.NDArray[np.bool_] | None) -> Slots:

@@ -111,6 +111,7 @@ def test_table(tmp_path: Path) -> None:
         ("path,identity,split\na.jpg,alice,testing\n", "line 2"),
         ("path,identity,camera\na.jpg,alice,1\nb.jpg,bob,front door\n", "line 3"),
         ("path,identity\n,alice\n", "line 2"),
+        ('path,identity\n"a.jpg,alice\nb.jpg,bob\n', "line 3: a value with a line break; close its double quotes"),
     ],
 )
 def test_tables_without_the_needed_values(tmp_path: Path, text: str, message: str) -> None:

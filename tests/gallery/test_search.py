@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from helpers.crowds import SPACE, Vectors, check_like_naive, crowd, naive, needs_faiss, opened, unit
 
-from bot_deploy.errors import InputError
 from bot_deploy.gallery import GalleryItem, LocalIndex, search, vector_file
 from bot_deploy.gallery.hnsw import recall_at_10
 
@@ -84,19 +83,24 @@ def test_hnsw_finds_nearly_all_and_never_the_removed(place: Path) -> None:
 
 
 @needs_faiss
-def test_a_graph_that_cannot_be_read_is_named(place: Path) -> None:
+def test_a_damaged_graph_is_named_and_searches_are_exact(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows, vectors = crowd(50)
     with opened(str(place)) as gallery:
         gallery.add(rows, vectors)
         gallery.build_hnsw()
-    whole = (place / "hnsw-1.faiss").read_bytes()
-    for data in (b"", b"junk" * 100, whole[:-100]):
-        (place / "hnsw-1.faiss").write_bytes(data)
-        with (
-            opened(str(place)) as gallery,
-            pytest.raises(InputError, match=r"hnsw-1\.faiss: not a readable graph \(.+\); delete it and index again"),
-        ):
-            gallery.search(vectors[0], 5)
+        path = place / "hnsw-1.faiss"
+    whole = path.read_bytes()
+    flipped = bytes([*whole[:2000], whole[2000] ^ 1, *whole[2001:]])
+    for data in (b"", b"junk" * 100, whole[:-100], whole[:-32], flipped):
+        path.write_bytes(data)
+        caplog.clear()
+        with opened(str(place)) as gallery:
+            check_like_naive(gallery, rows, vectors, vectors[0], 5)
+            check_like_naive(gallery, rows, vectors, vectors[1], 5)
+            assert caplog.messages == [f"{path}: a damaged graph; searches are exact until `bot index` builds it again"]
+            assert not gallery.hnsw_is_current()
+            gallery.build_hnsw()
+            assert gallery.hnsw_is_current()
 
 
 @needs_faiss

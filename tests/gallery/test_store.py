@@ -237,6 +237,55 @@ def test_damage_is_named(place: Path) -> None:
         opened(str(place))
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("UPDATE rows SET path = 'text' WHERE slot = 3", "Expected `bytes`"),
+        ("UPDATE rows SET path = x'6100' WHERE slot = 3", "null byte"),
+        ("UPDATE rows SET size = 'x' WHERE slot = 3", "Expected `int`"),
+        ("UPDATE rows SET identity = 5 WHERE slot = 3", "Expected `str"),
+        ("UPDATE rows SET time = 9e999 WHERE slot = 3", "Expected `float`"),
+        ("UPDATE rows SET slot = 50 WHERE slot = 3", "slot 50 of 45 vectors"),
+        ("UPDATE gallery SET dim = 0", "Expected `int` >= 1"),
+        ("UPDATE gallery SET alive = 51", "51 items for 45 vectors"),
+        ("UPDATE gallery SET root = NULL", "Expected `bytes`"),
+        ("DELETE FROM gallery", "got `null`"),
+    ],
+)
+def test_values_that_no_store_has_are_damage(place: Path, change: str, reason: str) -> None:
+    rows, vectors = crowd(50)
+    with opened(str(place)) as gallery:
+        gallery.add(rows, vectors)
+    with contextlib.closing(sqlite3.connect(place / database.DATABASE)) as connection:
+        connection.execute(change)
+        connection.commit()
+
+    def read() -> None:
+        with opened(str(place)) as gallery:
+            gallery.search(vectors[3], 50, cameras=range(10))
+            list(gallery.items())
+
+    with pytest.raises(InputError, match=reason) as caught:
+        read()
+    assert "damaged" in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "length"), [(np.nan, "nan"), (0, "0"), (2, "2")])
+def test_a_vector_that_is_no_unit_vector_is_damage(place: Path, value: float, length: str) -> None:
+    rows, vectors = crowd(50)
+    with opened(str(place)) as gallery:
+        gallery.add(rows, vectors)
+    file = np.memmap(place / "vectors-1.f16", np.float16, "r+", 4096)
+    file[:DIM] = value * vectors[0]
+    file.flush()
+    with opened(str(place)) as gallery:
+        for read in (lambda: gallery.search(vectors[0], 50), lambda: gallery.vectors([rows[0].path])):
+            with pytest.raises(
+                InputError, match=rf"vectors-1\.f16: damaged \(a vector of length {length} instead of 1\)"
+            ):
+                read()
+
+
 def test_something_else_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()

@@ -1,0 +1,1 @@
+"""Attacks on the installed product, a file for each kind; `benchmarks/attack.py` runs them."""

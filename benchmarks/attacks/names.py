@@ -1,0 +1,4 @@
+"""Stub."""
+
+TIMEOUT_S = 300
+ATTACKS = {}
