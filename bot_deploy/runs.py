@@ -7,7 +7,7 @@ from pathlib import Path
 from bot_deploy.errors import InputError
 
 RUNS = Path("runs")
-MODEL = "model.onnx"
+ONNX_NAME, CHECKPOINT_NAME = "model.onnx", "model.pt"
 
 
 def newest_model(root: Path = RUNS) -> Path:
@@ -16,7 +16,7 @@ def newest_model(root: Path = RUNS) -> Path:
     Raises:
         InputError: there is none.
     """
-    return newest_file(MODEL, "`bot export` writes one, or name a model", root, parameter="model")
+    return newest_file(ONNX_NAME, "`bot export` writes one, or name a model", root, parameter="model")
 
 
 def newest_file(pattern: str, remedy: str, root: Path = RUNS, *, parameter: str = "") -> Path:

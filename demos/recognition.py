@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 IDENTITY_SWITCH_MARGIN = 0.05  # cosine by which another person must be more similar before the name changes
 MIN_EMBEDDINGS_TO_ENROL = 5  # of a track, before it is enrolled automatically
-MIN_OCCLUDED_EMBEDDINGS = 20  # of a track that never shows a whole person, before it gets a name
+MIN_PARTIAL_EMBEDDINGS = 20  # of a track that never shows a whole person, before it gets a name
 STRANGER_AFTER_S = 4.0  # seconds after which a track with only an uncertain candidate is a stranger
 MAX_VIEWS = 5  # crops of one automatically enrolled person
 MAX_VIEW_SIMILARITY = 0.7  # cosine; a crop more similar to an enrolled one shows nothing new
@@ -76,7 +76,7 @@ class TrackIdentity:
     def is_nameable(self) -> bool:
         """Whether it showed enough of the person. Heads at the frame's edge all look alike."""
         embedding = self.tracklet.embedding
-        return embedding.unoccluded or embedding.count >= MIN_OCCLUDED_EMBEDDINGS
+        return embedding.from_whole_person or embedding.count >= MIN_PARTIAL_EMBEDDINGS
 
     @property
     def is_long(self) -> bool:

@@ -11,6 +11,7 @@ from bot_deploy.artifacts.engine_file import sidecar_path
 from bot_deploy.artifacts.ir_file import weights_path
 from bot_deploy.errors import RunError
 from bot_deploy.files import delete_leftovers
+from bot_deploy.runs import ONNX_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from .parity import Parity
 
-ONNX_NAMES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+ONNX_NAMES = {"fp32": ONNX_NAME, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 ENGINE_NAME = "model.engine"
 
 

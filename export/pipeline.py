@@ -27,6 +27,7 @@ from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError, ParityError, RunError
 from bot_deploy.evaluation.protocol import evaluate_dataset
 from bot_deploy.model import InferenceGraph
+from bot_deploy.runs import CHECKPOINT_NAME
 
 from .exported_model import ENGINE_NAME, ONNX_NAMES, ExportedModel, publish_artifact, rejected_path, unverified_path
 from .fp16 import to_fp16
@@ -99,7 +100,7 @@ def export(
         _, gpu_archs = check_engine(engine_batch, gpu_archs)
     source = Path(checkpoint)
     if source.is_dir():
-        source = source / "model.pt"
+        source = source / CHECKPOINT_NAME
     dataset = open_merged((str(data),) if data else _training_sources(source))
     if data and not dataset.train and "int8" in {*precisions, engine}:
         logger.warning(

@@ -57,7 +57,7 @@ def to_engine(
     package, chosen = check_engine(batch, archs)
     contract = read_contract(source)
     data = source.read_bytes()
-    trt, trt_logger = nvidia.load(package)
+    trt, trt_logger = nvidia.load_tensorrt(package)
     wanted = Sidecar(
         contract=contract,
         sha256="",
@@ -110,7 +110,7 @@ def check_engine(batch: tuple[int, int, int], archs: Sequence[str]) -> tuple[str
             f"batch {':'.join(map(str, batch))}: choose min:opt:max with 1 <= min <= opt <= max", parameter="batch"
         )
     package, chosen = choose_builder(archs)
-    trt, _ = nvidia.load(package)
+    trt, _ = nvidia.load_tensorrt(package)
     if package == "tensorrt-rtx":
         _capabilities(trt, chosen)
     return package, chosen

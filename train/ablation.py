@@ -24,6 +24,7 @@ from bot_deploy.errors import InputError
 from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
 from bot_deploy.files import write_atomically
 from bot_deploy.model import InferenceGraph
+from bot_deploy.runs import CHECKPOINT_NAME
 
 from . import loop, run_files
 from .distributed import join_world
@@ -71,14 +72,21 @@ TRICKS = {
     "+BNNeck": ("neck", "feature", "metric"),
     "+center loss": ("center_weight",),
 }
+# (rank-1, mAP) in percent, rows as in the paper
 TABLE_1 = ((87.7, 74.0), (88.7, 75.2), (91.3, 79.3), (91.4, 80.3), (92.0, 81.7), (94.1, 85.7), (94.5, 85.9))
 TABLE_3 = ((24.4, 12.9), (26.3, 14.1), (21.5, 10.2), (23.2, 11.3), (23.1, 11.8), (26.7, 15.2), (27.5, 15.0))
 TABLE_3_WITHOUT_REA = (41.4, 25.7)  # both Market-1501 to DukeMTMC-reID
-TABLE_2 = {("ft", "euclidean"): (94.2, 85.5), ("ft", "cosine"): (94.2, 85.7)} | {
+TABLE_2 = {
+    ("ft", "euclidean"): (94.2, 85.5),
+    ("ft", "cosine"): (94.2, 85.7),
     ("fi", "euclidean"): (93.8, 83.7),
     ("fi", "cosine"): (94.1, 85.7),
 }
-TABLE_5 = {(8, 3): (92.6, 79.2), (8, 4): (92.9, 80.0), (8, 6): (93.5, 81.6), (8, 8): (93.9, 82.0)} | {
+TABLE_5 = {
+    (8, 3): (92.6, 79.2),
+    (8, 4): (92.9, 80.0),
+    (8, 6): (93.5, 81.6),
+    (8, 8): (93.9, 82.0),
     (16, 3): (93.8, 83.1),
     (16, 4): (93.8, 83.7),
     (16, 6): (94.0, 82.8),
@@ -182,9 +190,9 @@ def run_ablation(
 
 def _train_and_score(recipe: Recipe, dataset: Dataset, test: Dataset, out: Path) -> RankOneAndMap:
     # Feature and metric only matter when the trained model is evaluated.
-    trained = dataclasses.replace(recipe, feature="after", metric=COSINE, eval_every=0, eval_at_start=False)
-    task = f"{to_toml(trained)}\n{crops_fingerprint(dataset.train)}"
-    folder = out / "runs" / hashlib.sha256(task.encode()).hexdigest()[:12]
+    training_recipe = dataclasses.replace(recipe, feature="after", metric=COSINE, eval_every=0, eval_at_start=False)
+    training_key = f"{to_toml(training_recipe)}\n{crops_fingerprint(dataset.train)}"
+    folder = out / "runs" / hashlib.sha256(training_key.encode()).hexdigest()[:12]
     score_file = (
         folder / f"{feature_code(recipe.feature)}-{recipe.metric}-{crops_fingerprint([*test.query, *test.gallery])}.txt"
     )
@@ -193,8 +201,8 @@ def _train_and_score(recipe: Recipe, dataset: Dataset, test: Dataset, out: Path)
         if 0 <= rank1 <= 100 and 0 <= mean_ap <= 100:  # noqa: PLR2004 - percent
             return rank1, mean_ap
     # Without query and gallery: it is evaluated below, on `test`.
-    loop.train(trained, dataclasses.replace(dataset, query=(), gallery=()), folder, resume=True)
-    rank1, mean_ap = score_checkpoint(folder / run_files.MODEL, recipe.feature, recipe.metric, test)
+    loop.train(training_recipe, dataclasses.replace(dataset, query=(), gallery=()), folder, resume=True)
+    rank1, mean_ap = score_checkpoint(folder / CHECKPOINT_NAME, recipe.feature, recipe.metric, test)
     run_files.write_text(score_file, f"{rank1} {mean_ap}\n")
     return rank1, mean_ap
 

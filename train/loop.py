@@ -22,6 +22,7 @@ from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
 from bot_deploy.model import InferenceGraph, ReID
 from bot_deploy.progress import show_progress
+from bot_deploy.runs import CHECKPOINT_NAME
 
 from . import run_files, transforms
 from .data import TrainingSet, open_training_set
@@ -82,46 +83,46 @@ def train(recipe: Recipe | str | Path, dataset: Dataset | str | Path, out: str |
 def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume: bool) -> Path:
     num_ids = len({crop.identity for crop in dataset.train})
     _check_identities(recipe, num_ids, world, dataset.name)
-    resuming = resume and (out / run_files.STATE).exists()
+    resuming = resume and (out / run_files.STATE_NAME).exists()
     # A resumed run has its weights in the state; the file with the initial weights may be gone.
     state = create_state(dataclasses.replace(recipe, weights="none") if resuming else recipe, num_ids, world.device)
     if world.is_first:
         run_files.open_run(out, recipe, dataset, resume=resume)
         _check_disk_space(state, out)
     if resuming:
-        restore_state(state, out / run_files.STATE)
+        restore_state(state, out / run_files.STATE_NAME)
     if world.is_first and state.metrics:
         run_files.write_metrics(out, state.metrics)  # the run may have been killed before it wrote its last epoch
     if state.epoch >= recipe.epochs:  # finished; the variants of an ablation share runs
-        return out / run_files.MODEL
-    crops = open_training_set(dataset.train, (recipe.height, recipe.width), world.device)
+        return out / CHECKPOINT_NAME
+    training_set = open_training_set(dataset.train, (recipe.height, recipe.width), world.device)
     if world.is_first:
         if recipe.eval_at_start and not state.metrics:
             state.metrics.append(_evaluate(EpochMetrics(epoch=0), state.model, recipe, dataset, world))
             logger.info(str(state.metrics[0]))
         devices = world.device if world.size == 1 else f"{world.size} x {world.device}"
         logger.info(
-            f"training {recipe.arch} {recipe.height}x{recipe.width} on {len(crops.crops)} crops of {num_ids} "
+            f"training {recipe.arch} {recipe.height}x{recipe.width} on {len(training_set.crops)} crops of {num_ids} "
             f"identities, {recipe.epochs} epochs in {recipe.precision} on {devices}, into {out}"
         )
     network = wrap_model(state.model, recipe, world)
     while state.epoch < recipe.epochs:
-        metrics = train_epoch(state, crops, recipe, world, network)
+        metrics = train_epoch(state, training_set, recipe, world, network)
         if not world.is_first:
             continue
         if _evaluation_due(metrics.epoch, recipe):
             metrics = _evaluate(metrics, state.model, recipe, dataset, world)
         state.metrics.append(metrics)
         logger.info(str(metrics))
-        _save_checkpoint(state.model, out / run_files.MODEL, recipe, num_ids, dataset.sources)
-        save_state(state, out / run_files.STATE)
+        _save_checkpoint(state.model, out / CHECKPOINT_NAME, recipe, num_ids, dataset.sources)
+        save_state(state, out / run_files.STATE_NAME)
         run_files.write_metrics(out, state.metrics)
         run_files.log_to_tensorboard(out, metrics)
-    return out / run_files.MODEL
+    return out / CHECKPOINT_NAME
 
 
 def train_epoch(
-    state: TrainingState, crops: TrainingSet, recipe: Recipe, world: World, network: nn.Module | None = None
+    state: TrainingState, training_set: TrainingSet, recipe: Recipe, world: World, network: nn.Module | None = None
 ) -> EpochMetrics:
     """Trains the next epoch. Its random draws depend only on the seed and the epoch.
 
@@ -135,19 +136,19 @@ def train_epoch(
     state.model.train()
     sums, steps, started = torch.zeros(4, device=world.device), 0, time.perf_counter()
     previous: tuple[Tensor, npt.NDArray[np.int64]] | None = None
-    batches = list(draw_batches(crops.labels, recipe.identities_per_batch, recipe.images_per_identity, rng))
+    batches = list(draw_batches(training_set.labels, recipe.identities_per_batch, recipe.images_per_identity, rng))
     for batch in show_progress(batches, f"epoch {epoch}/{recipe.epochs}" if world.is_first else None):
         share = world.share(len(batch))
         augmentation = transforms.draw_augmentation(len(batch), recipe, rng).select(share)
-        images = crops.pixels(batch[share]).to(world.device, non_blocking=True)
-        labels = torch.from_numpy(crops.labels[batch[share]]).to(world.device, non_blocking=True)
+        images = training_set.pixels(batch[share]).to(world.device, non_blocking=True)
+        labels = torch.from_numpy(training_set.labels[batch[share]]).to(world.device, non_blocking=True)
         values = train_step(state, transforms.augment(images, recipe, augmentation), labels, recipe, world, network)
         sums += values
         # The check is one step late, so that the GPU already computes the next step.
-        _stop_unless_finite(previous, epoch, crops)
+        _stop_unless_finite(previous, epoch, training_set)
         previous, steps = (values, batch[share]), steps + 1
-    _stop_unless_finite(previous, epoch, crops)
-    means = (average(sums, world) / max(steps, 1)).tolist()
+    _stop_unless_finite(previous, epoch, training_set)
+    means = (average(sums, world) / max(steps, 1)).tolist()  # three losses and the accuracy
     state.epoch, seconds = epoch, time.perf_counter() - started
     return EpochMetrics(
         epoch=epoch,
@@ -210,13 +211,15 @@ def wrap_model(model: ReID, recipe: Recipe, world: World) -> nn.Module:
     return torch.compile(network) if recipe.compile else network  # type: ignore[return-value]
 
 
-def _stop_unless_finite(step: tuple[Tensor, npt.NDArray[np.int64]] | None, epoch: int, crops: TrainingSet) -> None:
+def _stop_unless_finite(
+    step: tuple[Tensor, npt.NDArray[np.int64]] | None, epoch: int, training_set: TrainingSet
+) -> None:
     if step is None or torch.isfinite(step[0]).all():
         return
     id_, triplet, center, _ = step[0].tolist()
     raise RunError(
         f"epoch {epoch}: the loss is not finite (id {id_}, triplet {triplet}, center {center}); "
-        f"use a lower lr or precision=fp32; the batch was {', '.join(crops.paths(step[1]))}",
+        f"use a lower lr or precision=fp32; the batch was {', '.join(training_set.paths(step[1]))}",
         parameter="set",
     )
 

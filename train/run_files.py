@@ -18,6 +18,7 @@ from bot_deploy.choices import MERGE_SEPARATOR
 from bot_deploy.datasets import crops_fingerprint
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import write_atomically
+from bot_deploy.runs import CHECKPOINT_NAME
 
 from .recipe import RUN_TABLES, load_recipe, read_toml, recipe_from_values, to_toml, toml_value
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from .recipe import Recipe
 
-MODEL, STATE, CONFIG, METRICS, CURVES = "model.pt", "state.pt", "config.toml", "metrics.csv", "curves.png"
+STATE_NAME, CONFIG_NAME, METRICS_NAME, CURVES_NAME = "state.pt", "config.toml", "metrics.csv", "curves.png"
 TENSORBOARD = "tensorboard"  # a folder
 
 
@@ -71,14 +72,14 @@ def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> No
         InputError: `out` holds a run and `resume` is off, a run with another recipe or other data, or results only.
         RunError: `out` cannot be written.
     """
-    config = out / CONFIG
+    config = out / CONFIG_NAME
     text = _config(recipe, dataset)
-    has_state = (out / STATE).exists()  # a run that failed in its first epoch has none, and starts again
-    if (has_state or (out / MODEL).exists()) and not resume:
+    has_state = (out / STATE_NAME).exists()  # a run that failed in its first epoch has none, and starts again
+    if (has_state or (out / CHECKPOINT_NAME).exists()) and not resume:
         raise InputError(f"{out} already holds a run; resume it, or choose another folder", parameter="out")
-    if resume and not has_state and (out / METRICS).exists():  # metrics.csv is written after the first state.pt
+    if resume and not has_state and (out / METRICS_NAME).exists():  # metrics.csv is written after the first state.pt
         raise InputError(
-            f"{out}: {STATE} is missing, so the run cannot be resumed; choose another folder", parameter="out"
+            f"{out}: {STATE_NAME} is missing, so the run cannot be resumed; choose another folder", parameter="out"
         )
     if has_state and config.exists():
         _check_continues(out, _comparable(config), _comparable(config, text))
@@ -123,10 +124,10 @@ def weights_file(source: str) -> Path:
     """
     path = Path(source)
     if path.is_dir():
-        path /= MODEL
+        path /= CHECKPOINT_NAME
         if not path.is_file():
             raise InputError(
-                f"{source}: a folder without {MODEL}; name a run, or a file of weights", parameter="weights"
+                f"{source}: a folder without {CHECKPOINT_NAME}; name a run, or a file of weights", parameter="weights"
             )
     if not path.is_file():
         raise InputError(f"{source}: no such file; give a file, a run's folder, imagenet or none", parameter="weights")
@@ -162,19 +163,19 @@ def _comparable(config: Path, text: str | None = None) -> dict[str, object]:
         recipe = {key: value for key, value in values.items() if key not in RUN_TABLES}
         return {**dataclasses.asdict(recipe_from_values(recipe)), "data": values["data"]["fingerprint"]}
     except (InputError, KeyError, TypeError):
-        raise InputError(f"the run's {CONFIG} is damaged; choose another folder", parameter="out") from None
+        raise InputError(f"the run's {CONFIG_NAME} is damaged; choose another folder", parameter="out") from None
 
 
 def read_config(out: Path) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe of the run in `out`, and the sources of its data."""
-    config = out / CONFIG
+    config = out / CONFIG_NAME
     try:
         data = read_toml(config)["data"]
         # Older versions wrote all sources as one string.
         sources = data["sources"] if "sources" in data else data["source"].split(MERGE_SEPARATOR)
         sources = msgspec.convert(sources, tuple[str, ...])
     except (InputError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{out}: no run to resume; it has no readable {CONFIG}", parameter="out") from None
+        raise InputError(f"{out}: no run to resume; it has no readable {CONFIG_NAME}", parameter="out") from None
     return load_recipe(config), sources
 
 
@@ -184,8 +185,8 @@ def write_metrics(out: Path, epochs: Sequence[EpochMetrics]) -> None:
     table = csv.DictWriter(text, [field.name for field in dataclasses.fields(EpochMetrics)], lineterminator="\n")
     table.writeheader()
     table.writerows(dataclasses.asdict(epoch) for epoch in epochs)
-    write_text(out / METRICS, text.getvalue())
-    write_atomically(out / CURVES, lambda path: _plot(epochs, path))
+    write_text(out / METRICS_NAME, text.getvalue())
+    write_atomically(out / CURVES_NAME, lambda path: _plot(epochs, path))
 
 
 def log_to_tensorboard(out: Path, metrics: EpochMetrics) -> None:

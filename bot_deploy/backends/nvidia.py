@@ -16,7 +16,7 @@ def is_installed(package: str) -> bool:
 
 
 @cache
-def load(package: str) -> tuple[Any, Any]:
+def load_tensorrt(package: str) -> tuple[Any, Any]:
     """The module of `package`, and a logger that collects the module's error messages in `errors`.
 
     Raises:
@@ -63,7 +63,11 @@ def gpu_arch() -> str:
 
 
 def load_cuda() -> Any:
-    """The module `cuda.bindings.runtime`."""
+    """The module `cuda.bindings.runtime`.
+
+    Raises:
+        RunError: the package cuda-bindings is not installed.
+    """
     try:
         return import_module("cuda.bindings.runtime")
     except ImportError:

@@ -33,7 +33,8 @@ PROVIDERS = {
 PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 
 CUDA_HINT = "use the device cpu, or repair CUDA (`pip install 'onnxruntime-gpu[cuda,cudnn]'` brings its libraries)"
-# It would quantise the layers that an INT8 export leaves in float32, with one scale for all channels.
+# WeightBiasQuantization would quantise the layers that an INT8 export leaves in float32, with one scale for
+# all channels.
 DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
 
 
@@ -100,7 +101,7 @@ def open_session(path: Path, device: str, threads: int) -> InferenceSession:
             enable_fallback=0,  # a fallback prints on stdout, and its INT8 kernels are not the verified ones
         )
     except Exception as error:  # noqa: BLE001 - its error classes have no common base but Exception
-        if device != "cpu":  # whether the graph itself is broken shows on the CPU
+        if device != "cpu":  # a broken graph fails on the CPU too, and is reported there
             raise RunError(
                 f"ONNX Runtime cannot use {device} ({first_line(error)}); {CUDA_HINT}", parameter="device"
             ) from None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
-PRECISIONS = {"openvino": "f32", "openvino-bf16": "bf16"}  # device -> OpenVINO's name of the precision
+DEVICE_PRECISION_HINTS = {"openvino": "f32", "openvino-bf16": "bf16"}  # device -> OpenVINO's name of the precision
 
 
 def open_model(path: Path, device: str, threads: int) -> Embedder:
@@ -31,8 +31,8 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
     except ImportError:
         raise RunError("OpenVINO is not installed; `pip install 'bot-deploy[openvino]'`") from None
     core = ov.Core()
-    precision = PRECISIONS[device]
-    # Without these instructions OpenVINO emulates bfloat16 on AVX-512, and silently computes in float32 on older CPUs.
+    precision = DEVICE_PRECISION_HINTS[device]
+    # Without bfloat16 instructions OpenVINO emulates them on AVX-512, and silently computes in float32 on older CPUs.
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise RunError(
             "this CPU has no bfloat16 instructions (AVX512-BF16 or AMX); use the device openvino", parameter="device"

@@ -41,7 +41,7 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
     """
     del device, threads  # always the GPU
     data, sidecar = engine_file.read(path)
-    trt, logger = nvidia.load(sidecar.package)
+    trt, logger = nvidia.load_tensorrt(sidecar.package)
     if trt.__version__ != sidecar.version:
         raise InputError(
             f"{path}: built with {sidecar.package} {sidecar.version}, but {trt.__version__} is installed; "
@@ -53,14 +53,14 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
             f"{path}: built for {', '.join(sidecar.archs)}, but the GPU is {arch}; {REEXPORT_HINT} on this machine, "
             f"or with `bot export --trt --gpu-arch {arch}`"
         )
-    engine = _deserialized(trt, logger, data, path)
+    engine = _deserialize(trt, logger, data, path)
     _check_shapes(engine, sidecar.contract, path)
     runner = Runner(trt, nvidia.load_cuda(), engine, sidecar)
     name = f"{sidecar.package} {sidecar.version} {arch} {sidecar.precision}"
     return Embedder(sidecar.contract, name, runner.run, sidecar.profile[2])
 
 
-def _deserialized(trt: Any, logger: Any, data: bytes, path: Path) -> Any:
+def _deserialize(trt: Any, logger: Any, data: bytes, path: Path) -> Any:
     logger.errors.clear()
     try:
         engine = trt.Runtime(logger).deserialize_cuda_engine(data)
@@ -94,19 +94,21 @@ class Runner:
     def __init__(self, trt: Any, cuda: Any, engine: Any, sidecar: Sidecar) -> None:
         self.trt, self.cuda, self.engine = trt, cuda, engine
         self.min_batch, self.tuned_batch, self.max_batch = sidecar.profile
-        self.size, self.dim = sidecar.contract.size, sidecar.contract.dim
+        self.image_size, self.dim = sidecar.contract.size, sidecar.contract.dim
         self.graphs: dict[int, Any] = {}  # batch size -> its CUDA graph; None if it cannot be captured
         self.contexts: dict[int, Any] = {}  # batch size -> its context; 0 for all larger sizes
         self.lock = threading.Lock()
         self.cleanup = ExitStack()
         weakref.finalize(self, self.cleanup.close)
-        self.stream = self._own(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking), cuda.cudaStreamDestroy)
-        self.pixels, self.device_pixels = self._buffers(np.dtype(np.uint8), (self.max_batch, *self.size, 3))
+        self.stream = self._register_cleanup(
+            cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking), cuda.cudaStreamDestroy
+        )
+        self.pixels, self.device_pixels = self._buffers(np.dtype(np.uint8), (self.max_batch, *self.image_size, 3))
         self.vectors, self.device_vectors = self._buffers(np.dtype(np.float32), (self.max_batch, self.dim))
         self.captures_graphs = not hasattr(trt, "CudaGraphStrategy")
         if self.captures_graphs:
             self.scratch = max(engine.device_memory_size_v2, 1)
-            self.device_scratch = self._own(cuda.cudaMalloc(self.scratch), cuda.cudaFree)
+            self.device_scratch = self._register_cleanup(cuda.cudaMalloc(self.scratch), cuda.cudaFree)
 
     def run(self, batch: Pixels) -> Vectors:
         """Vectors float32 [N, dim] of `batch` uint8 [N, height, width, 3], any N."""
@@ -114,46 +116,46 @@ class Runner:
         with self.lock:
             for start in range(0, len(batch), self.max_batch):
                 part = batch[start : start + self.max_batch]
-                out[start : start + len(part)] = self._pass(part)
+                out[start : start + len(part)] = self._run_batch(part)
         return out
 
-    def _pass(self, images: Pixels) -> Vectors:
+    def _run_batch(self, images: Pixels) -> Vectors:
         """Vectors of at most `max_batch` images; a view that the next pass overwrites."""
-        cuda, size = self.cuda, max(len(images), self.min_batch)
+        cuda, batch_size = self.cuda, max(len(images), self.min_batch)
         self.pixels[: len(images)] = images
-        self.pixels[len(images) : size] = 0
-        graph = self.graphs.get(size)
+        self.pixels[len(images) : batch_size] = 0
+        graph = self.graphs.get(batch_size)
         if graph is None:
-            self._enqueue(size)
+            self._enqueue(batch_size)
         else:
             check_cuda(cuda, cuda.cudaGraphLaunch(graph, self.stream))
         check_cuda(cuda, cuda.cudaStreamSynchronize(self.stream))
-        if self.captures_graphs and size <= self.tuned_batch and size not in self.graphs:
+        if self.captures_graphs and batch_size <= self.tuned_batch and batch_size not in self.graphs:
             # After the first pass of a shape, which also updates the context: that must not be captured.
-            self.graphs[size] = self._captured(size)
+            self.graphs[batch_size] = self._capture_graph(batch_size)
         return self.vectors[: len(images)]
 
-    def _enqueue(self, size: int) -> None:
-        """Puts the work for `size` images on the stream: copy to the GPU, inference, copy back."""
-        kinds, context = self.cuda.cudaMemcpyKind, self._context(size)
-        pixels, vectors = self.pixels[:size], self.vectors[:size]
+    def _enqueue(self, batch_size: int) -> None:
+        """Puts the work for `batch_size` images on the stream: copy to the GPU, inference, copy back."""
+        kinds, context = self.cuda.cudaMemcpyKind, self._context(batch_size)
+        pixels, vectors = self.pixels[:batch_size], self.vectors[:batch_size]
         self._copy(self.device_pixels, pixels.ctypes.data, pixels.nbytes, kinds.cudaMemcpyHostToDevice)
         if not context.execute_async_v3(int(self.stream)):
-            raise RunError(f"{self.trt.__name__} cannot run a batch of {size}; {GPU_HINT}")
+            raise RunError(f"{self.trt.__name__} cannot run a batch of {batch_size}; {GPU_HINT}")
         self._copy(vectors.ctypes.data, self.device_vectors, vectors.nbytes, kinds.cudaMemcpyDeviceToHost)
 
     def _copy(self, target: int, source: int, count: int, kind: Any) -> None:
         check_cuda(self.cuda, self.cuda.cudaMemcpyAsync(target, source, count, kind, self.stream))
 
-    def _context(self, size: int) -> Any:
-        """A context set to `size` images; small sizes keep their own, since a captured context must not change."""
-        small = self.captures_graphs and size <= self.tuned_batch
-        key = size if small else 0
+    def _context(self, batch_size: int) -> Any:
+        """A context set to `batch_size` images; small batches keep their own: a captured context must not change."""
+        small = self.captures_graphs and batch_size <= self.tuned_batch
+        key = batch_size if small else 0
         new = key not in self.contexts
         if new:
             self.contexts[key] = self._new_context()
         if new or not small:
-            self._set_shape(self.contexts[key], size)
+            self._set_shape(self.contexts[key], batch_size)
         return self.contexts[key]
 
     def _new_context(self) -> Any:
@@ -174,17 +176,17 @@ class Runner:
                 raise RunError(f"{trt.__name__} does not take the address of {name}; {REEXPORT_HINT}")
         return context
 
-    def _set_shape(self, context: Any, size: int) -> None:
-        if not context.set_input_shape(INPUT_NAME, (size, *self.size, 3)):
-            raise RunError(f"{self.trt.__name__} does not take a batch of {size}; {REEXPORT_HINT}")
+    def _set_shape(self, context: Any, batch_size: int) -> None:
+        if not context.set_input_shape(INPUT_NAME, (batch_size, *self.image_size, 3)):
+            raise RunError(f"{self.trt.__name__} does not take a batch of {batch_size}; {REEXPORT_HINT}")
 
-    def _captured(self, size: int) -> Any:
-        """The pass of `size` images as an executable CUDA graph, or None if it cannot be captured."""
+    def _capture_graph(self, batch_size: int) -> Any:
+        """The pass of `batch_size` images as an executable CUDA graph, or None if it cannot be captured."""
         cuda = self.cuda
         mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         check_cuda(cuda, cuda.cudaStreamBeginCapture(self.stream, mode))
         try:
-            self._enqueue(size)
+            self._enqueue(batch_size)
         except RunError:
             cuda.cudaStreamEndCapture(self.stream)
             return None
@@ -201,12 +203,12 @@ class Runner:
     def _buffers(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[npt.NDArray[Any], int]:
         """A pinned array on the host, and the address of a buffer of the same size on the GPU."""
         cuda, count = self.cuda, int(np.prod(shape)) * dtype.itemsize
-        address = self._own(cuda.cudaMallocHost(count), cuda.cudaFreeHost)
+        address = self._register_cleanup(cuda.cudaMallocHost(count), cuda.cudaFreeHost)
         memory = (ctypes.c_uint8 * count).from_address(int(address))
         array = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
-        return array, int(self._own(cuda.cudaMalloc(count), cuda.cudaFree))
+        return array, int(self._register_cleanup(cuda.cudaMalloc(count), cuda.cudaFree))
 
-    def _own(self, result: tuple[Any, ...], release: Any) -> Any:
+    def _register_cleanup(self, result: tuple[Any, ...], release: Any) -> Any:
         """The resource that a CUDA call created; `release` frees it together with this runner."""
         resource = check_cuda(self.cuda, result)
         self.cleanup.callback(release, resource)

@@ -50,11 +50,11 @@ def train(
     if weights not in {None, "", "imagenet", "none"}:
         run_files.weights_file(str(weights))
     if resume and out is None:
-        out = runs.newest_file(run_files.CONFIG, "nothing to resume").parent
-    if out and resume and not recipe and (out / run_files.CONFIG).exists():
+        out = runs.newest_file(run_files.CONFIG_NAME, "nothing to resume").parent
+    if out and resume and not recipe and (out / run_files.CONFIG_NAME).exists():
         # The run's own settings, with those changes that are named now: more epochs, or data that have moved.
         own, sources = run_files.read_config(out)
-        settings = load_recipe(out / run_files.CONFIG, overrides, weights) if overrides or weights else own
+        settings = load_recipe(out / run_files.CONFIG_NAME, overrides, weights) if overrides or weights else own
         data = data or sources
     elif out and resume and not (data or recipe or overrides or weights):
         settings, data = run_files.read_config(out)

@@ -22,16 +22,16 @@ def crop_box(pixels: Pixels, xyxy: Xyxy) -> Pixels:
     return pixels[top:bottom, left:right].copy()  # a view would keep the whole frame in memory
 
 
-def is_unoccluded(xyxy: Xyxy, others: list[Xyxy], frame: tuple[int, int]) -> bool:
+def shows_whole_person(xyxy: Xyxy, others: list[Xyxy], frame_size: tuple[int, int]) -> bool:
     """Whether the box shows a whole person: not cut off by the frame's edge, not behind a nearer person.
 
     Args:
         xyxy: the box.
         others: the other boxes of the frame; one whose lower edge is lower is nearer.
-        frame: height and width of the frame, in pixels.
+        frame_size: height and width of the frame, in pixels.
     """
     left, top, right, bottom = xyxy
-    height, width = frame
+    height, width = frame_size
     if left < FRAME_EDGE_PX or top < FRAME_EDGE_PX or right > width - FRAME_EDGE_PX or bottom > height - FRAME_EDGE_PX:
         return False
     if right - left > MAX_ASPECT_RATIO * (bottom - top):

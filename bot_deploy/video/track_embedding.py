@@ -25,7 +25,7 @@ class TrackEmbedding:
     def __init__(self, outlier_threshold: float) -> None:
         self.outlier_threshold = outlier_threshold
         self.count = 0  # embeddings since the last start
-        self.unoccluded = False  # whether the crops of the mean show the whole person
+        self.from_whole_person = False  # whether the crops of the mean show the whole person
         self._sum: Vectors = np.zeros(0, np.float32)
         self._outliers: list[Vectors] = []
 
@@ -34,15 +34,15 @@ class TrackEmbedding:
         """float32 [D] of length 1; undefined before the first `add`."""
         return self._sum / np.float32(np.linalg.norm(self._sum))
 
-    def add(self, embedding: Vectors, *, unoccluded: bool) -> bool:
-        """Adds the unit vector `embedding` [D] of a crop; `unoccluded` if the crop shows the whole person.
+    def add(self, embedding: Vectors, *, whole_person: bool) -> bool:
+        """Adds the unit vector `embedding` [D] of a crop; `whole_person` if the crop shows the whole person.
 
         Returns whether the mean started again, because the track now follows another person.
         """
-        if self.unoccluded and not unoccluded:
+        if self.from_whole_person and not whole_person:
             return False
-        if not self.count or (unoccluded and not self.unoccluded):
-            self._start([embedding], unoccluded=unoccluded)
+        if not self.count or (whole_person and not self.from_whole_person):
+            self._start([embedding], whole_person=whole_person)
             return False
         if self._similar(embedding, self.vector):
             self._outliers.clear()
@@ -59,12 +59,12 @@ class TrackEmbedding:
             self._similar(earlier, later) for earlier, later in pairwise(self._outliers)
         ):
             return False
-        self._start(self._outliers, unoccluded=unoccluded)
+        self._start(self._outliers, whole_person=whole_person)
         return True
 
     def _similar(self, first: Vectors, second: Vectors) -> bool:
         return float(first @ second) >= self.outlier_threshold
 
-    def _start(self, embeddings: list[Vectors], *, unoccluded: bool) -> None:
+    def _start(self, embeddings: list[Vectors], *, whole_person: bool) -> None:
         self._sum = np.sum(embeddings, axis=0, dtype=np.float32)
-        self.count, self.unoccluded, self._outliers = len(embeddings), unoccluded, []
+        self.count, self.from_whole_person, self._outliers = len(embeddings), whole_person, []

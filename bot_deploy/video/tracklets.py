@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bot_deploy.choices import EMBED_EVERY_FRAMES
 from bot_deploy.errors import require_range
 
-from .crops import crop_box, is_unoccluded
+from .crops import crop_box, shows_whole_person
 from .timing import StageTimer
 from .track_embedding import TrackEmbedding
 from .tracks import PersonTracker
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .tracks import TrackedBox, Xyxy
 
 EMBEDDINGS_AT_START = 5  # of a track, one on each frame; after them, one every few frames
-LOST_TRACK_TTL_S = 10.0  # seconds after which a lost track is dropped
+LOST_TRACKLET_S = 10.0  # longer than ByteTrack continues a track, so that its person can still be enrolled
 
 
 @dataclass
@@ -79,7 +79,7 @@ class TrackletBuilder:
         self._embed_every = embed_every
         self._timer = timer or StageTimer()
         self._frames = 0  # processed
-        self.tracklets: dict[int, Tracklet] = {}  # by track id; lost ones stay for `LOST_TRACK_TTL_S`
+        self.tracklets: dict[int, Tracklet] = {}  # by track id; lost ones stay for `LOST_TRACKLET_S`
 
     def process_frame(self, frame: Frame) -> list[TrackletBox]:
         """The people on `frame`.
@@ -107,18 +107,20 @@ class TrackletBuilder:
     def _embed_tracks(self, frame: Frame, boxes: list[TrackedBox]) -> set[int]:
         """Embeds the tracks that are due, in one batch; returns their ids."""
         frame_size = frame.pixels.shape[0], frame.pixels.shape[1]
-        due: list[tuple[int, Pixels, bool]] = []  # track id, crop, whether it is unoccluded
+        due: list[tuple[int, Pixels, bool]] = []  # track id, crop, whether it is whole_person
         for box in boxes:
             tracklet = self.tracklets[box.track_id]
             others = [other.xyxy for other in boxes if other is not box]
-            unoccluded = is_unoccluded(box.xyxy, others, frame_size)
-            if self._frames >= tracklet.next_embedding_frame and (unoccluded or not tracklet.embedding.unoccluded):
-                due.append((box.track_id, crop_box(frame.pixels, box.xyxy), unoccluded))
+            whole_person = shows_whole_person(box.xyxy, others, frame_size)
+            if self._frames >= tracklet.next_embedding_frame and (
+                whole_person or not tracklet.embedding.from_whole_person
+            ):
+                due.append((box.track_id, crop_box(frame.pixels, box.xyxy), whole_person))
         embeddings = self._embedder.embed([crop for _, crop, _ in due])
-        for (track_id, crop, unoccluded), embedding in zip(due, embeddings, strict=True):
+        for (track_id, crop, whole_person), embedding in zip(due, embeddings, strict=True):
             tracklet = self.tracklets[track_id]
             mean, count_before = tracklet.embedding, tracklet.embedding.count
-            if mean.add(embedding, unoccluded=unoccluded):  # the track now follows another person
+            if mean.add(embedding, whole_person=whole_person):  # the track now follows another person
                 tracklet = self._start_tracklet(track_id, mean, frame.time)
             if mean.count != count_before or tracklet.crop is None:
                 tracklet.crop, tracklet.crop_embedding = crop, embedding
@@ -127,6 +129,6 @@ class TrackletBuilder:
         return {track_id for track_id, _, _ in due}
 
     def _drop_lost_tracks(self, now: float) -> None:
-        lost = [key for key, tracklet in self.tracklets.items() if now - tracklet.last_seen > LOST_TRACK_TTL_S]
+        lost = [key for key, tracklet in self.tracklets.items() if now - tracklet.last_seen > LOST_TRACKLET_S]
         for track_id in lost:
             del self.tracklets[track_id]

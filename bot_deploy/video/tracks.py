@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MIN_FPS, MAX_FPS = 1e-3, 1000  # frames per second of a source
 MIN_TRACKING_FPS = 5  # frames per second; below it, people move too far between two frames
 MIN_TIME_STEP_S = 1e-6  # seconds from frame to frame
-LOST_TRACK_BUFFER = 60  # thirtieths of a second for which a lost track is kept
+LOST_TRACK_S = 2.0  # seconds for which ByteTrack continues a lost track
 TRACK_ACTIVATION_THRESHOLD = 0.5  # detector confidence that starts a track; a lower one only continues a track
 
 Xyxy = tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -73,7 +73,7 @@ def _bytetrack(fps: float) -> ByteTrackTracker:
     from trackers import ByteTrackTracker
 
     return ByteTrackTracker(
-        lost_track_buffer=LOST_TRACK_BUFFER,
+        lost_track_buffer=round(30 * LOST_TRACK_S),  # it is counted in frames at 30 frames/s
         frame_rate=fps,
         track_activation_threshold=TRACK_ACTIVATION_THRESHOLD,
         high_conf_det_threshold=TRACK_ACTIVATION_THRESHOLD,

@@ -349,7 +349,7 @@ CONFIG = f'{to_toml(Recipe())}\n[data]\nsources = ["people"]\ncrops = 4\nfingerp
 @examples(300)
 @given(edit=EDITS | st.just(Edit(0.3, 1, "overwrite", b"[" * 40)))
 def test_config(edit: Edit, tmp_path: Path) -> None:
-    path = tmp_path / run_files.CONFIG
+    path = tmp_path / run_files.CONFIG_NAME
     path.write_bytes(edit(CONFIG.encode()))
     read_or_refuse(lambda: load_recipe(path))
     result = read_or_refuse(lambda: run_files.read_config(tmp_path))
@@ -378,7 +378,7 @@ def test_config(edit: Edit, tmp_path: Path) -> None:
     ids=lambda text: text[:24],
 )
 def test_config_with_wrong_numbers(text: str, tmp_path: Path) -> None:
-    path = tmp_path / run_files.CONFIG
+    path = tmp_path / run_files.CONFIG_NAME
     path.write_text(text)
     assert read_or_refuse(lambda: run_files.read_config(tmp_path)) is None
     if not text.startswith("[data]"):

@@ -26,7 +26,7 @@ from helpers.fake_camera import (
 from bot_deploy.demos.enrolment import Enroller, open_enrolment_gallery
 from bot_deploy.demos.recognition import (
     MIN_EMBEDDINGS_TO_ENROL,
-    MIN_OCCLUDED_EMBEDDINGS,
+    MIN_PARTIAL_EMBEDDINGS,
     STRANGER_AFTER_S,
     LiveRecognizer,
     RecognitionEvent,
@@ -195,9 +195,9 @@ def test_a_name_given_by_hand_stays_on_an_occluded_track(gallery: Gallery) -> No
 def test_an_occluded_person_is_enrolled_later(gallery: Gallery) -> None:
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1, auto_enrol=True)
     desk = walker(100, y=100, tall=140)  # down to the frame's edge
-    watch(recognizer, [scene((RED, desk))] * MIN_OCCLUDED_EMBEDDINGS)
+    watch(recognizer, [scene((RED, desk))] * MIN_PARTIAL_EMBEDDINGS)
     assert len(enrolled_names(gallery)) == 0
-    watch(recognizer, [scene((RED, desk))] * 2, MIN_OCCLUDED_EMBEDDINGS)
+    watch(recognizer, [scene((RED, desk))] * 2, MIN_PARTIAL_EMBEDDINGS)
     assert len(enrolled_names(gallery)) == 1
 
 
@@ -205,9 +205,9 @@ def test_an_occluded_person_is_named_later(gallery: Gallery) -> None:
     enrol(gallery, Ann=RED)
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1)
     desk = walker(100, y=100, tall=140)  # down to the frame's edge
-    seen, _ = watch(recognizer, [scene((RED, desk))] * (MIN_OCCLUDED_EMBEDDINGS + 1))
+    seen, _ = watch(recognizer, [scene((RED, desk))] * (MIN_PARTIAL_EMBEDDINGS + 1))
     decisions = [person.decision for persons in seen[1:] for person in persons]
-    assert decisions == ["uncertain"] * (MIN_OCCLUDED_EMBEDDINGS - 1) + ["match"]
+    assert decisions == ["uncertain"] * (MIN_PARTIAL_EMBEDDINGS - 1) + ["match"]
 
 
 def test_a_passer_by_does_not_take_the_name_away(gallery: Gallery) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from helpers.fake_camera import GREEN, ORANGE, Box, scene
 
-from bot_deploy.video.crops import crop_box, is_unoccluded
+from bot_deploy.video.crops import crop_box, shows_whole_person
 
 
 def walker(x: float, y: float = 60, height: float = 150) -> Box:
@@ -13,14 +13,14 @@ def walker(x: float, y: float = 60, height: float = 150) -> Box:
 
 def test_unoccluded_boxes_are_not_cut_off_and_not_behind_another() -> None:
     frame = (240, 320)
-    assert is_unoccluded(walker(100), [], frame)
-    assert not is_unoccluded(walker(0), [], frame)
-    assert not is_unoccluded(walker(100, y=100, height=140), [], frame)
+    assert shows_whole_person(walker(100), [], frame)
+    assert not shows_whole_person(walker(0), [], frame)
+    assert not shows_whole_person(walker(100, y=100, height=140), [], frame)
     nearer, farther = walker(120, y=70), walker(120, y=50)
-    assert not is_unoccluded(walker(100), [nearer], frame)
-    assert is_unoccluded(walker(100), [farther], frame)
-    assert is_unoccluded(walker(100), [walker(140, y=70)], frame)  # a fifth of it is hidden
-    assert not is_unoccluded((100, 60, 210, 210), [], frame)  # too wide for a whole person
+    assert not shows_whole_person(walker(100), [nearer], frame)
+    assert shows_whole_person(walker(100), [farther], frame)
+    assert shows_whole_person(walker(100), [walker(140, y=70)], frame)  # a fifth of it is hidden
+    assert not shows_whole_person((100, 60, 210, 210), [], frame)  # too wide for a whole person
 
 
 def test_crops_stay_inside_the_frame() -> None:

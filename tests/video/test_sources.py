@@ -83,7 +83,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def camera(*cameras: Camera) -> Source:
     """A source that opens `cameras` one after the other, and then only ones that do not open."""
     remaining = iter(cameras)
-    return open_source("0", capture=lambda _: next(remaining, Camera([], opens=False)))
+    return open_source("0", make_capture=lambda _: next(remaining, Camera([], opens=False)))
 
 
 def reds(frames: Iterator[Frame], count: int) -> list[int]:
@@ -172,7 +172,7 @@ def test_a_driver_that_raises_gives_no_traceback() -> None:
         raise OSError("no driver")
 
     with pytest.raises(InputError, match="cannot be opened"):
-        open_source("0", capture=broken)
+        open_source("0", make_capture=broken)
 
 
 def test_a_folder_gives_frames_in_order_and_logs_broken_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -351,7 +351,7 @@ def test_files_that_are_no_source_give_one_line(tmp_path: Path) -> None:
 def test_a_given_frame_rate_replaces_the_reported_one(tmp_path: Path) -> None:
     with open_source(str(write_film(tmp_path / "film.mp4", 3)), fps=4.0) as source:
         assert source.fps == 4
-    with open_source("0", fps=4.0, capture=lambda _: Camera([1, 2, 3], fps=12)) as source:
+    with open_source("0", fps=4.0, make_capture=lambda _: Camera([1, 2, 3], fps=12)) as source:
         assert source.fps == 4
 
 
@@ -383,7 +383,7 @@ def test_passwords_are_not_shown() -> None:
         mask_passwords("http://host/video?user=me&password=secret&x=1") == "http://host/video?user=me&password=***&x=1"
     )
     with pytest.raises(BotError) as caught:
-        open_source("rtsp://me:secret@host/s", capture=lambda _: Camera([], opens=False))
+        open_source("rtsp://me:secret@host/s", make_capture=lambda _: Camera([], opens=False))
     assert "secret" not in str(caught.value)
 
 

@@ -8,7 +8,7 @@ from helpers.fake_camera import BLUE, DETECTOR, RED, Box, crop_of, embed, embedd
 from bot_deploy.embedder import Embedder
 from bot_deploy.video.detectors import Detections, Detector
 from bot_deploy.video.track_embedding import OUTLIERS_TO_RESTART
-from bot_deploy.video.tracklets import EMBEDDINGS_AT_START, LOST_TRACK_TTL_S, TrackletBuilder
+from bot_deploy.video.tracklets import EMBEDDINGS_AT_START, LOST_TRACKLET_S, TrackletBuilder
 
 OUTLIER_THRESHOLD = 0.45
 
@@ -63,7 +63,7 @@ def test_a_track_that_jumps_to_another_person_gets_a_new_tracklet() -> None:
 
 def test_lost_tracks_are_dropped_after_some_seconds() -> None:
     tracklets = builder()
-    pictures = [scene((RED, walker(10)))] * 3 + [scene()] * round(10 * LOST_TRACK_TTL_S)
+    pictures = [scene((RED, walker(10)))] * 3 + [scene()] * round(10 * LOST_TRACKLET_S)
     for frame in film(pictures):
         tracklets.process_frame(frame)
     assert list(tracklets.tracklets) == [1]

@@ -33,7 +33,7 @@ class Detector:
 
 
 def filter_detections(
-    detections: Detections, max_overlap: float, heights: tuple[int, int], frame: tuple[int, int]
+    detections: Detections, max_overlap: float, heights: tuple[int, int], frame_size: tuple[int, int]
 ) -> Detections:
     """Clips boxes to the frame, removes wrong sizes and overlaps, and sorts by confidence, highest first.
 
@@ -41,11 +41,11 @@ def filter_detections(
         detections: of one frame.
         max_overlap: IoU of two boxes, above which the one with the lower confidence is removed.
         heights: lowest and highest height of a box, in pixels.
-        frame: height and width of the frame, in pixels.
+        frame_size: height and width of the frame, in pixels.
     """
     import cv2
 
-    xyxy = detections.xyxy.clip(0, np.array([frame[1], frame[0]] * 2, np.float32))
+    xyxy = detections.xyxy.clip(0, np.array([frame_size[1], frame_size[0]] * 2, np.float32))
     sides = xyxy[:, 2:] - xyxy[:, :2]
     keep = (sides[:, 0] >= 1) & (sides[:, 1] >= heights[0]) & (sides[:, 1] <= heights[1])
     xyxy, sides, confidence = xyxy[keep], sides[keep], detections.confidence[keep]

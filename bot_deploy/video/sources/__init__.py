@@ -18,20 +18,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Frame", "Source", "open_source"]
 
-# Asked in this order. Each takes (address, name for messages, fps, capture) and returns None for another kind.
+# Tried in this order. Each takes (address, name for messages, fps, make_capture) and returns None for another kind.
 OPENERS = (open_camera, open_web_video, open_stream, open_frame_folder, open_video)
 MIN_FPS, MAX_FPS = 1e-3, 1000  # frames per second
 KINDS = "a camera number, a video, a folder of frames or an address such as rtsp://…"
 
 
-def open_source(address: str, *, fps: float | None = None, capture: Callable[[str], Capture] | None = None) -> Source:
+def open_source(
+    address: str, *, fps: float | None = None, make_capture: Callable[[str], Capture] | None = None
+) -> Source:
     """Opens a source of frames.
 
     Args:
         address: a camera number, a video, a folder of frames, one picture, or an address such as rtsp://host/stream.
             A web address that ends like a video file is a video; other addresses are live streams.
         fps: frames per second; default: 1 in a folder, else as the camera or video reports.
-        capture: function from the camera number or a stream's address to a capture; default: cv2.VideoCapture.
+        make_capture: function from the camera number or a stream's address to a capture; default: cv2.VideoCapture.
 
     OpenCV's log and RTSP over TCP are settings of the whole process: see `bot_deploy.video.opencv`.
 
@@ -43,7 +45,7 @@ def open_source(address: str, *, fps: float | None = None, capture: Callable[[st
         require_range("fps", fps, MIN_FPS, MAX_FPS)
     try:
         for opener in OPENERS:
-            source = opener(address, name, fps, capture)
+            source = opener(address, name, fps, make_capture)
             if source is not None:
                 return source
     except OSError as error:

@@ -27,20 +27,20 @@ WEB_PROTOCOLS = "http,https,tcp,tls,httpproxy"
 
 
 def open_web_video(
-    address: str, name: str, fps: float | None, capture: Callable[[str], Capture] | None
+    address: str, name: str, fps: float | None, make_capture: Callable[[str], Capture] | None
 ) -> Source | None:
     """The video at a web address that ends like a video file; None for another address."""
-    del capture
+    del make_capture
     if re.match(r"https?://", address, re.IGNORECASE) and address.partition("?")[0].lower().endswith(VIDEO_SUFFIXES):
         return VideoSource(name, address, fps, WEB_PROTOCOLS)
     return None
 
 
 def open_frame_folder(
-    address: str, name: str, fps: float | None, capture: Callable[[str], Capture] | None
+    address: str, name: str, fps: float | None, make_capture: Callable[[str], Capture] | None
 ) -> Source | None:
     """The pictures in a folder, or one picture; None for another file."""
-    del capture
+    del make_capture
     path = Path(address)
     if address and path.is_dir():
         files = images.find_images(path)
@@ -52,9 +52,11 @@ def open_frame_folder(
     return None
 
 
-def open_video(address: str, name: str, fps: float | None, capture: Callable[[str], Capture] | None) -> Source | None:
+def open_video(
+    address: str, name: str, fps: float | None, make_capture: Callable[[str], Capture] | None
+) -> Source | None:
     """The video in a file; None if there is no such file."""
-    del capture
+    del make_capture
     path = Path(address)
     if not path.is_file():
         return None

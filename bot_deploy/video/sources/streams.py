@@ -38,7 +38,9 @@ SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp")
 CAMERA = re.compile(r"(?:/dev/video)?([0-9]+)")
 
 
-def open_camera(address: str, name: str, fps: float | None, capture: Callable[[str], Capture] | None) -> Source | None:
+def open_camera(
+    address: str, name: str, fps: float | None, make_capture: Callable[[str], Capture] | None
+) -> Source | None:
     """The camera with a number; None for another address."""
     del name
     camera = CAMERA.fullmatch(address)
@@ -47,13 +49,15 @@ def open_camera(address: str, name: str, fps: float | None, capture: Callable[[s
     number = camera[1]
     return StreamSource(
         f"camera {number}",
-        lambda: (capture or _camera_capture)(number),
+        lambda: (make_capture or _open_camera_capture)(number),
         lambda: _camera_remedy(Path(f"/dev/video{number}")),
         fps,
     )
 
 
-def open_stream(address: str, name: str, fps: float | None, capture: Callable[[str], Capture] | None) -> Source | None:
+def open_stream(
+    address: str, name: str, fps: float | None, make_capture: Callable[[str], Capture] | None
+) -> Source | None:
     """The stream at an address such as rtsp://host/stream; None without a scheme.
 
     Raises:
@@ -64,10 +68,10 @@ def open_stream(address: str, name: str, fps: float | None, capture: Callable[[s
     if address.partition("://")[0].lower() not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise InputError(f"{name}: not a known kind of address; known: {known}", parameter="source")
-    return StreamSource(name, lambda: (capture or stream_capture)(address), _stream_remedy, fps)
+    return StreamSource(name, lambda: (make_capture or open_stream_capture)(address), _stream_remedy, fps)
 
 
-def _camera_capture(number: str) -> Capture:
+def _open_camera_capture(number: str) -> Capture:
     import cv2
 
     camera = cv2.VideoCapture(int(number))
@@ -75,7 +79,7 @@ def _camera_capture(number: str) -> Capture:
     return camera
 
 
-def stream_capture(address: str) -> Capture:
+def open_stream_capture(address: str) -> Capture:
     """OpenCV's capture for an address, with timeouts."""
     import cv2
 
@@ -124,13 +128,13 @@ class StreamSource(Source):
         """
         super().__init__(name, fps or DEFAULT_FPS)
         self._make_capture = make_capture
-        self._changed = threading.Condition()  # guards the attributes below
+        self._condition = threading.Condition()  # guards the attributes below
         self._closed = False
         self._newest: Pixels | None = None  # as OpenCV gives it; None after it was given
         self._number = -1  # of the newest frame
         self._first_arrival = self._last_arrival = 0.0  # time.monotonic() of the first and the newest frame
         self._last_frame: Frame | None = None  # the one that was given last
-        self._readers: list[Reader] = []
+        self._readers: list[CaptureReader] = []
         try:
             reader = self._start_reader(0)
             self._wait_for_first_frame(reader, remedy)
@@ -139,26 +143,26 @@ class StreamSource(Source):
             self.close()
             raise
 
-    def _start_reader(self, wait_s: float) -> Reader:
-        reader = Reader(self._make_capture, self._receive, wait_s)
-        with self._changed:
+    def _start_reader(self, wait_s: float) -> CaptureReader:
+        reader = CaptureReader(self._make_capture, self._receive, wait_s)
+        with self._condition:
             if not self._closed:
                 self._readers = [*(earlier for earlier in self._readers if earlier.is_alive()), reader]
                 reader.start()
         return reader
 
-    def _wait_for_first_frame(self, reader: Reader, remedy: Callable[[], str]) -> None:
-        with self._changed:
-            self._changed.wait_for(
+    def _wait_for_first_frame(self, reader: CaptureReader, remedy: Callable[[], str]) -> None:
+        with self._condition:
+            self._condition.wait_for(
                 lambda: self._newest is not None or reader.wait_s, OPEN_TIMEOUT_S + 2 * READ_TIMEOUT_S
             )
             if self._newest is None:
                 failure = "opens, but gives no picture" if reader.opened else "cannot be opened"
                 raise InputError(f"{self.name}: {failure}; {remedy()}")
 
-    def _receive(self, reader: Reader, pixels: Pixels | None) -> None:
+    def _receive(self, reader: CaptureReader, pixels: Pixels | None) -> None:
         """Takes a picture from `reader`; None means that a try has failed."""
-        with self._changed:
+        with self._condition:
             if self._closed or reader is not self._readers[-1]:
                 return
             if pixels is not None:
@@ -167,12 +171,12 @@ class StreamSource(Source):
                 self._first_arrival = self._first_arrival or self._last_arrival
                 self.dropped += self._newest is not None
                 self._newest = pixels
-            self._changed.notify_all()
+            self._condition.notify_all()
 
     def __iter__(self) -> Iterator[Frame]:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._newest is not None, REPEAT_FRAME_S)
+            with self._condition:
+                self._condition.wait_for(lambda: self._closed or self._newest is not None, REPEAT_FRAME_S)
                 if self._closed:
                     return
                 pixels, self._newest = self._newest, None
@@ -195,22 +199,22 @@ class StreamSource(Source):
         return f"{self.name} gives no picture; trying again" + (f" in {seconds} s" if seconds > 0 else "")
 
     def close(self) -> None:
-        with self._changed:
+        with self._condition:
             self._closed = True
-            self._changed.notify_all()
+            self._condition.notify_all()
         for reader in self._readers:
             reader.stop()
         if self._readers and self._readers[-1].is_alive():
             self._readers[-1].join(JOIN_TIMEOUT_S)
 
 
-class Reader(threading.Thread):
+class CaptureReader(threading.Thread):
     """The thread that opens and reads a capture, again and again until `stop`; all blocking calls are here."""
 
     def __init__(
         self,
         make_capture: Callable[[], Capture],
-        receive: Callable[[Reader, Pixels | None], None],
+        receive: Callable[[CaptureReader, Pixels | None], None],
         wait_s: float,
     ) -> None:
         """Starts after `wait_s` seconds; calls `receive` with every picture, and with None after a failed try."""
