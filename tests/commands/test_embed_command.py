@@ -82,10 +82,10 @@ def test_numbers_and_names_come_back_exactly(tmp_path: Path, suffix: str) -> Non
         pytest.importorskip("pyarrow")
     rng = np.random.default_rng(0)
     vectors = (rng.normal(size=(50, 7)) * 10.0 ** rng.integers(-8, 8, (50, 7))).astype(np.float32)
-    pictures = [Path(f'a b/{row} "ö",\n.jpg') for row in range(50)]
-    write_embeddings(tmp_path / f"x.{suffix}", pictures, vectors, "space-fi")
+    image_paths = [Path(f'a b/{row} "ö",\n.jpg') for row in range(50)]
+    write_embeddings(tmp_path / f"x.{suffix}", image_paths, vectors, "space-fi")
     paths, numbers = read(tmp_path / f"x.{suffix}")
-    assert paths == [str(path) for path in pictures]
+    assert paths == [str(path) for path in image_paths]
     np.testing.assert_array_equal(numbers, vectors)
 
 
@@ -122,8 +122,8 @@ def test_what_is_wrong_is_one_line(onnx_file: Path, crops: Path, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     for words, message in (
         ((crops, "-o", "v.txt"), "v.txt: a file of embeddings ends in .csv, .npy, .parquet"),
-        ((tmp_path / "empty", "-o", "v.npy"), f"{tmp_path / 'empty'}: no images in it; pictures end in ."),
-        ((crops / "cut.jpg", "none.jpg", "-o", "v.npy"), "none of the 2 pictures is usable; nothing was written"),
+        ((tmp_path / "empty", "-o", "v.npy"), f"{tmp_path / 'empty'}: no images in it; images end in ."),
+        ((crops / "cut.jpg", "none.jpg", "-o", "v.npy"), "none of the 2 images is usable; nothing was written"),
     ):
         done = run_bot("embed", *words, "--model", onnx_file, cwd=tmp_path)
         assert done.returncode == 2
