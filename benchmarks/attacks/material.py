@@ -25,9 +25,9 @@ DIM = 3 * (HEIGHT // CELL) * (WIDTH // CELL)
 IDENTITIES, CAMERAS, SHOTS = 4, 3, 2
 CALIBRATION = Calibration(
     data="people",
-    genuine=200,
-    impostor=4000,
-    target=0.01,
+    genuine_pairs=200,
+    impostor_pairs=4000,
+    target_false_accept_rate=0.01,
     threshold=0.6,
     reject_threshold=0.3,
     false_reject_rate=0.2,
@@ -96,10 +96,10 @@ class Material:
     @cached_property
     def gallery(self) -> Path:
         """An index of the crops."""
-        from bot_deploy.gallery import create_gallery, index_folder
+        from bot_deploy.gallery import index_folder, open_or_create_index
 
         path = self.folder / "people.gallery"
-        with create_gallery(str(path), CONTRACT, self.crops) as gallery:
+        with open_or_create_index(str(path), CONTRACT, self.crops) as gallery:
             index_folder(gallery, self.crops, self.embedder)
         return path
 
