@@ -177,7 +177,8 @@ def demo(
                 f"{frames.fps:g} frames per second: people are not tracked below {MIN_TRACKING_FPS}. Each frame is "
                 "searched by itself, and nobody is enrolled automatically"
             )
-        say(f"gallery {people.address}: {len(recognizer.enroller.names)} people; {recognizer.identifier.rule}")
+        known = len(recognizer.enroller.names)
+        say(f"gallery {gallery or people.address}: {known} people; {recognizer.identifier.rule}")
         # The window first: if it cannot open, the files of an earlier run stay.
         with (
             contextlib.nullcontext() if headless else Window("bot demo") as window,
