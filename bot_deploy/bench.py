@@ -99,14 +99,14 @@ def measure(
     Raises:
         ImageError: a file is not an image.
     """
-    sizes = sorted({1, *batches})
-    files = list(islice(cycle(files), max(sizes)))
+    batch_sizes = sorted({1, *batches})
+    files = list(islice(cycle(files), max(batch_sizes)))
     crops = {
-        size: np.stack([images.read_resized(file, size) for file in files])
-        for size in {entry.embedder.contract.size for entry in entries}
+        image_size: np.stack([images.read_resized(file, image_size) for file in files])
+        for image_size in {entry.embedder.contract.size for entry in entries}
     }
     results = [Result(entry, Speed({}), Speed({})) for entry in entries]
-    for batch in show_progress(sizes, "measuring", len(sizes)):
+    for batch in show_progress(batch_sizes, "measuring", len(batch_sizes)):
         embedders = [replace(entry.embedder, batch=batch) for entry in entries]
         model_only = [partial(embedder.run, crops[embedder.contract.size][:batch]) for embedder in embedders]
         with_decoding = [partial(embedder.embed, files[:batch]) for embedder in embedders]
@@ -165,9 +165,12 @@ def find_crops(folder: Path) -> list[Path]:
 def format_table(results: Sequence[Result], baselines: Sequence[Result | None]) -> str:
     """The figures in columns; `baselines` holds the baseline of each result, or None."""
     lines = [
-        f"{'':36}{'latency of one image, ms':^32}{'images/s, at batch':^28}{'speedup over baseline':^20}",
-        f"{'':36}{'model only':>16}{'with decoding':>16}{'model only':>14}{'with decoding':>14}{'model only':>20}",
-        f"{'':36}{'p50':>8}{'p95':>8}{'p50':>8}{'p95':>8}{'':28}{'latency':>10}{'images/s':>10}",
+        f"{'':{NAME_WIDTH}}{'latency of one image, ms':^32}{'images/s, at batch':^28}{'speedup over baseline':^20}",
+        (
+            f"{'':{NAME_WIDTH}}{'model only':>16}{'with decoding':>16}"
+            f"{'model only':>14}{'with decoding':>14}{'model only':>20}"
+        ),
+        f"{'':{NAME_WIDTH}}{'p50':>8}{'p95':>8}{'p50':>8}{'p95':>8}{'':28}{'latency':>10}{'images/s':>10}",
     ]
     for result, baseline in zip(results, baselines, strict=True):
         name = result.entry.name

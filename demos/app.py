@@ -74,7 +74,7 @@ def run(
     loop = _Loop(source, recognizer, recorder, window, snapshots)
     started = time.perf_counter()
     try:
-        for frame in _timed(source, recognizer.timer.seconds):
+        for frame in _time_reads(source, recognizer.timer.seconds):
             if not loop.process(frame) or loop.summary.frames == max_frames:
                 break
     except KeyboardInterrupt:
@@ -129,7 +129,7 @@ class _RecentPeople:
 
 
 class _Loop:
-    """One run: recognise, draw, record and show each frame, and obey the keys."""
+    """One run: recognise, draw, record and show each frame, and handle the keys."""
 
     def __init__(
         self, source: Source, recognizer: LiveRecognizer, recorder: Recorder, window: Window | None, snapshots: Path
@@ -144,8 +144,8 @@ class _Loop:
         self.message = ""
         self.is_paused = False
         self.last_problem = ""  # of the frame before
-        is_paced = window is not None and not source.is_live
-        self.pace = _Pace(1 / source.fps if is_paced else 0.0)
+        limits_rate = window is not None and not source.is_live
+        self.pace = _Pace(1 / source.fps if limits_rate else 0.0)
 
     def process(self, frame: Frame) -> bool:
         """Processes one frame; returns False when the user quits."""
@@ -160,9 +160,9 @@ class _Loop:
                 self.recorder.write(picture, frame.time)
         self.last_problem = frame.problem
         wait_seconds = self.pace.wait_seconds()
-        goes_on = self.window is None or self._show(self.window, frame, picture, wait_seconds)
+        continues = self.window is None or self._show(self.window, frame, picture, wait_seconds)
         self.pace.end_frame()
-        return goes_on
+        return continues
 
     def _recognise(self, frame: Frame) -> str:
         """Finds the people on `frame`; returns the problem if a live source has to go on without the gallery."""
@@ -224,29 +224,29 @@ class _Loop:
         return status
 
     @property
-    def _stands_still(self) -> bool:
+    def _is_frozen(self) -> bool:
         """Also while a name is typed: OpenCV keeps only the last key between two pictures."""
         return self.is_paused or self.keyboard.typed_name is not None
 
     def _show(self, window: Window, frame: Frame, picture: Pixels, wait_seconds: float) -> bool:
-        """Shows `picture` until the next frame is due, and obeys keys and clicks; returns False when the user quits."""
+        """Shows `picture` until the next frame is due, and handles keys; returns False when the user quits."""
         end = time.perf_counter() + wait_seconds
         while True:
             window.show(picture)
-            key = window.wait_key(PAUSED_KEY_WAIT_S if self._stands_still else max(0.0, end - time.perf_counter()))
+            key = window.wait_key(PAUSED_KEY_WAIT_S if self._is_frozen else max(0.0, end - time.perf_counter()))
             if window.is_closed:
                 return False
             click = window.take_click()
             if click is not None:
                 self.selected = smallest_box_at(click, self.persons)
-            if key is not None and not self._press(key, picture, frame.time):
+            if key is not None and not self._handle_key(key, picture, frame.time):
                 return False
-            if not self._stands_still and time.perf_counter() >= end:
+            if not self._is_frozen and time.perf_counter() >= end:
                 return True
             picture = self._draw(frame)
 
-    def _press(self, key: int, picture: Pixels, time: float) -> bool:
-        """Obeys a key; returns False when the user quits."""
+    def _handle_key(self, key: int, picture: Pixels, frame_time: float) -> bool:
+        """Handles a key; returns False when the user quits."""
         command = self.keyboard.press(key)
         if command is None:
             return True
@@ -254,7 +254,7 @@ class _Loop:
         if command.kind == "pause":
             self.is_paused = not self.is_paused
         elif command.kind == "snapshot":
-            self._save_snapshot(picture, time)
+            self._save_snapshot(picture, frame_time)
         elif command.kind == "enrol":
             self._enrol(command.name)
         return command.kind != "quit"
@@ -269,9 +269,9 @@ class _Loop:
         except BotError as error:
             self.message = str(error)
 
-    def _save_snapshot(self, picture: Pixels, time: float) -> None:
+    def _save_snapshot(self, picture: Pixels, frame_time: float) -> None:
         try:
-            self.message = f"saved {save_snapshot(picture, self.snapshots, time)}"
+            self.message = f"saved {save_snapshot(picture, self.snapshots, frame_time)}"
         except BotError as error:
             self.message = str(error)
 
@@ -288,7 +288,7 @@ def smallest_box_at(point: tuple[int, int], persons: list[TrackedPerson]) -> int
     return min(boxes)[1] if boxes else None
 
 
-def _timed(frames: Source, seconds: dict[str, float]) -> Iterator[Frame]:
+def _time_reads(frames: Source, seconds: dict[str, float]) -> Iterator[Frame]:
     """Yields the frames, and adds the time to read them to the stage "read"."""
     started = time.perf_counter()
     for frame in frames:
