@@ -18,6 +18,7 @@ from bot_deploy.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+from typing import Any
 
 CONTRACT = Contract(arch="resnet18", height=8, width=4, dim=2, fingerprint="f")
 
@@ -124,13 +125,13 @@ def test_slow_work_is_timed_once_in_a_turn() -> None:
 
 def test_entries_are_measured_side_by_side(crops: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    read_image = images.read_image
+    read = images._read
 
-    def read_slowly(path: Path) -> images.Pixels:
+    def read_slowly(*arguments: Any) -> images.Pixels:
         clock.now += 0.5
-        return read_image(path)
+        return read(*arguments)
 
-    monkeypatch.setattr(images, "read_image", read_slowly)
+    monkeypatch.setattr(images, "_read", read_slowly)
     fast = clock.entry("fast", lambda _, batch: 0.25 + 0.25 * batch)  # 2 images/s in batches of 1, 3.2 in 4
     slow = clock.entry("slow", lambda _, batch: 1.0 * batch**2)  # best alone
     results = bench.measure([slow, fast], crops, [4, 2], 1, clock)
