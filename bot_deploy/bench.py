@@ -162,8 +162,8 @@ def find_crops(folder: Path) -> list[Path]:
     return readable
 
 
-def format_table(results: Sequence[Result], baselines: Sequence[Result | None]) -> str:
-    """The figures in columns; `baselines` holds the baseline of each result, or None."""
+def format_table(results: Sequence[Result], baselines: Sequence[Result | None]) -> list[str]:
+    """Lines with the figures in columns; `baselines` holds the baseline of each result, or None."""
     lines = [
         f"{'':{NAME_WIDTH}}{'latency of one image, ms':^32}{'images/s, at batch':^28}{'speedup over baseline':^20}",
         (
@@ -183,4 +183,4 @@ def format_table(results: Sequence[Result], baselines: Sequence[Result | None]) 
         if baseline:
             cells += [f" {factor:8.2f}x" for factor in result.model_only.speedup_over(baseline.model_only).values()]
         lines.append("".join(cells))
-    return "\n".join(line.rstrip() for line in lines)
+    return [line.rstrip() for line in lines]

@@ -70,3 +70,6 @@ def feature_code(feature: str) -> str:
 def feature_name(feature: str) -> str:
     """The name of a feature: "after" for "fi", "before" for "ft"; any other word stays as it is."""
     return {code: name for name, code in FEATURES.items()}.get(feature, feature)
+
+
+MAX_NAMED_FILES = 10  # broken files that messages name, one a line; a hundred thousand lines would hide all others

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import io
-import os
 import sys
 import warnings
 from importlib import import_module
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bot_deploy import console
-from bot_deploy.errors import BotError
+from bot_deploy import console, interrupts
+from bot_deploy.errors import BotError, on_one_line
+from bot_deploy.escaping import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 # command -> (module:function, one line for --help)
 COMMANDS = {
@@ -68,12 +70,36 @@ class LazyGroup(click.Group):
             return None
         module, _, function = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(f"bot_deploy.commands.{module}"), function)
+        command = copy.copy(command)
+        assert command.callback is not None
+        command.callback = _as_work(command.callback)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+def _as_work(run: Callable[..., object]) -> Callable[..., object]:
+    """`run` with a stdout for its results only, and with a Ctrl-C that closes files."""
+
+    @functools.wraps(run)
+    def work(*arguments: object, **options: object) -> object:
+        if _owns_process:
+            console.reserve_stdout()
+            interrupts.start_work()
+        try:
+            return run(*arguments, **options)
+        except KeyboardInterrupt:
+            raise click.Abort from None  # click prints an empty line for the other
+        finally:
+            interrupts.end_work()
+
+    return work
+
+
+_owns_process = False  # whether this is the process of `bot`: a test or a program may call `main` in its own
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -83,7 +109,16 @@ def bot() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs `bot` and exits: 0 for success, 1 for a failed run, 2 for wrong usage or bad input, 3 when parity failed."""
+    """Runs `bot` and exits: 0 for success, 1 for a failed run, 2 for wrong usage or bad input, 3 when parity failed.
+
+    Without `arguments`, those of the process are used, and the process belongs to `bot`: Ctrl-C at any moment is one
+    line and exit code 130, and only results reach stdout.
+    """
+    global _owns_process  # noqa: PLW0603 - as there is one process
+    if arguments is None:
+        _owns_process = True
+        interrupts.handle_interrupts()
+        sys.excepthook = console.say_bug
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be valid text
@@ -98,23 +133,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.exceptions.Exit as exit_request:
         sys.exit(exit_request.exit_code)
     except click.ClickException as error:
-        error.show()
+        console.say(*_usage_lines(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # The program that read our output has ended. Python flushes stdout again at exit, which must not fail then.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        console.close_output()
         sys.exit(1)
     except (BotError, ImportError, OSError, click.Abort, KeyboardInterrupt) as error:
         message, exit_code = describe_error(error)
-        click.echo(f"bot: {message}", err=True)
+        console.say(*f"bot: {message}".split("\n"))
         sys.exit(exit_code)
 
 
+def _usage_lines(error: click.ClickException) -> list[str]:
+    """What click shows for `error`, as lines; the message may hold any argument of the user."""
+    shown = io.StringIO()
+    error.show(file=shown)
+    text = shown.getvalue().replace(error.message, escape(error.message)) if error.message else shown.getvalue()
+    return text.expandtabs().rstrip("\n").split("\n")
+
+
 def describe_error(error: BaseException) -> tuple[str, int]:
-    """Returns the line to print and the exit code for an error that the user can correct; raises any other again."""
+    """Returns the text to print and the exit code for an error that the user can correct; raises any other again."""
     if isinstance(error, BotError):
         option = f" (--{error.parameter.replace('_', '-')})" if error.parameter else ""
-        return f"{error}{option}", error.exit_code
+        return "\n".join(map(escape, error.lines)) + option, error.exit_code
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return "interrupted", 130
     if isinstance(error, ImportError):
@@ -125,5 +167,5 @@ def describe_error(error: BaseException) -> tuple[str, int]:
             raise error
         # A system library is missing: libGL for OpenCV, for example.
         build = ", or a build without it (opencv-python-headless)" if "cv2" in f"{error.name} {error.path}" else ""
-        return f"{error}; install that library{build}", 1
-    return str(error), 1  # OSError: a full disk, a folder without permission
+        return f"{on_one_line(error)}; install that library{build}", 1
+    return escape(str(error)), 1  # OSError: a full disk, a folder without permission

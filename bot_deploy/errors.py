@@ -1,5 +1,12 @@
 """The errors that the library raises. Every message says what is wrong and what to do about it."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class BotError(Exception):
     """An error that the user can correct. The command line prints it on one line and exits with `exit_code`.
@@ -10,9 +17,10 @@ class BotError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, *, parameter: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, parameter: str = "", details: Sequence[str] = ()) -> None:
+        super().__init__("\n".join([message, *details]))
         self.parameter = parameter
+        self.lines = (message, *details)  # a name in one of them may hold a line break
 
 
 class InputError(BotError):

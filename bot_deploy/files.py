@@ -90,6 +90,16 @@ def _may_run(process: int, path: Path) -> bool:
     return True
 
 
+def require_path(path: Path, kind: str) -> None:
+    """Raises an InputError unless there is something at `path`; `kind` says in the message what it should be."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte in the name
+        raise InputError(f"{path}: no such {kind}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
 def unused_path(path: Path) -> Path:
     """`path`, or `path` with a number after its stem if it exists already."""
     number, unused = 1, path

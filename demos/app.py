@@ -300,4 +300,5 @@ def _time_reads(frames: Source, seconds: dict[str, float]) -> Iterator[Frame]:
 if __name__ == "__main__":
     from bot_deploy.cli import main
 
-    main(["demo", *sys.argv[1:]])
+    sys.argv.insert(1, "demo")
+    main()

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from bot_deploy import gallery as galleries
-from bot_deploy.console import MAX_NAMED_FILES
+from bot_deploy.console import say_left_out
 from bot_deploy.datasets.names import SPECIAL_LABELS
 from bot_deploy.errors import BotError, InputError, RunError
+from bot_deploy.escaping import escape
 from bot_deploy.gallery import GalleryItem
 from bot_deploy.matching.identify import Candidate, person_name
 
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_GALLERY = "people.gallery"  # in the current folder
 MAX_NAME_BYTES = 200
 AUTOMATIC_NAME = "person-{}"
+# Windows opens a device for such a name, whatever follows a dot.
+DEVICE_NAME = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3]|con(in|out)\$)\s*(\.|$)", re.IGNORECASE)
 MAX_RETRY_WAIT_S = 0.5  # before another automatic name, when another machine has taken the same one
 
 
@@ -133,8 +136,12 @@ def check_name(name: str) -> None:
     Raises:
         InputError: it cannot.
     """
-    if not name or re.search(r'[\\/:*?"<>|\x00-\x1f]', name) or name != name.strip(" ."):
-        raise InputError(f"{name!r}: the name is also a folder's name; leave out special characters")
+    if not name or re.search(r'[\\/:*?"<>|]', name) or name != name.strip(" ."):
+        raise InputError(f"{escape(name)!r}: the name is also a folder's name; leave out special characters")
+    if not name.isprintable():
+        raise InputError(f"{escape(name)!r}: the name has characters that nobody can see; leave them out")
+    if DEVICE_NAME.match(name):
+        raise InputError(f"{name}: Windows has no folder of this name; choose another name")
     if len(name.encode(errors="replace")) > MAX_NAME_BYTES:
         raise InputError(f"{name[:20]}...: too long for the name of a folder")
     if name in SPECIAL_LABELS or galleries.parse_name(f"{name}/picture.png").identity != name:
@@ -161,9 +168,5 @@ def open_enrolment_gallery(address: str | None, embedder: Embedder) -> Gallery:
         gallery = galleries.open_or_create_index(address, embedder.contract, root)
         if not gallery.root.is_dir() and root.is_dir():  # the gallery was moved with its crops
             gallery.root = root.absolute()
-    broken = gallery.broken()
-    for item in broken[:MAX_NAMED_FILES]:
-        logger.warning(f"left out: {gallery.root / item.path}: {item.error}")
-    if len(broken) > MAX_NAMED_FILES:
-        logger.warning(f"left out: {len(broken) - MAX_NAMED_FILES} more files")
+    say_left_out([f"{gallery.root / item.path}: {item.error}" for item in gallery.broken()], "`bot index` names them")
     return gallery

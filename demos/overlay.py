@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bot_deploy import images
 from bot_deploy.errors import ImageError
+from bot_deploy.escaping import escape
 from bot_deploy.matching.verdict import UNCERTAIN
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _draw_box(pen: ImageDraw.ImageDraw, person: TrackedPerson, width: int, thick
     left, top, right, bottom = person.xyxy
     colour = name_colour(person.name) if person.name is not None else STRANGER_COLOUR
     pen.rectangle((left, top, right, bottom), outline=colour, width=thickness)
-    text = f"{person.track_id}  {label(person)}".replace("\n", " ")
+    text = f"{person.track_id}  {escape(label(person))}"
     label_width = pen.textlength(text, _font(15)) + 10
     x = max(0, min(left, width - label_width))
     y = max(0, top - LABEL_HEIGHT)
@@ -114,7 +115,7 @@ def _draw_tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, 
     x = left + (inner_width - thumbnail.shape[1]) // 2
     sheet.paste(Image.fromarray(thumbnail), (x, top))
     pen.rectangle((x - 2, top - 2, x + thumbnail.shape[1] + 1, top + TILE_HEIGHT + 1), outline=colour, width=2)
-    name = candidate.name
+    name = escape(candidate.name)
     if len(name) > MAX_NAME_LETTERS:
         name = name[: MAX_NAME_LETTERS - 1] + "…"
     centre = left + inner_width // 2
@@ -125,7 +126,7 @@ def _draw_tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, 
 def _draw_line(pen: ImageDraw.ImageDraw, text: str, place: tuple[int, int, int], colour: Colour) -> None:
     left, top, right = place
     pen.rectangle((left, top, right, top + LINE_HEIGHT), fill=colour)
-    pen.text((left + 8, top + LINE_HEIGHT // 2), text, TEXT, _font(14), anchor="lm")
+    pen.text((left + 8, top + LINE_HEIGHT // 2), escape(text), TEXT, _font(14), anchor="lm")
 
 
 @lru_cache(maxsize=256)

@@ -99,9 +99,9 @@ def main(out: Path | None, overrides: tuple[str, ...]) -> None:
     """Train, export and match on synthetic people."""
     console.show_library_output()
     try:
-        click.echo(quickstart(out or runs.new_folder("quickstart"), overrides))
+        console.show(str(quickstart(out or runs.new_folder("quickstart"), overrides)))
     except BotError as error:
-        click.echo(f"quickstart: {error}", err=True)
+        console.say(f"quickstart: {error}")
         sys.exit(error.exit_code)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -14,7 +13,9 @@ import numpy as np
 from PIL import Image
 
 from bot_deploy import images
+from bot_deploy.console import mask_document, show_json_line
 from bot_deploy.errors import InputError, RunError, require_range
+from bot_deploy.escaping import json_line
 from bot_deploy.files import unused_path
 from bot_deploy.video.tracks import MAX_FPS, MIN_FPS
 
@@ -100,13 +101,12 @@ class Recorder:
         Raises:
             RunError: the disk is full.
         """
-        line = json.dumps(event, ensure_ascii=False)
         if self._to_stdout:
-            print(line, flush=True)  # noqa: T201 - stdout is the requested output
+            show_json_line(event)
         if self._events is None:
             return
         try:
-            _append_line(self._events, line)
+            _append_line(self._events, json_line(mask_document(event)))
         except OSError as error:
             raise RunError(f"{self._events_name}: cannot be written ({error.strerror or error})") from None
 

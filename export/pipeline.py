@@ -147,7 +147,8 @@ def _log(model: ExportedModel) -> None:
             f"{model.parity.mean_similarity:.4f}, so the network cannot tell people apart; train it first"
         )
     if model.parity:
-        logger.info(f"parity with PyTorch on {model.data_name}:\n{model.parity.table()}")
+        for line in (f"parity with PyTorch on {model.data_name}:", *model.parity.table().splitlines()):
+            logger.info(line)
     else:
         logger.info(f"NOT verified, because it cannot run here: {model.not_run}")
     if not model.rejected:

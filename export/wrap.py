@@ -161,7 +161,8 @@ def wrap(
             if parity.passed or last:
                 break
             logger.info("with another batch size the graph gives other embeddings, so it keeps its own")
-        logger.info(f"parity with the original on {dataset.name}:\n{parity.table()}")
+        for line in (f"parity with the original on {dataset.name}:", *parity.table().splitlines()):
+            logger.info(line)
         return ExportedModel(publish_artifact(path, out, parity), contract.precision, dataset.name, parity)
 
 

@@ -174,7 +174,7 @@ def test_table_fits_in_120_columns_and_holds_the_measured_figures(crops: list[Pa
     long = clock.entry("somewhere/far/away/in/a/deep/folder/model.int8.onnx openvino-bf16", lambda _, n: 1e-4 * n)
     slow = clock.entry("slow", lambda _, n: 1.23456789 * n)
     results = bench.measure([slow, long], crops, [1, 512], 0, clock)
-    text = bench.format_table(results, [None, results[0]])
+    text = "\n".join(bench.format_table(results, [None, results[0]]))
     lines = text.splitlines()
     assert len(lines) == 3 + 2
     assert max(map(len, lines)) <= 120

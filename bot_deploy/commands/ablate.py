@@ -53,7 +53,7 @@ def ablate(
     """Repeat a table of the paper: train one model for each row. A run that was stopped continues."""
     from bot_deploy import runs
     from bot_deploy.choices import SYNTHETIC
-    from bot_deploy.console import say
+    from bot_deploy.console import say, show
     from bot_deploy.datasets import check_sources, describe_dataset, open_dataset, open_merged, training_notes
     from bot_deploy.errors import InputError
     from bot_deploy.train import run_files
@@ -95,4 +95,4 @@ def ablate(
         keep_freed_memory()
     ablation.run_ablation(settings, variants, seeds, train_data, test_data, out)
     say(f"wrote {out / 'table.md'}, table.csv and table.png")
-    click.echo((out / "table.md").read_text(encoding="utf-8"))
+    show(*(out / "table.md").read_text(encoding="utf-8").split("\n"))

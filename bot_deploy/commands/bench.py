@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -70,11 +69,18 @@ def bench(
     """
     import tempfile
 
+    from bot_deploy.artifacts import check_model_file
     from bot_deploy.bench import ROUNDS, find_crops, format_table, measure
-    from bot_deploy.console import say
+    from bot_deploy.console import say, show, show_json
+    from bot_deploy.files import require_path
     from bot_deploy.machine import available_cores, thread_count
 
     sizes = _batch_sizes(batches)
+    # Wrong paths are reported before a model is opened.
+    for model in (*models, *([baseline_path] if baseline_path else [])):
+        check_model_file(model)
+    if folder:
+        require_path(folder, "folder of crops")
     threads = thread_count(threads)
     opened, left_out = _open_models(models, devices, threads)
     with tempfile.TemporaryDirectory() as temporary:
@@ -88,7 +94,8 @@ def bench(
     result_of = dict(zip(entries, results, strict=True))
     compared_with = [result_of[baseline] if baseline else None for baseline in baseline_of]
     if not as_json:
-        click.echo(format_table(results, [*(result_of[baseline] for baseline in baselines), *compared_with]))
+        every_baseline = [*(result_of[baseline] for baseline in baselines), *compared_with]
+        show(*format_table(results, every_baseline))
         return
     document = {
         "machine": {"cpu": _cpu_name(), "cores": available_cores(), "threads": threads},
@@ -102,7 +109,7 @@ def bench(
         ],
         "left_out": left_out,
     }
-    click.echo(json.dumps(document))
+    show_json(document)
 
 
 def _document(result: Result, baseline: Result | None) -> dict[str, object]:

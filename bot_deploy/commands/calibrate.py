@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +45,7 @@ def calibrate(
     MODEL is an exported model: an .onnx or .engine file. Use identities that it was not trained on: on its own
     training identities it looks better than it is.
     """
-    from bot_deploy.console import say
+    from bot_deploy.console import say, show_json
     from bot_deploy.datasets import check_sources, describe_dataset, open_dataset
     from bot_deploy.embedder import open_embedder
     from bot_deploy.files import prepare_output
@@ -83,11 +82,11 @@ def calibrate(
     calibration = choose_thresholds(scores, dataset.name, far)
     store_calibration(model, calibration)
     say(
-        f"{calibration.genuine_pairs} genuine pairs, {calibration.impostor_pairs} pairs of different people\n"
+        f"{calibration.genuine_pairs} genuine pairs, {calibration.impostor_pairs} pairs of different people",
         f"match from {calibration.threshold:.4f}: false-accept rate {calibration.target_false_accept_rate:g}, "
-        f"false-reject rate {100 * calibration.false_reject_rate:.1f} %\n"
+        f"false-reject rate {100 * calibration.false_reject_rate:.1f} %",
         f"no match below {calibration.reject_threshold:.4f}: at most {100 * MAX_REJECTED_GENUINE:.0f} % of the genuine "
-        "pairs score lower"
+        "pairs score lower",
     )
     say(f"stored in {model}")
     if plot:
@@ -95,7 +94,7 @@ def calibrate(
         say(f"wrote {plot}")
     if as_json:
         document = {"model": str(model), "plot": str(plot) if plot else None, **vars(calibration)}
-        click.echo(json.dumps(document))
+        show_json(document)
 
 
 def _sizes(crops: Sequence[Crop]) -> str:

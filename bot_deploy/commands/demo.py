@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json as jsonlib
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import click
 
 from bot_deploy.choices import EMBED_EVERY_FRAMES, MAX_BOX_OVERLAP, MIN_PERSON_HEIGHT
 
-from .options import COUNT, MODEL, NumberRange, RenamedOption, runtime
+from .options import COUNT, MODEL, Address, NumberRange, RenamedOption, runtime
 
 if TYPE_CHECKING:
     from bot_deploy.demos.app import Summary
@@ -21,12 +20,17 @@ if TYPE_CHECKING:
 @click.command()
 @click.option(
     "--source",
+    type=Address(),
+    metavar="SOURCE",
     default="0",
     show_default=True,
-    help="Camera number, video, folder of frames, or address such as rtsp://user:password@host/stream.",
+    help="Camera number, video, folder of frames, or address such as rtsp://user:password@host/stream; env:NAME and "
+    "@FILE take it from an environment variable or a file.",
 )
 @click.option(
     "--gallery",
+    type=Address(),
+    metavar="GALLERY",
     help="Gallery of the known people, also for enrolment: a folder of crops, an index made by `bot index`, or a "
     "Milvus address (milvus://host:19530/name); default: people.gallery in this folder, created if it does not exist.",
 )
@@ -133,7 +137,8 @@ def demo(
     configure_opencv()  # before anything else imports OpenCV
 
     from bot_deploy import runs
-    from bot_deploy.console import say
+    from bot_deploy.artifacts import check_model_file
+    from bot_deploy.console import say, show, show_json
     from bot_deploy.demos import app
     from bot_deploy.demos.enrolment import open_enrolment_gallery
     from bot_deploy.demos.recognition import LiveRecognizer
@@ -141,14 +146,18 @@ def demo(
     from bot_deploy.demos.window import Window
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
-    from bot_deploy.video.detectors import open_detector
-    from bot_deploy.video.sources import open_source
+    from bot_deploy.video.detectors import check_detector, open_detector
+    from bot_deploy.video.sources import check_source, open_source
     from bot_deploy.video.tracks import MIN_TRACKING_FPS
 
     if as_json and events == Path("-"):
         raise InputError("--json and --events - both write to stdout; give the events a file")
     _end_cleanly_on_signals()
+    # Wrong paths are reported before a model is opened.
+    check_source(source)
+    check_detector(detector)
     model = model or runs.newest_model()
+    check_model_file(model)
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     person_detector = open_detector(
         detector,
@@ -185,15 +194,21 @@ def demo(
             Recorder(output, events, frames.fps) as recorder,
         ):
             summary = app.run(frames, recognizer, recorder, window, max_frames=max_frames or 0, snapshots=snapshots)
-    click.echo(jsonlib.dumps(_document(summary)) if as_json else _table(summary), err=events == Path("-"))
+    if as_json:
+        show_json(_document(summary))
+    else:
+        (say if events == Path("-") else show)(*_lines(summary))
 
 
 def _end_cleanly_on_signals() -> None:
     """Makes `systemctl stop` and a closed terminal end the run as Ctrl-C does."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):  # a job in the background ignores Ctrl-C
+        handler = signal.default_int_handler
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, handler)
 
 
 def _document(summary: Summary) -> dict[str, object]:
@@ -208,11 +223,11 @@ def _document(summary: Summary) -> dict[str, object]:
     }
 
 
-def _table(summary: Summary) -> str:
+def _lines(summary: Summary) -> tuple[str, ...]:
     total = summary.seconds or 1.0
     shares = ", ".join(f"{stage} {100 * seconds / total:.0f} %" for stage, seconds in summary.stages.items())
     return (
-        f"{summary.frames} frames in {summary.seconds:.1f} s, {summary.fps:.1f} per second ({shares})\n"
-        f"recognised {summary.recognised.total()} times ({len(summary.recognised)} people), "
-        f"enrolled {len(summary.enrolled)}"
+        f"{summary.frames} frames in {summary.seconds:.1f} s, {summary.fps:.1f} per second ({shares})",
+        f"recognised {summary.recognised.total()} times ({len(summary.recognised)} people), enrolled "
+        + str(len(summary.enrolled)),
     )

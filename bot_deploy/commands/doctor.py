@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -38,12 +37,19 @@ def doctor(model: Path, folder: Path, max_crops: int, device: str, threads: int,
     share with another nearest crop, and the mean cosine between different crops. Near 1, the model cannot tell people
     apart. Warnings are advice; the exit code stays 0.
     """
-    from bot_deploy.console import say, say_left_out
+    from bot_deploy.artifacts import check_model_file
+    from bot_deploy.console import say, say_left_out, show, show_json
     from bot_deploy.doctor import diagnose
     from bot_deploy.embedder import open_embedder
+    from bot_deploy.files import require_path
 
+    check_model_file(model)
+    require_path(folder, "folder of crops")
     embedder = open_embedder(model, device, threads=threads, batch=batch, check=False)
     say(f"model {model} on {embedder.backend}")
     diagnosis = diagnose(embedder, folder, max_crops)
     say_left_out(diagnosis.broken)
-    click.echo(json.dumps({"model": str(model), **diagnosis.to_dict()}) if as_json else diagnosis.table())
+    if as_json:
+        show_json({"model": str(model), **diagnosis.to_dict()})
+    else:
+        show(*diagnosis.text_lines())

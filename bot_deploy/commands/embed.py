@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
 
 import click
@@ -37,16 +36,20 @@ def embed(
     Embeddings are unit vectors, so dot products are cosines. Broken images are named on stderr and have no row.
     """
     from bot_deploy import runs
-    from bot_deploy.console import say, say_left_out
+    from bot_deploy.artifacts import check_model_file
+    from bot_deploy.console import say, say_left_out, show, show_json
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
-    from bot_deploy.files import prepare_output
+    from bot_deploy.files import prepare_output, require_path
     from bot_deploy.reports import embedding_files
 
     prepare_output(out, "a file of embeddings", embedding_files.SUFFIXES)
     embedding_files.check_packages(out)
-    paths = _files(inputs)
+    for path in inputs:
+        require_path(path, "image or folder")
     model = model or runs.newest_model()
+    check_model_file(model)
+    paths = _files(inputs)
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
     vectors, errors = embedder.embed_files(paths)
@@ -68,7 +71,10 @@ def embed(
         "broken": len(broken),
         "broken_files": [{"path": str(path), "error": str(error)} for path, error in broken],
     }
-    click.echo(jsonlib.dumps(document) if as_json else f"{out}: {len(usable)} embeddings of {vectors.shape[1]} numbers")
+    if as_json:
+        show_json(document)
+    else:
+        show(f"{out}: {len(usable)} embeddings of {vectors.shape[1]} numbers")
 
 
 def _files(inputs: tuple[Path, ...]) -> list[Path]:

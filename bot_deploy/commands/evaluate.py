@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -54,12 +53,15 @@ def evaluate(
     """
     from functools import partial
 
-    from bot_deploy.console import say
-    from bot_deploy.datasets import open_dataset
+    from bot_deploy.artifacts import check_model_file
+    from bot_deploy.console import say, show, show_json
+    from bot_deploy.datasets import check_sources, open_dataset
     from bot_deploy.embedder import open_embedder
     from bot_deploy.evaluation.embeddings import embed_or_reuse
     from bot_deploy.evaluation.protocol import evaluate_dataset
 
+    check_model_file(model)
+    check_sources([data])
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"{model} on {embedder.backend}")
     scores = evaluate_dataset(
@@ -70,4 +72,7 @@ def evaluate(
         single_shot=single_shot,
         embed=partial(embed_or_reuse, model=model, fresh=refresh_cache),
     )
-    click.echo(json.dumps(scores.to_dict()) if as_json else str(scores))
+    if as_json:
+        show_json(scores.to_dict())
+    else:
+        show(str(scores))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def export_command(
 
     from bot_deploy import runs
     from bot_deploy.choices import BACKENDS
-    from bot_deploy.console import say
+    from bot_deploy.console import say, show_json
     from bot_deploy.datasets import check_sources
     from bot_deploy.errors import InputError, ParityError
 
@@ -124,7 +123,7 @@ def export_command(
             "parity": documents[0]["parity"],
             "artifacts": documents,
         }
-        click.echo(json.dumps(document))
+        show_json(document)
     rejected = [str(model.path) for model in exported if model.rejected]
     if rejected:
         raise ParityError(f"embeddings differ from PyTorch's; kept as {', '.join(rejected)}, which must not be used")

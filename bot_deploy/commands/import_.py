@@ -45,15 +45,19 @@ def import_command(
     bgr: bool,
 ) -> None:
     """Convert the state dict of another toolkit in FILE to a checkpoint for `bot export` and `bot eval`."""
-    from bot_deploy.artifacts import checkpoint
     from bot_deploy.console import say
     from bot_deploy.errors import InputError
-    from bot_deploy.export.importers.checkpoint import import_checkpoint
+    from bot_deploy.files import require_path
 
+    require_path(file, "file")
     if out.suffix != ".pt":
         raise InputError(f"{out}: checkpoints end in .pt")
     if out.exists() and file.exists() and out.samefile(file):
         raise InputError(f"{out}: is the file to import; name another with --out")
+
+    from bot_deploy.artifacts import checkpoint
+    from bot_deploy.export.importers.checkpoint import import_checkpoint
+
     imported = import_checkpoint(
         file,
         toolkit,

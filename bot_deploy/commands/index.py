@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import MODEL, runtime
+from .options import MODEL, Address, runtime
 
 if TYPE_CHECKING:
     from bot_deploy.gallery import LocalIndex
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     "-o",
     "--out",
     required=True,
+    type=Address(),
     metavar="OUT",
     help="Index to write: a folder such as people.gallery, a .db file (Milvus Lite), or milvus://host:19530/name.",
 )
@@ -65,7 +65,8 @@ def index(
     """
     from bot_deploy import gallery as galleries
     from bot_deploy import runs
-    from bot_deploy.console import say, say_left_out
+    from bot_deploy.artifacts import check_model_file
+    from bot_deploy.console import say, say_left_out, show, show_json
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
 
@@ -79,6 +80,7 @@ def index(
     table = galleries.read_metadata(metadata) if metadata else None
     galleries.check_folder(folder)
     model = model or runs.newest_model()
+    check_model_file(model)
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
     document: dict[str, object] = {"gallery": out, "model": str(model)}
@@ -102,7 +104,10 @@ def index(
             elif ann or gallery.uses_hnsw:
                 document |= _update_graph(gallery, is_requested=ann is not None)
     document["seconds"] = round(time.perf_counter() - started, 3)
-    click.echo(json.dumps(document) if as_json else _summary(document))
+    if as_json:
+        show_json(document)
+    else:
+        show(*_summary(document))
 
 
 def _update_graph(gallery: LocalIndex, *, is_requested: bool) -> dict[str, float]:
@@ -117,9 +122,9 @@ def _update_graph(gallery: LocalIndex, *, is_requested: bool) -> dict[str, float
     return {}
 
 
-def _summary(document: dict[str, object]) -> str:
+def _summary(document: dict[str, object]) -> list[str]:
     counts = ", ".join(f"{document[name]} {name}" for name in ("new", "changed", "removed", "unchanged", "broken"))
     lines = [f"{document['gallery']}: {document['images']} images ({counts}) in {document['seconds']} s"]
     if "recall10" in document:
         lines.append(f"approximate search (hnsw): recall@10 {document['recall10']:.4f} against exact search")
-    return "\n".join(lines)
+    return lines

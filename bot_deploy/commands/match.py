@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import click
 
 from bot_deploy.choices import TOP_MATCHES
 
-from .options import COUNT, MODEL, NumberRange, runtime
+from .options import COUNT, MODEL, Address, NumberRange, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +25,7 @@ CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five 
 
 @click.command()
 @click.argument("query", type=click.Path(path_type=Path))
-@click.argument("gallery")
+@click.argument("gallery", type=Address(), metavar="GALLERY")
 @MODEL
 @click.option(
     "--same-person",
@@ -87,14 +86,17 @@ def match(
     your cache: the next time only new and changed files are embedded.
     """
     from bot_deploy import runs
-    from bot_deploy.console import say, say_left_out
+    from bot_deploy.addresses import mask_address
+    from bot_deploy.artifacts import check_model_file
+    from bot_deploy.console import say, say_left_out, show, show_json
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
-    from bot_deploy.gallery import check_folder, is_index, open_gallery
+    from bot_deploy.files import require_path
+    from bot_deploy.gallery import check_gallery, open_gallery
     from bot_deploy.matching.match import rank
     from bot_deploy.reports.montage import write_rank_list_figure
     from bot_deploy.reports.page import describe_filters, describe_queries, describe_threshold, write_html
-    from bot_deploy.reports.tables import json_document, text_table, write_csv
+    from bot_deploy.reports.tables import json_document, text_lines, write_csv
 
     # Wrong options and queries are reported before a large gallery is embedded.
     _prepare_outputs(html, montage, csv)
@@ -106,20 +108,21 @@ def match(
         "since": _parse_time(since, "since"),
         "until": _parse_time(until, "until"),
     }
-    if not is_index(gallery) and not Path(gallery).is_file():
-        check_folder(Path(gallery))
+    check_gallery(gallery)
     model = model or runs.newest_model()
+    check_model_file(model)
+    require_path(query, "image or folder of images")
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
     queries, broken_queries = _read_queries(
         query, embedder, same_person=same_person, exclude_same_camera=exclude_same_camera
     )
-    opened_gallery = open_gallery(gallery, embedder)
+    opened_gallery, shown_gallery = open_gallery(gallery, embedder), mask_address(gallery)
     root, size = opened_gallery.root, len(opened_gallery)
     broken = {root / item.path: f"{root / item.path}: {item.error}" for item in opened_gallery.broken()}
     say_left_out(list(broken.values()))
     if not size:
-        say(f"{gallery}: an empty gallery, so nobody can be found in it; `bot index` or `bot demo` adds people")
+        say(f"{shown_gallery}: an empty gallery, so nobody can be found in it; `bot index` or `bot demo` adds people")
     calibration = embedder.contract.calibration
     rankings = rank(
         queries,
@@ -141,7 +144,10 @@ def match(
         "gallery": {"images": size, "broken": len(broken), "broken_files": _files(broken)},
         **({"broken_queries": _files(broken_queries)} if query.is_dir() else {}),
     }
-    click.echo(json.dumps(document) if as_json else text_table(rankings))
+    if as_json:
+        show_json(document)
+    else:
+        show(*text_lines(rankings))
     if csv:
         write_csv(rankings, csv)
     if montage:
@@ -149,7 +155,7 @@ def match(
     if html:
         details = {
             "Queries": describe_queries(rankings, len(broken_queries)),
-            "Gallery": f"{gallery}: {size} images" + (f", {len(broken)} more are broken" if broken else ""),
+            "Gallery": f"{shown_gallery}: {size} images" + (f", {len(broken)} more are broken" if broken else ""),
             "Model": f"{model} ({embedder.contract.arch}, {embedder.contract.embedding_space})",
             "Threshold": describe_threshold(calibration),
             "Order": "k-reciprocal re-ranking; scores are cosines" if rerank else "by cosine similarity",

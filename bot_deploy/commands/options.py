@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bot_deploy.addresses import read_address
 from bot_deploy.choices import DEVICES, FEATURES, MAX_BATCH, MAX_IMAGE_SIDE, MAX_THREADS
+from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +35,18 @@ class RenamedOption(click.Option):
             return super().get_help_record(ctx)
         finally:
             self.opts = names
+
+
+class Address(click.ParamType):  # type: ignore[type-arg]
+    """A path or an address, or where it stands: `env:NAME` or `@FILE`, because `ps` shows arguments to everybody."""
+
+    name = "address"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return read_address(str(value))
+        except InputError as error:
+            self.fail(str(error), param, ctx)
 
 
 COUNT = click.IntRange(1, 1_000_000_000)

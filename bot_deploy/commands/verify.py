@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -26,12 +25,19 @@ def verify(reference: Path, candidate: Path, data: str, device: str, threads: in
 
     The tolerance is that of the CANDIDATE's precision. The exit code is 3 if the embeddings differ by more.
     """
+    from bot_deploy.artifacts import check_model_file
     from bot_deploy.choices import SYNTHETIC
-    from bot_deploy.console import say
-    from bot_deploy.datasets import open_dataset
+    from bot_deploy.console import say, show_json
+    from bot_deploy.datasets import check_sources, open_dataset
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError, ParityError
     from bot_deploy.evaluation.protocol import evaluate_dataset
+
+    # Wrong paths are reported before PyTorch is imported.
+    for path in (reference, candidate):
+        check_model_file(path)
+    check_sources([data])
+
     from bot_deploy.export.parity import TOLERANCES, compare_embeddings, sample_crops, with_scores
 
     reference_model, candidate_model = (
@@ -52,10 +58,10 @@ def verify(reference: Path, candidate: Path, data: str, device: str, threads: in
         parity = with_scores(
             parity, evaluate_dataset(reference_model, dataset), evaluate_dataset(candidate_model, dataset)
         )
-    say(parity.table())
+    say(*parity.table().splitlines())
     if as_json:
         document = {"reference": str(reference), "candidate": str(candidate), "data": data, "parity": parity.to_dict()}
-        click.echo(json.dumps(document))
+        show_json(document)
     if not parity.passed:
         same = a.fingerprint == b.fingerprint
         raise ParityError(f"{candidate} differs from {reference}" + ("" if same else ": they hold different weights"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -79,12 +78,17 @@ def wrap(
     embeddings differ from those of FILE.
     """
     from bot_deploy import runs
-    from bot_deploy.console import say
+    from bot_deploy.console import say, show_json
     from bot_deploy.datasets import check_sources
+    from bot_deploy.files import require_path
+
+    # Wrong paths are reported before PyTorch is imported.
+    require_path(file, "model file")
+    check_sources([data])
+
     from bot_deploy.export.wrap import check_artifact
     from bot_deploy.export.wrap import wrap as wrap_model
 
-    check_sources([data])
     artifact = wrap_model(
         file,
         out or runs.new_folder(file.stem) / f"model{file.suffix}",
@@ -97,7 +101,7 @@ def wrap(
         output=output,
     )
     if as_json:
-        click.echo(json.dumps(artifact.to_dict()))
+        show_json(artifact.to_dict())
     check_artifact(artifact)
     say(
         f"wrote {artifact.path}; score it with `bot eval` before you rely on it: parity does not show a wrong "

@@ -75,10 +75,10 @@ def open_dataset(source: str | Path) -> Dataset:
         try:
             return read(name, files)
         except LayoutMismatch as reason:
-            reasons.append(f"  {layout}: {reason}\n")
+            reasons.append(f"  {layout}: {reason}")
     found = image_files(files)
     example = f", such as {found[0]}" if found else ""
-    raise InputError(f"{root}: {len(found)} images, but no known layout{example}:\n{''.join(reasons)}{EXPECTED}")
+    raise InputError(f"{root}: {len(found)} images, but no known layout{example}:", details=[*reasons, EXPECTED])
 
 
 def check_sources(sources: Sequence[str]) -> None:

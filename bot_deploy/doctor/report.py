@@ -64,7 +64,7 @@ class Diagnosis:
             "verdict": self.summary,
         }
 
-    def table(self) -> str:
+    def text_lines(self) -> list[str]:
         """Effects, warnings and summary as lines."""
         lines = [
             f"{'if crops were fed ...':<42} mean cos  min cos  nearest changed  between crops",
@@ -81,7 +81,7 @@ class Diagnosis:
         for warning in self.warnings:
             examples = f" ({', '.join(warning.examples)})" if warning.examples else ""
             lines.append(f"warning: {warning.kind}: {warning.message}{examples}")
-        return "\n".join([*lines, self.summary])
+        return [*lines, self.summary]
 
 
 def _finite(value: object) -> object:

@@ -46,6 +46,7 @@ __all__ = [
     "ReadableGallery",
     "SearchHit",
     "check_folder",
+    "check_gallery",
     "file_digest",
     "index_folder",
     "is_empty_folder",
@@ -69,6 +70,15 @@ MAX_UNUSED_S = 90 * 24 * 3600  # an index in the cache that is not used for so l
 def is_index(address: str) -> bool:
     """Whether `address` is an index rather than a folder of crops."""
     return is_milvus(address) or is_local_index(Path(address))
+
+
+def check_gallery(address: str) -> None:
+    """Raises InputError when there is no gallery, folder or file at `address`; a server is not asked."""
+    if is_milvus(address):
+        if address.endswith(".db") and not Path(address).exists():
+            raise InputError(f"{address}: no gallery there; `bot index` makes one")
+    elif not is_index(address) and not Path(address).is_file():
+        check_folder(Path(address))
 
 
 def open_index(address: str, contract: Contract) -> LocalIndex | MilvusIndex:

@@ -93,7 +93,7 @@ class ReadableGallery(Protocol):
 class Gallery(ReadableGallery, Protocol):
     """A gallery that is kept between runs. Every change is complete or absent."""
 
-    address: str
+    address: str  # as messages show it, without user and password
     embedding_space: str  # `Contract.embedding_space` of the vectors
     dim: int  # length of a vector
 

@@ -9,10 +9,11 @@ import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 import numpy as np
 
+from bot_deploy.addresses import mask_address, mask_addresses
 from bot_deploy.errors import InputError, RunError
 
 from .interface import STORED_NAMES, GalleryItem, SearchHit, best_hits, removed_error, unit_length
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
     from .interface import Filters
 
-ADDRESS = re.compile(r"milvus://([^/]+)/(\w+)/?")
+# milvus://USER:PASSWORD@HOST:PORT/NAME; user and password in URL quotes, and only where the server needs them.
+ADDRESS = re.compile(r"milvus://(?:([^/@:]*):([^/@]*)@)?([^/@]+)/(\w+)/?")
 LITE_COLLECTION = "gallery"  # in a .db file
 MAX_HITS = 16384  # Milvus returns no more at once
 EXTRA_HITS = 32  # so that equal scores at the end can be put in the order of their paths
@@ -60,15 +62,17 @@ class MilvusIndex:
         """
         from pymilvus import MilvusClient
 
-        self.address = address
+        self.address = mask_address(address)  # for messages
         server = ADDRESS.fullmatch(address)
         if not server and address.startswith("milvus:"):
-            raise InputError(f"{address}: write milvus://host:19530/name; a name has letters, digits and _ only")
+            raise InputError(f"{self.address}: write milvus://host:19530/name; a name has letters, digits and _ only")
         if not server and root is None and not Path(address).exists():
-            raise InputError(f"{address}: no gallery there; `bot index` makes one")
-        with self._convert_errors(), _lite_failures(address):
-            self._client = MilvusClient(f"http://{server[1]}" if server else address, timeout=CONNECT_TIMEOUT_S)
-        self._name = server[2] if server else LITE_COLLECTION
+            raise InputError(f"{self.address}: no gallery there; `bot index` makes one")
+        user, password = (unquote(part or "") for part in server.group(1, 2)) if server else ("", "")
+        with self._convert_errors(), _lite_failures(self.address):
+            uri = f"http://{server[3]}" if server else address
+            self._client = MilvusClient(uri, user=user, password=password, timeout=CONNECT_TIMEOUT_S)
+        self._name = server[4] if server else LITE_COLLECTION
         self._place = None if server else str(Path(address).absolute())  # a file can be moved
         try:
             with self._convert_errors():
@@ -229,7 +233,7 @@ class MilvusIndex:
         try:
             yield
         except MilvusException as error:
-            raise RunError(f"{self.address}: {error.message.strip().partition(chr(10))[0]}") from None
+            raise RunError(f"{self.address}: {mask_addresses(error.message.strip().partition(chr(10))[0])}") from None
 
 
 def is_milvus(address: str) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bot_deploy.escaping import safe_cell
 from bot_deploy.files import write_atomically
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def write_embeddings(path: Path, image_paths: Sequence[Path], vectors: Vectors, 
     """Writes `vectors` [N, D] of the images `image_paths` [N] to `path`, a row for each image.
 
     - .npy: float32 [N, D]; `paths_file(path)` is a JSON list of the N paths.
-    - .csv: columns path, e0, e1 and so on; the numbers read back as the same float32.
+    - .csv: columns path (no formula), e0, e1 and so on; the numbers read back as the same float32.
     - .parquet: columns path (string) and embedding (list of D float32); the metadata has `embedding_space`.
 
     Raises:
@@ -66,7 +68,7 @@ def _write_csv(path: Path, image_paths: Sequence[Path], vectors: Vectors) -> Non
         rows = csv.writer(file)
         rows.writerow(["path", *(f"e{column}" for column in range(vectors.shape[1]))])
         for image_path, vector in zip(image_paths, vectors, strict=True):
-            rows.writerow([image_path, *map(str, vector)])
+            rows.writerow([safe_cell(str(image_path), f".{os.sep}"), *map(str, vector)])
 
 
 def _write_parquet(path: Path, image_paths: Sequence[Path], vectors: Vectors, embedding_space: str) -> None:

@@ -6,6 +6,7 @@ import csv
 import os
 from typing import TYPE_CHECKING
 
+from bot_deploy.escaping import safe_cell
 from bot_deploy.files import write_atomically
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from bot_deploy.matching.match import Ranking
 
 COLUMNS = ("query", "rank", "path", "score", "identity", "camera", "time", "decision", "verdict")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that starts with one of them
 
 
 def json_document(ranking: Ranking) -> dict[str, object]:
@@ -42,11 +42,12 @@ def json_document(ranking: Ranking) -> dict[str, object]:
     }
 
 
-def text_table(rankings: Sequence[Ranking]) -> str:
-    """`rankings` as text; several have the path of the query above each."""
-    return "\n\n".join(
-        "\n".join([*([str(ranking.query)] if len(rankings) > 1 else []), *_lines(ranking)]) for ranking in rankings
-    )
+def text_lines(rankings: Sequence[Ranking]) -> list[str]:
+    """`rankings` as lines of text; several have the path of the query above each, and an empty line between them."""
+    lines: list[str] = []
+    for ranking in rankings:
+        lines += [*([""] if lines else []), *([str(ranking.query)] if len(rankings) > 1 else []), *_lines(ranking)]
+    return lines
 
 
 def _lines(ranking: Ranking) -> list[str]:
@@ -57,7 +58,8 @@ def _lines(ranking: Ranking) -> list[str]:
 def write_csv(rankings: Sequence[Ranking], path: Path) -> None:
     """Writes the table `path` with COLUMNS and a row for each match; a query without matches has no row.
 
-    No cell is a formula of a spreadsheet: a path that looks like one gets the prefix "./", an identity the prefix "'".
+    No cell is a formula of a spreadsheet: a path that looks like one gets the prefix "./", an identity the prefix "'",
+    and so does what follows a semicolon.
 
     Raises:
         RunError: the file cannot be written.
@@ -71,7 +73,7 @@ def write_csv(rankings: Sequence[Ranking], path: Path) -> None:
             for ranking in rankings:
                 query, verdict = _path_cell(ranking.query), ranking.verdict
                 for match in ranking.matches:
-                    match_path, identity = _path_cell(match.path), _cell(match.identity or "", "'")
+                    match_path, identity = _path_cell(match.path), safe_cell(match.identity or "")
                     row = (query, match.rank, match_path, f"{match.score:.6f}", identity, match.camera, match.time)
                     writer.writerow((*row, verdict.decision, verdict.explanation))
 
@@ -79,9 +81,4 @@ def write_csv(rankings: Sequence[Ranking], path: Path) -> None:
 
 
 def _path_cell(path: Path) -> str:
-    return _cell(str(path), f".{os.sep}")
-
-
-def _cell(text: str, prefix: str) -> str:
-    """`text`, with `prefix` if a spreadsheet would take it for a formula; "-1" is a number."""
-    return prefix + text if text.startswith(FORMULA_STARTS) and not text.lstrip("-").isdecimal() else text
+    return safe_cell(str(path), f".{os.sep}")

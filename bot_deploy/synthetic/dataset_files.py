@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from bot_deploy import interrupts
 from bot_deploy.errors import InputError
 from bot_deploy.machine import available_cores
 
@@ -73,7 +76,9 @@ def _render_all(root: Path, plans: list[CropPlan], workers: int) -> Iterator[int
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
-            for future in [pool.submit(_write_batch, root, batch) for batch in _batches(plans)]:
+            with interrupts.blocked():
+                futures = [pool.submit(_write_batch, root, batch) for batch in _batches(plans)]
+            for future in futures:
                 yield future.result()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -84,6 +89,15 @@ def _start_worker() -> None:
     import cv2
 
     cv2.setNumThreads(1)  # there is one process per core already
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that gives it work has ended, however that was."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
 def _write_batch(root: Path, plans: list[CropPlan]) -> int:

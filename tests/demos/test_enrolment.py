@@ -194,9 +194,14 @@ def test_automatic_names_are_unused(tmp_path: Path) -> None:
         assert enroller.enrol_stranger(crop_of(GREEN), vector_of(GREEN)).name == "person-2"
 
 
-@pytest.mark.parametrize(
-    "name", ["../x", "a/b", "", " ", ".", "cam1", "0000", "-1", "2026-01-31", "query", 'a"b', "a\nb", 300 * "x"]
+UNUSABLE_NAMES = (
+    *("../x", "a/b", "", " ", ".", "a ", "a.", "cam1", "0000", "-1", "2026-01-31", "query", 'a"b', "a\nb", 300 * "x"),
+    *("con", "Con.txt", "NUL", "aux .x", "com1", "LPT\u00b9", "conin$"),  # devices of Windows
+    *("a\udcff", "a\x85b", "a\x1b[31m", "\u202egpj", "a\u200bb", "a\x7f", "a\u2028b", "x\ufeff"),  # not visible
 )
+
+
+@pytest.mark.parametrize("name", UNUSABLE_NAMES)
 def test_names_that_cannot_be_a_folder_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         check_name(name)

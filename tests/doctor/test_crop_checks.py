@@ -79,7 +79,7 @@ def test_violated_crops_give_that_warning(
     assert all(name.startswith(str(tmp_path)) for name in warning.examples)
     assert len(warning.examples) == 3
     assert kind in diagnosis.summary
-    assert f"warning: {kind}: {warning.crops} of 40 crops" in diagnosis.table()
+    assert f"warning: {kind}: {warning.crops} of 40 crops" in "\n".join(diagnosis.text_lines())
 
 
 def test_normalized_then_uint8_leaves_few_levels(crops: list[Pixels], tmp_path: Path) -> None:

@@ -19,3 +19,8 @@ def run_python(*arguments: object, cwd: Path | None = None, **environment: str) 
 def run_bot(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs `bot` with `arguments`; exit code, stdout and stderr are in the result."""
     return run_python("-m", "bot_deploy", *arguments, cwd=cwd, **environment)
+
+
+def run_in_process_of_bot(before: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs `bot` with `arguments`, after the Python code `before` in the same process."""
+    return run_python("-c", f"{before}\nfrom bot_deploy.__main__ import main\nmain()", *arguments, cwd=cwd)

@@ -11,7 +11,7 @@ import pytest
 
 from bot_deploy.matching.match import Match, Ranking
 from bot_deploy.matching.verdict import Verdict
-from bot_deploy.reports.tables import json_document, text_table, write_csv
+from bot_deploy.reports.tables import json_document, text_lines, write_csv
 
 FOUND = Ranking(
     Path("asked/a.jpg"),
@@ -40,9 +40,10 @@ def test_document() -> None:
 
 def test_table() -> None:
     one = "rank  score   path\n   1  0.9877  g/x/1.jpg\n   2  -0.2500  g/2.jpg\nmatch: the best scores 0.988"
-    assert text_table([FOUND]) == one
+    assert "\n".join(text_lines([FOUND])) == one
     assert (
-        text_table([FOUND, NO_MATCHES]) == f"asked/a.jpg\n{one}\n\nb.jpg\nrank  score   path\nno match: nothing is left"
+        "\n".join(text_lines([FOUND, NO_MATCHES]))
+        == f"asked/a.jpg\n{one}\n\nb.jpg\nrank  score   path\nno match: nothing is left"
     )
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 from bot_deploy.demos.recorder import Recorder
 from bot_deploy.errors import BotError, InputError
 from bot_deploy.video.opencv import ENVIRONMENT
-from bot_deploy.video.sources import Frame, Source, mask_passwords, open_source, streams
+from bot_deploy.video.sources import Frame, Source, open_source, streams
 from bot_deploy.video.sources.capture import DEFAULT_FPS, frame_rate, to_rgb
 from bot_deploy.video.sources.files import FOLDER_FPS
 from bot_deploy.video.sources.streams import next_wait
@@ -378,13 +378,37 @@ def test_the_command_line_configures_opencv_and_keeps_the_users_variables() -> N
 
 
 def test_passwords_are_not_shown() -> None:
-    assert mask_passwords("rtsp://me:p@ss@host:554/one?a=1") == "rtsp://***@host:554/one?a=1"
-    assert (
-        mask_passwords("http://host/video?user=me&password=secret&x=1") == "http://host/video?user=me&password=***&x=1"
-    )
     with pytest.raises(BotError) as caught:
         open_source("rtsp://me:secret@host/s", make_capture=lambda _: Camera([], opens=False))
-    assert "secret" not in str(caught.value)
+    assert str(caught.value).startswith("rtsp://***@host/s: cannot be opened")
+    for wrong in (
+        "me:secret@host/s",
+        "rtsp:/me:secret@host/s",
+        "rtsp://me:secret/@host",
+        "gopher://host/secret?secret",
+    ):
+        with pytest.raises(InputError) as caught:
+            open_source(wrong)
+        assert "secret" not in str(caught.value).replace("gopher://host/secret?***", "")
+
+
+def test_a_file_whose_name_looks_like_an_address_keeps_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "12:30@door"
+    path.mkdir()
+    Image.new("RGB", (4, 4)).save(path / "1.png")
+    with open_source(str(path)) as source:
+        assert source.name == str(path)
+
+
+def test_of_many_broken_frames_ten_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
+    for number in range(1, 40):
+        (tmp_path / f"{number}.png").write_bytes(b"broken")
+    with open_source(str(tmp_path)) as source:
+        assert len(list(source)) == 1
+    named = [record.getMessage() for record in caplog.records]
+    assert len(named) == 11
+    assert named[-1] == f"{tmp_path}: 29 more frames are broken; 40 in all"
 
 
 @pytest.mark.parametrize(

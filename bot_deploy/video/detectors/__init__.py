@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bot_deploy.choices import MAX_BOX_OVERLAP, MIN_PERSON_HEIGHT
 from bot_deploy.errors import InputError, require_range
+from bot_deploy.files import require_path
 
 from .detections import Detections, Detector, filter_detections
 from .hog import open_hog
@@ -26,6 +27,17 @@ DETECTORS: dict[str, Callable[[Path, int, float | None], Detector]] = {
     "hog": open_hog,
     ".onnx": open_yolox,
 }
+
+
+def check_detector(detector: str | Path | None) -> None:
+    """Raises InputError when `detector` is neither a name in `DETECTORS` nor the path of a network."""
+    path = Path(detector or DEFAULT_DETECTOR)
+    if str(path) in DETECTORS:
+        return
+    if path.suffix.lower() not in DETECTORS:
+        known = ", ".join(f"*{name}" if name.startswith(".") else name for name in DETECTORS)
+        raise InputError(f"{path}: not a known kind of detector; known: {known}", parameter="detector")
+    require_path(path, "detector")
 
 
 def open_detector(
@@ -56,12 +68,9 @@ def open_detector(
         require_range("min_confidence", min_confidence, 0, 1)
     if max_height is not None and max_height < min_height:
         raise InputError(f"no person has at least {min_height} and at most {max_height} pixels; swap the heights")
+    check_detector(detector)
     path = Path(detector or DEFAULT_DETECTOR)
-    opener = DETECTORS.get(str(path)) or DETECTORS.get(path.suffix.lower())
-    if opener is None:
-        known = ", ".join(f"*{name}" if name.startswith(".") else name for name in DETECTORS)
-        raise InputError(f"{path}: not a known kind of detector; known: {known}", parameter="detector")
-    opened = opener(path, threads, min_confidence)
+    opened = (DETECTORS.get(str(path)) or DETECTORS[path.suffix.lower()])(path, threads, min_confidence)
 
     def detect(pixels: Pixels) -> Detections:
         height, width = pixels.shape[:2]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bot_deploy.addresses import mask_address
 from bot_deploy.errors import InputError, require_range
 
 from .base import Frame, Source
 from .files import open_frame_folder, open_video, open_web_video
-from .streams import open_camera, open_stream
+from .streams import CAMERA, open_camera, open_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .capture import Capture
 
-__all__ = ["Frame", "Source", "open_source"]
+__all__ = ["Frame", "Source", "check_source", "open_source"]
 
 # Tried in this order. Each takes (address, name for messages, fps, make_capture) and returns None for another kind.
 OPENERS = (open_camera, open_web_video, open_stream, open_frame_folder, open_video)
@@ -40,7 +41,7 @@ def open_source(
     Raises:
         InputError: it is no source, cannot be opened, or gives no frame.
     """
-    name = mask_passwords(address)
+    name = check_source(address)
     if fps is not None:
         require_range("fps", fps, MIN_FPS, MAX_FPS)
     try:
@@ -50,12 +51,25 @@ def open_source(
                 return source
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror or error})") from None
-    raise InputError(f"{name or 'an empty name'}: no such file or folder; a source is {KINDS}", parameter="source")
+    raise _missing(name)
 
 
-def mask_passwords(address: str) -> str:
-    """`address` as messages may show it: without user and password, and without values such as token=..."""
-    if "://" not in address:
-        return address
-    bare = re.sub(r"://.*@", "://***@", address)
-    return re.sub(r"((?:pass|pwd|token|key|auth|secret|sig)\w*=)[^&]*", r"\1***", bare, flags=re.IGNORECASE)
+def check_source(address: str) -> str:
+    """Checks that `address` is a camera number, an address, or the path of something; returns its name for messages.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if "://" in address:
+        return mask_address(address)
+    try:
+        exists = bool(address) and Path(address).exists()
+    except (OSError, ValueError):  # a null byte or too long
+        exists = False
+    if exists or CAMERA.fullmatch(address):
+        return address  # the path of a file is no address, whatever characters are in it
+    raise _missing(mask_address(address))
+
+
+def _missing(name: str) -> InputError:
+    return InputError(f"{name or 'an empty name'}: no such file or folder; a source is {KINDS}", parameter="source")

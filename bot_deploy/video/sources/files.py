@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_deploy import images
+from bot_deploy.choices import MAX_NAMED_FILES
 from bot_deploy.errors import ImageError, InputError
 
 from .base import Frame, Source
@@ -91,11 +92,16 @@ class FrameFolderSource(Source):
             raise InputError(f"{name}: not one picture in it can be read")
 
     def _read_frames(self, files: list[Path]) -> Iterator[Frame]:
+        broken = 0
         for number, file in enumerate(files):
             try:
                 yield Frame(images.read_image(file), number, number / self.fps, file.name)
             except ImageError as error:
-                logger.warning(str(error))
+                broken += 1
+                if broken <= MAX_NAMED_FILES:
+                    logger.warning(str(error))
+        if broken > MAX_NAMED_FILES:
+            logger.warning(f"{self.name}: {broken - MAX_NAMED_FILES} more frames are broken; {len(files)} in all")
 
     def __iter__(self) -> Iterator[Frame]:
         while frame := self._first or next(self._frames, None):
