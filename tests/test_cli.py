@@ -87,7 +87,7 @@ def test_every_option_is_explained_or_plain() -> None:
         assert result.exit_code == 0
         for parameter in command.params:
             if isinstance(parameter, click.Option):
-                assert parameter.opts[-1] in result.output
+                assert parameter.opts[0] in result.output
 
 
 def test_help_is_quick() -> None:

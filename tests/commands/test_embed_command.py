@@ -123,7 +123,11 @@ def test_what_is_wrong_is_one_line(onnx_file: Path, crops: Path, tmp_path: Path)
     for words, message in (
         ((crops, "-o", "v.txt"), "v.txt: a file of embeddings ends in .csv, .npy, .parquet"),
         ((tmp_path / "empty", "-o", "v.npy"), f"{tmp_path / 'empty'}: no images in it; images end in ."),
-        ((crops / "cut.jpg", "none.jpg", "-o", "v.npy"), "none of the 2 images is usable; nothing was written"),
+        (
+            (crops / "cut.jpg", crops / "broken.jpg", "-o", "v.npy"),
+            "none of the 2 images is usable; nothing was written",
+        ),
+        ((crops, "none.jpg", "-o", "v.npy"), "none.jpg: no such image or folder"),
     ):
         done = run_bot("embed", *words, "--model", onnx_file, cwd=tmp_path)
         assert done.returncode == 2
