@@ -1,0 +1,69 @@
+"""A path that does not exist is reported on one line before a model is opened and before PyTorch is imported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers.commands import run_in_process_of_bot
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Opening a model, or importing PyTorch or a runtime, fails with a traceback.
+NOTHING_HEAVY = """
+import importlib.abc, sys
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "onnxruntime", "openvino", "tensorrt"):
+            raise RuntimeError(f"imports {name} too early")
+
+sys.meta_path.insert(0, Refuse())
+"""
+CASES = [
+    ("match none.jpg crops --model model.onnx", "none.jpg: no such image"),
+    ("match crops none --model model.onnx", "none: no such folder"),
+    ("match crops none.db --model model.onnx", "none.db: no gallery there"),
+    ("match crops crops --model none.onnx", "none.onnx: no such model file"),
+    ("index none -o x.gallery --model model.onnx", "none: no such folder"),
+    ("index crops -o x.gallery --model none.onnx", "none.onnx: no such model file"),
+    ("eval none.onnx --data crops", "none.onnx: no such model file"),
+    ("eval model.pt --data none", "none: no such folder or file"),
+    ("embed none.jpg -o x.npy --model model.onnx", "none.jpg: no such image"),
+    ("embed crops -o x.npy --model none.onnx", "none.onnx: no such model file"),
+    ("calibrate none.onnx --data crops", "none.onnx: no such model file"),
+    ("calibrate model.onnx --data none", "none: no such folder or file"),
+    ("doctor none.onnx --images crops", "none.onnx: no such model file"),
+    ("doctor model.onnx --images none", "none: no such folder"),
+    ("verify none.pt model.onnx --data crops", "none.pt: no such model file"),
+    ("verify model.pt none.onnx --data crops", "none.onnx: no such model file"),
+    ("verify model.pt model.onnx --data none", "none: no such folder or file"),
+    ("bench none.onnx", "none.onnx: no such model file"),
+    ("bench model.onnx --images none", "none: no such folder"),
+    ("bench model.onnx --baseline none.pt", "none.pt: no such model file"),
+    ("export none.pt", "none.pt: no such run or checkpoint"),
+    ("export model.pt --data none", "none: no such folder or file"),
+    ("demo --source none.mp4 --model model.onnx", "none.mp4: no such file or folder"),
+    ("demo --source crops --model none.onnx", "none.onnx: no such model file"),
+    ("demo --source crops --model model.onnx --detector none.onnx", "none.onnx: no such detector"),
+    ("demo --source env:NO_SUCH_VARIABLE", "env:NO_SUCH_VARIABLE: this environment variable is not set"),
+    ("demo --source @none", "@none: cannot be read"),
+    ("import none.pth --out x.pt", "none.pth: no such file"),
+    ("wrap none.onnx --data crops", "none.onnx: no such model file"),
+    ("train --data none", "none: no such folder or file"),
+    ("ablate --data none", "none: no such folder or file"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), CASES, ids=[command for command, _ in CASES])
+def test_a_path_that_does_not_exist(command: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "crops").mkdir()
+    (tmp_path / "model.onnx").write_bytes(b"not opened")
+    (tmp_path / "model.pt").write_bytes(b"not opened")
+    done = run_in_process_of_bot(NOTHING_HEAVY, *command.split(), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["crops", "model.onnx", "model.pt"]
