@@ -61,7 +61,7 @@ def plain_loop(recipe: Recipe, crops: TrainingSet, num_ids: int) -> Callable[[np
     def step(rows: np.ndarray) -> None:
         pixels = torch.stack([augment(Image.fromarray(images.read_image(crops.crops[row].path))) for row in rows])
         labels = torch.from_numpy(crops.labels[rows])
-        f_t, logits = model(pixels)
+        f_t, _, logits = model(pixels)
         loss = id_loss(logits, labels, recipe.label_smoothing) + triplet(f_t, labels)
         loss = loss + recipe.center_weight * center(f_t, labels)
         optimizer.zero_grad()

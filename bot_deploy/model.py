@@ -108,7 +108,8 @@ class ReID(nn.Module):
     """Backbone, global average pooling, neck and classifier (paper figure 2b).
 
     The input is normalised images, float [N, 3, H, W]. In training, the output is f_t [N, D], the feature before the
-    neck, and the logits [N, num_ids]. In evaluation, it is the embedding [N, D], not yet L2-normalised.
+    neck, f_i [N, D], the feature after it, and the logits [N, num_ids]. In evaluation, it is the embedding [N, D], not
+    yet L2-normalised.
 
     Raises:
         InputError: an unknown backbone or neck, or a stem that the backbone does not have.
@@ -140,13 +141,13 @@ class ReID(nn.Module):
         if neck != "none":
             nn.init.normal_(self.classifier.weight, std=0.001)
 
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         # Pool in float32 even under autocast, and as rows: their gradient stays in channels_last memory.
         f_t = self.backbone(images).float().permute(0, 2, 3, 1).flatten(1, 2).mean(1)
         if not self.training and self.feature == "ft":
             return cast("Tensor", f_t)
         f_i = self.neck(f_t)
-        return (f_t, self.classifier(f_i)) if self.training else f_i
+        return (f_t, f_i, self.classifier(f_i)) if self.training else f_i
 
 
 class InferenceGraph(nn.Module):

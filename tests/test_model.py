@@ -128,7 +128,7 @@ def test_ibn_against_a_naive_loop() -> None:
 
 def test_ibn_trains_with_the_statistics_of_the_batch() -> None:
     model = ReID("resnet18_ibn_a", 5).train()
-    f_t, logits = model(torch.randn(2, 3, 64, 32))
+    f_t, _, logits = model(torch.randn(2, 3, 64, 32))
     assert (f_t.shape, logits.shape) == ((2, 512), (2, 5))
     assert float(model.state_dict()["backbone.layer1.0.bn1.BN.running_mean"].abs().max()) > 0
 
@@ -182,7 +182,7 @@ def test_without_a_neck_both_losses_use_one_feature() -> None:
     model = ReID(SMALL, 5, neck="none")
     assert isinstance(model.neck, nn.Identity)
     assert model.classifier.bias is not None
-    f_t, logits = model.train()(torch.randn(2, 3, 64, 32))
+    f_t, _, logits = model.train()(torch.randn(2, 3, 64, 32))
     torch.testing.assert_close(logits, f_t @ model.classifier.weight.T + model.classifier.bias)
 
 
@@ -191,7 +191,7 @@ def test_training_returns_f_t_and_the_logits_of_f_i() -> None:
     neck: Any = model.neck
     with torch.no_grad():
         neck.weight.uniform_(0.5, 2)
-    f_t, logits = model(torch.randn(4, 3, 64, 32))
+    f_t, _, logits = model(torch.randn(4, 3, 64, 32))
     assert f_t.shape == (4, 1280)
     assert logits.shape == (4, 5)
     features = f_t.detach().double().numpy()
@@ -227,7 +227,7 @@ def test_f_i_is_the_batch_norm_of_f_t() -> None:
 def test_in_training_both_features_are_the_same_network() -> None:
     # `feature` chooses the embedding, not what is trained.
     model = ReID(SMALL, 5, feature="ft").train()
-    f_t, logits = model(torch.randn(2, 3, 64, 32))
+    f_t, _, logits = model(torch.randn(2, 3, 64, 32))
     assert (f_t.shape, logits.shape) == ((2, 1280), (2, 5))
 
 

@@ -37,6 +37,7 @@ class TrainingSet:
     labels: npt.NDArray[np.int64]  # [N]
     size: tuple[int, int]  # height, width
     cache: Tensor | None  # uint8 [N, height, width, 3], on the training device if it fits there
+    teacher: Tensor | None = None  # unit vectors of a teacher [N, E]
 
     @property
     def num_ids(self) -> int:

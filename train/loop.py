@@ -16,7 +16,7 @@ from torch import nn
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.backends.torch import full_float32
-from bot_deploy.datasets import open_dataset
+from bot_deploy.datasets import open_dataset, open_unlabelled
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
@@ -26,6 +26,14 @@ from bot_deploy.runs import CHECKPOINT_NAME
 
 from . import run_files, transforms
 from .data import TrainingSet, open_training_set
+from .distillation import (
+    Guidance,
+    check_teacher,
+    direction_loss,
+    draw_unlabelled,
+    embed_with_teacher,
+    relation_loss,
+)
 from .distributed import World, average, gather, join_world, leave_world
 from .losses import TripletLoss, id_loss
 from .precision import DTYPES, resolve_precision
@@ -36,6 +44,8 @@ from .schedule import learning_rate
 from .state import TrainingState, create_state, restore_state, save_state
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
     from torch import Tensor
 
@@ -46,7 +56,15 @@ logger = logging.getLogger(__name__)
 DISK_RESERVE = 64 * 2**20  # bytes, for tables and curves
 
 
-def train(recipe: Recipe | str | Path, dataset: Dataset | str | Path, out: str | Path, *, resume: bool = False) -> Path:
+def train(
+    recipe: Recipe | str | Path,
+    dataset: Dataset | str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    teacher: str | Path | None = None,
+    unlabelled: Sequence[str | Path] = (),
+) -> Path:
     """Trains a model and returns the path of its checkpoint, `out`/model.pt.
 
     `out` also gets metrics.csv, curves.png and config.toml, and state.pt to resume from. The processes of `torchrun`
@@ -58,6 +76,8 @@ def train(recipe: Recipe | str | Path, dataset: Dataset | str | Path, out: str |
         out: folder of the run.
         resume: continue the run in `out`, if there is one; on a CPU the final weights are bit-identical to those of a
             run without a stop.
+        teacher: a model whose embeddings the new one follows, beside the labels; anything that `open_embedder` opens.
+        unlabelled: folders or .zip files with crops whose people are unknown, for the teacher alone.
 
     Raises:
         InputError: no crops or too few identities, or `out` holds another run.
@@ -66,10 +86,16 @@ def train(recipe: Recipe | str | Path, dataset: Dataset | str | Path, out: str |
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     dataset = open_dataset(dataset) if isinstance(dataset, str | Path) else dataset
     dataset.require_splits("train")
+    check_teacher(teacher, unlabelled)
     world = join_world()
     try:
         with full_float32():
-            path = _train(resolve_precision(recipe, world.device), dataset, Path(out), world, resume=resume)
+            guidance = None
+            if teacher:
+                crops = open_unlabelled(list(map(str, unlabelled)))
+                guidance = embed_with_teacher(teacher, dataset.train, crops, list(map(str, unlabelled)))
+            precise = resolve_precision(recipe, world.device)
+            path = _train(precise, dataset, Path(out), world, resume=resume, guidance=guidance)
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"the GPU's memory is too small ({str(error).partition('.')[0]}); take a smaller batch "
@@ -80,14 +106,21 @@ def train(recipe: Recipe | str | Path, dataset: Dataset | str | Path, out: str |
     return path
 
 
-def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume: bool) -> Path:
+def _train(
+    recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume: bool, guidance: Guidance | None
+) -> Path:
     num_ids = len({crop.identity for crop in dataset.train})
     _check_identities(recipe, num_ids, world, dataset.name)
     resuming = resume and (out / run_files.STATE_NAME).exists()
     # A resumed run has its weights in the state; the file with the initial weights may be gone.
-    state = create_state(dataclasses.replace(recipe, weights="none") if resuming else recipe, num_ids, world.device)
+    state = create_state(
+        dataclasses.replace(recipe, weights="none") if resuming else recipe,
+        num_ids,
+        world.device,
+        guidance.dim if guidance else 0,
+    )
     if world.is_first:
-        run_files.open_run(out, recipe, dataset, resume=resume)
+        run_files.open_run(out, recipe, dataset, resume=resume, guidance=guidance)
         _check_disk_space(state, out)
     if resuming:
         restore_state(state, out / run_files.STATE_NAME)
@@ -95,34 +128,86 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume:
         run_files.write_metrics(out, state.metrics)  # the run may have been killed before it wrote its last epoch
     if state.epoch >= recipe.epochs:  # finished; the variants of an ablation share runs
         return out / CHECKPOINT_NAME
-    training_set = open_training_set(dataset.train, (recipe.height, recipe.width), world.device)
+    crops = _open_crops(recipe_of_epoch(recipe, state.epoch + 1), dataset, world, guidance)
     if world.is_first:
         if recipe.eval_at_start and not state.metrics:
             state.metrics.append(_evaluate(EpochMetrics(epoch=0), state.model, recipe, dataset, world))
             logger.info(str(state.metrics[0]))
-        devices = world.device if world.size == 1 else f"{world.size} x {world.device}"
-        logger.info(
-            f"training {recipe.arch} {recipe.height}x{recipe.width} on {len(training_set.crops)} crops of {num_ids} "
-            f"identities, {recipe.epochs} epochs in {recipe.precision} on {devices}, into {out}"
-        )
-    network = wrap_model(state.model, recipe, world)
-    while state.epoch < recipe.epochs:
-        metrics = train_epoch(state, training_set, recipe, world, network)
-        if not world.is_first:
-            continue
-        if _evaluation_due(metrics.epoch, recipe):
-            metrics = _evaluate(metrics, state.model, recipe, dataset, world)
-        state.metrics.append(metrics)
-        logger.info(str(metrics))
-        _save_checkpoint(state.model, out / CHECKPOINT_NAME, recipe, num_ids, dataset.sources)
-        save_state(state, out / run_files.STATE_NAME)
-        run_files.write_metrics(out, state.metrics)
-        run_files.log_to_tensorboard(out, metrics)
+        _log_start(recipe, dataset, out, world, guidance)
+    _train_epochs(state, recipe, dataset, out, world, guidance, crops)
     return out / CHECKPOINT_NAME
 
 
+def _log_start(recipe: Recipe, dataset: Dataset, out: Path, world: World, guidance: Guidance | None) -> None:
+    devices = world.device if world.size == 1 else f"{world.size} x {world.device}"
+    num_ids = len({crop.identity for crop in dataset.train})
+    logger.info(
+        f"training {recipe.arch} {recipe.height}x{recipe.width} on {len(dataset.train)} crops of {num_ids} "
+        f"identities, {recipe.epochs} epochs in {recipe.precision} on {devices}, into {out}"
+    )
+    if guidance:
+        logger.info(f"teacher {guidance.description}, with {len(guidance.crops)} unlabelled crops")
+
+
+def _train_epochs(
+    state: TrainingState,
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    world: World,
+    guidance: Guidance | None,
+    crops: tuple[TrainingSet, TrainingSet | None],
+) -> None:
+    """Trains the epochs that are left; the files of the run are written after each."""
+    network = wrap_model(state.model, recipe, world)
+    while state.epoch < recipe.epochs:
+        stage = recipe_of_epoch(recipe, state.epoch + 1)
+        if crops[0].size != (stage.height, stage.width):
+            crops = _open_crops(stage, dataset, world, guidance)
+        metrics = train_epoch(state, crops[0], stage, world, network, crops[1])
+        if not world.is_first:
+            continue
+        if _evaluation_due(metrics.epoch, recipe):
+            metrics = _evaluate(metrics, state.model, stage, dataset, world)
+        state.metrics.append(metrics)
+        logger.info(str(metrics))
+        _save_checkpoint(state.model, out / CHECKPOINT_NAME, stage, dataset, guidance)
+        save_state(state, out / run_files.STATE_NAME)
+        run_files.write_metrics(out, state.metrics)
+        run_files.log_to_tensorboard(out, metrics)
+
+
+def recipe_of_epoch(recipe: Recipe, epoch: int) -> Recipe:
+    """`recipe` with the size of the crops in `epoch`: the first `small_epochs` have half the height, width and pad."""
+    if epoch > recipe.small_epochs:
+        return recipe
+    return dataclasses.replace(
+        recipe, height=max(1, recipe.height // 2), width=max(1, recipe.width // 2), padding=recipe.padding // 2
+    )
+
+
+def _open_crops(
+    recipe: Recipe, dataset: Dataset, world: World, guidance: Guidance | None
+) -> tuple[TrainingSet, TrainingSet | None]:
+    """The crops to train on in the recipe's size: the labelled and, if there are some, the unlabelled ones."""
+    size = (recipe.height, recipe.width)
+    labelled = open_training_set(dataset.train, size, world.device)
+    if not guidance:
+        return labelled, None
+    labelled = dataclasses.replace(labelled, teacher=guidance.labelled)
+    if not guidance.crops or not recipe.unlabelled_batch:
+        return labelled, None
+    unlabelled = open_training_set(guidance.crops, size, world.device)
+    return labelled, dataclasses.replace(unlabelled, teacher=guidance.unlabelled)
+
+
 def train_epoch(
-    state: TrainingState, training_set: TrainingSet, recipe: Recipe, world: World, network: nn.Module | None = None
+    state: TrainingState,
+    training_set: TrainingSet,
+    recipe: Recipe,
+    world: World,
+    network: nn.Module | None = None,
+    unlabelled: TrainingSet | None = None,
 ) -> EpochMetrics:
     """Trains the next epoch. Its random draws depend only on the seed and the epoch.
 
@@ -134,15 +219,30 @@ def train_epoch(
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     state.model.train()
-    sums, steps, started = torch.zeros(4, device=world.device), 0, time.perf_counter()
+    sums, steps, started = torch.zeros(6, device=world.device), 0, time.perf_counter()
     previous: tuple[Tensor, npt.NDArray[np.int64]] | None = None
     batches = list(draw_batches(training_set.labels, recipe.identities_per_batch, recipe.images_per_identity, rng))
-    for batch in show_progress(batches, f"epoch {epoch}/{recipe.epochs}" if world.is_first else None):
+    # A stream of its own, so that the labelled batches are the same with and without unlabelled training_set.
+    unlabelled_rng = np.random.default_rng([recipe.seed, epoch, 1])
+    count = len(unlabelled.crops) if unlabelled else 0
+    extra_batches = draw_unlabelled(count, len(batches), recipe.unlabelled_batch, unlabelled_rng)
+    epoch_label = f"epoch {epoch}/{recipe.epochs}" if world.is_first else None
+    for batch, extra in show_progress(list(zip(batches, extra_batches, strict=True)), epoch_label):
         share = world.share(len(batch))
         augmentation = transforms.draw_augmentation(len(batch), recipe, rng).select(share)
         images = training_set.pixels(batch[share]).to(world.device, non_blocking=True)
         labels = torch.from_numpy(training_set.labels[batch[share]]).to(world.device, non_blocking=True)
-        values = train_step(state, transforms.augment(images, recipe, augmentation), labels, recipe, world, network)
+        pixels = transforms.augment(images, recipe, augmentation)
+        teacher = None if training_set.teacher is None else training_set.teacher[batch[share]]
+        if unlabelled is not None and unlabelled.teacher is not None:
+            share = world.share(len(extra))
+            augmentation = transforms.draw_augmentation(len(extra), recipe, unlabelled_rng).select(share)
+            images = unlabelled.pixels(extra[share]).to(world.device, non_blocking=True)
+            pixels = torch.cat([pixels, transforms.augment(images, recipe, augmentation)])
+            assert teacher is not None
+            teacher = torch.cat([teacher, unlabelled.teacher[extra[share]]])
+        teacher = None if teacher is None else teacher.to(world.device, non_blocking=True)
+        values = train_step(state, pixels, labels, recipe, world, network, teacher)
         sums += values
         # The check is one step late, so that the GPU already computes the next step.
         _stop_unless_finite(previous, epoch, training_set)
@@ -157,34 +257,60 @@ def train_epoch(
         triplet_loss=means[1],
         center_loss=means[2],
         accuracy=100 * means[3],
-        images_per_second=steps * recipe.identities_per_batch * recipe.images_per_identity / seconds,
+        relation_loss=None if training_set.teacher is None else means[4],
+        teacher_cosine=None if training_set.teacher is None else 1 - means[5],
+        images_per_second=steps
+        * (recipe.identities_per_batch * recipe.images_per_identity + extra_batches.shape[1])
+        / seconds,
         seconds=seconds,
     )
 
 
 def train_step(
-    state: TrainingState, pixels: Tensor, labels: Tensor, recipe: Recipe, world: World, network: nn.Module | None = None
+    state: TrainingState,
+    pixels: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    world: World,
+    network: nn.Module | None = None,
+    teacher: Tensor | None = None,
 ) -> Tensor:
-    """Trains on this rank's pixels [N, 3, H, W] and labels [N]; returns [4]: the three losses and the accuracy.
+    """Trains on this rank's pixels [N + U, 3, H, W], of which the first N have `labels` [N].
 
-    The loss is Eq. 6: L = L_ID + L_Triplet + beta L_C. The last two are over the features of all ranks.
+    The loss is Eq. 6: L = L_ID + L_Triplet + beta L_C. The last two are over the features of all ranks. With the
+    `teacher`'s vectors [N + U, E] it is label_weight L + relation_weight L_relation + direction_weight L_direction.
+    The last two are over all images of all ranks; see distillation.py.
+
+    Returns:
+        [6]: ID, triplet and center loss, accuracy, relation and direction loss.
     """
+    count = len(labels)
     dtype = DTYPES[recipe.precision]
     with torch.autocast(world.device.partition(":")[0], dtype, enabled=dtype != torch.float32):
-        f_t, logits = (state.model if network is None else network)(pixels)
-    all_features, all_labels = gather(f_t, world), gather(labels, world)
+        f_t, f_i, logits = (state.model if network is None else network)(pixels)
+    logits = logits[:count]
+    all_features, all_labels = gather(f_t[:count], world), gather(labels, world)
     losses = [
         id_loss(logits.float(), labels, recipe.label_smoothing),
         TripletLoss(recipe.margin)(all_features, all_labels),
         state.center(all_features, all_labels) if recipe.center_weight else all_features.new_zeros(()),
     ]
-    update_weights(state, losses[0] + losses[1] + recipe.center_weight * losses[2], recipe)
+    total = losses[0] + losses[1] + recipe.center_weight * losses[2]
+    relation = direction = total.new_zeros(())
+    if teacher is not None and state.projection is not None:
+        embeddings, vectors = gather(f_i.float() if recipe.feature == "after" else f_t, world), gather(teacher, world)
+        relation = relation_loss(embeddings, vectors)
+        # On the rows of all ranks, so that the projection's gradient is the same in each.
+        direction = direction_loss(state.projection(embeddings), vectors)
+        total = recipe.label_weight * total + recipe.relation_weight * relation + recipe.direction_weight * direction
+        recipe = dataclasses.replace(recipe, center_weight=recipe.label_weight * recipe.center_weight)
+    update_weights(state, total, recipe)
     accuracy = (logits.detach().argmax(1) == labels).float().mean()
-    return torch.stack([*(loss.detach() for loss in losses), accuracy])
+    return torch.stack([*(loss.detach() for loss in losses), accuracy, relation.detach(), direction.detach()])
 
 
 def update_weights(state: TrainingState, loss: Tensor, recipe: Recipe) -> None:
-    """One step of the optimizers with the gradient of `loss`."""
+    """One step of the optimizers with the gradient of `loss`, with the center loss `recipe.center_weight` times."""
     optimizers = [state.optimizer, state.center_optimizer] if recipe.center_weight else [state.optimizer]
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
@@ -216,9 +342,10 @@ def _stop_unless_finite(
 ) -> None:
     if step is None or torch.isfinite(step[0]).all():
         return
-    id_, triplet, center, _ = step[0].tolist()
+    id_, triplet, center, _, relation, direction = step[0].tolist()
     raise RunError(
-        f"epoch {epoch}: the loss is not finite (id {id_}, triplet {triplet}, center {center}); "
+        f"epoch {epoch}: the loss is not finite (id {id_}, triplet {triplet}, center {center}, "
+        f"relation {relation}, direction {direction}); "
         f"use a lower lr or precision=fp32; the batch was {', '.join(training_set.paths(step[1]))}",
         parameter="set",
     )
@@ -278,7 +405,12 @@ def _evaluate(metrics: EpochMetrics, model: ReID, recipe: Recipe, dataset: Datas
     return dataclasses.replace(metrics, rank1=scores.rank1, mAP=scores.mAP)
 
 
-def _save_checkpoint(model: ReID, path: Path, recipe: Recipe, num_ids: int, data: tuple[str, ...]) -> None:
+def _save_checkpoint(model: ReID, path: Path, recipe: Recipe, dataset: Dataset, guidance: Guidance | None) -> None:
+    num_ids = len({crop.identity for crop in dataset.train})
     state_dict = {key: value.cpu() for key, value in model.state_dict().items()}
     contract = contract_of(model, recipe.height, recipe.width)
-    checkpoint.save(path, checkpoint.Checkpoint(contract, state_dict, num_ids, recipe.last_stride, recipe.neck, data))
+    if guidance:
+        contract = dataclasses.replace(contract, teacher=guidance.description, unlabelled=guidance.source_names)
+    checkpoint.save(
+        path, checkpoint.Checkpoint(contract, state_dict, num_ids, recipe.last_stride, recipe.neck, dataset.sources)
+    )

@@ -36,7 +36,8 @@ def resolve_precision(recipe: Recipe, device: str) -> Recipe:
     if gpu:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = _cpu_has_bf16() and min(recipe.height, recipe.width) >= MIN_BF16_SIDE
+        smallest_side = min(recipe.height, recipe.width) // (2 if recipe.small_epochs else 1)
+        native = _cpu_has_bf16() and smallest_side >= MIN_BF16_SIDE
     return dataclasses.replace(recipe, precision="bf16" if native else "fp16" if gpu else "fp32")
 
 

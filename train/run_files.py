@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from bot_deploy.datasets import Dataset
 
+    from .distillation import Guidance
     from .recipe import Recipe
 
 STATE_NAME, CONFIG_NAME, METRICS_NAME, CURVES_NAME = "state.pt", "config.toml", "metrics.csv", "curves.png"
@@ -42,6 +43,8 @@ class EpochMetrics:
     id_loss: float | None = None
     triplet_loss: float | None = None
     center_loss: float | None = None
+    relation_loss: float | None = None  # with a teacher, as the next
+    teacher_cosine: float | None = None  # of the projected embedding and the teacher's
     accuracy: float | None = None  # percent, of the classifier on the training batches
     images_per_second: float | None = None
     seconds: float | None = None
@@ -55,6 +58,8 @@ class EpochMetrics:
             ("id", self.id_loss, ".3f"),
             ("triplet", self.triplet_loss, ".3f"),
             ("center", self.center_loss, ".1f"),
+            ("relation", self.relation_loss, ".4f"),
+            ("teacher cosine", self.teacher_cosine, ".3f"),
             ("accuracy", self.accuracy, ".1f"),
             ("images/s", self.images_per_second, ".0f"),
             ("rank-1", self.rank1, ".2f"),
@@ -65,7 +70,7 @@ class EpochMetrics:
         return "  ".join(parts)
 
 
-def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> None:
+def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool, guidance: Guidance | None = None) -> None:
     """Makes the folder `out` and writes its config.toml, so that a folder that cannot be written fails before training.
 
     Raises:
@@ -73,7 +78,7 @@ def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> No
         RunError: `out` cannot be written.
     """
     config = out / CONFIG_NAME
-    text = _config(recipe, dataset)
+    text = _config(recipe, dataset, guidance)
     has_state = (out / STATE_NAME).exists()  # a run that failed in its first epoch has none, and starts again
     if (has_state or (out / CHECKPOINT_NAME).exists()) and not resume:
         raise InputError(f"{out} already holds a run; resume it, or choose another folder", parameter="out")
@@ -97,8 +102,8 @@ def _check_continues(out: Path, before: dict[str, object], now: dict[str, object
     changed = [key for key in now if before.get(key) != now[key] and not _may_change(key, before.get(key), now[key])]
     if changed == ["data"]:
         raise InputError(
-            f"{out} was started on other data: the names, identities or cameras of the training crops differ; name the "
-            "same crops, which may have moved, or choose another folder",
+            f"{out} was started on other data: the names, identities or cameras of the training crops differ, or the "
+            "teacher or the unlabelled crops; name the same ones, which may have moved, or choose another folder",
             parameter="data",
         )
     if changed:
@@ -134,7 +139,7 @@ def weights_file(source: str) -> Path:
     return path
 
 
-def _config(recipe: Recipe, dataset: Dataset) -> str:
+def _config(recipe: Recipe, dataset: Dataset, guidance: Guidance | None) -> str:
     import torch
     import torchvision
 
@@ -143,6 +148,13 @@ def _config(recipe: Recipe, dataset: Dataset) -> str:
         "crops": len(dataset.train),
         "fingerprint": crops_fingerprint(dataset.train),
     }
+    if guidance:
+        data |= {
+            "teacher": guidance.teacher,
+            "unlabelled": guidance.sources,
+            "unlabelled_crops": len(guidance.crops),
+            "guidance_fingerprint": guidance.fingerprint,
+        }
     versions = {
         "bot_deploy": __version__,
         "python": platform.python_version(),
@@ -161,22 +173,35 @@ def _comparable(config: Path, text: str | None = None) -> dict[str, object]:
     try:
         values = read_toml(config) if text is None else tomllib.loads(text)
         recipe = {key: value for key, value in values.items() if key not in RUN_TABLES}
-        return {**dataclasses.asdict(recipe_from_values(recipe)), "data": values["data"]["fingerprint"]}
+        fingerprint = values["data"]["fingerprint"] + values["data"].get("guidance_fingerprint", "")
+        return {**dataclasses.asdict(recipe_from_values(recipe)), "data": fingerprint}
     except (InputError, KeyError, TypeError):
         raise InputError(f"the run's {CONFIG_NAME} is damaged; choose another folder", parameter="out") from None
 
 
-def read_config(out: Path) -> tuple[Recipe, tuple[str, ...]]:
-    """The recipe of the run in `out`, and the sources of its data."""
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run's config.toml says."""
+
+    recipe: Recipe
+    sources: tuple[str, ...]  # of the data
+    teacher: str | None = None  # path of its file
+    unlabelled: tuple[str, ...] = ()  # sources
+
+
+def read_config(out: Path) -> RunConfig:
+    """The recipe of the run in `out`, the sources of its data, and its teacher."""
     config = out / CONFIG_NAME
     try:
         data = read_toml(config)["data"]
         # Older versions wrote all sources as one string.
         sources = data["sources"] if "sources" in data else data["source"].split(MERGE_SEPARATOR)
         sources = msgspec.convert(sources, tuple[str, ...])
+        unlabelled = msgspec.convert(data.get("unlabelled", []), tuple[str, ...])
+        teacher = msgspec.convert(data.get("teacher"), str | None)
     except (InputError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{out}: no run to resume; it has no readable {CONFIG_NAME}", parameter="out") from None
-    return load_recipe(config), sources
+    return RunConfig(load_recipe(config), sources, teacher, unlabelled)
 
 
 def write_metrics(out: Path, epochs: Sequence[EpochMetrics]) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 Epoch = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-STATEFUL = ("center", "optimizer", "center_optimizer", "scaler")  # attributes with a state dict, besides the model
+STATEFUL = ("center", "optimizer", "center_optimizer", "scaler", "projection")  # with a state dict, besides the model
 
 
 @dataclass
@@ -39,11 +39,14 @@ class TrainingState:
     center_optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     epoch: int = 0  # finished epochs
+    projection: nn.Linear | None = None  # from the student's dimension to the teacher's; exported models lack it
     metrics: list[EpochMetrics] = field(default_factory=list)
 
 
-def create_state(recipe: Recipe, num_ids: int, device: str) -> TrainingState:
+def create_state(recipe: Recipe, num_ids: int, device: str, teacher_dim: int = 0) -> TrainingState:
     """The state before the first epoch. The global random state of PyTorch stays as it is.
+
+    With a teacher, `teacher_dim` is the length of its vectors.
 
     Raises:
         InputError: initial weights that do not fit, or an unknown backbone.
@@ -62,19 +65,24 @@ def create_state(recipe: Recipe, num_ids: int, device: str) -> TrainingState:
             nn.init.kaiming_normal_(model.classifier.weight, mode="fan_out")  # section 3.5
         weights.initialise(model, recipe.weights)
         center = CenterLoss(num_ids, model.dim, scaling=recipe.protocol).to(device)
+        # Last, so that the same seed gives the same network with and without a teacher.
+        projection = nn.Linear(model.dim, teacher_dim, bias=False).to(device) if teacher_dim else None
     use_cpu_layers(model)
     model.to(device).to(memory_format=torch.channels_last)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained += list(projection.parameters()) if projection is not None else []
     # L2 regularisation of all parameters, batch-norm and biases included (the released code).
     optimizer = torch.optim.Adam(trained, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     center_optimizer = torch.optim.SGD(center.parameters(), lr=recipe.center_lr)
     scaler = torch.amp.GradScaler(device.partition(":")[0], enabled=recipe.precision == "fp16")
-    return TrainingState(model, center, optimizer, center_optimizer, scaler)
+    return TrainingState(model, center, optimizer, center_optimizer, scaler, projection=projection)
 
 
 def save_state(state: TrainingState, path: Path) -> None:
     """Writes `path` atomically; `restore_state` reads it."""
-    values: dict[str, Any] = {name: getattr(state, name).state_dict() for name in STATEFUL}
+    values: dict[str, Any] = {
+        name: getattr(state, name).state_dict() for name in STATEFUL if getattr(state, name) is not None
+    }
     values["model"] = {key: value.cpu() for key, value in state.model.state_dict().items()}
     values |= {"epoch": state.epoch, "rows": [vars(epoch) for epoch in state.metrics]}
     write_atomically(path, lambda temporary: torch.save(values, temporary))
@@ -102,6 +110,8 @@ def restore_state(state: TrainingState, path: Path) -> None:
     try:
         for name in ("model", *STATEFUL):
             part = getattr(state, name)
+            if part is None:
+                continue
             values_of_part = values[name]
             if isinstance(part, torch.optim.Optimizer):  # the recipe sets the learning rate and the like
                 values_of_part = {**values_of_part, "param_groups": part.state_dict()["param_groups"]}

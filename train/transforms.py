@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from bot_deploy.artifacts.contract import MEAN, STD
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 ERASED_AREA = (0.02, 0.4)  # share of the image
 ERASED_ASPECT_RATIO = (0.3, 3.33)  # height / width
 MAX_BOX_TRIES = 100
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601)
+JPEG_QUALITY = (20, 90)
 
 
 @dataclass(frozen=True)
@@ -28,25 +32,74 @@ class Augmentation:
     top: npt.NDArray[np.int64]  # [N], of the crop in the padded image
     left: npt.NDArray[np.int64]  # [N]
     boxes: npt.NDArray[np.int64]  # [N, 4], to erase: top, left, height, width
+    factors: npt.NDArray[np.float32] | None = None  # [N, 3], of brightness, contrast and saturation; None: no jitter
+    grey: npt.NDArray[np.bool_] | None = None  # [N], whether the colours go
+    quality: npt.NDArray[np.int64] | None = None  # [N], of a JPEG compression; 0: none
 
-    def select(self, rows: slice) -> Augmentation:
+    def select(self, rows: slice | npt.NDArray[np.int64]) -> Augmentation:
         """The changes to some images of the batch."""
-        return Augmentation(self.flipped[rows], self.top[rows], self.left[rows], self.boxes[rows])
+        chosen: dict[str, Any] = {name: None if values is None else values[rows] for name, values in vars(self).items()}
+        return Augmentation(**chosen)
 
 
 def draw_augmentation(count: int, recipe: Recipe, rng: np.random.Generator) -> Augmentation:
     """Random changes to `count` images of the recipe's size."""
-    flipped = rng.random(count) < recipe.flip_probability
+    flipped = rng.random(count) < recipe.flip
     top, left = rng.integers(0, 2 * recipe.padding + 1, (2, count))
-    return Augmentation(
-        flipped, top, left, draw_erasing_boxes(count, recipe.height, recipe.width, recipe.erasing_probability, rng)
-    )
+    boxes = draw_erasing_boxes(count, recipe.height, recipe.width, recipe.erasing_probability, rng)
+    # What is switched off draws nothing, so that the draws of all recipes without it stay the same.
+    factors = grey = quality = None
+    if recipe.colour_jitter:
+        factors = rng.uniform(1 - recipe.colour_jitter, 1 + recipe.colour_jitter, (count, 3)).astype(np.float32)
+    if recipe.greyscale_probability:
+        grey = rng.random(count) < recipe.greyscale_probability
+    if recipe.jpeg_probability:
+        low, high = JPEG_QUALITY
+        quality = rng.integers(low, high + 1, count) * (rng.random(count) < recipe.jpeg_probability)
+    return Augmentation(flipped, top, left, boxes, factors, grey, quality)
 
 
 def augment(images: Tensor, recipe: Recipe, augmentation: Augmentation) -> Tensor:
     """Images uint8 [N, H, W, 3] to augmented, normalised float [N, 3, H, W] in channels_last memory."""
+    if augmentation.quality is not None:
+        images = compress(images, augmentation.quality)
+    if augmentation.factors is not None or augmentation.grey is not None:
+        images = change_colours(images, augmentation.factors, augmentation.grey)
     cropped = flip_and_crop(images, augmentation.flipped, augmentation.top, augmentation.left, recipe.padding)
     return erase(normalise(cropped), augmentation.boxes, authors=recipe.protocol == "authors")
+
+
+def compress(images: Tensor, quality: npt.NDArray[np.int64]) -> Tensor:
+    """Images uint8 [N, H, W, 3] after a JPEG compression of this `quality` [N]; 0 leaves an image as it is."""
+    pixels = images.cpu().numpy().copy()
+    for row in np.flatnonzero(quality):
+        file = io.BytesIO()
+        Image.fromarray(pixels[row]).save(file, "JPEG", quality=int(quality[row]))
+        pixels[row] = np.asarray(Image.open(file))
+    return torch.from_numpy(pixels).to(images.device)
+
+
+def change_colours(
+    images: Tensor, factors: npt.NDArray[np.float32] | None, grey: npt.NDArray[np.bool_] | None
+) -> Tensor:
+    """Images uint8 [N, H, W, 3] with other brightness, contrast and saturation, and without colours where `grey`.
+
+    Each step is torchvision's: the first factor multiplies the image, the second its distance from the mean grey, and
+    the third its distance from its own greys; clipped after each step.
+    """
+    values = images.float()
+    luma = torch.tensor(LUMA, device=images.device)
+    if factors is not None:
+        by = torch.from_numpy(factors).to(images.device)[:, :, None, None, None]
+        values = (values * by[:, 0]).clamp(0, 255)
+        mean = (values * luma).sum(3, keepdim=True).mean((1, 2), keepdim=True)
+        values = (mean + by[:, 1] * (values - mean)).clamp(0, 255)
+        greys = (values * luma).sum(3, keepdim=True)
+        values = (greys + by[:, 2] * (values - greys)).clamp(0, 255)
+    if grey is not None:
+        greys = (values * luma).sum(3, keepdim=True)
+        values = torch.where(torch.from_numpy(grey).to(images.device)[:, None, None, None], greys, values)
+    return values.round().to(torch.uint8)
 
 
 def flip_and_crop(

@@ -41,11 +41,12 @@ OLD_CALIBRATION_NAMES = {
     "reject": "reject_threshold",
     "missed": "false_reject_rate",
 }
-OPTIONAL = {"flip", "precision", "calibration"}  # fields that older files lack
+OPTIONAL = {"flip", "precision", "calibration", "teacher", "unlabelled"}  # fields that older files lack
 # The types of fields: a value from a file that is out of range is refused.
 Side = Annotated[int, Meta(ge=1, le=MAX_IMAGE_SIDE)]  # pixels
 Dim = Annotated[int, Meta(ge=1, le=65_536)]
 Name = Annotated[str, Meta(max_length=200)]
+Description = Annotated[str, Meta(max_length=500)]
 Cosine = Annotated[float, Meta(ge=-1, le=1)]
 Rate = Annotated[float, Meta(ge=0, le=1)]
 PositiveRate = Annotated[float, Meta(gt=0, le=1)]
@@ -88,6 +89,8 @@ class Contract:
     flip: bool = False  # True: the mean of the embeddings of the image and its mirror image
     precision: str = "fp32"  # precision of the backbone: "fp32", "fp16" or "int8"
     calibration: Calibration | None = None
+    teacher: Description = ""  # backbone and embedding space of the model that it was distilled from
+    unlabelled: tuple[Description, ...] = ()  # names of training data that only the teacher labelled
     format: int = CONTRACT_FORMAT
 
     @property

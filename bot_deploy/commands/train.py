@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @click.command()
@@ -20,6 +24,13 @@ import click
 @click.option(
     "--weights", help="Initial weights: `imagenet`, a FILE, a run's folder, or `none`; default: those of the recipe."
 )
+@click.option("--teacher", metavar="MODEL", help="Model whose embeddings the new one follows, beside the labels.")
+@click.option(
+    "--unlabelled",
+    multiple=True,
+    metavar="PATH",
+    help="Folder or .zip of crops of unknown people, for the teacher alone; repeatable.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; default: runs/RECIPE.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Value of a recipe key; repeatable.")
 @click.option(
@@ -32,6 +43,8 @@ def train(
     data: tuple[str, ...],
     recipe: str | None,
     weights: str | None,
+    teacher: str | None,
+    unlabelled: tuple[str, ...],
     out: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
@@ -40,24 +53,23 @@ def train(
     from bot_deploy import runs
     from bot_deploy.choices import SYNTHETIC
     from bot_deploy.console import say
-    from bot_deploy.datasets import check_sources, describe_dataset, open_merged, training_notes
+    from bot_deploy.datasets import describe_dataset, open_merged, training_notes
     from bot_deploy.errors import InputError
     from bot_deploy.train import run_files
     from bot_deploy.train.recipe import load_recipe
 
     # Wrong paths are reported before PyTorch is imported.
-    check_sources(data)
-    if weights not in {None, "", "imagenet", "none"}:
-        run_files.weights_file(str(weights))
+    _check_files([*data, *unlabelled], teacher, weights)
     if resume and out is None:
         out = runs.newest_file(run_files.CONFIG_NAME, "nothing to resume").parent
     if out and resume and not recipe and (out / run_files.CONFIG_NAME).exists():
         # The run's own settings, with those changes that are named now: more epochs, or data that have moved.
-        own, sources = run_files.read_config(out)
-        settings = load_recipe(out / run_files.CONFIG_NAME, overrides, weights) if overrides or weights else own
-        data = data or sources
+        own = run_files.read_config(out)
+        settings = load_recipe(out / run_files.CONFIG_NAME, overrides, weights) if overrides or weights else own.recipe
+        data, teacher, unlabelled = data or own.sources, teacher or own.teacher, unlabelled or own.unlabelled
     elif out and resume and not (data or recipe or overrides or weights):
-        settings, data = run_files.read_config(out)
+        own = run_files.read_config(out)
+        settings, data, teacher, unlabelled = own.recipe, own.sources, own.teacher, own.unlabelled
     else:
         data = data or (SYNTHETIC,)
         recipe = recipe or ("synthetic" if data == (SYNTHETIC,) else "quick")
@@ -80,9 +92,22 @@ def train(
 
     if not torch.cuda.is_available():
         keep_freed_memory()
-    path = loop.train(settings, dataset, out, resume=resume)
+    path = loop.train(settings, dataset, out, resume=resume, teacher=teacher, unlabelled=unlabelled)
     if os.environ.get("RANK", "0") == "0":
         say(f"wrote {path}; next: bot export {out}")
+
+
+def _check_files(sources: Sequence[str], teacher: str | None, weights: str | None) -> None:
+    """Raises an InputError for a path that does not exist."""
+    from bot_deploy.artifacts import check_model_file
+    from bot_deploy.datasets import check_sources
+    from bot_deploy.train import run_files
+
+    check_sources(sources)
+    if teacher:
+        check_model_file(teacher)
+    if weights not in {None, "", "imagenet", "none"}:
+        run_files.weights_file(str(weights))
 
 
 def _run_name(recipe: str) -> str:

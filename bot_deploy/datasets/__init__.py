@@ -23,6 +23,7 @@ from .dataset import (
     Dataset,
     File,
     LayoutMismatch,
+    build_crop,
     crops_fingerprint,
     image_files,
     merge,
@@ -45,6 +46,7 @@ __all__ = [
     "merge",
     "open_dataset",
     "open_merged",
+    "open_unlabelled",
     "scoring_notes",
     "training_notes",
 ]
@@ -99,6 +101,22 @@ def open_merged(sources: Sequence[str]) -> Dataset:
         InputError: as `open_dataset` does.
     """
     return merge([open_dataset(source) for source in sources])
+
+
+def open_unlabelled(sources: Sequence[str]) -> tuple[Crop, ...]:
+    """All images in `sources`, folders or .zip files, as crops whose identity is unknown (JUNK).
+
+    Raises:
+        InputError: nothing there, or a source without images.
+    """
+    check_sources(sources)
+    crops: list[Crop] = []
+    for source in sources:
+        files = image_files(_find_files(_synthetic() if source == SYNTHETIC else Path(source)))
+        if not files:
+            raise InputError(f"{source}: no images in it; name a folder or a .zip of crops", parameter="unlabelled")
+        crops += [build_crop(file.path, JUNK, None, len(crops) + index, "") for index, file in enumerate(files)]
+    return tuple(crops)
 
 
 def _synthetic() -> Path:

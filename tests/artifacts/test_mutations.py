@@ -354,7 +354,7 @@ def test_config(edit: Edit, tmp_path: Path) -> None:
     read_or_refuse(lambda: load_recipe(path))
     result = read_or_refuse(lambda: run_files.read_config(tmp_path))
     if result:
-        assert all(isinstance(source, str) for source in result[1])
+        assert all(isinstance(source, str) for source in result.sources)
 
 
 @pytest.mark.parametrize(

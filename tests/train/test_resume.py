@@ -187,7 +187,7 @@ def test_a_run_goes_on_with_data_that_have_moved(crops: Path, finished: Path, tm
     out = shutil.copytree(finished, tmp_path / "run")
     moved = shutil.copytree(crops, tmp_path / "elsewhere")
     loop.train(dataclasses.replace(RECIPE, epochs=3), open_dataset(moved), out, resume=True)
-    assert run_files.read_config(out)[1] == (str(moved),)
+    assert run_files.read_config(out).sources == (str(moved),)
     assert len(read_metrics(out)) == 3
 
 
@@ -215,10 +215,10 @@ def test_a_run_that_failed_in_its_first_epoch_starts_again(data: Dataset, tmp_pa
 def test_the_sources_of_a_run(data: str, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(f"{to_toml(RECIPE)}[data]\n{data}\n[versions]\n")
     sources = ("a + b", "c") if data.startswith("sources") else ("a", "b", "c")  # older files hold one string
-    assert run_files.read_config(tmp_path) == (RECIPE, sources)
+    assert run_files.read_config(tmp_path) == run_files.RunConfig(RECIPE, sources)
 
 
 def test_config_toml_names_each_source(tmp_path: Path) -> None:
     sources = ("it's a + b", 'c"d')
     run_files.open_run(tmp_path, RECIPE, Dataset(sources, (), (), ()), resume=False)
-    assert run_files.read_config(tmp_path)[1] == sources
+    assert run_files.read_config(tmp_path).sources == sources

@@ -1,0 +1,135 @@
+"""Distillation: the student follows the embeddings of a teacher, which are computed once.
+
+The teacher embeds the crops as they are, the student gets them augmented. Unlabelled crops, whose people are unknown,
+are a part of each batch; they have no part in the losses of the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bot_deploy.artifacts.contract import weights_fingerprint
+from bot_deploy.datasets import crops_fingerprint
+from bot_deploy.embedder import open_embedder
+from bot_deploy.errors import InputError
+from bot_deploy.evaluation.embeddings import embed_or_reuse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from bot_deploy.datasets import Crop
+    from bot_deploy.embedder import Vectors
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a run learns from besides labels: a teacher's unit vectors, and crops without identities."""
+
+    teacher: str  # path of its file
+    description: str  # its backbone and embedding space
+    labelled: Tensor  # its unit vectors of the training crops [N, D]
+    unlabelled: Tensor  # the same of the unlabelled crops [M, D]
+    crops: tuple[Crop, ...]  # the unlabelled crops
+    sources: tuple[str, ...]  # where they come from
+
+    @property
+    def dim(self) -> int:
+        """The length of the teacher's vectors."""
+        return self.labelled.shape[1]
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The names of the unlabelled data without their folders, for contracts."""
+        return tuple(Path(source).name for source in self.sources)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the teacher or the unlabelled crops change."""
+        parts = (self.description, crops_fingerprint(self.crops))
+        return weights_fingerprint([(str(number), part.encode()) for number, part in enumerate(parts)])
+
+
+def embed_with_teacher(
+    teacher: str | Path, labelled: Sequence[Crop], unlabelled: Sequence[Crop], sources: Sequence[str]
+) -> Guidance:
+    """The guidance of the model in `teacher` for the crops; its vectors are kept in the embedding cache.
+
+    Raises:
+        InputError: not a model, or a crop that is not a usable image.
+        RunError: its runtime is not installed.
+    """
+    embedder = open_embedder(teacher)
+    contract = embedder.contract
+
+    def embed(crops: Sequence[Crop], label: str) -> Tensor:
+        if not crops:
+            return torch.zeros(0, contract.dim)
+        vectors: Vectors = embed_or_reuse(embedder, crops, label, model=Path(teacher))
+        return torch.from_numpy(vectors)
+
+    return Guidance(
+        teacher=str(teacher),
+        description=f"{contract.arch} {contract.embedding_space}",
+        labelled=embed(labelled, "training"),
+        unlabelled=embed(unlabelled, "unlabelled"),
+        crops=tuple(unlabelled),
+        sources=tuple(map(str, sources)),
+    )
+
+
+def check_teacher(teacher: str | Path | None, unlabelled: Sequence[str | Path]) -> None:
+    """Raises an InputError for unlabelled data without a teacher, which could teach nothing."""
+    if unlabelled and not teacher:
+        raise InputError(
+            "unlabelled data need a teacher, because nothing else says who is on them", parameter="teacher"
+        )
+
+
+def draw_unlabelled(count: int, batches: int, size: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Indices [batches, size] below `count`: one random order of all crops after the other."""
+    needed = batches * size
+    orders = [rng.permutation(count) for _ in range(-(-needed // count))] if count and needed else []
+    return (
+        np.concatenate([*orders, np.zeros(0, np.int64)])[:needed]
+        .reshape(batches, size if count else 0)
+        .astype(np.int64)
+    )
+
+
+def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean squared difference between the cosines of all pairs of a batch, student against teacher.
+
+    L = 1 / (N (N - 1)) * sum over i != j of (cos(s_i, s_j) - cos(t_i, t_j))^2: relational knowledge distillation (Park
+    et al., CVPR 2019, Eq. 3) with the cosine as the relation of a pair, because cosines rank a gallery. It compares
+    vectors of any two lengths, and asks for no common space.
+
+    Args:
+        student: embeddings [N, D], N of at least 2.
+        teacher: embeddings [N, E].
+    """
+    count = len(student)
+    s, t = nn.functional.normalize(student, dim=1), nn.functional.normalize(teacher, dim=1)
+    difference = s @ s.T - t @ t.T
+    others = ~torch.eye(count, dtype=torch.bool, device=student.device)
+    return difference[others].square().mean()
+
+
+def direction_loss(projected: Tensor, teacher: Tensor) -> Tensor:
+    """The mean of 1 - cos(W s_i, t_i): the direction of each projected embedding against the teacher's.
+
+    W is a linear projection to the teacher's dimension that only training uses (as the regressor of FitNets, Romero et
+    al., ICLR 2015, Eq. 3, with the cosine instead of the squared distance).
+
+    Args:
+        projected: W s, [N, E].
+        teacher: embeddings [N, E].
+    """
+    return (1 - nn.functional.cosine_similarity(projected, teacher, dim=1)).mean()
