@@ -44,7 +44,7 @@ class Augmentation:
 
 def draw_augmentation(count: int, recipe: Recipe, rng: np.random.Generator) -> Augmentation:
     """Random changes to `count` images of the recipe's size."""
-    flipped = rng.random(count) < recipe.flip
+    flipped = rng.random(count) < recipe.flip_probability
     top, left = rng.integers(0, 2 * recipe.padding + 1, (2, count))
     boxes = draw_erasing_boxes(count, recipe.height, recipe.width, recipe.erasing_probability, rng)
     # What is switched off draws nothing, so that the draws of all recipes without it stay the same.

@@ -257,3 +257,54 @@ def test_augment_does_not_change_its_input() -> None:
     before = images.clone()
     augment(images, Recipe(erasing_probability=1), np.random.default_rng(0))
     assert torch.equal(images, before)
+
+
+def test_colours_change_as_in_torchvision() -> None:
+    from torchvision.transforms import functional
+
+    rng = np.random.default_rng(5)
+    images = torch.from_numpy(rng.integers(0, 256, (3, 8, 6, 3), dtype=np.uint8))
+    factors = np.array([[1.3, 0.7, 1.2], [0.6, 1.4, 0.1], [1.0, 1.0, 1.0]], np.float32)
+    grey = np.array([False, False, True])
+    changed = transforms.change_colours(images, factors, grey)
+    for row in range(3):
+        image = images[row].permute(2, 0, 1).float() / 255
+        image = functional.adjust_brightness(image, float(factors[row, 0]))
+        image = functional.adjust_contrast(image, float(factors[row, 1]))
+        image = functional.adjust_saturation(image, float(factors[row, 2]))
+        if grey[row]:
+            image = functional.rgb_to_grayscale(image, 3)
+        expected = (image * 255).permute(1, 2, 0)
+        assert (
+            float((changed[row].float() - expected).abs().max()) <= 0.6 + 0.1
+        )  # rounding; their grey weights are shorter
+
+
+def test_jpeg_is_pillows() -> None:
+    import io
+
+    from PIL import Image
+
+    images = torch.from_numpy(np.random.default_rng(6).integers(0, 256, (2, 16, 8, 3), dtype=np.uint8))
+    changed = transforms.compress(images, np.array([0, 35]))
+    assert torch.equal(changed[0], images[0])
+    file = io.BytesIO()
+    Image.fromarray(images[1].numpy()).save(file, "JPEG", quality=35)
+    assert torch.equal(changed[1], torch.from_numpy(np.asarray(Image.open(file)).copy()))
+
+
+def test_the_switches_of_augmentation_leave_the_other_draws_alone() -> None:
+    plain = transforms.draw_augmentation(50, Recipe(), np.random.default_rng(0))
+    recipe = Recipe(colour_jitter=0.4, greyscale_probability=0.3, jpeg_probability=0.5)
+    changed = transforms.draw_augmentation(50, recipe, np.random.default_rng(0))
+    for name in ("flipped", "top", "left", "boxes"):
+        assert np.array_equal(getattr(plain, name), getattr(changed, name))
+    assert (plain.factors, plain.grey, plain.quality) == (None, None, None)
+    assert changed.factors is not None
+    assert changed.quality is not None
+    assert changed.grey is not None
+    assert 0.6 <= changed.factors.min() < changed.factors.max() <= 1.4
+    compressed = changed.quality[changed.quality > 0]
+    assert 0.2 < len(compressed) / 50 < 0.8
+    assert 20 <= compressed.min() <= compressed.max() <= 90
+    assert 0.1 < changed.grey.mean() < 0.6
