@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+NORMALISED_BOTTLENECKS, INSTANCE_NORM = 13, "_in"  # of MobileNetV2; and the end of the keys of these layers
 L2_LENGTH = 16.0  # length of the features after an l2norm neck; at length 1 the logits would be too small to train
 
 
@@ -36,6 +37,7 @@ class Backbone:
     stems: tuple[str, ...] = STEMS[:1]  # stems that it can be built with
     torchvision_name: str | None = None  # name of its ImageNet weights in torchvision
     imported_last_stride: int | None = None  # last stride in other toolkits' checkpoints, if all use the same
+    added: str = ""  # in the keys of layers that torchvision's weights lack; they start at their initial values
 
 
 class IBN(nn.Module):
@@ -71,20 +73,35 @@ def _build_resnet(name: str, last_stride: int, stem: str, *, ibn: bool = False) 
     return nn.Sequential(OrderedDict(children)), net.fc.in_features
 
 
-def _build_mobilenet_v2(last_stride: int, _stem: str) -> tuple[nn.Module, int]:
+def _build_mobilenet_v2(last_stride: int, _stem: str, *, instance_norm: bool = False) -> tuple[nn.Module, int]:
+    """MobileNetV2; with `instance_norm` after the stem and the first 13 of 17 bottlenecks (Jia et al., BMVC 2019).
+
+    Instance normalisation takes the contrast and the colour of each image out of its early features, and with them much
+    of what differs between cameras.
+    """
     from torchvision import models
 
     net = models.mobilenet_v2(weights=None)
     # features.14 is the last block that halves the feature map; its depthwise convolution has the stride.
     depthwise: Any = net.features[14].conv[1][0]
     depthwise.stride = (last_stride, last_stride)
-    return nn.Sequential(OrderedDict(features=net.features)), net.last_channel
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    block: Any
+    for index, block in enumerate(net.features):
+        layers[str(index)] = block  # torchvision's key
+        if instance_norm and index <= NORMALISED_BOTTLENECKS:
+            channels = block[1].num_features if index == 0 else block.out_channels
+            layers[f"{index}{INSTANCE_NORM}"] = nn.InstanceNorm2d(channels, affine=True)
+    return nn.Sequential(OrderedDict(features=nn.Sequential(layers))), net.last_channel
 
 
 BACKBONES = {
     **{name: Backbone(partial(_build_resnet, name), stems=STEMS, torchvision_name=name) for name in RESNETS},
     **{f"{name}_ibn_a": Backbone(partial(_build_resnet, name, ibn=True), stems=STEMS) for name in RESNETS},
     "mobilenet_v2": Backbone(_build_mobilenet_v2, torchvision_name="mobilenet_v2", imported_last_stride=2),
+    "mobilenet_v2_in": Backbone(
+        partial(_build_mobilenet_v2, instance_norm=True), torchvision_name="mobilenet_v2", added=f"{INSTANCE_NORM}."
+    ),
 }
 ARCHS = tuple(BACKBONES)
 

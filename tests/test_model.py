@@ -82,7 +82,29 @@ def test_keys_and_shapes_are_torchvisions(arch: str, dim: int, last_stride: int)
 
 def test_every_backbone_of_the_table_is_tested_here() -> None:
     plain = {"resnet18", "resnet34", "resnet50", "resnet101"}
-    assert set(ARCHS) == {*plain, *(f"{arch}_ibn_a" for arch in plain), SMALL}
+    assert set(ARCHS) == {*plain, *(f"{arch}_ibn_a" for arch in plain), SMALL, f"{SMALL}_in"}
+
+
+def test_instance_norm_follows_the_stem_and_thirteen_bottlenecks() -> None:
+    torch.manual_seed(1)
+    plain, normed = ReID(SMALL, 5).eval(), ReID(f"{SMALL}_in", 5).eval()
+    own = plain.state_dict()
+    added = [key for key in normed.state_dict() if key not in own]
+    assert len(added) == 2 * 14
+    assert set(own) == set(normed.state_dict()) - set(added)
+    normed.load_state_dict({**normed.state_dict(), **own})
+    images = torch.randn(2, 3, 64, 32)
+    features: Any = plain.backbone.features
+    expected = images
+    with torch.inference_mode():
+        for index, layer in enumerate(features):
+            expected = layer(expected)
+            if index <= 13:  # Jia et al., BMVC 2019: each channel of each image gets mean 0 and variance 1
+                values = expected.numpy()
+                mean, var = values.mean((2, 3), keepdims=True), values.var((2, 3), keepdims=True)
+                expected = torch.from_numpy((values - mean) / np.sqrt(var + 1e-5))
+        actual = normed.backbone(images)
+    np.testing.assert_allclose(actual.numpy(), expected.numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])

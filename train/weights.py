@@ -53,7 +53,8 @@ def load_weights(model: ReID, state: Mapping[str, object], source: str) -> None:
         # torchvision's layout; its head is for the 1,000 ImageNet classes
         backbone = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
         given = add_prefix("backbone", checkpoint.check_tensors(backbone, source))
-        optional = {key for key in expected if not key.startswith("backbone.")}
+        added = BACKBONES[model.arch].added
+        optional = {key for key in expected if not key.startswith("backbone.") or (added and added in key)}
     try:
         model.load_state_dict(match_state_dict(given, expected, optional=optional))
     except InputError as error:

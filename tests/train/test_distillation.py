@@ -156,12 +156,12 @@ def weights_of(run: Path) -> Any:
     return checkpoint.load(run / "model.pt").state
 
 
-def test_a_run_with_a_teacher(data: Any, pictures: Path, onnx_file: Path, tmp_path: Path) -> None:
-    loop.train(RECIPE, data, tmp_path / "run", teacher=onnx_file, unlabelled=[pictures])
+def test_a_run_with_a_teacher(data: Any, pictures: Path, checkpoint_file: Path, tmp_path: Path) -> None:
+    loop.train(RECIPE, data, tmp_path / "run", teacher=checkpoint_file, unlabelled=[pictures])
     metrics = run_files.read_config(tmp_path / "run")
-    assert (metrics.teacher, metrics.unlabelled) == (str(onnx_file), (str(pictures),))
+    assert (metrics.teacher, metrics.unlabelled) == (str(checkpoint_file), (str(pictures),))
     contract = read_contract(tmp_path / "run" / "model.pt")
-    assert contract.teacher == f"resnet18 {read_contract(onnx_file).embedding_space}"
+    assert contract.teacher == f"resnet18 {read_contract(checkpoint_file).embedding_space}"
     assert contract.unlabelled == (pictures.name,)
     assert not any("projection" in key for key in weights_of(tmp_path / "run"))
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text(encoding="utf-8"))
@@ -172,12 +172,12 @@ def test_a_run_with_a_teacher(data: Any, pictures: Path, onnx_file: Path, tmp_pa
     assert not torch.equal(guided["classifier.weight"], alone["classifier.weight"])
 
 
-def test_the_student_comes_nearer_to_the_teacher(data: Any, onnx_file: Path, tmp_path: Path) -> None:
+def test_the_student_comes_nearer_to_the_teacher(data: Any, checkpoint_file: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(
         RECIPE, epochs=6, label_weight=0.0, lr=1e-3, flip_probability=0, padding=0, erasing_probability=0
     )
     state = create_state(recipe, 8, "cpu", 512)
-    guidance = embed_with_teacher(onnx_file, data.train, (), ())
+    guidance = embed_with_teacher(checkpoint_file, data.train, (), ())
     crops = loop._open_crops(recipe, data, ALONE, guidance)
     epochs = [loop.train_epoch(state, crops[0], recipe, ALONE) for _ in range(6)]
     cosines = [epoch.teacher_cosine for epoch in epochs]
@@ -185,7 +185,7 @@ def test_the_student_comes_nearer_to_the_teacher(data: Any, onnx_file: Path, tmp
 
 
 def test_a_resumed_run_is_bit_identical(
-    data: Any, pictures: Path, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Any, pictures: Path, checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = dataclasses.replace(
         RECIPE,
@@ -197,7 +197,7 @@ def test_a_resumed_run_is_bit_identical(
         greyscale_probability=0.2,
         jpeg_probability=0.5,
     )
-    options: dict[str, Any] = {"teacher": onnx_file, "unlabelled": [pictures]}
+    options: dict[str, Any] = {"teacher": checkpoint_file, "unlabelled": [pictures]}
     loop.train(recipe, data, tmp_path / "whole", **options)
     step, steps = loop.train_step, 0
 
@@ -213,19 +213,19 @@ def test_a_resumed_run_is_bit_identical(
         loop.train(recipe, data, tmp_path / "stopped", **options)
     monkeypatch.setattr(loop, "train_step", step)
     moved = shutil.copytree(pictures, tmp_path / "elsewhere")
-    loop.train(recipe, data, tmp_path / "stopped", teacher=onnx_file, unlabelled=[moved], resume=True)
+    loop.train(recipe, data, tmp_path / "stopped", teacher=checkpoint_file, unlabelled=[moved], resume=True)
     whole, resumed = weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped")
     assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
     assert read_contract(tmp_path / "whole" / "model.pt").size == (64, 32)
 
 
 def test_another_teacher_or_other_unlabelled_crops_do_not_resume(
-    data: Any, pictures: Path, onnx_file: Path, tmp_path: Path
+    data: Any, pictures: Path, checkpoint_file: Path, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1)
-    loop.train(recipe, data, tmp_path / "run", teacher=onnx_file, unlabelled=[pictures])
+    loop.train(recipe, data, tmp_path / "run", teacher=checkpoint_file, unlabelled=[pictures])
     more = dataclasses.replace(recipe, epochs=2)
-    for options in ({}, {"teacher": onnx_file}):
+    for options in ({}, {"teacher": checkpoint_file}):
         with pytest.raises(InputError, match=r"the teacher or the unlabelled crops|not the state of this run"):
             loop.train(more, data, tmp_path / "run", resume=True, **options)  # type: ignore[arg-type]
 

@@ -307,3 +307,18 @@ def test_real_imagenet_weights() -> None:
         features = model.backbone(stripes).mean(dim=(2, 3))
     assert torch.isfinite(features).all()
     assert float(torch.cosine_similarity(features[0], features[1], dim=0)) < 0.9
+
+
+def test_instance_norm_starts_at_its_initial_values_with_torchvisions_weights(tmp_path: Path) -> None:
+    state = torchvision_state(ARCH)
+    model = ReID(f"{ARCH}_in", 5)
+    weights.initialise(model, str(write(tmp_path / "weights.pth", state)))
+    own = model.backbone.state_dict()
+    for key, value in own.items():
+        if "_in." in key:
+            assert torch.equal(value, torch.ones_like(value) if key.endswith("weight") else torch.zeros_like(value))
+        else:
+            assert torch.equal(value, state[key])
+    del state["features.18.0.weight"]
+    with pytest.raises(InputError, match="missing keys"):
+        weights.initialise(model, str(write(tmp_path / "damaged.pth", state)))
