@@ -222,7 +222,7 @@ def train_epoch(
     sums, steps, started = torch.zeros(6, device=world.device), 0, time.perf_counter()
     previous: tuple[Tensor, npt.NDArray[np.int64]] | None = None
     batches = list(draw_batches(training_set.labels, recipe.identities_per_batch, recipe.images_per_identity, rng))
-    # A stream of its own, so that the labelled batches are the same with and without unlabelled training_set.
+    # A stream of its own, so that the labelled batches are the same with and without unlabelled crops.
     unlabelled_rng = np.random.default_rng([recipe.seed, epoch, 1])
     count = len(unlabelled.crops) if unlabelled else 0
     extra_batches = draw_unlabelled(count, len(batches), recipe.unlabelled_batch, unlabelled_rng)
