@@ -1,4 +1,76 @@
-"""Stub."""
+"""Odd numbers in every numeric option of every verb, and in the keys of a recipe."""
 
-TIMEOUT_S = 300
-ATTACKS = {}
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import click
+
+from .harness import Fell, bot
+
+if TYPE_CHECKING:
+    import random
+
+    from .material import Material
+
+NEVER = ("nan", "-nan", "inf", "-inf", "1e999", "x", "", " ", "0x10", "1,5", "1e", "--", "9" * 400)  # no number at all
+ODD = ("-1", "0", "-0", "1e-320", "1e308", "-1e308", "99999999999999999999", "2147483648", "-2147483649", "0.5", "1_0", "٣")
+RECIPE = "epochs batch lr weight_decay margin seed height width identities_per_batch last_stride center_weight warmup".split()
+# What a verb needs besides the option, so that a number that is accepted ends soon; a missing file ends the others.
+NEEDED = {
+    "match": ("{query}", "{gallery}", "--model", "{model}"),
+    "index": ("{crops}", "-o", "{scratch}/x.gallery", "--model", "{model}"),
+    "embed": ("{crops}", "--out", "{scratch}/x.npy", "--model", "{model}"),
+    "eval": ("{model}", "--data", "{people}"),
+    "calibrate": ("{model}", "--data", "{scratch}/missing"),
+    "demo": ("--source", "{crops}", "--headless", "--model", "{model}", "--detector", "{detector}", "--max-frames", "2"),
+    "export": ("{scratch}/missing",),
+    "doctor": ("{scratch}/missing.onnx",),
+    "bench": ("{scratch}/missing.onnx",),
+    "verify": ("{scratch}/missing.onnx", "{model}"),
+    "ablate": ("--data", "{scratch}/missing"),
+}
+
+
+def numeric_options() -> list[tuple[str, str]]:
+    """Every (verb, option) with a number."""
+    from bot_deploy.cli import COMMANDS
+
+    found = []
+    for verb, (place, _) in COMMANDS.items():
+        module, _, function = place.partition(":")
+        command: click.Command = getattr(import_module(f"bot_deploy.commands.{module}"), function)
+        for parameter in command.params:
+            kind = parameter.type
+            if isinstance(kind, click.types.IntParamType | click.types.FloatParamType) and verb in NEEDED:
+                found.append((verb, parameter.opts[0]))
+    return found
+
+
+def option(rng: random.Random, material: Material) -> bool:
+    """An odd number for an option."""
+    verb, name = rng.choice(numeric_options())
+    value = rng.choice((*NEVER, *ODD))
+    names = {"query": min(material.crops.iterdir()), "gallery": material.gallery, "model": material.model}
+    names |= {"crops": material.crops, "people": material.people, "detector": material.detector}
+    names["scratch"] = material.empty_scratch()
+    os.chdir(names["scratch"])
+    words = [word.format(**names) for word in NEEDED[verb]]
+    finished = bot(verb, *words, f"{name}={value}")
+    if value in NEVER and finished.code != 2:  # noqa: PLR2004 - wrong usage
+        raise Fell(f"bot {verb} {name}={value}: exit code {finished.code}")
+    return finished.code != 0
+
+
+def recipe(rng: random.Random, material: Material) -> bool:
+    """An odd number for a key of a recipe; a missing data set ends what is accepted."""
+    key, value = rng.choice(RECIPE), rng.choice((*NEVER, *ODD))
+    finished = bot("train", "--set", f"{key}={value}", "--data", material.empty_scratch() / "missing")
+    if finished.code != 2:  # noqa: PLR2004 - wrong usage
+        raise Fell(f"--set {key}={value}: exit code {finished.code}")
+    return True
+
+
+ATTACKS = {"option": option, "recipe": recipe}
