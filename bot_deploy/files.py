@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Names of temporary files, with the process ID of their program.
 LEFTOVER = re.compile(r"\.unverified\.(\d+)\..+|\..+\.(\d+)\.tmp", re.DOTALL)
-MAX_WRITE_S = 24 * 3600  # of a program on a system that cannot be asked whether it runs
+MAX_WRITE_S = 24 * 3600  # nothing writes one file for longer
 
 
 def cache_folder(name: str) -> Path:
@@ -35,13 +35,18 @@ def cache_folder(name: str) -> Path:
     return home / "bot-deploy" / name
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object], temporary_folder: Path | None = None) -> None:
     """Writes a file atomically: `write` fills a temporary file beside `path`, which replaces `path` once it is on disk.
+
+    The temporary files of programs that were killed are deleted first. They are in `temporary_folder`,
+    on the same file system; default: the folder of `path`.
 
     Raises:
         RunError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    folder = temporary_folder or path.parent
+    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
+    delete_leftovers(folder)
     try:
         write(temporary)
         with temporary.open("r+b") as file:  # on Windows, fsync needs a file that is open for writing
@@ -70,7 +75,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 
 def delete_leftovers(folder: Path) -> None:
     """Deletes the temporary files that killed programs left in `folder`: of `write_atomically` and of exports."""
-    for path in folder.glob(".*"):
+    for path in folder.glob(".*") if folder.is_dir() else ():
         match = LEFTOVER.fullmatch(path.name)
         if match and path.is_file() and not _may_run(int(match[1] or match[2]), path):
             with contextlib.suppress(OSError):
@@ -79,8 +84,11 @@ def delete_leftovers(folder: Path) -> None:
 
 def _may_run(process: int, path: Path) -> bool:
     """Whether the program with this process ID may still write `path`."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_mtime < time.time() - MAX_WRITE_S:  # another program has this ID by now
+            return False
     if os.name != "posix":  # no harmless way to ask
-        return path.stat().st_mtime > time.time() - MAX_WRITE_S
+        return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

@@ -19,6 +19,7 @@ from bot_deploy.console import say_left_out
 from bot_deploy.datasets.names import SPECIAL_LABELS
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.escaping import escape
+from bot_deploy.files import write_atomically
 from bot_deploy.gallery import GalleryItem
 from bot_deploy.matching.identify import Candidate, person_name
 
@@ -100,11 +101,11 @@ class Enroller:
             (root / name).mkdir(parents=True, exist_ok=True)
             # With microseconds, because another machine may enrol the same name into the same Milvus server.
             path = root / name / f"{datetime.now(UTC):%Y-%m-%d_%H-%M-%S-%f}.png"
-            path.touch(exist_ok=False)
         try:
-            with _convert_errors(root / name):
-                Image.fromarray(crop).save(path)
-                size = path.stat().st_size
+            image = Image.fromarray(crop)
+            # A killed program leaves no half of a picture.
+            write_atomically(path, lambda temporary: image.save(temporary, "PNG"), temporary_folder=root)
+            size = path.stat().st_size
             relative_path = path.relative_to(root).as_posix()
             # The same item as `index_folder` makes: `bot index` and `bot match` find nothing new.
             item = GalleryItem(

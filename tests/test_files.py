@@ -71,6 +71,34 @@ def test_leftovers_of_killed_programs_are_deleted_and_nothing_else(tmp_path: Pat
     assert {path.name for path in tmp_path.iterdir()} == kept | {f".folder.{old}.tmp"}
 
 
+def test_the_next_write_deletes_what_a_killed_one_left(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys
+from pathlib import Path
+from bot_deploy.files import write_atomically
+def write(path):
+    path.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+write_atomically(Path(sys.argv[1]), write)
+"""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"before")
+    assert subprocess.run([sys.executable, "-c", program, str(path)], check=False).returncode == -9
+    assert path.read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 2
+    write_atomically(path, lambda temporary: temporary.write_bytes(b"after"))
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.onnx", b"after")]
+
+
+def test_a_temporary_file_of_yesterday_belongs_to_nobody(tmp_path: Path) -> None:
+    """Containers give each program the same process ID."""
+    old = tmp_path / f".m.{os.getpid()}.tmp"
+    old.write_bytes(b"")
+    os.utime(old, (0, 0))
+    delete_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_export_deletes_what_a_killed_export_left(tmp_path: Path) -> None:
     program = """
 import os, signal, sys

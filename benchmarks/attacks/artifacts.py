@@ -242,7 +242,7 @@ def recipe(rng: random.Random, material: Material) -> bool:
 
     text = f'{to_toml(Recipe())}\n[data]\nsources = ["people"]\ncrops = 4\nfingerprint = "f"\n'
     folder = material.empty_scratch()
-    path = folder / run_files.CONFIG
+    path = folder / run_files.CONFIG_NAME
     if rng.random() < 0.5:
         lines = text.splitlines()
         key = rng.choice([line.partition(" =")[0] for line in lines if " = " in line])

@@ -16,8 +16,34 @@ if TYPE_CHECKING:
     from .material import Material
 
 NEVER = ("nan", "-nan", "inf", "-inf", "1e999", "x", "", " ", "0x10", "1,5", "1e", "--", "9" * 400)  # no number at all
-ODD = ("-1", "0", "-0", "1e-320", "1e308", "-1e308", "99999999999999999999", "2147483648", "-2147483649", "0.5", "1_0", "٣")
-RECIPE = "epochs batch lr weight_decay margin seed height width identities_per_batch last_stride center_weight warmup".split()
+ODD = (
+    "-1",
+    "0",
+    "-0",
+    "1e-320",
+    "1e308",
+    "-1e308",
+    "99999999999999999999",
+    "2147483648",
+    "-2147483649",
+    "0.5",
+    "1_0",
+    "٣",
+)
+RECIPE = [
+    "epochs",
+    "batch",
+    "lr",
+    "weight_decay",
+    "margin",
+    "seed",
+    "height",
+    "width",
+    "identities_per_batch",
+    "last_stride",
+    "center_weight",
+    "warmup",
+]
 # What a verb needs besides the option, so that a number that is accepted ends soon; a missing file ends the others.
 NEEDED = {
     "match": ("{query}", "{gallery}", "--model", "{model}"),
@@ -25,7 +51,17 @@ NEEDED = {
     "embed": ("{crops}", "--out", "{scratch}/x.npy", "--model", "{model}"),
     "eval": ("{model}", "--data", "{people}"),
     "calibrate": ("{model}", "--data", "{scratch}/missing"),
-    "demo": ("--source", "{crops}", "--headless", "--model", "{model}", "--detector", "{detector}", "--max-frames", "2"),
+    "demo": (
+        "--source",
+        "{crops}",
+        "--headless",
+        "--model",
+        "{model}",
+        "--detector",
+        "{detector}",
+        "--max-frames",
+        "2",
+    ),
     "export": ("{scratch}/missing",),
     "doctor": ("{scratch}/missing.onnx",),
     "bench": ("{scratch}/missing.onnx",),
@@ -59,7 +95,7 @@ def option(rng: random.Random, material: Material) -> bool:
     os.chdir(names["scratch"])
     words = [word.format(**names) for word in NEEDED[verb]]
     finished = bot(verb, *words, f"{name}={value}")
-    if value in NEVER and finished.code != 2:  # noqa: PLR2004 - wrong usage
+    if value in NEVER and finished.code != 2:
         raise Fell(f"bot {verb} {name}={value}: exit code {finished.code}")
     return finished.code != 0
 
@@ -68,7 +104,7 @@ def recipe(rng: random.Random, material: Material) -> bool:
     """An odd number for a key of a recipe; a missing data set ends what is accepted."""
     key, value = rng.choice(RECIPE), rng.choice((*NEVER, *ODD))
     finished = bot("train", "--set", f"{key}={value}", "--data", material.empty_scratch() / "missing")
-    if finished.code != 2:  # noqa: PLR2004 - wrong usage
+    if finished.code != 2:
         raise Fell(f"--set {key}={value}: exit code {finished.code}")
     return True
 

@@ -84,15 +84,26 @@ def as_argument(rng: random.Random, material: Material) -> bool:
     kind = rng.choice(KINDS)
     words = {
         ".png": (("match", "X", material.gallery, *model), ("match", query, "X", *model)),
-        ".onnx": (("match", query, material.gallery, "--model", "X"), ("demo", "--source", material.crops, "--detector", "X", "--headless", *model), ("doctor", "X")),
+        ".onnx": (
+            ("match", query, material.gallery, "--model", "X"),
+            ("demo", "--source", material.crops, "--detector", "X", "--headless", *model),
+            ("doctor", "X"),
+        ),
         ".engine": (("match", query, material.gallery, "--model", "X"),),
-        ".pt": (("export", "X"), ("import", "X", "--from", "fast-reid", "--out", scratch / "n.pt"), ("eval", "X", "--data", material.people)),
-        ".csv": (("index", material.crops, "-o", scratch / "x.gallery", "--metadata", "X", *model), ("eval", material.model, "--data", "X")),
+        ".pt": (
+            ("export", "X"),
+            ("import", "X", "--from", "fast-reid", "--out", scratch / "n.pt"),
+            ("eval", "X", "--data", material.people),
+        ),
+        ".csv": (
+            ("index", material.crops, "-o", scratch / "x.gallery", "--metadata", "X", *model),
+            ("eval", material.model, "--data", "X"),
+        ),
         ".zip": (("eval", material.model, "--data", "X"),),
         ".toml": (("train", "--recipe", "X", "--data", material.people),),
         ".mp4": (("demo", "--source", "X", "--headless", *model),),
         ".safetensors": (("train", "--weights", "X", "--data", material.people, "--out", scratch / "run"),),
-    }  # fmt: skip
+    }
     suffix = rng.choice(list(words))
     path = make(kind, scratch / f"special{suffix}")
     chosen = [path if word == "X" else word for word in rng.choice(words[suffix])]

@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 
 from bot_deploy.errors import BotError, InputError
+from bot_deploy.files import delete_leftovers
 
 from .database import (
     COLUMNS,
@@ -304,6 +305,7 @@ class LocalIndex:
             if not state.live_vectors:
                 raise InputError(f"{self.address}: empty; a graph needs vectors")
             path, temporary = self._graph_path(state), self._folder / f".hnsw.{os.getpid()}.tmp"
+            delete_leftovers(self._folder)
             try:
                 with convert_errors(self.address):
                     build_graph(mapped.vectors, temporary)
