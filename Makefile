@@ -5,7 +5,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help quickstart test lint docs clean
+.PHONY: help quickstart test lint docs floors clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -24,6 +24,16 @@ lint: .venv/ready docs  ## style, types, import rules and the build of the docum
 
 docs: .venv/ready  ## the documentation as web pages, in build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+floors:  ## the runtime's tests with the lowest declared versions, in build/floors
+	$(PYTHON) -m venv --clear build/floors
+	build/floors/bin/python -m pip install --quiet uv
+	build/floors/bin/uv pip compile --quiet --resolution lowest-direct pyproject.toml --output-file build/floors/floors.txt \
+		--extra cpu --extra train --extra export --extra demo --extra parquet --extra openvino --extra scale
+	build/floors/bin/uv pip install --quiet --python build/floors/bin/python -r build/floors/floors.txt pytest hypothesis
+	build/floors/bin/uv pip install --quiet --python build/floors/bin/python --no-deps --editable .
+	build/floors/bin/python -m pytest -m "not slow" tests/artifacts tests/backends tests/gallery tests/matching \
+		tests/commands tests/video tests/demos tests/parity/test_onnx.py tests/test_images.py tests/test_embedder.py
 
 clean:  ## removes .venv and what was built; keeps runs/
 	rm -rf .venv build dist *.egg-info
