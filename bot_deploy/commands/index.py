@@ -81,6 +81,7 @@ def index(
     galleries.check_folder(folder)
     model = model or runs.newest_model()
     check_model_file(model)
+    say(*galleries.describe_folder(folder, table))
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
     document: dict[str, object] = {"gallery": out, "model": str(model)}

@@ -23,7 +23,7 @@ from bot_deploy.files import cache_folder
 
 from .database import DamagedError
 from .image_gallery import ImageGallery
-from .indexing import IndexUpdate, index_folder
+from .indexing import IndexUpdate, describe_folder, index_folder
 from .interface import Filters, Gallery, GalleryItem, ReadableGallery, SearchHit
 from .local_index import LocalIndex, is_local_index
 from .metadata import read_metadata
@@ -47,6 +47,7 @@ __all__ = [
     "SearchHit",
     "check_folder",
     "check_gallery",
+    "describe_folder",
     "file_digest",
     "index_folder",
     "is_empty_folder",

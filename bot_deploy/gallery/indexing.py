@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bot_deploy import images
+from bot_deploy.datasets import describe_names
 from bot_deploy.datasets.names import CropMetadata, parse_names
 from bot_deploy.errors import InputError
 from bot_deploy.progress import progress_counter, show_progress
@@ -104,6 +105,23 @@ def index_folder(
     new = sum(item.path not in known for item in changes.embed)
     changed = len(changes.embed) - new - changes.retried
     return IndexUpdate(new, changed, len(removed), len(states) - new - changed)
+
+
+def describe_folder(folder: Path, metadata: Mapping[str, CropMetadata] | None = None) -> list[str]:
+    """Lines about what the names of the images below `folder` and `metadata` say, and about names that are ambiguous.
+
+    Raises:
+        InputError: no such folder.
+    """
+    paths = list(scan_images(folder).files)
+    parsed = parse_names(paths)
+    infos = {path: _merge(info, (metadata or {}).get(path)) for path, info in zip(paths, parsed.infos, strict=True)}
+    lines = describe_names(infos)
+    if parsed.sessions:
+        lines.append(f"{parsed.sessions}, so it is read as a session, and the folder above is the identity")
+    if parsed.contradiction:
+        lines.append(f"{parsed.contradiction}; give the identities with a table of metadata, or move these images")
+    return lines
 
 
 @dataclass(frozen=True)

@@ -249,3 +249,15 @@ def test_a_gallery_and_a_data_set_read_the_same_identities(tmp_path: Path, embed
         Path(str(crop.path)).relative_to(tmp_path / "crops").as_posix(): crop.identity_name for crop in crops
     }
     assert set(identities.values()) == set("xyz")
+
+
+def test_what_the_names_say_is_described(tmp_path: Path) -> None:
+    for name in ("lobby/alice/1.jpg", "garden/alice/2.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    assert galleries.describe_folder(tmp_path) == [
+        "2 crops of 2 identities from 0 known cameras",
+        "  garden/alice/2.jpg -> garden",
+        "  lobby/alice/1.jpg -> lobby",
+        "alice/ is below garden/ and below lobby/, so it is read as a session, and the folder above is the identity",
+    ]
