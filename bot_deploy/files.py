@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 import tempfile
 import time
 from pathlib import Path
@@ -99,13 +100,15 @@ def _may_run(process: int, path: Path) -> bool:
 
 
 def require_path(path: Path, kind: str) -> None:
-    """Raises an InputError unless there is something at `path`; `kind` says in the message what it should be."""
+    """Raises an InputError unless `path` is a file or a folder; `kind` says in the message what it should be."""
     try:
-        path.stat()
+        mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte in the name
         raise InputError(f"{path}: no such {kind}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe or device could block
+        raise InputError(f"{path}: neither a file nor a folder")
 
 
 def unused_path(path: Path) -> Path:

@@ -92,7 +92,7 @@ def export_command(
     from bot_deploy.errors import InputError, ParityError
 
     # Wrong paths are reported before PyTorch is imported.
-    if source and not source.exists():
+    if source and not (source.is_file() or source.is_dir()):
         raise InputError(f"{source}: no such run or checkpoint; `bot train` makes one")
     check_sources([data] if data else [])
     if out and out.suffix.lower() in {*BACKENDS, ".pth"}:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from bot_deploy import images
 from bot_deploy.choices import SYNTHETIC
 from bot_deploy.errors import InputError
+from bot_deploy.files import require_path
 
 from . import folders, market, msmt17, table, viper
 from .dataset import (
@@ -92,6 +93,8 @@ def check_sources(sources: Sequence[str]) -> None:
     for source in sources:
         if source != SYNTHETIC and not Path(source).exists():
             raise InputError(f"{source}: no such folder or file; {EXPECTED}")
+        if source != SYNTHETIC:
+            require_path(Path(source), "folder or file")
 
 
 def open_merged(sources: Sequence[str]) -> Dataset:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bot_deploy.errors import InputError
+from bot_deploy.files import read_bounded
 
 from .dataset import (
     Crop,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 NUMBER = re.compile(r"-1|\d{1,9}")
 CAMERA = re.compile(r"\d{1,5}")  # longer numbers are dates and times
 DELIMITERS = ",;\t"
+MAX_TABLE_BYTES = 1 << 30
 TABLE_SPLITS = (*SPLITS, "test")  # of "test", the first crop of each identity and camera is a query
 
 
@@ -114,7 +116,7 @@ def read_csv(path: Path) -> list[Row]:
         InputError: it cannot be read, a line has more values than the first, or a value has a line break.
     """
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, MAX_TABLE_BYTES)
         is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
         header = text.partition("\n")[0]

@@ -1,7 +1,8 @@
-"""A path that does not exist is reported on one line before a model is opened and before PyTorch is imported."""
+"""A path that does not exist or is a pipe is reported before a model is opened and before PyTorch is imported."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,3 +68,46 @@ def test_a_path_that_does_not_exist(command: str, message: str, tmp_path: Path) 
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["crops", "model.onnx", "model.pt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "eval model.onnx --data pipe.zip",
+        "eval model.onnx --data pipe.csv",
+        "train --data pipe.zip",
+        "train --data crops --unlabelled pipe.zip",
+        "train --data crops --recipe pipe.toml",
+        "train --data crops --teacher pipe.onnx",
+        "ablate --data pipe.zip",
+        "calibrate model.onnx --data pipe.zip",
+        "verify model.pt model.onnx --data pipe.zip",
+        "export model.pt --data pipe.zip",
+        "export pipe.pt",
+        "import pipe.pth --out x.pt",
+        "wrap pipe.onnx",
+        "match pipe.png crops --model model.onnx",
+        "match crops pipe.png --model model.onnx",
+        "match crops crops --model pipe.onnx",
+        "index pipe.zip -o x.gallery --model model.onnx",
+        "index crops -o x.gallery --model model.onnx --metadata pipe.csv",
+        "embed pipe.png -o x.npy --model model.onnx",
+        "doctor model.onnx --images pipe.zip",
+        "bench pipe.onnx",
+        "demo --source pipe.mp4 --model model.onnx",
+        "demo --source crops --model model.onnx --detector pipe.onnx",
+    ],
+)
+def test_a_pipe_blocks_no_command(command: str, tmp_path: Path) -> None:
+    (tmp_path / "crops").mkdir()
+    (tmp_path / "model.onnx").write_bytes(b"not opened")
+    (tmp_path / "model.pt").write_bytes(b"not opened")
+    for suffix in ("zip", "csv", "toml", "onnx", "pt", "pth", "png", "mp4"):
+        os.mkfifo(tmp_path / f"fifo.{suffix}")
+        (tmp_path / f"pipe.{suffix}").symlink_to(f"fifo.{suffix}")
+    done = run_in_process_of_bot(NOTHING_HEAVY, *command.split(), cwd=tmp_path, timeout_s=60)
+    assert done.returncode == 2, done.stderr
+    assert "pipe." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) < 10

@@ -8,11 +8,19 @@ import sys
 from pathlib import Path
 
 
-def run_python(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python with `arguments` and with `environment` added to this process's own."""
+def run_python(
+    *arguments: object, cwd: Path | None = None, timeout_s: float | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs Python with `arguments` and with `environment` added to this process's own; fails after `timeout_s`."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=cwd, env={**os.environ, **environment}
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        timeout=timeout_s,
     )
 
 
@@ -21,6 +29,10 @@ def run_bot(*arguments: object, cwd: Path | None = None, **environment: str) -> 
     return run_python("-m", "bot_deploy", *arguments, cwd=cwd, **environment)
 
 
-def run_in_process_of_bot(before: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_in_process_of_bot(
+    before: str, *arguments: object, cwd: Path | None = None, timeout_s: float | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs `bot` with `arguments`, after the Python code `before` in the same process."""
-    return run_python("-c", f"{before}\nfrom bot_deploy.__main__ import main\nmain()", *arguments, cwd=cwd)
+    return run_python(
+        "-c", f"{before}\nfrom bot_deploy.__main__ import main\nmain()", *arguments, cwd=cwd, timeout_s=timeout_s
+    )

@@ -63,7 +63,7 @@ def check_source(address: str) -> str:
     if "://" in address:
         return mask_address(address)
     try:
-        exists = bool(address) and Path(address).exists()
+        exists = bool(address) and (Path(address).is_file() or Path(address).is_dir())  # a pipe could block
     except (OSError, ValueError):  # a null byte or too long
         exists = False
     if exists or CAMERA.fullmatch(address):
