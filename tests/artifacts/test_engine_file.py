@@ -171,7 +171,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     here.trt = SimpleNamespace(**vars(TENSORRT), Runtime=runtime)
     here.logger = SimpleNamespace(errors=[])
-    monkeypatch.setattr(nvidia, "load", lambda package: (here.trt, here.logger))
+    monkeypatch.setattr(nvidia, "load_tensorrt", lambda package: (here.trt, here.logger))
     monkeypatch.setattr(nvidia, "load_cuda", lambda: gpu)
     return here
 

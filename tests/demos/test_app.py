@@ -320,7 +320,7 @@ def test_a_signal_leaves_playable_files(model: Path, tmp_path: Path, how: signal
     ("options", "message"),
     [
         (["--source", "none.mp4"], "none.mp4: no such file or folder"),
-        (["--source", "VIDEO", "--detector", "none.onnx"], "none.onnx: no such detector file"),
+        (["--source", "VIDEO", "--detector", "none.onnx"], "none.onnx: no such detector"),
         (["--source", "VIDEO", "--output", "out.txt"], "out.txt: a video's name ends in .mp4"),
         (["--source", "VIDEO", "--events", "-", "--json"], "both write to stdout"),
         (["--source", "VIDEO", "--gallery", "VIDEO"], "holds something else"),

@@ -220,7 +220,8 @@ def test_no_more_matches_than_images(embedder: Embedder, folder: Path, query: Pa
 def test_equal_vectors_score_equally_and_go_by_path(tmp_path: Path, count: int, length: int) -> None:
     # BLAS would sum the last rows in another order and rank by rounding.
     rng = np.random.default_rng(length)
-    vectors = np.tile(rng.normal(size=length).astype(np.float32), (count, 1))
+    vector = rng.normal(size=length).astype(np.float32)
+    vectors = np.tile(vector / np.linalg.norm(vector), (count, 1))  # a gallery holds unit vectors
     paths = [f"{index:03d}.jpg" for index in range(count)]
     with LocalIndex(tmp_path / "x.gallery", CONTRACT.embedding_space, length, tmp_path) as gallery:
         gallery.add([GalleryItem(path) for path in paths[::-1]], vectors)

@@ -144,7 +144,7 @@ def test_a_folder_of_one_person(bot: Any, onnx_file: Path, people: Path, queries
         (["{asked}", "{crops}", "--exclude-same-camera"], 2, "b.bmp: no camera ID in the file name"),
         (["{asked}", "{crops}", "--exclude-same-camera", "--same-person"], 2, "b.bmp: no camera ID in the file name"),
         (["{tmp}/empty", "{crops}"], 2, "empty: none of 0 image files is usable as a query; images end in "),
-        (["{tmp}/none.jpg", "{crops}"], 2, "none.jpg: cannot be read"),
+        (["{tmp}/none.jpg", "{crops}"], 2, "none.jpg: no such image or folder of images"),
         (["{query}", "{tmp}/none"], 2, "none: no such folder"),
     ],
 )
