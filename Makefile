@@ -14,7 +14,8 @@ quickstart: .venv/ready  ## synthetic people, a trained model, a checked export 
 	$(BIN)/python -m bot_deploy.demos.quickstart
 
 test: .venv/ready  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/test_attack.py
+	$(BIN)/python -m pytest tests/test_attack.py # damaged files for native libraries: a crash must not end the other tests
 
 lint: .venv/ready docs  ## style, types, import rules and the build of the documentation
 	$(BIN)/ruff format --check .
