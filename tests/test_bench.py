@@ -239,8 +239,8 @@ def test_without_torch_there_is_a_table_and_no_baseline(onnx_file: Path, people:
         (["--batches", "0"], 2, "--batches 0: "),
         (["--batches", ""], 2, "empty"),
         (["--device", "openvino-tpu"], 2, "is not one of"),
-        (["--images", "nowhere", "--device", "cpu"], 2, "nowhere: no image in it"),
-        (["--baseline", "nowhere.pt", "--device", "cpu"], 2, "nowhere.pt: no such file"),
+        (["--images", "nowhere", "--device", "cpu"], 2, "nowhere: no such folder of crops"),
+        (["--baseline", "nowhere.pt", "--device", "cpu"], 2, "nowhere.pt: no such model file"),
     ],
 )
 def test_wrong_usage(onnx_file: Path, options: list[str], code: int, message: str) -> None:
