@@ -103,5 +103,5 @@ def find_swapped_colours(
 
 def _mirror_separation(embeddings: Embeddings, mirrored: Embeddings) -> float:
     between_crops = pairwise_cosines(embeddings)
-    with_mirror = (embeddings * mirrored).sum(1).mean()
+    with_mirror = rowwise_cosines(embeddings, mirrored).mean()
     return float((with_mirror - between_crops.mean()) / max(between_crops.std(), 1e-12))

@@ -28,7 +28,8 @@ def pairwise_cosines(embeddings: Embeddings) -> Embeddings:
 
 
 def nearest_crops(embeddings: Embeddings) -> npt.NDArray[np.intp]:
-    """The index of the nearest other crop of each crop, [N]."""
-    similarity = embeddings @ embeddings.T
+    """The index of the nearest other crop of each crop by cosine, [N]."""
+    unit = normalise(embeddings)
+    similarity = unit @ unit.T
     np.fill_diagonal(similarity, -np.inf)
     return np.asarray(similarity.argmax(1))
