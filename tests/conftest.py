@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,12 @@ SHARED = TESTS.parents[1] / "shared"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Every process that a test starts runs this checkout, whatever is installed, and finds tests/helpers.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _heed_interrupts() -> None:
+    """A shell starts its background jobs with SIGINT ignored, and every process of the tests would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[object,
     """The calls of `train`, `run_ablation` and `keep_freed_memory`, which do nothing."""
     made: list[tuple[object, ...]] = []
 
-    def train(recipe: Recipe, _: object, out: Path, *, resume: bool) -> Path:
+    def train(recipe: Recipe, _: object, out: Path, *, resume: bool, **distillation: object) -> Path:
+        assert not any(distillation.values())
         made.append(("train", recipe, out, resume))
         return out / "model.pt"
 

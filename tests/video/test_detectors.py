@@ -179,7 +179,7 @@ def test_files_that_are_no_detector_give_one_line(tmp_path: Path) -> None:
     good = raw((30, 20, 10, 30, 0.9, 0.8))
     for path, message in (
         (tmp_path / "weights.pt", r"not a known kind of detector; known: hog, \*\.onnx"),
-        (tmp_path / "none.onnx", "no such detector file"),
+        (tmp_path / "none.onnx", "no such detector"),
         (tmp_path / "noise.onnx", "not an ONNX model"),
         (network(tmp_path / "cells.onnx", good[:, :-1]), "no YOLOX output"),
         (network(tmp_path / "free.onnx", good, ("h", "w")), "no fixed size"),
