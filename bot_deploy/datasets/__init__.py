@@ -27,6 +27,7 @@ from .dataset import (
     build_crop,
     crops_fingerprint,
     image_files,
+    layout_error,
     merge,
 )
 from .summary import describe_dataset, describe_names, scoring_notes, training_notes
@@ -81,7 +82,7 @@ def open_dataset(source: str | Path) -> Dataset:
             reasons.append(f"  {layout}: {reason}")
     found = image_files(files)
     example = f", such as {found[0]}" if found else ""
-    raise InputError(f"{root}: {len(found)} images, but no known layout{example}:", details=[*reasons, EXPECTED])
+    raise layout_error(f"{root}: {len(found)} images, but no known layout{example}:", *reasons)
 
 
 def check_sources(sources: Sequence[str]) -> None:
@@ -92,7 +93,7 @@ def check_sources(sources: Sequence[str]) -> None:
     """
     for source in sources:
         if source != SYNTHETIC and not Path(source).exists():
-            raise InputError(f"{source}: no such folder or file; {EXPECTED}")
+            raise layout_error(f"{source}: no such folder or file")
         if source != SYNTHETIC:
             require_path(Path(source), "folder or file")
 
@@ -138,7 +139,7 @@ def _find_files(root: Path) -> list[File]:
     try:
         archive = zipfile.ZipFile(root)
     except (OSError, zipfile.BadZipFile):
-        raise InputError(f"{root}: neither a folder nor a readable .zip; {EXPECTED}") from None
+        raise layout_error(f"{root}: neither a folder nor a readable .zip") from None
     # All paths share this one, so the directory of the archive is read once.
     top = zipfile.Path(archive)
     entries = sorted(tuple(name.split("/")) for name in archive.namelist() if not name.endswith("/"))

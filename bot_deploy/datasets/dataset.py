@@ -36,6 +36,14 @@ EXPECTED = """expected one of
 a folder or a .zip of it, or the table itself; or the word `synthetic`"""
 
 
+def layout_error(problem: str, *reasons: str) -> InputError:
+    """An error that lists the layouts that can be read below `problem` and `reasons`, each line by itself."""
+    expected, *layouts = EXPECTED.split("\n")
+    if reasons:
+        return InputError(problem, details=[*reasons, expected, *layouts])
+    return InputError(f"{problem}; {expected}", details=layouts)
+
+
 class LayoutMismatch(Exception):  # noqa: N818 - not an error: the next layout is tried
     """The files do not have the layout of a reader; the message is the reason."""
 
@@ -84,7 +92,7 @@ class Dataset:
         """Raises InputError when one of `splits` has no crops."""
         for split in splits:
             if not getattr(self, split):
-                raise InputError(f"{self.name}: no {split} crops found; {EXPECTED}")
+                raise layout_error(f"{self.name}: no {split} crops found")
 
 
 def crops_fingerprint(crops: Sequence[Crop]) -> str:

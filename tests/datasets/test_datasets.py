@@ -8,9 +8,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers.commands import run_bot
 
 from bot_deploy import images
-from bot_deploy.datasets import Crop, Dataset, open_dataset, open_merged
+from bot_deploy.datasets import EXPECTED, Crop, Dataset, open_dataset, open_merged
 from bot_deploy.errors import InputError
 
 MARKET = [
@@ -244,3 +245,17 @@ def test_market_1501(shared: Path) -> None:
         assert {crop.camera for crop in split} == set(range(1, 7))
         assert images.read_image(split[0].path).shape == images.read_image(split[-1].path).shape == (128, 64, 3)
     assert not {crop.identity for crop in dataset.train} & {crop.identity for crop in dataset.query + dataset.gallery}
+
+
+def test_the_layouts_are_printed_on_lines_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "unknown" / "a").mkdir(parents=True)
+    Path(tmp_path / "unknown" / "1.jpg").touch()
+    (tmp_path / "broken.zip").touch()
+    for name in ("gone", "broken.zip", "unknown", "empty"):
+        done = run_bot("train", "--data", name, cwd=tmp_path)
+        assert done.returncode == 2
+        lines = done.stderr.splitlines()
+        assert lines[0].startswith(f"bot: {name}")
+        assert lines[-len(EXPECTED.splitlines()) + 1 :] == EXPECTED.splitlines()[1:]
+        assert "\\n" not in done.stderr
