@@ -119,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _owns_process = True
         interrupts.handle_interrupts()
         sys.excepthook = console.say_bug
+        warnings.showwarning = console.say_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be valid text

@@ -68,6 +68,12 @@ def say_left_out(messages: Sequence[object], rest: str = "--json names all of th
         say(f"left out: {len(messages) - MAX_NAMED_FILES} more files; {rest}")
 
 
+def say_warning(message: Warning | str, category: type[Warning], *place: object, **others: object) -> None:
+    """Prints a warning of Python, which may hold foreign text, on one line; to be `warnings.showwarning`."""
+    del place, others
+    say(f"{category.__name__}: {message}")
+
+
 def say_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Prints an unexpected error with its traceback; to be `sys.excepthook`."""
     say(*"".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"))

@@ -7,6 +7,7 @@ import io
 import json
 
 import pytest
+from helpers.commands import run_in_process_of_bot
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,3 +100,9 @@ def test_every_line_on_the_terminal_is_escaped_and_masked(capsys: pytest.Capture
         "",
     ]
     assert shown.err == "bad\\u202e\nleft out: x\\ny\n"
+
+
+def test_warnings_of_python_are_escaped_too() -> None:
+    before = "import atexit, warnings; atexit.register(warnings.warn, 'glyph \\x1b[2J\\n is missing')"
+    done = run_in_process_of_bot(before, "--version")
+    assert done.stderr == "UserWarning: glyph \\x1b[2J\\n is missing\n"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bot_deploy.escaping import escape
 from bot_deploy.files import write_atomically
 from bot_deploy.matching.pairs import BINS, bin_edges
 
@@ -39,7 +40,8 @@ def plot_calibration(scores: PairScores, calibration: Calibration, path: Path) -
     threshold, reject_threshold = calibration.threshold, calibration.reject_threshold
     histograms.axvline(threshold, color="k", label=f"match from {threshold:.3f}")
     histograms.axvline(reject_threshold, color="k", linestyle=":", label=f"no match below {reject_threshold:.3f}")
-    histograms.set(xlabel="cosine", ylabel="share of pairs", title=calibration.data)
+    histograms.set(xlabel="cosine", ylabel="share of pairs")
+    histograms.set_title(escape(calibration.data), parse_math=False)  # "$" in a name begins no formula
     histograms.legend()
     false_accepts, false_rejects = scores.error_rates()
     positive = false_accepts > 0  # the axis is logarithmic

@@ -14,6 +14,7 @@ from PIL import Image
 
 from bot_deploy import images
 from bot_deploy.errors import ImageError
+from bot_deploy.escaping import escape
 from bot_deploy.files import write_atomically
 from bot_deploy.progress import show_progress
 
@@ -57,6 +58,7 @@ def write_html(rankings: Sequence[Ranking], details: Mapping[str, str], root: Pa
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=_visible,
     )
     environment.filters |= {
         "thumbnail": lru_cache(CACHED_THUMBNAILS)(_thumbnail),
@@ -75,6 +77,11 @@ def write_html(rankings: Sequence[Ranking], details: Mapping[str, str], root: Pa
     )
     # A file name need not be valid text.
     write_atomically(path, lambda temporary: temporary.write_text(html, encoding="utf-8", errors="backslashreplace"))
+
+
+def _visible(value: object) -> object:
+    """What a template inserts: text with visible characters only; a part that a template has made stays as it is."""
+    return value if hasattr(value, "__html__") else escape(str(value))
 
 
 def _thumbnail(path: Path) -> str:

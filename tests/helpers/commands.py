@@ -6,6 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Printed(NamedTuple):
+    """What a command left on the terminal."""
+
+    code: int
+    out: str
+    err: str
 
 
 def run_python(

@@ -134,3 +134,13 @@ def draw(path: Path, seed: int) -> Path:
     pixels = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
+
+
+def draw_people(root: Path, people: list[str], name: str = "c{camera}_{shot}.png") -> Path:
+    """Draws nine crops of each of `people`, from three cameras, below `root`/test; returns `root`."""
+    for number, person in enumerate(people):
+        for camera in range(1, 4):
+            for shot in range(3):
+                path = root / "test" / person / name.format(camera=camera, shot=shot)
+                draw(path, 100 * number + 10 * camera + shot)
+    return root
