@@ -24,7 +24,7 @@ class RankingScores:
     cmc: npt.NDArray[np.float64]  # [max_rank]; cmc[0] is rank-1
     mAP: float  # noqa: N815 - the field's spelling
     mINP: float  # noqa: N815
-    queries: int  # number of queries that have a true match; the others do not count
+    scored_queries: int  # number of queries that have a true match; the others do not count
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ class Scores:
     rank10: float
     mAP: float  # noqa: N815 - the field's spelling
     mINP: float  # noqa: N815
-    queries: int
-    gallery: int
+    queries: int  # all query crops, also those without a true match; rank-1, mAP and so on leave these out
+    gallery: int  # all gallery crops
     seconds: float  # for embedding and ranking
 
     def to_dict(self) -> dict[str, float]:

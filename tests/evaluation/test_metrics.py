@@ -57,7 +57,7 @@ def same(result: RankingScores, expected: Naive) -> None:
     np.testing.assert_allclose(result.cmc, expected.cmc, atol=1e-12)
     assert result.mAP == pytest.approx(expected.mAP, abs=1e-12)
     assert result.mINP == pytest.approx(expected.mINP, abs=1e-12)
-    assert result.queries == expected.queries
+    assert result.scored_queries == expected.queries
 
 
 def random_labels(rng: np.random.Generator, queries: int, gallery: int, people: int = 8) -> Labels:
@@ -94,7 +94,7 @@ def test_one_query(places: list[int], first: int, average: float, inverse: float
     assert result.mAP == pytest.approx(average)
     assert result.mINP == pytest.approx(inverse)
     assert result.cmc.tolist() == [float(place >= first) for place in range(1, 6)]
-    assert result.queries == 1
+    assert result.scored_queries == 1
 
 
 def test_two_queries_are_averaged() -> None:
@@ -140,7 +140,7 @@ def test_queries_without_a_true_match_do_not_count() -> None:
     similarity = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1]])
     # Person 9 is not there at all; person 2 only on the query's own camera.
     result = evaluate(similarity, [1, 9, 2], [1, 2], [1, 1, 3], [2, 3])
-    assert result.queries == 1
+    assert result.scored_queries == 1
     assert result.cmc.tolist() == [1, 1]
     assert result.mAP == 1
 
@@ -243,7 +243,11 @@ def test_single_shot_is_the_mean_over_all_draws(seed: int, ties: bool) -> None:
         result = evaluate(similarity, *labels, max_rank=max_rank, single_shot=True)
         np.testing.assert_allclose(result.cmc, naive_single_shot(similarity, labels, max_rank), atol=1e-12)
     same_but_cmc = evaluate(similarity, *labels)
-    assert (result.mAP, result.mINP, result.queries) == (same_but_cmc.mAP, same_but_cmc.mINP, same_but_cmc.queries)
+    assert (result.mAP, result.mINP, result.scored_queries) == (
+        same_but_cmc.mAP,
+        same_but_cmc.mINP,
+        same_but_cmc.scored_queries,
+    )
 
 
 def test_single_shot_by_hand() -> None:
