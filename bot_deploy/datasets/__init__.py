@@ -18,8 +18,8 @@ from bot_deploy.files import require_path
 from . import folders, market, msmt17, table, viper
 from .dataset import (
     DISTRACTOR,
-    EXPECTED,
     JUNK,
+    LAYOUTS_HELP,
     Crop,
     Dataset,
     File,
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DISTRACTOR",
-    "EXPECTED",
     "JUNK",
+    "LAYOUTS_HELP",
     "Crop",
     "Dataset",
     "check_sources",

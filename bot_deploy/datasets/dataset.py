@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-JUNK = -1  # identity of crops that count neither as right nor as wrong
-DISTRACTOR = 0  # identity of crops that are never right
+JUNK = -1  # identity of crops that rankings ignore
+DISTRACTOR = 0  # identity of people without a query; always a wrong match
 FIRST_UNKNOWN_CAMERA = 1_000_000  # crops of unknown cameras are numbered from here
 
-EXPECTED = """expected one of
+LAYOUTS_HELP = """expected one of
   Market-1501, DukeMTMC-reID, CUHK03-NP:           a folder for each identity:
     bounding_box_train/0002_c1s1_000451_03.jpg       alice/c1_001.jpg
     query/0001_c1s1_001051_00.jpg                    alice/c2_007.jpg
@@ -38,7 +38,7 @@ a folder or a .zip of it, or the table itself; or the word `synthetic`"""
 
 def layout_error(problem: str, *reasons: str) -> InputError:
     """An error that lists the layouts that can be read below `problem` and `reasons`, each line by itself."""
-    expected, *layouts = EXPECTED.split("\n")
+    expected, *layouts = LAYOUTS_HELP.split("\n")
     if reasons:
         return InputError(problem, details=[*reasons, expected, *layouts])
     return InputError(f"{problem}; {expected}", details=layouts)
@@ -51,16 +51,16 @@ class LayoutMismatch(Exception):  # noqa: N818 - not an error: the next layout i
 class File(NamedTuple):
     """A file of a data set: the names of its folders below the root and its own name, and where to read it."""
 
-    names: tuple[str, ...]
+    parts: tuple[str, ...]
     path: Path | zipfile.Path
 
     def __str__(self) -> str:
-        return "/".join(self.names)
+        return "/".join(self.parts)
 
 
 def image_files(files: Sequence[File]) -> list[File]:
     """The images among `files`, by the ends of their names."""
-    return [file for file in files if os.path.splitext(file.names[-1])[1].lower() in SUFFIXES]  # noqa: PTH122 - faster
+    return [file for file in files if os.path.splitext(file.parts[-1])[1].lower() in SUFFIXES]  # noqa: PTH122 - faster
 
 
 @dataclass(frozen=True)
@@ -141,14 +141,14 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     for dataset in datasets:
         crops = [*dataset.train, *dataset.query, *dataset.gallery]
         for split in SPLITS:
-            merged[split] += [_shifted(crop, identities, cameras) for crop in getattr(dataset, split)]
+            merged[split] += [_with_offsets(crop, identities, cameras) for crop in getattr(dataset, split)]
         identities += max((crop.identity for crop in crops), default=0)
         cameras += 1 + max((crop.camera for crop in crops), default=0)
     sources = tuple(source for dataset in datasets for source in dataset.sources)
     return Dataset(sources, *(tuple(merged[split]) for split in SPLITS))
 
 
-def _shifted(crop: Crop, identities: int, cameras: int) -> Crop:
+def _with_offsets(crop: Crop, identities: int, cameras: int) -> Crop:
     # Distractors stay distractors.
     identity = crop.identity + identities if crop.identity > DISTRACTOR else crop.identity
     return dataclasses.replace(crop, identity=identity, camera=crop.camera + cameras)

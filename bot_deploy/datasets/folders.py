@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NO_SPLIT, UNUSED = "", "-"  # values beside the splits: of a file below no split, and of one to leave out
 TEST_EVERY = 5  # without folders for the splits, each fifth identity is for evaluation
-SIDE_BY_SIDE = (
+IDENTITY_REMEDY = (
     "put the crops of each person into one folder, or list them in a table crops.csv: path,identity,camera,split"
 )
 
@@ -43,32 +44,36 @@ def read(source: str, files: Sequence[File]) -> Dataset:
     images = image_files(files)
     parsed = parse_names([str(file) for file in images])
     crops = [
-        (file, info) for file, info in zip(images, parsed.infos, strict=True) if len(file.names) > 1 or info.identity
+        (file, info) for file, info in zip(images, parsed.infos, strict=True) if len(file.parts) > 1 or info.identity
     ]
     if not any(info.identity for _, info in crops):
         raise LayoutMismatch(_no_identities([file for file, _ in crops]))
-    _check_identities(source, crops, parsed.contradiction)
-    split_of = _splits(source, [file for file, _ in crops])
-    if parsed.sessions:
-        logger.warning(f"{source}: {parsed.sessions}, so it is read as a session, and the folder above is the identity")
+    _check_identities(source, crops, parsed.contradiction_reason)
+    split_of = _choose_splits(source, [file for file, _ in crops])
+    if parsed.session_reason:
+        logger.warning(
+            f"{source}: {parsed.session_reason}, so it is read as a session, and the folder above is the identity"
+        )
     if len(crops) < len(images):
-        outside = next(file for file in images if len(file.names) == 1)
+        outside = next(file for file in images if len(file.parts) == 1)
         logger.warning(f"{source}: {len(images) - len(crops)} images such as {outside} are in no folder; left out")
-    number_of = number_identities([str(info.identity) for file, info in crops if _special(file, info) is None])
+    number_of = number_identities(
+        [str(info.identity) for file, info in crops if _market_special_identity(file, info) is None]
+    )
     splits = empty_splits()
-    tested: list[Crop] = []
+    test_crops: list[Crop] = []
     for index, (file, info) in enumerate(crops):
         name = str(info.identity)
-        special = _special(file, info)
+        special = _market_special_identity(file, info)
         crop = build_crop(file.path, number_of(name) if special is None else special, info.camera, index, name)
         split = split_of[index]
         if split in SPLITS:
             splits[split].append(crop)
-        elif split == "test" or (split == "" and not crop.identity % TEST_EVERY):
-            tested.append(crop)
-        elif split == "":
+        elif split == "test" or (split == NO_SPLIT and not crop.identity % TEST_EVERY):
+            test_crops.append(crop)
+        elif split == NO_SPLIT:
             splits["train"].append(crop)
-    divide_test_crops(tested, splits)
+    divide_test_crops(test_crops, splits)
     return build_dataset(source, splits)
 
 
@@ -79,57 +84,61 @@ def _no_identities(files: Sequence[File]) -> str:
     return f"no folder names an identity: {files[0]} has only folders of cameras, days, sessions or splits"
 
 
-def _special(file: File, info: CropMetadata) -> int | None:
+def _market_special_identity(file: File, info: CropMetadata) -> int | None:
     """JUNK or DISTRACTOR for a crop that is marked so as in Market-1501; None for a person."""
     if info.identity == JUNK_LABEL:
         return JUNK
-    label = parse_market_name(file.names[-1])
+    label = parse_market_name(file.parts[-1])
     return DISTRACTOR if label and label.identity == info.identity and int(label.identity) == 0 else None
 
 
 def _check_identities(source: str, crops: Sequence[tuple[File, CropMetadata]], contradiction: str) -> None:
     """Raises InputError for crops without an identity, and for names that contradict each other."""
     if contradiction:
-        raise InputError(f"{source}: {contradiction}; {SIDE_BY_SIDE}")
+        raise InputError(f"{source}: {contradiction}; {IDENTITY_REMEDY}")
     for file, info in crops:
         if info.identity is None:
             raise InputError(
-                f"{source}: {file} has no identity: its folders are cameras, days, sessions or splits; {SIDE_BY_SIDE}"
+                f"{source}: {file} has no identity: its folders are cameras, days, sessions or splits; "
+                f"{IDENTITY_REMEDY}"
             )
-        folder = file.names[-2] if len(file.names) > 1 else ""
+        folder = file.parts[-2] if len(file.parts) > 1 else ""
         if folder.isdecimal() and info.identity.isdecimal() and int(folder) != int(info.identity):
             raise InputError(
-                f"{source}: {file} is in the folder of {folder}, but its name is one of {info.identity}; {SIDE_BY_SIDE}"
+                f"{source}: {file} is in the folder of {folder}, but its name is one of {info.identity}; "
+                f"{IDENTITY_REMEDY}"
             )
 
 
-def _splits(source: str, files: Sequence[File]) -> list[str]:
-    """The split of each file: one of SPLITS, "test", or "" if there are no folders of splits; "-" is left out."""
+def _choose_splits(source: str, files: Sequence[File]) -> list[str]:
+    """The split of each file: one of SPLITS, "test", NO_SPLIT if there are no folders of splits, or UNUSED."""
     names = [_split_folder(file) for file in files]
-    splits = [SPLIT_NAMES.get(name.lower(), "") for name in names]
-    present = set(splits) - {""}
-    outside = [file for file, split in zip(files, splits, strict=True) if not split]
+    splits = [SPLIT_NAMES.get(name.lower(), NO_SPLIT) for name in names]
+    present = set(splits) - {NO_SPLIT}
+    outside = [file for file, split in zip(files, splits, strict=True) if split == NO_SPLIT]
     if present and outside:
         raise InputError(
             f"{source}: {outside[0]} is not below {'/, '.join(SPLITS)}/ as other files are; move or remove it"
         )
-    roles = {split: split for split in (*SPLITS, "test", "")}
+    split_to_use = {split: split for split in (*SPLITS, "test", NO_SPLIT)}
     if "train_all" in present:
-        roles |= {"train_all": "train", "train": "-"}
+        split_to_use |= {"train_all": "train", "train": UNUSED}
     elif "val" in present and not present & {"query", "gallery", "test"}:
-        roles["val"] = "test"
+        split_to_use["val"] = "test"
     elif "val" in present and "test" not in present:
         file = files[splits.index("val")]
         raise InputError(f"{source}: {file} is not below {'/, '.join(SPLITS)}/ as other files are; move or remove it")
     if "test" in present and present & {"query", "gallery"}:
         file = files[splits.index("test")]
         raise InputError(f"{source}: {file} is below test/, but query/ or gallery/ exists beside it; keep one of them")
-    unused = sorted({name for name, split in zip(names, splits, strict=True) if roles.get(split, "-") == "-"})
+    unused = sorted(
+        {name for name, split in zip(names, splits, strict=True) if split_to_use.get(split, UNUSED) == UNUSED}
+    )
     if unused:
         logger.info(f"{source}: {'/, '.join(unused)}/ not used")
-    return [roles.get(split, "-") for split in splits]
+    return [split_to_use.get(split, UNUSED) for split in splits]
 
 
 def _split_folder(file: File) -> str:
     """The innermost folder that is a split; "" for none. The folder of an identity may be inside it."""
-    return next((name for name in reversed(file.names[:-1]) if name.lower() in SPLIT_NAMES), "")
+    return next((name for name in reversed(file.parts[:-1]) if name.lower() in SPLIT_NAMES), "")

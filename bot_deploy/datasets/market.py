@@ -22,7 +22,7 @@ def read(source: str, files: Sequence[File]) -> Dataset:
     folders: set[str] = set()
     unlabelled: list[File] = []
     for file in image_files(files):
-        *parents, folder, name = ("", *file.names)
+        *parents, folder, name = ("", *file.parts)
         folder = folder.lower()
         if folder not in MARKET_FOLDERS:
             continue

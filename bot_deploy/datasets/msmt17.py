@@ -27,10 +27,10 @@ TEST_IDENTITIES = 10_000  # train and test both number their people from 0; thos
 
 def read(source: str, files: Sequence[File]) -> Dataset:
     """The data set in the lists; a line is `0000/0000_000_01_0303morning_0015_0.jpg 0`. See `datasets.READERS`."""
-    path_of_list = {file.names[-1]: file.path for file in files if file.names[-1] in LISTS}
+    path_of_list = {file.parts[-1]: file.path for file in files if file.parts[-1] in LISTS}
     if not {"list_train.txt", "list_query.txt"} & set(path_of_list):
         raise LayoutMismatch("no list_train.txt and no list_query.txt")
-    path_of = {"/".join(file.names[-3:]): file.path for file in image_files(files)}
+    path_of = {"/".join(file.parts[-3:]): file.path for file in image_files(files)}
     splits = empty_splits()
     for name, (split, folders) in LISTS.items():
         if name in path_of_list:

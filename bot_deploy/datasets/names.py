@@ -1,7 +1,8 @@
-"""Identity, camera and time of a crop, read from the names of its file and its folders. The only parser of names.
+"""Identity, camera and time of a crop, read from the names of its file and its folders.
 
-Data sets and galleries read names here, so that they agree on who is on a crop. An identity is text here, as in a
-gallery. The readers of data sets make it a number: in Market-1501, junk is "-1" and distractors are "0000".
+Galleries read names here, and so do data sets of all layouts but MSMT17 and VIPeR, whose readers parse their own. So
+all agree on the identity of a crop. An identity is text here, as in a gallery. The readers of data sets make it a
+number: in Market-1501, junk is "-1" and distractors are "0000".
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SPLITS = ("train", "query", "gallery")
-# A folder or word for a split, in small letters -> the split. The crops of "test" still have to be divided into query
-# and gallery; those of "val" are for evaluation only where there is no other split for it.
+# A folder or word for a split, in small letters -> the split. `divide_test_crops` divides the crops of "test" into
+# query and gallery. Crops of "val" are for evaluation only where no other split is.
 SPLIT_NAMES = {
     **{split: split for split in SPLITS},
     "test": "test",
@@ -33,17 +34,19 @@ RESERVED_FOLDERS = {*SPLITS, *MARKET_FOLDERS, "test", "train_all", "multi-query"
 JUNK_LABEL, DISTRACTOR_LABEL = "-1", "0000"
 SPECIAL_LABELS = {JUNK_LABEL, DISTRACTOR_LABEL}
 
-# More digits than these are dates and times.
-MARKET = re.compile(r"(-1|\d{1,9})_c(\d{1,5})(?!\d)")
-CAMERA = re.compile(r"(?:^|[_-])c(?:am(?:era)?)?_?(\d{1,5})(?!\d)", re.IGNORECASE)
-CAMERA_FOLDER = re.compile(r"c(?:am(?:era)?)?_?\d{1,5}|cam(?:era)?_[a-z]", re.IGNORECASE)
-SESSION_FOLDER = re.compile(
+# The patterns limit the number of digits, because longer numbers are dates or times.
+MARKET_PATTERN = re.compile(r"(-1|\d{1,9})_c(\d{1,5})(?!\d)")
+CAMERA_IN_NAME = re.compile(r"(?:^|[_-])c(?:am(?:era)?)?_?(\d{1,5})(?!\d)", re.IGNORECASE)
+CAMERA_FOLDER_PATTERN = re.compile(r"c(?:am(?:era)?)?_?\d{1,5}|cam(?:era)?_[a-z]", re.IGNORECASE)
+SESSION_FOLDER_PATTERN = re.compile(
     r"(?:session|sess|seq|sequence|take|visit|day|clip|video|recording|scene)[-_ ]?\d{1,6}", re.IGNORECASE
 )
-MARKET_FRAME = re.compile(r"-?\d+_c\d+s\d+_(\d+)")  # Market-1501 goes on with sequence and frame
-DUKE_FRAME = re.compile(r"\d+_c\d+_f\d+")  # DukeMTMC-reID goes on with the frame
-TIME = re.compile(r"(?<!\d)((?:19|20)\d\d)-?([01]\d)-?([0-3]\d)[T_ -]?([0-2]\d)[-:h]?([0-5]\d)[-:m]?([0-5]\d)(?!\d)")
-DAY = re.compile(r"(?:19|20)\d\d-?[01]\d-?[0-3]\d")
+MARKET_FRAME_PATTERN = re.compile(r"-?\d+_c\d+s\d+_(\d+)")  # Market-1501 goes on with sequence and frame
+DUKE_FRAME_PATTERN = re.compile(r"\d+_c\d+_f\d+")  # DukeMTMC-reID goes on with the frame
+TIME_PATTERN = re.compile(
+    r"(?<!\d)((?:19|20)\d\d)-?([01]\d)-?([0-3]\d)[T_ -]?([0-2]\d)[-:h]?([0-5]\d)[-:m]?([0-5]\d)(?!\d)"
+)
+DAY_PATTERN = re.compile(r"(?:19|20)\d\d-?[01]\d-?[0-3]\d")
 
 
 class CropMetadata(NamedTuple):
@@ -62,117 +65,127 @@ class MarketLabel(NamedTuple):
 
 
 class ParsedNames(NamedTuple):
-    """The names of a whole set of crops."""
+    """The result of `parse_names` for a set of paths."""
 
     infos: list[CropMetadata]  # one for each path
-    sessions: str  # why a level of folders was read as sessions instead of identities; "" if none was
-    contradiction: str  # why the folders cannot all be right, such as crops beside folders of crops; "" if they can
+    session_reason: str  # why a level of folders was read as sessions instead of identities; "" if none was
+    contradiction_reason: str  # why not all folders can be right, such as crops beside folders of crops; "" if they can
 
 
 def parse_name(path: str) -> CropMetadata:
     """Identity, camera and time in `path`, whose parts are joined by "/".
 
     `0002_c1s1_000451_03.jpg` has the form of Market-1501: identity, camera, sequence, frame. In other forms the
-    innermost folder names the identity, unless the folder is named like a camera, a day, a session or a split of a data
-    set; if no folder is left, a file name such as `0002_c1.jpg` names it. `c1` or `cam1` in a file name, or as the name
-    of a folder, is the camera. 2026-01-31_12-00-00, with or without separators, is the time.
+    innermost folder names the identity. Folders of cameras, days, sessions and splits are passed over. If no folder is
+    left, a file name such as `0002_c1.jpg` names the identity. `c1` or `cam1` in a file name, or as the name of a
+    folder, is the camera. 2026-01-31_12-00-00, with or without separators, is the time.
 
-    A set of paths says more than each one: see `parse_names`.
+    `parse_names` compares the paths of a set, and so finds sessions and contradictions.
     """
     *folders, name = path.split("/")
     return _parse(folders, name, _identity_folders(folders))
 
 
 def parse_names(paths: Sequence[str]) -> ParsedNames:
-    """Identity, camera and time in each of `paths`, as `parse_name` reads them, and with one rule more.
+    """Identity, camera and time in each of `paths`, as `parse_name` reads them, with one more rule.
 
     A folder name that recurs below several parents is no identity: in alice/lobby/1.jpg and bob/lobby/2.jpg, the people
     are alice and bob. A file name that begins with the name of its folder shows that the folder is the identity.
     """
     parts = [path.split("/") for path in paths]
-    chains = [_identity_folders(folders) for *folders, _ in parts]
-    sessions = ""
+    identity_folders = [_identity_folders(folders) for *folders, _ in parts]
+    session_reason = ""
     while True:
-        parents = _parents(parts, chains)
+        parents = _parents_of_innermost_folders(parts, identity_folders)
         recurring = [folder for folder, above in parents.items() if len(above) > 1]
         if not recurring or 2 * len(recurring) < len(parents):
             break
-        sessions = sessions or _recurs(recurring[0], parents)
-        chains = [
-            chain[:-1] if len(chain) > 1 and not _names_file(chain[-1], names[-1]) else chain
-            for names, chain in zip(parts, chains, strict=True)
+        session_reason = session_reason or _describe_recurring_folder(recurring[0], parents)
+        identity_folders = [
+            candidates[:-1]
+            if len(candidates) > 1 and not _file_repeats_folder(candidates[-1], names[-1])
+            else candidates
+            for names, candidates in zip(parts, identity_folders, strict=True)
         ]
-    contradiction = f"{_recurs(recurring[0], parents)}, but most folders are below one" if recurring else ""
-    several = set(recurring)
+    contradiction_reason = (
+        f"{_describe_recurring_folder(recurring[0], parents)}, but most folders are below one" if recurring else ""
+    )
+    ambiguous_folders = set(recurring)
     infos = [
         # Such a folder may be a session or a person; its crops have no identity rather than a wrong one.
-        _parse(names[:-1], names[-1], [] if several & set(chain[-1:]) else chain)
-        for names, chain in zip(parts, chains, strict=True)
+        _parse(names[:-1], names[-1], [] if ambiguous_folders & set(candidates[-1:]) else candidates)
+        for names, candidates in zip(parts, identity_folders, strict=True)
     ]
-    return ParsedNames(infos, sessions, contradiction or _nested(paths, chains))
+    return ParsedNames(infos, session_reason, contradiction_reason or _find_nested_identities(paths, identity_folders))
 
 
-def _parents(parts: Sequence[list[str]], chains: Sequence[list[str]]) -> dict[str, set[tuple[str, ...]]]:
-    """The folders above each innermost folder of `chains`."""
+def _parents_of_innermost_folders(
+    parts: Sequence[list[str]], identity_folders: Sequence[list[str]]
+) -> dict[str, set[tuple[str, ...]]]:
+    """The folders above each innermost folder of `identity_folders`."""
     parents: dict[str, set[tuple[str, ...]]] = {}
-    for names, chain in zip(parts, chains, strict=True):
-        if len(chain) > 1 and not _names_file(chain[-1], names[-1]):
-            parents.setdefault(chain[-1], set()).add(tuple(chain[:-1]))
+    for names, candidates in zip(parts, identity_folders, strict=True):
+        if len(candidates) > 1 and not _file_repeats_folder(candidates[-1], names[-1]):
+            parents.setdefault(candidates[-1], set()).add(tuple(candidates[:-1]))
     return parents
 
 
-def _recurs(folder: str, parents: dict[str, set[tuple[str, ...]]]) -> str:
+def _describe_recurring_folder(folder: str, parents: dict[str, set[tuple[str, ...]]]) -> str:
     first, second, *_ = sorted("/".join(above) for above in parents[folder])
     return f"{folder}/ is below {first}/ and below {second}/"
 
 
-def _nested(paths: Sequence[str], chains: Sequence[list[str]]) -> str:
+def _find_nested_identities(paths: Sequence[str], identity_folders: Sequence[list[str]]) -> str:
     """The contradiction of crops that lie beside folders of crops; "" for none."""
     first_in: dict[tuple[str, ...], str] = {}
-    for path, chain in zip(paths, chains, strict=True):
-        if chain:
-            first_in.setdefault(tuple(chain), path)
+    for path, candidates in zip(paths, identity_folders, strict=True):
+        if candidates:
+            first_in.setdefault(tuple(candidates), path)
     for folders, path in first_in.items():
         if len(folders) > 1 and folders[:-1] in first_in:
             return f"{first_in[folders[:-1]]} lies beside the folder of {path}, so one of the folders is no identity"
     return ""
 
 
-def _names_file(folder: str, name: str) -> bool:
+def _file_repeats_folder(folder: str, name: str) -> bool:
     """Whether a file name begins with the name of its folder, as 0002/0002_c1.jpg does."""
     return name.startswith(folder) and not name[len(folder) : len(folder) + 1].isdigit()
 
 
-def _parse(folders: Sequence[str], name: str, chain: Sequence[str]) -> CropMetadata:
-    """The names of `folders` and of the file; `chain` are the folders that may be identities."""
-    market, frame, date = parse_market_name(name), MARKET_FRAME.match(name), TIME.search(name)
+def _parse(folders: Sequence[str], name: str, candidates: Sequence[str]) -> CropMetadata:
+    """The names of `folders` and of the file; `candidates` are the folders that may be identities."""
+    market, frame, date = parse_market_name(name), MARKET_FRAME_PATTERN.match(name), TIME_PATTERN.search(name)
     time = _timestamp(date) if date else None
     if frame and time is None:
         time = float(frame[1])
     camera = parse_camera(name)
     if camera is None:
         camera = next((_folder_camera(folder) for folder in reversed(folders[-3:]) if is_camera_folder(folder)), None)
-    identity = _as_text(chain[-1]) if chain else None
-    if market and not DAY.fullmatch(market.identity) and (frame or DUKE_FRAME.match(name) or identity is None):
+    identity = _as_text(candidates[-1]) if candidates else None
+    if (
+        market
+        and not DAY_PATTERN.fullmatch(market.identity)
+        and (frame or DUKE_FRAME_PATTERN.match(name) or identity is None)
+    ):
         return CropMetadata(market.identity, market.camera, time)
     return CropMetadata(identity, camera, time)
 
 
 def parse_market_name(name: str) -> MarketLabel | None:
     """Identity and camera of a file name such as 0001_c1s1_001051_00.jpg; None for other names."""
-    match = MARKET.match(name)
+    match = MARKET_PATTERN.match(name)
     return MarketLabel(match[1], int(match[2])) if match else None
 
 
 def parse_camera(name: str) -> int | None:
     """The camera in a name such as x_c3.jpg or cam3; None for other names."""
-    match = CAMERA.search(name)
+    match = CAMERA_IN_NAME.search(name)
     return int(match[1]) if match else None
 
 
 def is_camera_folder(name: str) -> bool:
     """Whether a folder is named after a camera, such as c1, cam_2, camera3 or cam_a."""
-    return CAMERA_FOLDER.fullmatch(name) is not None
+    return CAMERA_FOLDER_PATTERN.fullmatch(name) is not None
 
 
 def parse_time(text: str) -> float:
@@ -200,8 +213,8 @@ def _identity_folders(folders: Sequence[str]) -> list[str]:
         if folder
         and not (
             is_camera_folder(folder)
-            or DAY.match(folder)
-            or SESSION_FOLDER.fullmatch(folder)
+            or DAY_PATTERN.match(folder)
+            or SESSION_FOLDER_PATTERN.fullmatch(folder)
             or folder.lower() in RESERVED_FOLDERS
         )
     ]

@@ -1,4 +1,7 @@
-"""A table of crops: path, identity, and where known camera and split. Also the only reader of CSV files."""
+"""A table of crops: path and identity, and optionally camera and split.
+
+`read_csv` also reads the metadata of galleries.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ if TYPE_CHECKING:
 
     from .dataset import File
 
-NUMBER = re.compile(r"-1|\d{1,9}")
-CAMERA = re.compile(r"\d{1,5}")  # longer numbers are dates and times
+IDENTITY_NUMBER_PATTERN = re.compile(r"-1|\d{1,9}")
+CAMERA_COLUMN = re.compile(r"\d{1,5}")  # longer numbers are dates and times
 DELIMITERS = ",;\t"
 MAX_TABLE_BYTES = 1 << 30
 TABLE_SPLITS = (*SPLITS, "test")  # of "test", the first crop of each identity and camera is a query
@@ -59,41 +62,45 @@ def read(source: str, files: Sequence[File]) -> Dataset:
     _check_columns(path, rows)
     people = [row.values["identity"] for row in rows]
     # Numbers are Market-1501's: -1 is junk, 0 a distractor.
-    number_of = int if all(NUMBER.fullmatch(person) for person in people) else number_identities(people)
+    number_of = (
+        int if all(IDENTITY_NUMBER_PATTERN.fullmatch(person) for person in people) else number_identities(people)
+    )
     splits = empty_splits()
-    tested: list[Crop] = []
-    line_of: dict[str, Row] = {}
-    for line, row in rows:
-        _check_row(path, line, row)
-        earlier = line_of.setdefault(row["path"], Row(line, row))
-        if earlier.values["identity"] != row["identity"]:
+    test_crops: list[Crop] = []
+    first_row_of: dict[str, Row] = {}  # by path
+    for row in rows:
+        _check_row(path, row)
+        values = row.values
+        first = first_row_of.setdefault(values["path"], row)
+        if first.values["identity"] != values["identity"]:
             raise InputError(
-                f"{path}, line {line}: {row['path']} is {row['identity']} here and {earlier.values['identity']} in "
-                f"line {earlier.line}"
+                f"{path}, line {row.line}: {values['path']} is {values['identity']} here and "
+                f"{first.values['identity']} in line {first.line}"
             )
-        camera = parse_camera_number(row.get("camera", ""))
-        crop_path = path.parent / row["path"]
-        crop = build_crop(crop_path, number_of(row["identity"]), camera, line, row["identity"])
-        split = row.get("split", "").lower() or "train"
-        (tested if split == "test" else splits[split]).append(crop)
-    divide_test_crops(tested, splits)
+        camera = parse_camera_number(values.get("camera", ""))
+        crop_path = path.parent / values["path"]
+        crop = build_crop(crop_path, number_of(values["identity"]), camera, row.line, values["identity"])
+        split = values.get("split", "").lower() or "train"
+        (test_crops if split == "test" else splits[split]).append(crop)
+    divide_test_crops(test_crops, splits)
     return build_dataset(source, splits)
 
 
-def _check_row(path: Path, line: int, row: dict[str, str]) -> None:
+def _check_row(path: Path, row: Row) -> None:
     """Raises InputError for the first wrong value of a row."""
     problem = ""
-    camera, split = row.get("camera", ""), row.get("split", "")
-    if not row["path"] or not row["identity"]:
-        problem = f"no {'identity' if row['path'] else 'path'}; give path and identity"
-    elif camera and not CAMERA.fullmatch(camera):
+    values = row.values
+    camera, split = values.get("camera", ""), values.get("split", "")
+    if not values["path"] or not values["identity"]:
+        problem = f"no {'identity' if values['path'] else 'path'}; give path and identity"
+    elif camera and not CAMERA_COLUMN.fullmatch(camera):
         problem = f"camera {camera!r}; give a number of up to five digits, or nothing"
     elif (split.lower() or "train") not in TABLE_SPLITS:
         problem = f"split {split!r}; give one of {', '.join(TABLE_SPLITS)}, or nothing for train"
-    elif not (path.parent / row["path"]).is_file():
-        problem = f"no file {row['path']} below {path.parent}; paths are relative to the folder of the table"
+    elif not (path.parent / values["path"]).is_file():
+        problem = f"no file {values['path']} below {path.parent}; paths are relative to the folder of the table"
     if problem:
-        raise InputError(f"{path}, line {line}: {problem}")
+        raise InputError(f"{path}, line {row.line}: {problem}")
 
 
 def _check_columns(path: Path, rows: Sequence[Row]) -> None:
@@ -156,6 +163,6 @@ def parse_camera_number(text: str) -> int | None:
         ValueError: neither.
     """
     text = text.strip()
-    if text and not CAMERA.fullmatch(text):
+    if text and not CAMERA_COLUMN.fullmatch(text):
         raise ValueError(text)
     return int(text) if text else None

@@ -117,10 +117,12 @@ def describe_folder(folder: Path, metadata: Mapping[str, CropMetadata] | None = 
     parsed = parse_names(paths)
     infos = {path: _merge(info, (metadata or {}).get(path)) for path, info in zip(paths, parsed.infos, strict=True)}
     lines = describe_names(infos)
-    if parsed.sessions:
-        lines.append(f"{parsed.sessions}, so it is read as a session, and the folder above is the identity")
-    if parsed.contradiction:
-        lines.append(f"{parsed.contradiction}; give the identities with a table of metadata, or move these images")
+    if parsed.session_reason:
+        lines.append(f"{parsed.session_reason}, so it is read as a session, and the folder above is the identity")
+    if parsed.contradiction_reason:
+        lines.append(
+            f"{parsed.contradiction_reason}; give the identities with a table of metadata, or move these images"
+        )
     return lines
 
 

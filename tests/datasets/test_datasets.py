@@ -11,7 +11,7 @@ import pytest
 from helpers.commands import run_bot
 
 from bot_deploy import images
-from bot_deploy.datasets import EXPECTED, Crop, Dataset, open_dataset, open_merged
+from bot_deploy.datasets import LAYOUTS_HELP, Crop, Dataset, open_dataset, open_merged
 from bot_deploy.errors import InputError
 
 MARKET = [
@@ -257,5 +257,5 @@ def test_the_layouts_are_printed_on_lines_of_their_own(tmp_path: Path) -> None:
         assert done.returncode == 2
         lines = done.stderr.splitlines()
         assert lines[0].startswith(f"bot: {name}")
-        assert lines[-len(EXPECTED.splitlines()) + 1 :] == EXPECTED.splitlines()[1:]
+        assert lines[-len(LAYOUTS_HELP.splitlines()) + 1 :] == LAYOUTS_HELP.splitlines()[1:]
         assert "\\n" not in done.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_deploy.datasets import EXPECTED, Crop, Dataset, merge, open_dataset
+from bot_deploy.datasets import LAYOUTS_HELP, Crop, Dataset, merge, open_dataset
 from bot_deploy.errors import InputError
 
 
@@ -140,7 +140,7 @@ def test_merged_sets_still_show_which_cameras_are_unknown() -> None:
 
 def test_every_layout_is_in_the_message() -> None:
     for name in ("Market-1501", "DukeMTMC", "CUHK03-NP", "MSMT17", "VIPeR", ".csv", "synthetic"):
-        assert name in EXPECTED
+        assert name in LAYOUTS_HELP
 
 
 @pytest.mark.parametrize("names", [["0001_C1.jpg"], ["0002_c1s1_1_1.jpg", "holiday.jpg"]])

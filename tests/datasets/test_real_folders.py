@@ -57,8 +57,8 @@ def test_a_folder_that_recurs_below_several_parents_is_no_identity(
     paths = [f"{top}{who}/{session}/1.jpg" for who in people for session in sessions]
     parsed = parse_names(paths)
     assert [info.identity for info in parsed.infos] == [path.split("/")[-3] for path in paths]
-    assert not parsed.contradiction
-    assert parsed.sessions or {parse_name(path).identity for path in paths} <= set(people)
+    assert not parsed.contradiction_reason
+    assert parsed.session_reason or {parse_name(path).identity for path in paths} <= set(people)
 
 
 @pytest.mark.parametrize(
