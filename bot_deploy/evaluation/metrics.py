@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from bot_deploy.datasets import JUNK
 from bot_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Floats = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.int64]
@@ -89,37 +93,26 @@ def evaluate(
     query_ids, gallery_ids, query_cams, gallery_cams = (
         np.asarray(labels, dtype=np.int64).reshape(-1) for labels in (query_ids, gallery_ids, query_cams, gallery_cams)
     )
-    queries, gallery = len(query_ids), len(gallery_ids)
-    if (len(query_cams), len(gallery_cams)) != (queries, gallery):
-        raise InputError("identities and cameras differ in number")
-    if rows.shape != (queries, gallery):
-        raise InputError(f"similarity is {rows.shape}, but there are {(queries, gallery)} query and gallery identities")
-    max_rank = min(max_rank, gallery)
+    _check_shapes(rows.shape, query_ids, gallery_ids, query_cams, gallery_cams)
+    max_rank = min(max_rank, len(gallery_ids))
     curve = np.zeros(max_rank)  # curve[r]: number of queries whose first hit has a rank up to r + 1
     precisions, inverse_penalties = [], []
-    # Each identity's gallery columns, ascending.
-    identities, numbers = np.unique(gallery_ids, return_inverse=True)
-    columns = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
-    columns_of = dict(zip(identities.tolist(), columns, strict=False))
+    columns_of, identity_numbers = _columns_by_identity(gallery_ids)
     no_columns = np.empty(0, dtype=np.int64)
     junk = columns_of.pop(JUNK, no_columns)
-    for start in range(0, queries, _QUERIES_AT_ONCE):
-        block = rows[start : min(start + _QUERIES_AT_ONCE, queries)]
-        if np.isnan(block).any():
-            raise InputError("a similarity is not a number; an embedding must have failed")
-        for query, row in enumerate(block, start):
-            same_id = columns_of.get(int(query_ids[query]), no_columns)
-            same_camera = gallery_cams[same_id] == query_cams[query]
-            hits, ignored = same_id[~same_camera], np.concatenate([same_id[same_camera], junk])
-            if not len(hits):
-                continue
-            ranks = _ranks(row, hits, ignored)
-            precisions.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
-            inverse_penalties.append(len(ranks) / ranks[-1])
-            if single_shot:
-                curve += _single_shot(row, hits, np.concatenate([same_id, junk]), numbers, max_rank)
-            else:
-                curve[ranks[0] - 1 :] += 1
+    for query, row in enumerate(_read_rows(rows)):
+        same_id = columns_of.get(int(query_ids[query]), no_columns)
+        same_camera = gallery_cams[same_id] == query_cams[query]
+        hits, ignored = same_id[~same_camera], np.concatenate([same_id[same_camera], junk])
+        if not len(hits):
+            continue
+        ranks = _ranks(row, hits, ignored)
+        precisions.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
+        inverse_penalties.append(len(ranks) / ranks[-1])
+        if single_shot:
+            curve += _single_shot(row, hits, np.concatenate([same_id, junk]), identity_numbers, max_rank)
+        else:
+            curve[ranks[0] - 1 :] += 1
     if not precisions:
         raise InputError(
             "no query has a true match from another camera, so nothing can be scored; "
@@ -128,6 +121,39 @@ def evaluate(
         )
     scored = len(precisions)
     return RankingScores(curve / scored, float(np.mean(precisions)), float(np.mean(inverse_penalties)), scored)
+
+
+def _check_shapes(
+    shape: tuple[int, ...], query_ids: Indices, gallery_ids: Indices, query_cams: Indices, gallery_cams: Indices
+) -> None:
+    """Raises InputError unless each image has a camera, and similarities of the given `shape` are [Q, G]."""
+    expected = len(query_ids), len(gallery_ids)
+    if (len(query_cams), len(gallery_cams)) != expected:
+        raise InputError("identities and cameras differ in number")
+    if shape != expected:
+        raise InputError(f"similarity is {shape}, but there are {expected} query and gallery identities")
+
+
+def _columns_by_identity(gallery_ids: Indices) -> tuple[dict[int, Indices], Indices]:
+    """The gallery columns of each identity, ascending; and for each column a number [G] of its identity, from 0."""
+    identities, identity_numbers = np.unique(gallery_ids, return_inverse=True)
+    counts = np.bincount(identity_numbers)
+    columns = np.split(np.argsort(identity_numbers, kind="stable"), np.cumsum(counts)[:-1])
+    return dict(zip(identities.tolist(), columns, strict=False)), identity_numbers
+
+
+def _read_rows(similarity: Floats | DotProducts) -> Iterator[Floats]:
+    """The rows of `similarity` [Q, G], of which _QUERIES_AT_ONCE are in memory.
+
+    Raises:
+        InputError: a similarity is not a number.
+    """
+    queries = similarity.shape[0]
+    for start in range(0, queries, _QUERIES_AT_ONCE):
+        block = similarity[start : min(start + _QUERIES_AT_ONCE, queries)]
+        if np.isnan(block).any():
+            raise InputError("a similarity is not a number; an embedding must have failed")
+        yield from block
 
 
 def _ranks(row: Floats, hits: Indices, ignored: Indices) -> Indices:

@@ -24,9 +24,9 @@ Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
 
-_STRIP = 1024  # rows of distances in memory at once: 79 MB for Market-1501
-_BLOCK = 256  # images encoded at once
-_PAIRS = 1024  # pairs of vectors gathered at once, so that they fit in a CPU's cache
+_STRIP_ROWS = 1024  # rows of distances in memory at once: 79 MB for Market-1501
+_BLOCK_IMAGES = 256  # images encoded at once
+_PAIRS_AT_ONCE = 1024  # pairs of vectors gathered at once, so that they fit in a CPU's cache
 
 
 def k_reciprocal(
@@ -41,7 +41,8 @@ def k_reciprocal(
 
     Args:
         query: unit vectors.
-        gallery: unit vectors of the same model. None is left out for its camera, as in the released code.
+        gallery: unit vectors of the same model. Vectors of the query's own camera are included, as in the
+            released code.
         k1: neighbours among which two images must find each other; a number above N means all images.
         k2: neighbours whose encodings are averaged (local query expansion), the image itself included; 1 for none.
         lambda_value: weight of the original distance, 0 to 1.
@@ -54,11 +55,11 @@ def k_reciprocal(
             f"k1={k1}, k2={k2}, lambda_value={lambda_value}: k1 and k2 must be at least 1 (the authors use 20 and 6), "
             "lambda_value from 0 (only the Jaccard distance) to 1 (no re-ranking)"
         )
-    features, queries = _features(query, gallery)
-    distances, nearest, farthest = _neighbours(features, queries, max(k1 + 1, k2))
+    features, num_queries = _features(query, gallery)
+    distances, nearest, farthest = _neighbours(features, num_queries, max(k1 + 1, k2))
     encodings = _average_neighbours(_encode(features, nearest, farthest, k1), nearest[:, :k2])
-    distances *= np.float32(lambda_value) / farthest[:queries, None]
-    for row, jaccard in enumerate(_jaccard(encodings, queries)):
+    distances *= np.float32(lambda_value) / farthest[:num_queries, None]
+    for row, jaccard in enumerate(_jaccard(encodings, num_queries)):
         distances[row] += np.float32(1 - lambda_value) * jaccard
     return distances
 
@@ -78,7 +79,7 @@ def _features(query: npt.ArrayLike, gallery: npt.ArrayLike) -> tuple[Floats, int
 # ---- neighbours ----
 
 
-def _neighbours(features: Floats, queries: int, count: int) -> tuple[Floats, Indices, Floats]:
+def _neighbours(features: Floats, num_queries: int, count: int) -> tuple[Floats, Indices, Floats]:
     """Squared distances [Q, G]; each image's `count` nearest [N, count], itself first; each largest distance [N].
 
     The strip of the rows a:b has the columns from a on. Its rows give the neighbours of a:b, and its columns, as the
@@ -86,18 +87,18 @@ def _neighbours(features: Floats, queries: int, count: int) -> tuple[Floats, Ind
     """
     total = len(features)
     squares = np.einsum("nd,nd->n", features, features)
-    distances = np.empty((queries, total - queries), np.float32)
-    others = np.full((total, min(count, total) - 1), _keys(np.float32(np.inf), total))
+    distances = np.empty((num_queries, total - num_queries), np.float32)
+    others = np.full((total, min(count, total) - 1), _sort_keys(np.float32(np.inf), total))
     farthest = np.full(total, np.finfo(np.float32).tiny)  # not 0: it is a divisor
-    for start in show_progress(range(0, total, _STRIP), "re-ranking" if total > _STRIP else None):
-        stop = min(start + _STRIP, total)
+    for start in show_progress(range(0, total, _STRIP_ROWS), "re-ranking" if total > _STRIP_ROWS else None):
+        stop = min(start + _STRIP_ROWS, total)
         strip = features[start:stop] @ features[start:].T
         strip *= -2
         strip += squares[start:stop, None]
         strip += squares[start:]
         np.maximum(strip, 0, out=strip)
-        if start < queries:
-            distances[start:stop] = strip[: queries - start, queries - start :]
+        if start < num_queries:
+            distances[start:stop] = strip[: num_queries - start, num_queries - start :]
         farthest[start:stop] = np.maximum(farthest[start:stop], strip.max(axis=1))
         farthest[stop:] = np.maximum(farthest[stop:], strip[:, stop - start :].max(axis=0, initial=0))
         np.fill_diagonal(strip, np.inf)
@@ -107,7 +108,7 @@ def _neighbours(features: Floats, queries: int, count: int) -> tuple[Floats, Ind
     return distances, nearest, farthest
 
 
-def _keys(distances: Floats | np.float32, columns: Indices | int) -> Keys:
+def _sort_keys(distances: Floats | np.float32, columns: Indices | int) -> Keys:
     """Integers that sort by distance, then by column. Non-negative floats sort in the order of their bits."""
     bits = np.asarray(distances + np.float32(0)).view(np.uint32).astype(np.uint64)  # + 0 turns -0.0 into 0.0
     return np.asarray(bits << np.uint64(32) | np.asarray(columns, np.uint64))
@@ -132,9 +133,9 @@ def _merge(keys: Keys, distances: Floats, first: int) -> None:
     order = np.argsort(row, kind="stable")
     row, column = row[order], column[order]
     added = np.bincount(row, minlength=rows)
-    merged = np.full((rows, count + added.max()), _keys(np.float32(np.inf), first))
+    merged = np.full((rows, count + added.max()), _sort_keys(np.float32(np.inf), first))
     merged[:, :count] = keys
-    merged[row, count + _count_up(added)] = _keys(distances[row, column], column + first)
+    merged[row, count + _positions_in_groups(added)] = _sort_keys(distances[row, column], column + first)
     merged.sort(axis=1)
     keys[:] = merged[:, :count]
 
@@ -145,7 +146,7 @@ def _nonzero(mask: Mask) -> tuple[Indices, Indices]:
     return row, column
 
 
-def _count_up(counts: Indices) -> Indices:
+def _positions_in_groups(counts: Indices) -> Indices:
     """0, 1, ... for each of `counts`: [2, 3] gives 0 1 0 1 2."""
     ends = np.cumsum(counts)
     return np.arange(ends[-1]) - np.repeat(ends - counts, counts)
@@ -170,16 +171,14 @@ class _Sparse:
     def entries_of(self, rows: Indices) -> tuple[Indices, Indices]:
         """The positions of the entries of `rows`, one row after the other, and the number of entries of each row."""
         counts = self.starts[rows + 1] - self.starts[rows]
-        return np.repeat(self.starts[rows], counts) + _count_up(counts), counts
+        return np.repeat(self.starts[rows], counts) + _positions_in_groups(counts), counts
 
 
 def _reciprocal(nearest: Indices) -> Mask:
     """Which of the neighbours `nearest` [N, K] are k-reciprocal: they have the row's image among their own K."""
-    blocks = range(0, len(nearest), _BLOCK)
+    blocks = [slice(start, start + _BLOCK_IMAGES) for start in range(0, len(nearest), _BLOCK_IMAGES)]
     rows = np.arange(len(nearest))[:, None, None]
-    return np.concatenate(
-        [(nearest[nearest[start : start + _BLOCK]] == rows[start : start + _BLOCK]).any(axis=2) for start in blocks]
-    )
+    return np.concatenate([(nearest[nearest[block]] == rows[block]).any(axis=2) for block in blocks])
 
 
 def _encode(features: Floats, nearest: Indices, farthest: Floats, k1: int) -> _Sparse:
@@ -189,20 +188,20 @@ def _encode(features: Floats, nearest: Indices, farthest: Floats, k1: int) -> _S
 
     - R(p, k): the k-reciprocal neighbours of p, those of its k nearest that have p among their own k nearest;
     - R*(p, k1): the expanded set, R(p, k1) and also R(q, k1 / 2) of each q in R(p, k1) if more than two thirds of
-      R(q, k1 / 2) are in R(p, k1). Images of one person that differ too much to be neighbours of p come in here;
+      R(q, k1 / 2) are in R(p, k1). This adds images of one person that differ too much to be neighbours of p;
     - the encoding of p: exp(-distance) for each image in R*(p, k1) and 0 for all others.
 
-    As in the released code the distance is divided by the largest of its row, a row's weights are scaled to the sum
-    of 1, k1 / 2 is rounded, and an image counts besides its k neighbours.
+    The rest is as in the released code. The distance is divided by the largest of its row. A row's weights are scaled
+    to the sum of 1. k1 / 2 is rounded. An image counts besides its k neighbours.
     """
     total = len(features)
     k1_nearest, half_nearest = nearest[:, : k1 + 1], nearest[:, : int(np.around(k1 / 2)) + 1]
     k1_reciprocal, half_reciprocal = _reciprocal(k1_nearest), _reciprocal(half_nearest)
     rows, columns = [], []
     # A block of images at a time: its members are a mask [B, N], small enough to index at random.
-    for start in range(0, total, _BLOCK):
-        block = k1_nearest[start : start + _BLOCK]
-        row, place = np.nonzero(k1_reciprocal[start : start + _BLOCK])
+    for start in range(0, total, _BLOCK_IMAGES):
+        block = k1_nearest[start : start + _BLOCK_IMAGES]
+        row, place = np.nonzero(k1_reciprocal[start : start + _BLOCK_IMAGES])
         neighbour = block[row, place]  # each q in R(p, k1), with p's row of the block in `row`
         members = np.zeros((len(block), total), np.bool_)
         members[row, neighbour] = True
@@ -223,8 +222,8 @@ def _encode(features: Floats, nearest: Indices, farthest: Floats, k1: int) -> _S
 def _pair_distances(features: Floats, rows: Indices, columns: Indices) -> Floats:
     """The squared distances [P] of the pairs (rows[i], columns[i])."""
     distances = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), _PAIRS):
-        pairs = slice(start, start + _PAIRS)
+    for start in range(0, len(rows), _PAIRS_AT_ONCE):
+        pairs = slice(start, start + _PAIRS_AT_ONCE)
         difference = features[rows[pairs]] - features[columns[pairs]]
         distances[pairs] = np.einsum("pd,pd->p", difference, difference)
     return distances
@@ -234,8 +233,8 @@ def _average_neighbours(encodings: _Sparse, nearest: Indices) -> _Sparse:
     """Local query expansion (section 3.4): the mean encoding [N, N] of each image's `nearest` [N, K]."""
     total, count = nearest.shape
     rows, columns, values = [], [], []
-    for start in range(0, total, _BLOCK):
-        block = nearest[start : start + _BLOCK]
+    for start in range(0, total, _BLOCK_IMAGES):
+        block = nearest[start : start + _BLOCK_IMAGES]
         sums = np.zeros((len(block), total), np.float32)
         for neighbours in block.T:
             entries, counts = encodings.entries_of(neighbours)
@@ -248,22 +247,22 @@ def _average_neighbours(encodings: _Sparse, nearest: Indices) -> _Sparse:
     return _Sparse.from_entries(np.concatenate(rows), np.concatenate(columns), np.concatenate(values), total)
 
 
-def _jaccard(encodings: _Sparse, queries: int) -> Iterator[npt.NDArray[np.float64]]:
+def _jaccard(encodings: _Sparse, num_queries: int) -> Iterator[npt.NDArray[np.float64]]:
     """The Jaccard distances [G] of each query: 1 - sum of minima / sum of maxima of two encodings.
 
     A minimum is 0 unless both encodings have the entry, so only such pairs are visited, by an inverted index.
     """
     total = len(encodings.starts) - 1
-    first = encodings.starts[queries]
-    images = np.repeat(np.arange(total - queries), np.diff(encodings.starts[queries:]))
+    first = encodings.starts[num_queries]
+    images = np.repeat(np.arange(total - num_queries), np.diff(encodings.starts[num_queries:]))
     order = np.argsort(encodings.columns[first:], kind="stable")
     # Row j of the index: the gallery images whose encodings have an entry in column j.
     index = _Sparse.from_entries(
         encodings.columns[first:][order], images[order], encodings.values[first:][order], total
     )
-    for query in range(queries):
+    for query in range(num_queries):
         row = slice(encodings.starts[query], encodings.starts[query + 1])
         entries, counts = index.entries_of(encodings.columns[row])
         smaller = np.minimum(np.repeat(encodings.values[row], counts), index.values[entries])
-        minima = np.bincount(index.columns[entries], smaller, minlength=total - queries)
+        minima = np.bincount(index.columns[entries], smaller, minlength=total - num_queries)
         yield 1 - minima / (2 - minima)  # both encodings have the sum 1, so the maxima sum to 2 - minima

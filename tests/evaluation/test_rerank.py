@@ -77,9 +77,9 @@ def lattice(seed: int, count: int) -> Floats:
 @pytest.fixture(params=["one strip", "many strips"])
 def strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "many strips":
-        monkeypatch.setattr(rerank, "_STRIP", 7)
-        monkeypatch.setattr(rerank, "_BLOCK", 5)
-        monkeypatch.setattr(rerank, "_PAIRS", 11)
+        monkeypatch.setattr(rerank, "_STRIP_ROWS", 7)
+        monkeypatch.setattr(rerank, "_BLOCK_IMAGES", 5)
+        monkeypatch.setattr(rerank, "_PAIRS_AT_ONCE", 11)
 
 
 @pytest.mark.usefixtures("strips")
