@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from bot_deploy.artifacts.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
+from bot_deploy.sampling import evenly_spread
 from bot_deploy.telemetry import without_telemetry
 
 from .quantizer import quantize
@@ -119,7 +120,7 @@ class _Float32Model:
         import onnx
 
         nodes = onnx.load(str(path)).graph.node
-        rows = np.linspace(0, len(crops) - 1, min(JUDGED_CROPS, len(crops))).astype(int)
+        rows = evenly_spread(len(crops), JUDGED_CROPS)
         return cls(
             conv_nodes={
                 node.input[1].removeprefix("backbone.").removesuffix(".weight"): node.name

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from bot_deploy import images
 from bot_deploy.errors import ImageError, InputError
 from bot_deploy.progress import show_progress
+from bot_deploy.sampling import evenly_spread
 
 if TYPE_CHECKING:
     from bot_deploy.datasets import Dataset
@@ -108,7 +109,7 @@ def sample_crops(dataset: Dataset, size: tuple[int, int], count: int = PARITY_CR
         InputError: fewer than two usable crops.
     """
     crops = [*dataset.query, *dataset.gallery, *dataset.train]
-    chosen = np.unique(np.linspace(0, max(len(crops) - 1, 0), min(count, len(crops))).astype(int))
+    chosen = evenly_spread(len(crops), count)
     loaded = images.read_many([crops[index].path for index in chosen], size)
     usable = [picture for picture in loaded if not isinstance(picture, ImageError)]
     if len(usable) < 2:  # noqa: PLR2004 - one crop has no nearest crop

@@ -10,6 +10,7 @@ import numpy as np
 from bot_deploy import images
 from bot_deploy.errors import ImageError, InputError
 from bot_deploy.progress import show_progress
+from bot_deploy.sampling import evenly_spread
 
 from .crop_checks import find_crop_warnings, measure_crop
 from .embedding_checks import find_model_warnings, find_swapped_colours
@@ -45,41 +46,30 @@ def diagnose(embedder: Embedder, folder: Path, count: int = MAX_CROPS) -> Diagno
     paths: list[Path] = []
     broken: list[ImageError] = []
     statistics: list[CropStatistics] = []
-    unchanged: dict[str, int] = defaultdict(int)
-    # The embeddings are not checked here, because the warnings are about unusable ones.
-    batch: dict[str, list[Pixels]] = defaultdict(list)  # name of the input -> pixels
-    embedded: dict[str, list[Vectors]] = defaultdict(list)
-    alone: list[Vectors] = []
-
-    def flush() -> None:
-        if batch and not alone and len(batch[CORRECT]) > 1:
-            alone.extend(embedder.compute(pixels[None])[0] for pixels in batch[CORRECT][:CROPS_ALONE])
-        for name, inputs in batch.items():
-            embedded[name].append(embedder.compute(np.stack(inputs)))
-        batch.clear()
-
-    for path, source in _read_crops(folder, count, broken):
+    batches = _InputBatches(embedder)
+    for path, source in _read_crops(folder, count):
+        if isinstance(source, ImageError):
+            broken.append(source)
+            continue
         paths.append(path)
         statistics.append(measure_crop(source))
-        for name, pixels in _make_inputs(source, embedder.contract):
-            batch[name].append(pixels)
-            unchanged[name] += np.array_equal(pixels, batch[CORRECT][-1])
-        if len(batch[CORRECT]) == embedder.batch:
-            flush()
-    flush()
+        batches.add(source)
+    batches.flush()
     if len(paths) < 2:  # noqa: PLR2004 - one crop has no nearest crop
         raise InputError(
             f"{folder}: {len(paths)} usable images; give at least two crops ({', '.join(images.SUFFIXES)})"
         )
-    embeddings = {name: np.concatenate(batches).astype(np.float64) for name, batches in embedded.items()}
+    embeddings = batches.embeddings()
     correct = embeddings[CORRECT]
     with np.errstate(all="ignore"):  # the NaN of a broken model reaches the figures, and a warning reports it
         effects = [
-            _measure_effect(mistake, correct, embeddings[mistake.name], 1 - unchanged[mistake.name] / len(paths))
+            _measure_effect(
+                mistake, correct, embeddings[mistake.name], 1 - batches.unchanged[mistake.name] / len(paths)
+            )
             for mistake in MISTAKES
         ]
         warnings = [
-            *find_model_warnings(correct, np.asarray(alone, np.float64), paths),
+            *find_model_warnings(correct, np.asarray(batches.single_embeddings, np.float64), paths),
             *find_crop_warnings(statistics, paths, embedder.contract),
         ]
         if not UNFIT_FOR_COLOUR_CHECK & {warning.kind for warning in warnings}:
@@ -94,22 +84,58 @@ def diagnose(embedder: Embedder, folder: Path, count: int = MAX_CROPS) -> Diagno
     )
 
 
-def _read_crops(folder: Path, count: int, broken: list[ImageError]) -> Iterator[tuple[Path, Pixels]]:
+class _InputBatches:
+    """Makes all inputs of each crop and embeds them in batches.
+
+    The embeddings are not checked, because the warnings are about unusable ones.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.unchanged: dict[str, int] = defaultdict(int)  # name of an input -> crops for which it is the correct one
+        self.single_embeddings: list[Vectors] = []  # of the first crops, each in a batch of one
+        self._embedder = embedder
+        self._batch: dict[str, list[Pixels]] = defaultdict(list)  # name of an input -> pixels
+        self._embedded: dict[str, list[Vectors]] = defaultdict(list)
+
+    def add(self, source: Pixels) -> None:
+        """Adds all inputs of a crop, uint8 RGB [H, W, 3]."""
+        correct = preprocess_correctly(source, self._embedder.contract)
+        for name, pixels in _make_inputs(source, correct, self._embedder.contract):
+            self._batch[name].append(pixels)
+            self.unchanged[name] += np.array_equal(pixels, correct)
+        if len(self._batch[CORRECT]) == self._embedder.batch:
+            self.flush()
+
+    def flush(self) -> None:
+        """Embeds the inputs that no full batch holds."""
+        crops = self._batch.get(CORRECT, [])
+        if len(crops) > 1 and not self.single_embeddings:
+            self.single_embeddings += [self._embedder.compute(pixels[None])[0] for pixels in crops[:CROPS_ALONE]]
+        for name, inputs in self._batch.items():
+            self._embedded[name].append(self._embedder.compute(np.stack(inputs)))
+        self._batch.clear()
+
+    def embeddings(self) -> dict[str, Embeddings]:
+        """The embeddings [N, D] of each input, by its name."""
+        return {name: np.concatenate(batches).astype(np.float64) for name, batches in self._embedded.items()}
+
+
+def _read_crops(folder: Path, count: int) -> Iterator[tuple[Path, Pixels | ImageError]]:
     """Reads the chosen crops one at a time, because a folder of whole frames must not fill the memory."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder of crops, cut as your application cuts them")
     files = images.find_images(folder)
-    chosen = np.unique(np.linspace(0, max(len(files) - 1, 0), min(count, len(files))).astype(int))
+    chosen = evenly_spread(len(files), count)
     for row in show_progress(chosen.tolist(), "examining", len(chosen)):
         try:
-            yield files[row], images.read_image(files[row])
+            source: Pixels | ImageError = images.read_image(files[row])
         except ImageError as error:
-            broken.append(error)
+            source = error
+        yield files[row], source
 
 
-def _make_inputs(source: Pixels, contract: Contract) -> Iterator[tuple[str, Pixels]]:
-    """Names and pixels of all inputs that are made from one crop."""
-    correct = preprocess_correctly(source, contract)
+def _make_inputs(source: Pixels, correct: Pixels, contract: Contract) -> Iterator[tuple[str, Pixels]]:
+    """Names and pixels of all inputs that are made from one crop, whose correct input is `correct`."""
     yield CORRECT, correct
     yield MIRRORED, correct[:, ::-1]
     yield BGR_MIRRORED, correct[:, ::-1, ::-1]

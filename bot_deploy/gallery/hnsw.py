@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bot_deploy.sampling import evenly_spread
+
 from .search import BLOCK_VECTORS, candidates_numpy, faiss_index
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ class HnswGraph:
 
 def recall_at_10(graph: HnswGraph, mapped: MappedVectors) -> float:
     """The share of the true ten nearest neighbours that `graph` returns, for up to RECALL_QUERIES of its vectors."""
-    queries = np.unique(np.linspace(0, len(mapped.vectors) - 1, RECALL_QUERIES).astype(np.int64))
+    queries = evenly_spread(len(mapped.vectors), RECALL_QUERIES)
     hits, total = 0, 0
     for slot in queries:
         query = mapped.vectors[slot].astype(np.float32)
