@@ -13,7 +13,7 @@ import numpy.typing as npt
 from bot_deploy.errors import InputError
 
 from .backgrounds import FOCAL_LENGTH_PX, SCENE_HEIGHT_PX, SCENE_WIDTH_PX, render_background
-from .body import Viewpoint, draw_person
+from .body import SUPERSAMPLING, Viewpoint, draw_person
 from .cameras import CAMERAS, CameraResponse
 from .compositing import alpha_composite, draw_shadow
 from .dataset_plan import DEFAULT_TEST_IDENTITIES
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 RgbImage = npt.NDArray[np.uint8]  # [H, W, 3]
 
-_SUPERSAMPLING = 1.5  # people are drawn larger by this factor
 _MIN_OPACITY = 0.5  # of a pixel that counts as part of the person
 _GALLERY_VIEWS = ((0.35, 0.8), (-0.9, 2.6), (2.8, 0.5))  # (yaw, gait phase) of each gallery crop
 
@@ -176,14 +175,14 @@ def _draw_sprite(
     The person is drawn larger, then resized with a subpixel shift, so that people move smoothly.
     """
     pose = walking_pose(person, placement.phase)
-    large, origin = draw_person(person, pose, viewpoint, height * _SUPERSAMPLING)
-    x, y = int(feet[0] - origin[0] / _SUPERSAMPLING) - 1, int(feet[1] - origin[1] / _SUPERSAMPLING) - 1
+    large, origin = draw_person(person, pose, viewpoint, height * SUPERSAMPLING)
+    x, y = int(feet[0] - origin[0] / SUPERSAMPLING) - 1, int(feet[1] - origin[1] / SUPERSAMPLING) - 1
     shift = [
-        (0.5 - source) / _SUPERSAMPLING + target - corner - 0.5
+        (0.5 - source) / SUPERSAMPLING + target - corner - 0.5
         for source, target, corner in zip(origin, feet, (x, y), strict=True)
     ]
-    matrix = np.array(((1 / _SUPERSAMPLING, 0, shift[0]), (0, 1 / _SUPERSAMPLING, shift[1])))
-    size = int(large.shape[1] / _SUPERSAMPLING) + 3, int(large.shape[0] / _SUPERSAMPLING) + 3
+    matrix = np.array(((1 / SUPERSAMPLING, 0, shift[0]), (0, 1 / SUPERSAMPLING, shift[1])))
+    size = int(large.shape[1] / SUPERSAMPLING) + 3, int(large.shape[0] / SUPERSAMPLING) + 3
     return _Sprite(np.asarray(cv2.warpAffine(large, matrix, size), dtype=np.float32), (x, y))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .backgrounds import SCENE_HEIGHT_PX, SCENE_WIDTH_PX, render_background
-from .body import Viewpoint, draw_person
+from .body import SUPERSAMPLING, Viewpoint, draw_person
 from .cameras import Camera, apply_camera
 from .compositing import alpha_composite, draw_shadow
 from .occlusion import draw_occluder
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from .primitives import Float32Array
 
 CROP_WIDTH, CROP_HEIGHT = 64, 128
-_SUPERSAMPLING = 1.5  # crops are drawn larger by this factor
 
 
 @dataclass(frozen=True)
@@ -91,10 +90,10 @@ def render_crop(
     if junk:
         centre += rng.choice((-1, 1), 2) * rng.uniform((0.25, 0.3), (0.45, 0.6)) * person_height
         box *= rng.uniform(0.5, 1.1)
-    zoom = np.array((CROP_WIDTH, CROP_HEIGHT)) * _SUPERSAMPLING / box
+    zoom = np.array((CROP_WIDTH, CROP_HEIGHT)) * SUPERSAMPLING / box
     corner = centre - box / 2
     matrix = np.array(((zoom[0], 0, -corner[0] * zoom[0]), (0, zoom[1], -corner[1] * zoom[1])))
-    size = (int(CROP_WIDTH * _SUPERSAMPLING), int(CROP_HEIGHT * _SUPERSAMPLING))
+    size = (int(CROP_WIDTH * SUPERSAMPLING), int(CROP_HEIGHT * SUPERSAMPLING))
     interpolation = cv2.INTER_AREA if zoom[1] < 1 else cv2.INTER_LINEAR
     background = cv2.warpAffine(
         render_background(camera), matrix, size, flags=interpolation, borderMode=cv2.BORDER_REFLECT_101

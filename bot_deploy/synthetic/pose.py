@@ -35,13 +35,14 @@ class Pose:
     legs: tuple[Limb, Limb]
 
 
-def _point(x: float, y: float, z: float) -> Point:
+def body_point(x: float, y: float, z: float) -> Point:
+    """A point or a vector in the coordinates of the body."""
     return np.array((x, y, z), dtype=np.float64)
 
 
 def _bone(angle: float, length: float, outward: float = 0.0) -> Point:
     """The vector along a bone of `length` metres that hangs down, swung forward by `angle` radians."""
-    return _point(outward * length, -np.cos(angle) * length, np.sin(angle) * length)
+    return body_point(outward * length, -np.cos(angle) * length, np.sin(angle) * length)
 
 
 def _pose_leg(person: Person, side: int, phase: float, stride: float) -> Limb:
@@ -53,10 +54,10 @@ def _pose_leg(person: Person, side: int, phase: float, stride: float) -> Limb:
         0.16 * np.exp(-(((phase - 0.6) / 0.5) ** 2)) + 0.95 * np.exp(-(((phase - 4.35) / 0.75) ** 2))
     )
     foot_pitch = stride * (0.25 * np.cos(phase / 2) ** 8 - 0.75 * np.exp(-(((phase - 3.7) / 0.6) ** 2)))
-    hip = _point(side * 0.048 * height * person.hips, 0.515 * height, 0.0)
+    hip = body_point(side * 0.048 * height * person.hips, 0.515 * height, 0.0)
     knee = hip + _bone(forward, 0.245 * height, -side * 0.03)
     ankle = knee + _bone(forward - knee_bend, 0.225 * height, -side * 0.02)
-    toe = ankle + _point(
+    toe = ankle + body_point(
         side * 0.022 * height, height * (0.085 * np.sin(foot_pitch) - 0.022), height * 0.085 * np.cos(foot_pitch)
     )
     return Limb(hip, knee, ankle, toe)
@@ -70,7 +71,7 @@ def _pose_arm(person: Person, side: int, phase: float, stride: float) -> Limb:
     elbow_bend = 0.16 + 0.35 * arm_swing * max(0.0, np.sin(forward) + 0.2)
     if person.bag == "tote" and carries_bag:
         elbow_bend, forward = 1.5, -0.25
-    shoulder = _point(
+    shoulder = body_point(
         side * 0.1 * height * person.shoulders * (0.92 + 0.08 * person.build), 0.79 * height, -0.05 * forward
     )
     elbow = shoulder + _bone(forward, 0.16 * height, side * 0.17)
@@ -85,7 +86,7 @@ def walking_pose(person: Person, phase: float, stride: float | None = None) -> P
     height = person.height
     legs = (_pose_leg(person, -1, phase + np.pi, stride), _pose_leg(person, 1, phase, stride))
     lowest = min(min(leg.end[1] - 0.042 * height, leg.tip[1] - 0.02 * height) for leg in legs)
-    drop = _point(0.0, -lowest, 0.0)
+    drop = body_point(0.0, -lowest, 0.0)
 
     def lower(limb: Limb) -> Limb:
         return Limb(limb.root + drop, limb.middle + drop, limb.end + drop, limb.tip + drop)
@@ -93,9 +94,9 @@ def walking_pose(person: Person, phase: float, stride: float | None = None) -> P
     arms = (_pose_arm(person, -1, phase + np.pi, stride), _pose_arm(person, 1, phase, stride))
     lean = 0.012 * height * stride
     return Pose(
-        pelvis=_point(0.0, 0.5 * height, 0.0) + drop,
-        neck=_point(0.0, 0.835 * height, lean) + drop,
-        head=_point(0.0, 0.925 * height, lean + 0.012 * height) + drop,
+        pelvis=body_point(0.0, 0.5 * height, 0.0) + drop,
+        neck=body_point(0.0, 0.835 * height, lean) + drop,
+        head=body_point(0.0, 0.925 * height, lean + 0.012 * height) + drop,
         arms=(lower(arms[0]), lower(arms[1])),
         legs=(lower(legs[0]), lower(legs[1])),
     )
