@@ -71,9 +71,9 @@ class Person:
 
     palette: Palette
     height: float
-    build: float  # thickness of body and limbs; 1 is the average, and so for shoulders, hips and stride
-    shoulders: float
-    hips: float
+    build: float  # relative thickness of body and limbs; 1 is the average
+    shoulders: float  # relative width; 1 is the average
+    hips: float  # relative width; 1 is the average
     skin: FloatRgb
     hair: str
     hair_colour: FloatRgb
@@ -91,8 +91,8 @@ class Person:
     glasses: bool
     beard: bool
     scarf: bool
-    stride: float
-    variation: int  # 0..255; varies the folds of the clothes and the phase of the gait, and gives a dress tights
+    stride: float  # relative length of a step; 1 is usual
+    variation: int  # 0 to 255; offset of the folds and of the gait; even: tights under a dress
 
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .backgrounds import FOCAL_LENGTH_PX, SCENE_HEIGHT_PX, SCENE_WIDTH_PX
 from .cameras import CAMERAS
-from .dataset_plan import DEFAULT_TEST_IDENTITIES, DEFAULT_TRAIN_IDENTITIES, sample_people
+from .dataset_plan import DEFAULT_TEST_IDENTITIES, DEFAULT_TRAIN_IDENTITIES, TEST_PEOPLE, sample_people
 
 if TYPE_CHECKING:
     from .appearance import Person
@@ -76,7 +76,7 @@ def select_people(seed: int, count: int) -> list[tuple[int, Person]]:
     The first ones have different colours: one person of each group in the same colours, then the next of each group.
     """
     groups: dict[object, list[tuple[int, Person]]] = {}
-    test_people = sample_people(seed, 1, DEFAULT_TEST_IDENTITIES)
+    test_people = sample_people(seed, TEST_PEOPLE, DEFAULT_TEST_IDENTITIES)
     for identity, person in enumerate(test_people, start=DEFAULT_TRAIN_IDENTITIES + 1):
         groups.setdefault(person.palette, []).append((identity, person))
     ranked = [(rank, identity, person) for group in groups.values() for rank, (identity, person) in enumerate(group)]
@@ -112,11 +112,12 @@ def _clearance(trajectory: Trajectory, others: list[Trajectory]) -> float:
     """The smallest distance in metres between `trajectory` and the `others` past the same camera."""
     closest = np.inf
     for time in np.arange(trajectory.start, trajectory.end, 0.25):
-        own = trajectory.placement_at(float(time))
+        placement = trajectory.placement_at(float(time))
         for other in others:
-            theirs = other.placement_at(float(time)) if other.camera is trajectory.camera else None
-            if own and theirs:
-                closest = min(closest, float(np.hypot(own.right - theirs.right, own.away - theirs.away)))
+            other_placement = other.placement_at(float(time)) if other.camera is trajectory.camera else None
+            if placement and other_placement:
+                right, away = placement.right - other_placement.right, placement.away - other_placement.away
+                closest = min(closest, float(np.hypot(right, away)))
     return float(closest)
 
 

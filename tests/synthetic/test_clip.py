@@ -149,7 +149,7 @@ def test_a_short_clip_contains_all_people() -> None:
 
 def test_people_are_test_identities_of_the_data_set() -> None:
     queries = {
-        crop.identity: crop.person
+        crop.person_number: crop.person
         for crop in dataset_plan.plan_dataset(120, 60, 2, 5)
         if crop.folder == dataset_plan.QUERY
     }
