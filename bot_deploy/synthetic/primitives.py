@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,75 @@ def _shade(lambert: Float32Array, facing: Float32Array) -> Float32Array:
     return (0.56 + 0.64 * np.maximum(lambert, 0)) * (0.72 + 0.28 * facing)
 
 
+@dataclass(frozen=True, eq=False)
+class _TubeSurface:
+    """Pixels of the window around a tube, in coordinates of the tube. Arrays have one shape; lengths are pixels."""
+
+    length: float  # of the tube, at least 1
+    along: npt.NDArray[np.float64]  # unit vector (x, y) from start to end
+    position: Float32Array  # along the tube, from its start
+    across: Float32Array  # distance to the axis, positive to one side
+    half_width: Float32Array  # of the tube at this position
+    edge_distance: Float32Array  # to the outline; negative outside
+
+    def take(self, pixels: npt.NDArray[np.intp]) -> _TubeSurface:
+        """The given pixels (flat indices) only: arrays [N]."""
+        return replace(
+            self,
+            position=self.position.take(pixels),
+            across=self.across.take(pixels),
+            half_width=self.half_width.take(pixels),
+            edge_distance=self.edge_distance.take(pixels),
+        )
+
+
+def _tube_surface(
+    window: tuple[int, int, int, int],
+    start: npt.NDArray[np.float64],
+    end: npt.NDArray[np.float64],
+    half_widths: Sequence[float],
+    caps: tuple[float, float],
+) -> _TubeSurface:
+    """The pixels of `window`; the arguments are those of `draw_tube`."""
+    span = np.asarray(end - start, dtype=np.float64)
+    span_length = float(np.hypot(span[0], span[1]))
+    length = max(span_length, 1.0)
+    along = span / span_length if span_length > 0 else np.array((0.0, 1.0))
+    start_cap, end_cap = max(caps[0] * half_widths[0], 0.5), max(caps[1] * half_widths[-1], 0.5)
+    x0, y0, x1, y1 = window
+    dx = np.arange(x0, x1, dtype=np.float32)[None, :] + np.float32(0.5 - start[0])
+    dy = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - start[1])
+    position = dx * np.float32(along[0]) + dy * np.float32(along[1])
+    across = dx * np.float32(along[1]) - dy * np.float32(along[0])
+    step = np.arange(len(half_widths)) * (length / (len(half_widths) - 1))
+    half_width = np.interp(position, step, half_widths).astype(np.float32)
+    past_end = np.maximum(
+        np.maximum(-position / np.float32(start_cap), (position - np.float32(length)) / np.float32(end_cap)), 0
+    )
+    half_width *= np.sqrt(np.maximum(1 - past_end * past_end, 0))
+    edge_distance = half_width - np.abs(across)
+    edge_distance[past_end >= 1] = -9
+    return _TubeSurface(length, along, position, across, half_width, edge_distance)
+
+
+def _shade_tube(surface: _TubeSurface, u: Float32Array, light: LightDirection) -> Float32Array:
+    """Brightness [N]; `u` is the distance to the axis divided by the half-width, -1 to 1."""
+    facing = np.sqrt(1 - u * u)
+    along = surface.along
+    lambert = u * np.float32(along[1] * light[0] - along[0] * light[1]) + facing * np.float32(light[2])
+    return _shade(lambert, facing)
+
+
+def _fold_shade(
+    position: Float32Array, angle: Float32Array, max_half_width: float, strength: float, offset: int
+) -> Float32Array:
+    """Brightness [N] of the folds of cloth, around 1."""
+    size = np.float32(128 / max(6 * max_half_width, 1))
+    i = (position * size * np.float32(1.6)).astype(np.intp) + offset
+    j = (angle * np.float32(9) + position * size * np.float32(0.6)).astype(np.intp) + 3 * offset
+    return np.asarray(1 + np.float32(strength) * FOLD_NOISE[i & 127, j & 127])
+
+
 def draw_tube(
     canvas: Float32Array,
     start: npt.NDArray[np.float64],
@@ -78,49 +148,28 @@ def draw_tube(
     (radians). `caps` are the lengths of the round ends, relative to the half-width there. `fold_strength` scales the
     folds of cloth, and `fold_offset` selects a part of their noise. `contact_shadow` darkens pixels close to the tube.
     """
-    span = np.asarray(end - start, dtype=np.float64)
-    span_length = float(np.hypot(span[0], span[1]))
-    length = max(span_length, 1.0)
-    along = span / span_length if span_length > 0 else np.array((0.0, 1.0))
-    start_cap, end_cap = max(caps[0] * half_widths[0], 0.5), max(caps[1] * half_widths[-1], 0.5)
     reach = 1.25 * max(half_widths) + 2
     window = _window(canvas.shape[1:], np.minimum(start, end) - reach, np.maximum(start, end) + reach)
     if window is None:
         return
-    x0, y0, x1, y1 = window
-    dx = np.arange(x0, x1, dtype=np.float32)[None, :] + np.float32(0.5 - start[0])
-    dy = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - start[1])
-    position = dx * np.float32(along[0]) + dy * np.float32(along[1])
-    across = dx * np.float32(along[1]) - dy * np.float32(along[0])
-    step = np.arange(len(half_widths)) * (length / (len(half_widths) - 1))
-    half_width = np.interp(position, step, half_widths).astype(np.float32)
-    past_end = np.maximum(
-        np.maximum(-position / np.float32(start_cap), (position - np.float32(length)) / np.float32(end_cap)), 0
-    )
-    half_width *= np.sqrt(np.maximum(1 - past_end * past_end, 0))
-    edge_distance = half_width - np.abs(across)
-    edge_distance[past_end >= 1] = -9
+    surface = _tube_surface(window, start, end, half_widths, caps)
     if contact_shadow:
         # A narrow shadow on the pixels drawn before separates an arm from a torso of the same colour.
-        near = np.minimum(np.maximum(1 + edge_distance / np.float32(0.35 * max(half_widths) + 1), 0), 1)
+        x0, y0, x1, y1 = window
+        near = np.minimum(np.maximum(1 + surface.edge_distance / np.float32(0.35 * max(half_widths) + 1), 0), 1)
         canvas[:3, y0:y1, x0:x1] *= 1 - np.float32(contact_shadow) * near
-    inside = np.flatnonzero(edge_distance > -0.5)
+    inside = np.flatnonzero(surface.edge_distance > -0.5)
     if len(inside) == 0:
         return
-    half_width, edge_distance = half_width.take(inside), edge_distance.take(inside)
-    across, position = across.take(inside), position.take(inside)
-    u = np.minimum(np.maximum(across / np.maximum(half_width, 0.5), -1), 1)
-    facing = np.sqrt(1 - u * u)
+    surface = surface.take(inside)
+    u = np.minimum(np.maximum(surface.across / np.maximum(surface.half_width, 0.5), -1), 1)
     angle = np.arcsin(u) - np.float32(rotation)
-    fraction = np.minimum(np.maximum(position / np.float32(length), 0), 1)
-    shade = _shade(u * np.float32(along[1] * light[0] - along[0] * light[1]) + facing * np.float32(light[2]), facing)
+    shade = _shade_tube(surface, u, light)
     if fold_strength:
-        size = np.float32(128 / max(6 * max(half_widths), 1))
-        i = (position * size * np.float32(1.6)).astype(np.intp) + fold_offset
-        j = (angle * np.float32(9) + position * size * np.float32(0.6)).astype(np.intp) + 3 * fold_offset
-        shade = shade * (1 + np.float32(fold_strength) * FOLD_NOISE[i & 127, j & 127])
+        shade = shade * _fold_shade(surface.position, angle, max(half_widths), fold_strength, fold_offset)
+    fraction = np.minimum(np.maximum(surface.position / np.float32(surface.length), 0), 1)
     rgb = texture(angle, fraction) * shade[:, None]
-    _blend(canvas, window, inside, rgb, np.minimum(edge_distance + np.float32(0.5), 1))
+    _blend(canvas, window, inside, rgb, np.minimum(surface.edge_distance + np.float32(0.5), 1))
 
 
 def draw_ellipsoid(
