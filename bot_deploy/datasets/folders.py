@@ -50,10 +50,8 @@ def read(source: str, files: Sequence[File]) -> Dataset:
         raise LayoutMismatch(_no_identities([file for file, _ in crops]))
     _check_identities(source, crops, parsed.contradiction_reason)
     split_of = _choose_splits(source, [file for file, _ in crops])
-    if parsed.session_reason:
-        logger.warning(
-            f"{source}: {parsed.session_reason}, so it is read as a session, and the folder above is the identity"
-        )
+    if parsed.session_note:
+        logger.warning(f"{source}: {parsed.session_note}")
     if len(crops) < len(images):
         outside = next(file for file in images if len(file.parts) == 1)
         logger.warning(f"{source}: {len(images) - len(crops)} images such as {outside} are in no folder; left out")

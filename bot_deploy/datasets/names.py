@@ -68,7 +68,7 @@ class ParsedNames(NamedTuple):
     """The result of `parse_names` for a set of paths."""
 
     infos: list[CropMetadata]  # one for each path
-    session_reason: str  # why a level of folders was read as sessions instead of identities; "" if none was
+    session_note: str  # that a level of folders was read as sessions instead of identities, and why; "" if none was
     contradiction_reason: str  # why not all folders can be right, such as crops beside folders of crops; "" if they can
 
 
@@ -94,13 +94,16 @@ def parse_names(paths: Sequence[str]) -> ParsedNames:
     """
     parts = [path.split("/") for path in paths]
     identity_folders = [_identity_folders(folders) for *folders, _ in parts]
-    session_reason = ""
+    session_note = ""
     while True:
         parents = _parents_of_innermost_folders(parts, identity_folders)
         recurring = [folder for folder, above in parents.items() if len(above) > 1]
         if not recurring or 2 * len(recurring) < len(parents):
             break
-        session_reason = session_reason or _describe_recurring_folder(recurring[0], parents)
+        session_note = session_note or (
+            f"{_describe_recurring_folder(recurring[0], parents)}, so it is read as a session, "
+            "and the folder above is the identity"
+        )
         identity_folders = [
             candidates[:-1]
             if len(candidates) > 1 and not _file_repeats_folder(candidates[-1], names[-1])
@@ -116,7 +119,7 @@ def parse_names(paths: Sequence[str]) -> ParsedNames:
         _parse(names[:-1], names[-1], [] if ambiguous_folders & set(candidates[-1:]) else candidates)
         for names, candidates in zip(parts, identity_folders, strict=True)
     ]
-    return ParsedNames(infos, session_reason, contradiction_reason or _find_nested_identities(paths, identity_folders))
+    return ParsedNames(infos, session_note, contradiction_reason or _find_nested_identities(paths, identity_folders))
 
 
 def _parents_of_innermost_folders(

@@ -117,8 +117,8 @@ def describe_folder(folder: Path, metadata: Mapping[str, CropMetadata] | None = 
     parsed = parse_names(paths)
     infos = {path: _merge(info, (metadata or {}).get(path)) for path, info in zip(paths, parsed.infos, strict=True)}
     lines = describe_names(infos)
-    if parsed.session_reason:
-        lines.append(f"{parsed.session_reason}, so it is read as a session, and the folder above is the identity")
+    if parsed.session_note:
+        lines.append(parsed.session_note)
     if parsed.contradiction_reason:
         lines.append(
             f"{parsed.contradiction_reason}; give the identities with a table of metadata, or move these images"

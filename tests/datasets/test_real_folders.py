@@ -58,7 +58,7 @@ def test_a_folder_that_recurs_below_several_parents_is_no_identity(
     parsed = parse_names(paths)
     assert [info.identity for info in parsed.infos] == [path.split("/")[-3] for path in paths]
     assert not parsed.contradiction_reason
-    assert parsed.session_reason or {parse_name(path).identity for path in paths} <= set(people)
+    assert parsed.session_note or {parse_name(path).identity for path in paths} <= set(people)
 
 
 @pytest.mark.parametrize(
