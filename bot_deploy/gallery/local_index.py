@@ -50,7 +50,7 @@ from .hnsw import DamagedGraphError, HnswGraph, build_graph, recall_at_10
 from .interface import GalleryItem, SearchHit, best_hits, removed_error
 from .root import current_root
 from .search import MappedVectors
-from .vector_file import append_vectors, copy_vectors, file_bytes
+from .vector_file import append_vectors, copy_vectors, file_bytes, has_header
 
 if TYPE_CHECKING:
     import sqlite3
@@ -125,6 +125,13 @@ class LocalIndex:
 
     def _load(self, embedding_space: str, dim: int, root: Path | None) -> None:
         has_table = "SELECT 1 FROM sqlite_master WHERE name = 'gallery'"
+        # Vectors and crops are written after the table; another process may be at it just now.
+        if (
+            not self._database.execute(has_table).fetchone()
+            and any(not path.name.startswith((".", DATABASE)) for path in self._folder.iterdir())
+            and not self._database.execute(has_table).fetchone()
+        ):
+            raise DamagedError(self.address, f"{DATABASE} is empty, but its vectors or crops are there")
         if root is not None and not self._database.execute(has_table).fetchone():
             self._database.execute("PRAGMA journal_mode = WAL")
             with transaction(self._database, "IMMEDIATE"):
@@ -146,6 +153,8 @@ class LocalIndex:
         self._stored_root = Path(decode_path(stored_root))
         self._place = self._read_place()
         self.root = current_root(self._stored_root, self._place, self._folder)
+        with self._reading():  # damaged vectors are found before any work begins
+            pass
 
     def _read_place(self) -> str | None:
         """Where the index was when its root was written; None if an older version wrote it."""
@@ -391,10 +400,17 @@ class LocalIndex:
         opened = self._mapped  # another thread may replace it
         if opened is None or opened[0] != state.mapping_key:
             path = self._vector_path(state)
-            if state.length and path.stat().st_size < file_bytes(state.length, self.dim):
-                raise DamagedError(str(path), "shorter than its rows say; half copied?")
+            if state.length:
+                self._check_vectors(path, state.length)
             opened = self._mapped = state.mapping_key, MappedVectors(path, state.length, self.dim)
         return opened[1]
+
+    def _check_vectors(self, path: Path, length: int) -> None:
+        """Raises DamagedError unless `path` can hold `length` vectors."""
+        if path.stat().st_size < file_bytes(length, self.dim):
+            raise DamagedError(str(path), "shorter than its rows say; half copied?")
+        if not has_header(path):
+            raise DamagedError(str(path), "it does not begin as a file of vectors does")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[IndexState]:

@@ -24,6 +24,12 @@ def file_bytes(length: int, dim: int) -> int:
     return HEADER_BYTES + length * dim * 2
 
 
+def has_header(path: Path) -> bool:
+    """Whether the file begins as `append_vectors` begins it."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
 def append_vectors(path: Path, vectors: Vectors, length: int) -> None:
     """Writes `vectors` [N, D] as float16 behind the first `length` vectors; on return they are on the disk."""
     if not len(vectors):

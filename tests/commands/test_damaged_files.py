@@ -1,0 +1,137 @@
+"""Every command on model files and galleries that are damaged: one line that names the file, which stays as it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import onnx
+import pytest
+from onnx import helper
+
+from bot_deploy.artifacts.contract import METADATA_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from helpers.commands import Printed
+
+COMMANDS = {
+    "match": "match people/test/ann/c1_0.png people/test --model MODEL --json",
+    "index": "index people/test -o x.gallery --model MODEL --json",
+    "eval": "eval MODEL --data people --json",
+    "calibrate": "calibrate MODEL --data people --far 0.5 --json",
+    "export": "export MODEL --data people --out out --json",
+    "demo": "demo --source people/test --gallery x.gallery --model MODEL --headless --json",
+    "embed": "embed people/test -o x.npy --model MODEL --json",
+    "verify": "verify MODEL MODEL --data people --json",
+    "doctor": "doctor MODEL --images people/test --json",
+}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(b"this is no model\n" * 50)
+
+
+def set_contract(path: Path, **changes: object) -> None:
+    """Changes fields of the contract of an .onnx file, or of a checkpoint."""
+    if path.suffix == ".pt":
+        import torch
+
+        content = torch.load(path, weights_only=True)
+        content["contract"] = json.dumps({**json.loads(content["contract"]), **changes})
+        torch.save(content, path)
+        return
+    model = onnx.load(str(path))
+    (contract,) = [json.loads(entry.value) for entry in model.metadata_props if entry.key == METADATA_KEY]
+    helper.set_model_props(model, {METADATA_KEY: json.dumps({**contract, **changes})})
+    onnx.save(model, str(path))
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "empty": empty,
+    "text": overwrite,
+    "half": cut,
+    "width of text": lambda path: set_contract(path, width="8"),
+    "huge height": lambda path: set_contract(path, height=10**400),
+    "nested calibration": lambda path: set_contract(path, calibration={"curve": [[[]]]}),
+    "no size": lambda path: set_contract(path, height=None),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_damaged_model_is_one_line(
+    name: str,
+    damage: str,
+    people: Path,
+    model: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    bot: Callable[..., Printed],
+) -> None:
+    if name == "export":
+        model = shutil.copy(tiny_checkpoint, tmp_path / "model.pt")
+    DAMAGES[damage](model)
+    before = model.read_bytes()
+    printed = bot(*COMMANDS[name].replace("MODEL", model.name).split())
+    assert printed.code == 2, printed.err
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    *_, last = printed.err.splitlines()
+    assert last.startswith(f"bot: {model.name}: ")
+    assert "delete" not in printed.err
+    assert model.read_bytes() == before
+    assert not [
+        path.name for path in tmp_path.iterdir() if path.name not in {model.name, "model.onnx", "people", "cache"}
+    ]
+
+
+# ---- galleries ----
+
+STORE_COMMANDS = {
+    "match": "match people/test/ann/c1_0.png x.gallery --model model.onnx --json",
+    "index": "index people/test -o x.gallery --model model.onnx --json",
+    "demo": "demo --source people/test --gallery x.gallery --model model.onnx --headless --json",
+}
+
+
+def stored(gallery: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in gallery.iterdir()}
+
+
+@pytest.mark.parametrize("damage", [empty, overwrite, cut])
+@pytest.mark.parametrize("part", ["sqlite", "vectors"])
+@pytest.mark.parametrize("name", STORE_COMMANDS)
+def test_a_damaged_gallery_is_one_line_and_stays(
+    name: str,
+    part: str,
+    damage: Callable[[Path], None],
+    people: Path,
+    model: Path,
+    tmp_path: Path,
+    bot: Callable[..., Printed],
+) -> None:
+    assert bot(*STORE_COMMANDS["index"].split()).code == 0
+    gallery = tmp_path / "x.gallery"
+    (file,) = [path for path in gallery.iterdir() if part in path.name]
+    damage(file)
+    before = stored(gallery)
+    printed = bot(*STORE_COMMANDS[name].split())
+    assert printed.code == 2
+    assert printed.out == ""
+    *_, last = printed.err.splitlines()
+    assert last.startswith("bot: x.gallery")
+    assert "Traceback" not in printed.err
+    assert "delete" not in printed.err
+    assert stored(gallery) == before
