@@ -12,6 +12,8 @@ NECKS = ("bnneck", "l2norm", "none")
 STEMS = ("torchvision", "no-relu", "unpadded-pool")
 PRECISIONS = ("fp32", "fp16", "int8")  # of an exported backbone
 IMAGE_HEIGHT, IMAGE_WIDTH = 256, 128  # pixels (paper section 2)
+MEAN = (0.485, 0.456, 0.406)  # ImageNet's, for RGB in [0, 1] (paper section 2, step 5)
+STD = (0.229, 0.224, 0.225)
 MAX_IMAGE_SIDE = 4096  # pixels; a larger one is a slip of the keyboard, or damage
 
 # ---- data sets ----

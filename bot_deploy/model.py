@@ -1,7 +1,7 @@
 """The networks that are trained and exported: a backbone, BNNeck and a classifier, and the inference graph.
 
-A new backbone family is one builder and one row of `BACKBONES`. This file needs torch; a machine that runs an
-exported model does not import it.
+A new backbone family is one builder and one row of `BACKBONES`; those of timm need no row, see timm_backbone.py. This
+file needs torch; a machine that runs an exported model does not import it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from bot_deploy.choices import NECKS, STEMS
+from bot_deploy import timm_backbone
+from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, NECKS, STD, STEMS
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,11 +34,17 @@ L2_LENGTH = 16.0  # length of the features after an l2norm neck; at length 1 the
 class Backbone:
     """One row of `BACKBONES`: how to build a backbone, and how it differs from the others."""
 
-    build: Callable[[int, str], tuple[nn.Module, int]]  # (last stride, stem) -> network, channels of its feature map
+    # (last stride, stem, (height, width) of the images) -> network, channels of its feature map
+    build: Callable[[int, str, tuple[int, int]], tuple[nn.Module, int]]
     stems: tuple[str, ...] = STEMS[:1]  # stems that it can be built with
     torchvision_name: str | None = None  # name of its ImageNet weights in torchvision
     imported_last_stride: int | None = None  # last stride in other toolkits' checkpoints, if all use the same
     added: str = ""  # in the keys of layers that torchvision's weights lack; they start at their initial values
+    timm_name: str | None = None  # its name in timm
+    prefix: str = "backbone"  # before the keys of its ImageNet weights
+    one_size: bool = False  # built for one size of images
+    mean: tuple[float, float, float] = MEAN  # of the normalisation that its ImageNet weights are for
+    std: tuple[float, float, float] = STD
 
 
 class IBN(nn.Module):
@@ -53,7 +60,9 @@ class IBN(nn.Module):
         return torch.cat([self.IN(features[:, : self.middle]), self.BN(features[:, self.middle :])], 1)
 
 
-def _build_resnet(name: str, last_stride: int, stem: str, *, ibn: bool = False) -> tuple[nn.Module, int]:
+def _build_resnet(
+    name: str, last_stride: int, stem: str, _size: tuple[int, int], *, ibn: bool = False
+) -> tuple[nn.Module, int]:
     from torchvision import models
 
     net: ResNet = getattr(models, name)(weights=None)
@@ -73,7 +82,9 @@ def _build_resnet(name: str, last_stride: int, stem: str, *, ibn: bool = False) 
     return nn.Sequential(OrderedDict(children)), net.fc.in_features
 
 
-def _build_mobilenet_v2(last_stride: int, _stem: str, *, instance_norm: bool = False) -> tuple[nn.Module, int]:
+def _build_mobilenet_v2(
+    last_stride: int, _stem: str, _size: tuple[int, int], *, instance_norm: bool = False
+) -> tuple[nn.Module, int]:
     """MobileNetV2; with `instance_norm` after the stem and the first 13 of 17 bottlenecks (Jia et al., BMVC 2019).
 
     Instance normalisation takes the contrast and the colour of each image out of its early features, and with them much
@@ -106,6 +117,31 @@ BACKBONES = {
 ARCHS = tuple(BACKBONES)
 
 
+def find_backbone(arch: str) -> Backbone:
+    """The row of `arch` in `BACKBONES`, or one for "timm:NAME".
+
+    Raises:
+        InputError: an unknown backbone.
+        RunError: timm is needed and not installed.
+    """
+    if arch.startswith(timm_backbone.PREFIX):
+        name = arch.removeprefix(timm_backbone.PREFIX)
+        config = timm_backbone.pretrained_config(name)
+        return Backbone(
+            partial(timm_backbone.build, name),
+            timm_name=name,
+            prefix="backbone.net",
+            one_size=bool(config.fixed_input_size),
+            mean=tuple(config.mean),
+            std=tuple(config.std),
+        )
+    if arch not in BACKBONES:
+        raise InputError(
+            f"unknown backbone {arch!r}; choose from {', '.join(BACKBONES)}, or {timm_backbone.PREFIX}NAME"
+        )
+    return BACKBONES[arch]
+
+
 def _build_neck(kind: str, dim: int) -> nn.Module:
     if kind == "bnneck":
         norm = nn.BatchNorm1d(dim)
@@ -124,9 +160,9 @@ class _L2Norm(nn.Module):
 class ReID(nn.Module):
     """Backbone, global average pooling, neck and classifier (paper figure 2b).
 
-    The input is normalised images, float [N, 3, H, W]. In training, the output is f_t [N, D], the feature before the
-    neck, f_i [N, D], the feature after it, and the logits [N, num_ids]. In evaluation, it is the embedding [N, D], not
-    yet L2-normalised.
+    The input is normalised images, float [N, 3, H, W]; some backbones take only images of `size`, (height, width). In
+    training, the output is f_t [N, D], the feature before the neck, f_i [N, D], the feature after it, and the logits
+    [N, num_ids]. In evaluation, it is the embedding [N, D], not yet L2-normalised.
 
     Raises:
         InputError: an unknown backbone or neck, or a stem that the backbone does not have.
@@ -141,17 +177,17 @@ class ReID(nn.Module):
         neck: str = "bnneck",
         feature: str = "fi",
         stem: str = "torchvision",
+        size: tuple[int, int] = (IMAGE_HEIGHT, IMAGE_WIDTH),
     ) -> None:
         super().__init__()
-        if arch not in BACKBONES:
-            raise InputError(f"unknown backbone {arch!r}; choose from {', '.join(BACKBONES)}")
+        backbone = find_backbone(arch)
         if neck not in NECKS:
             raise InputError(f"unknown neck {neck!r}; choose from {', '.join(NECKS)}")
-        stems = BACKBONES[arch].stems
-        if stem not in stems:
-            raise InputError(f"{arch} has no stem {stem!r}; choose from {', '.join(stems)}")
-        self.arch, self.feature = arch, feature
-        self.backbone, self.dim = BACKBONES[arch].build(last_stride, stem)
+        if stem not in backbone.stems:
+            raise InputError(f"{arch} has no stem {stem!r}; choose from {', '.join(backbone.stems)}")
+        self.arch, self.feature, self.size = arch, feature, size
+        self.mean, self.std = backbone.mean, backbone.std  # of its input
+        self.backbone, self.dim = backbone.build(last_stride, stem, size)
         self.neck = _build_neck(neck, self.dim)
         # Paper section 3.5: no shift in the neck, no bias in the classifier.
         self.classifier = nn.Linear(self.dim, num_ids, bias=neck == "none")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # ONNX Runtime reads this variable once, while it is imported (from 1.29 on it reports by default).
 ORT_VARIABLE = "ORT_DISABLE_TELEMETRY"
+HUB_VARIABLE = "HF_HUB_DISABLE_TELEMETRY"  # of huggingface_hub, from which timm downloads weights
 # OpenVINO reports each import to a web service through this package, and takes an empty stand-in where it is missing.
 OPENVINO_SENDER = "openvino_telemetry"
 
@@ -22,16 +23,15 @@ def without_telemetry() -> Iterator[None]:
 
     A variable that the user has set stays as it is. Environment and modules are afterwards as they were.
     """
-    sets_variable = ORT_VARIABLE not in os.environ
+    variables = [name for name in (ORT_VARIABLE, HUB_VARIABLE) if name not in os.environ]
     hides_sender = OPENVINO_SENDER not in sys.modules
-    if sets_variable:
-        os.environ[ORT_VARIABLE] = "1"
+    os.environ.update(dict.fromkeys(variables, "1"))
     if hides_sender:
         sys.modules[OPENVINO_SENDER] = None  # type: ignore[assignment] # importing it raises ModuleNotFoundError
     try:
         yield
     finally:
-        if sets_variable:
-            os.environ.pop(ORT_VARIABLE, None)
+        for name in variables:
+            os.environ.pop(name, None)
         if hides_sender:
             sys.modules.pop(OPENVINO_SENDER, None)

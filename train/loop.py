@@ -232,13 +232,14 @@ def train_epoch(
         augmentation = transforms.draw_augmentation(len(batch), recipe, rng).select(share)
         images = training_set.pixels(batch[share]).to(world.device, non_blocking=True)
         labels = torch.from_numpy(training_set.labels[batch[share]]).to(world.device, non_blocking=True)
-        pixels = transforms.augment(images, recipe, augmentation)
+        pixels = transforms.augment(images, recipe, augmentation, state.model.mean, state.model.std)
         teacher = None if training_set.teacher is None else training_set.teacher[batch[share]]
         if unlabelled is not None and unlabelled.teacher is not None:
             share = world.share(len(extra))
             augmentation = transforms.draw_augmentation(len(extra), recipe, unlabelled_rng).select(share)
             images = unlabelled.pixels(extra[share]).to(world.device, non_blocking=True)
-            pixels = torch.cat([pixels, transforms.augment(images, recipe, augmentation)])
+            extra_pixels = transforms.augment(images, recipe, augmentation, state.model.mean, state.model.std)
+            pixels = torch.cat([pixels, extra_pixels])
             assert teacher is not None
             teacher = torch.cat([teacher, unlabelled.teacher[extra[share]]])
         teacher = None if teacher is None else teacher.to(world.device, non_blocking=True)

@@ -13,7 +13,7 @@ from bot_deploy.artifacts import checkpoint
 from bot_deploy.choices import feature_code
 from bot_deploy.errors import InputError, on_one_line
 from bot_deploy.files import write_atomically
-from bot_deploy.model import ReID
+from bot_deploy.model import ReID, find_backbone
 
 from . import weights
 from .cpu_layers import use_cpu_layers
@@ -52,6 +52,8 @@ def create_state(recipe: Recipe, num_ids: int, device: str, teacher_dim: int = 0
         InputError: initial weights that do not fit, or an unknown backbone.
         RunError: the ImageNet weights could not be downloaded.
     """
+    if recipe.small_epochs and find_backbone(recipe.arch).one_size:
+        raise InputError(f"{recipe.arch} takes images of one size; set small_epochs=0", parameter="set")
     with torch.random.fork_rng(devices=[]):  # only the CPU's generator is used
         torch.default_generator.manual_seed(recipe.seed)
         model = ReID(
@@ -60,6 +62,7 @@ def create_state(recipe: Recipe, num_ids: int, device: str, teacher_dim: int = 0
             last_stride=recipe.last_stride,
             neck=recipe.neck,
             feature=feature_code(recipe.feature),
+            size=(recipe.height, recipe.width),
         )
         if recipe.protocol == "paper" and recipe.neck != "none":
             nn.init.kaiming_normal_(model.classifier.weight, mode="fan_out")  # section 3.5

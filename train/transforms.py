@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bot_deploy.artifacts.contract import MEAN, STD
+from bot_deploy.choices import MEAN, STD
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -59,14 +59,20 @@ def draw_augmentation(count: int, recipe: Recipe, rng: np.random.Generator) -> A
     return Augmentation(flipped, top, left, boxes, factors, grey, quality)
 
 
-def augment(images: Tensor, recipe: Recipe, augmentation: Augmentation) -> Tensor:
+def augment(
+    images: Tensor,
+    recipe: Recipe,
+    augmentation: Augmentation,
+    mean: tuple[float, float, float] = MEAN,
+    std: tuple[float, float, float] = STD,
+) -> Tensor:
     """Images uint8 [N, H, W, 3] to augmented, normalised float [N, 3, H, W] in channels_last memory."""
     if augmentation.quality is not None:
         images = compress(images, augmentation.quality)
     if augmentation.factors is not None or augmentation.grey is not None:
         images = change_colours(images, augmentation.factors, augmentation.grey)
     cropped = flip_and_crop(images, augmentation.flipped, augmentation.top, augmentation.left, recipe.padding)
-    return erase(normalise(cropped), augmentation.boxes, authors=recipe.protocol == "authors")
+    return erase(normalise(cropped, mean, std), augmentation.boxes, authors=recipe.protocol == "authors")
 
 
 def compress(images: Tensor, quality: npt.NDArray[np.int64]) -> Tensor:
@@ -120,10 +126,10 @@ def flip_and_crop(
     return padded[at[0][:, None, None], at[1][:, :, None], at[2][:, None, :]]
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalise(images: Tensor, mean: tuple[float, float, float] = MEAN, std: tuple[float, float, float] = STD) -> Tensor:
     """Images uint8 [N, H, W, 3] to float [N, 3, H, W]: scaled to [0, 1], minus the mean, divided by std."""
-    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return images.permute(0, 3, 1, 2).float().mul(1 / 255).sub(mean).div(std)
+    shift, scale = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (mean, std))
+    return images.permute(0, 3, 1, 2).float().mul(1 / 255).sub(shift).div(scale)
 
 
 def draw_erasing_boxes(

@@ -7,24 +7,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bot_deploy import timm_backbone
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.contract import from_json
 from bot_deploy.artifacts.state_dict import COUNTER, match_state_dict
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.model import BACKBONES, ReID, add_prefix
+from bot_deploy.model import BACKBONES, Backbone, ReID, add_prefix, find_backbone
 
 from .run_files import weights_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from bot_deploy.artifacts.contract import Contract
+
 
 def initialise(model: ReID, source: str) -> None:
     """Sets the initial weights of `model` from `source`.
 
-    `source` is "none" (they stay random), "imagenet" (downloaded by torchvision), the folder of a run, or a
-    .safetensors, .pth or .pt file. The file holds a checkpoint of bot_deploy or a backbone with torchvision's keys. A
-    classifier for another number of identities is left out.
+    `source` is "none" (they stay random), "imagenet" (downloaded by torchvision or timm), the folder of a run, or a
+    .safetensors, .pth or .pt file. The file holds a checkpoint of bot_deploy or a backbone with the keys of torchvision
+    or timm. A classifier for another number of identities is left out.
 
     Raises:
         InputError: no such file, or keys or shapes that do not fit; the message lists them.
@@ -32,16 +35,19 @@ def initialise(model: ReID, source: str) -> None:
     """
     if source == "none":
         return
-    if source == "imagenet":
+    timm_name = find_backbone(model.arch).timm_name
+    if source == "imagenet" and not timm_name:
         load_weights(model, _download_imagenet(model.arch), source)
         return
-    path = weights_file(source)
+    path = timm_backbone.download_weights(timm_name) if source == "imagenet" and timm_name else weights_file(source)
     load_weights(model, checkpoint.load_tensors(path), str(path))
 
 
 def load_weights(model: ReID, state: Mapping[str, object], source: str) -> None:
     """Copies the tensors of `state`, read from `source`, into `model`; see `initialise`."""
-    expected = dict(model.state_dict())
+    expected, backbone = dict(model.state_dict()), find_backbone(model.arch)
+    contract = state.get("contract") if checkpoint.is_checkpoint(state) else None
+    saved = from_json(contract, source) if isinstance(contract, str) else None
     classifier = {key for key in expected if key.startswith("classifier.")}
     if checkpoint.is_checkpoint(state):
         given = dict(checkpoint.check_tensors(state.get("state"), source))
@@ -50,21 +56,38 @@ def load_weights(model: ReID, state: Mapping[str, object], source: str) -> None:
                 given.pop(key)
         optional = classifier
     else:
-        # torchvision's layout; its head is for the 1,000 ImageNet classes
-        backbone = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
-        given = add_prefix("backbone", checkpoint.check_tensors(backbone, source))
-        added = BACKBONES[model.arch].added
+        # The layout of torchvision or timm, whose heads are for the 1,000 ImageNet classes.
+        features = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
+        given = add_prefix(backbone.prefix, checkpoint.check_tensors(features, source))
+        added = backbone.added
         optional = {key for key in expected if not key.startswith("backbone.") or (added and added in key)}
     try:
+        given = _fit_timm_weights(model, backbone, given, saved)
         model.load_state_dict(match_state_dict(given, expected, optional=optional))
     except InputError as error:
-        arch = state.get("contract") if checkpoint.is_checkpoint(state) else None
-        arch = from_json(arch, source).arch if isinstance(arch, str) else _backbone_of(given)
+        arch = saved.arch if saved else _backbone_of(given)
         if arch and arch != model.arch:
             raise InputError(
                 f"{source}: weights of {arch}, not of {model.arch}; set arch={arch}", parameter="set"
             ) from None
         raise InputError(f"{source} does not fit {model.arch}: {error}") from None
+
+
+def _fit_timm_weights(
+    model: ReID, backbone: Backbone, given: dict[str, Tensor], saved: Contract | None
+) -> dict[str, Tensor]:
+    """`given` as the network of timm in `model` takes them; `saved` is the contract of a checkpoint of ours."""
+    name, size = backbone.timm_name, saved.size if saved else model.size
+    if name is None or (saved and (saved.arch != model.arch or not backbone.one_size or size == model.size)):
+        return given
+    prefix = f"{backbone.prefix}."
+    inner = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
+    others = {key: value for key, value in given.items() if not key.startswith(prefix)}
+    if saved:
+        fitted = timm_backbone.resize_weights(name, inner, size, model.size)
+    else:
+        fitted = timm_backbone.fit_weights(model.get_submodule(backbone.prefix), name, inner)
+    return {**add_prefix(backbone.prefix, fitted), **others}
 
 
 def _backbone_of(given: Mapping[str, Tensor]) -> str | None:

@@ -69,6 +69,7 @@ class Checkpoint:
             neck=self.neck,
             feature=self.contract.feature,
             stem=self.stem,
+            size=self.contract.size,
         )
 
 
@@ -180,4 +181,6 @@ def contract_of(model: ReID, height: int, width: int) -> Contract:
         dim=model.dim,
         feature=model.feature,
         fingerprint=weights_fingerprint(weights),
+        mean=model.mean,
+        std=model.std,
     )

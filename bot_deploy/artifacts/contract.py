@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from bot_deploy.choices import FEATURES, MAX_IMAGE_SIDE, PRECISIONS
+from bot_deploy.choices import FEATURES, MAX_IMAGE_SIDE, MEAN, PRECISIONS, STD
 from bot_deploy.errors import InputError
 
 from .decoding import decode_fields, decode_json
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "bot_deploy.contract"
 CONTRACT_FORMAT = 1
-MEAN = (0.485, 0.456, 0.406)  # ImageNet's, for RGB in [0, 1] (paper section 2, step 5)
-STD = (0.229, 0.224, 0.225)
 # Values that this version supports; a contract with any other value is refused.
 SUPPORTED = {
     "color": ("RGB",),

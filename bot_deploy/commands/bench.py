@@ -216,7 +216,7 @@ def _make_baseline(model: Path, contract: Contract, path: Path | None, threads: 
         elif path:
             raise InputError(f"--baseline {path}: not of the architecture and image size of {model}")
     if network is None:
-        network = ReID(contract.arch, 1, feature=contract.feature)
+        network = ReID(contract.arch, 1, feature=contract.feature, size=contract.size)
         name, weights = contract.arch, "eager float32, random weights (as fast as trained ones)"
     device = "cuda" if on_gpu and torch.cuda.is_available() else "cpu"
     run = runner(InferenceGraph(network, contract), device, threads)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
-from bot_deploy.artifacts.contract import MEAN, STD, weights_fingerprint
+from bot_deploy.artifacts.contract import weights_fingerprint
 from bot_deploy.artifacts.state_dict import list_keys, match_state_dict
-from bot_deploy.choices import FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, STEMS, feature_code, feature_name
+from bot_deploy.choices import FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, STD, STEMS, feature_code, feature_name
 from bot_deploy.errors import InputError
 from bot_deploy.model import BACKBONES, RESNETS, ReID
 
