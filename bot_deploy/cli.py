@@ -51,6 +51,7 @@ EXTRAS = {
     "safetensors": "train",
     "tensorboard": "train",
     "supervision": "demo",
+    "timm": "timm",
     "torch": "train",
     "torchvision": "train",
     "trackers": "demo",

@@ -209,8 +209,8 @@ def test_each_epoch_has_other_random_draws(monkeypatch: pytest.MonkeyPatch) -> N
     batches, pixels = [], []
     augment = loop.transforms.augment
 
-    def record(images: torch.Tensor, recipe: Recipe, augmentation: loop.transforms.Augmentation) -> torch.Tensor:
-        result = augment(images, recipe, augmentation)
+    def record(images: torch.Tensor, *options: Any) -> torch.Tensor:
+        result = augment(images, *options)
         batches.append(images)
         pixels.append(result)
         return result
