@@ -1,7 +1,7 @@
 """The backbone in INT8 by post-training quantisation, calibrated on real crops.
 
-Layers too sensitive to quantise stay in float32: graphs with more and more of them are tried, until one gives
-embeddings that are close enough to the float32 model's.
+Sensitive layers stay in float32. Graphs with a growing number of such layers are tried until the embeddings are close
+to the float32 model's.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bot_deploy.artifacts.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
+from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
 from bot_deploy.sampling import evenly_spread
 from bot_deploy.telemetry import without_telemetry
 
 from .quantizer import quantize
 from .sensitivity import embedding_costs
+from .to_onnx import save_with_contract
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IMAGES_PER_RUN = 32
-JUDGED_CROPS = 64  # crops that a graph is judged on here; the parity check uses others
+MAX_EVALUATION_CROPS = 64  # crops that a graph is evaluated on here; the parity check uses others
 RANKING_CROPS = 32  # of these, the crops that convolutions are ranked on
 MEAN_CROPS = 256  # crops that the mean error is measured on
-# Cosines with float32 on the judged crops. A mean of 0.993 has cost 0.7 points of mAP, a mean of 0.997 0.2 points.
+# Cosines with float32 on the evaluation crops. A mean of 0.993 has cost 0.7 points of mAP, a mean of 0.997 0.2 points.
 MIN_COSINE, MIN_MEAN_COSINE = 0.985, 0.997
 
 
@@ -68,29 +69,31 @@ def to_int8(
         out: the ONNX model in INT8; weights are quantised per channel.
         graph: the same model in PyTorch.
         contract: the contract of the INT8 model.
-        crops: to calibrate and to judge on, uint8 [N, H, W, 3].
+        crops: to calibrate and to evaluate on, uint8 [N, H, W, 3].
         tensorrt: symmetric int8 activations and float biases, which is all that TensorRT parses.
 
     Returns:
         The names of the convolutions that stay in float32, in the order of the graph.
     """
-    float32 = _Float32Model.open(source, crops)
+    import onnx
+
+    reference = _Float32Model.open(source, crops)
     ranked: list[str] = []  # convolutions, the most sensitive first
     float32_convs: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         ranges = Path(folder) / "ranges.json"
         for attempt in ATTEMPTS:
             if attempt.float32_convs and not ranked:
-                ranked = _rank_convolutions(graph, _every_nth(float32.judged, RANKING_CROPS))
+                ranked = _rank_convolutions(graph, _every_nth(reference.evaluation_crops, RANKING_CROPS))
             float32_convs = ranked[: attempt.float32_convs]
-            nodes = [float32.conv_nodes[name] for name in float32_convs]
+            nodes = [reference.conv_nodes[name] for name in float32_convs]
             quantize(source, out, crops, ranges, nodes, residual_sums=attempt.residual_sums, tensorrt=tensorrt)
-            if float32.neck:
-                _remove_mean_error(out, float32.neck)
-            if _is_close(out, float32, attempt):
+            if reference.neck:
+                _remove_mean_error(out, reference.neck)
+            if _is_close(out, reference, attempt):
                 break
-    _write_contract(out, contract)
-    return [name for name in float32.conv_nodes if name in float32_convs]
+    save_with_contract(onnx.load(str(out)), contract, out)
+    return [name for name in reference.conv_nodes if name in float32_convs]
 
 
 # ---- the float32 model ----
@@ -112,15 +115,15 @@ class _Float32Model:
 
     conv_nodes: dict[str, str]  # name of a convolution in the backbone -> name of its node in the graph
     neck: _Neck | None  # None for the feature before the neck
-    judged: Pixels
-    embeddings: Vectors  # of `judged`, [N, D]
+    evaluation_crops: Pixels
+    embeddings: Vectors  # of `evaluation_crops`, [N, D]
 
     @classmethod
     def open(cls, path: Path, crops: Pixels) -> _Float32Model:
         import onnx
 
         nodes = onnx.load(str(path)).graph.node
-        rows = evenly_spread(len(crops), JUDGED_CROPS)
+        rows = evenly_spread(len(crops), MAX_EVALUATION_CROPS)
         return cls(
             conv_nodes={
                 node.input[1].removeprefix("backbone.").removesuffix(".weight"): node.name
@@ -128,7 +131,7 @@ class _Float32Model:
                 if node.op_type == "Conv"
             },
             neck=_find_neck(path, nodes, _every_nth(crops, MEAN_CROPS)),
-            judged=crops[rows],
+            evaluation_crops=crops[rows],
             embeddings=_compute(path.read_bytes(), OUTPUT_NAME, crops[rows]),
         )
 
@@ -147,8 +150,8 @@ def _find_neck(path: Path, nodes: Sequence[onnx.NodeProto], crops: Pixels) -> _N
 def _rank_convolutions(graph: InferenceGraph, crops: Pixels) -> list[str]:
     """The convolutions by their cost to the embeddings in INT8 for each of their weights, the most costly first.
 
-    The cost is divided by the number of weights because a large layer in float32 takes back what INT8 saves: a late
-    one of MobileNetV2 is half of the file, and gains no more accuracy than a small early one.
+    The cost is divided by the number of weights. A late layer of MobileNetV2 is half of the file: in float32 it loses
+    most of what INT8 saves, and it gains no more accuracy than a small early layer.
     """
     costs = embedding_costs(graph, crops, _imitate_int8)
     sizes = {name: weights.numel() for name, weights in graph.backbone.named_parameters()}
@@ -176,9 +179,9 @@ def _remove_mean_error(path: Path, neck: _Neck) -> None:
     onnx.save(model, str(path))
 
 
-def _is_close(path: Path, float32: _Float32Model, attempt: Attempt) -> bool:
+def _is_close(path: Path, reference: _Float32Model, attempt: Attempt) -> bool:
     """Whether the embeddings of the INT8 model `path` are close enough to those in float32."""
-    cosines = (_compute(path.read_bytes(), OUTPUT_NAME, float32.judged) * float32.embeddings).sum(1)
+    cosines = (_compute(path.read_bytes(), OUTPUT_NAME, reference.evaluation_crops) * reference.embeddings).sum(1)
     lowest, mean = float(cosines.min()), float(cosines.mean())
     residual_sums = "INT8" if attempt.residual_sums else "float32"
     logger.info(
@@ -186,15 +189,6 @@ def _is_close(path: Path, float32: _Float32Model, attempt: Attempt) -> bool:
         f"min cosine {lowest:.4f}, mean cosine {mean:.4f}"
     )
     return lowest >= MIN_COSINE and mean >= MIN_MEAN_COSINE
-
-
-def _write_contract(path: Path, contract: Contract) -> None:
-    import onnx
-
-    model = onnx.load(str(path))
-    onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
 
 
 # ---- running a graph ----

@@ -260,7 +260,7 @@ def export_engine(
     context: ExportContext,
     precision: str,
     batch: tuple[int, int, int] = ENGINE_BATCH_SIZES,
-    archs: Sequence[str] = (),
+    gpu_archs: Sequence[str] = (),
     exported: Sequence[ExportedModel] = (),
 ) -> ExportedModel:
     """Writes model.engine and compares it with PyTorch, if its GPU is here.
@@ -269,7 +269,7 @@ def export_engine(
         context: from `prepare_export`.
         precision: "fp32", "fp16" or "int8".
         batch: batch sizes, as for `to_engine`.
-        archs: GPUs, as for `to_engine`.
+        gpu_archs: GPUs, as for `to_engine`.
         exported: earlier models of `context`; their graphs are used again.
 
     Raises:
@@ -280,7 +280,7 @@ def export_engine(
     if precision in SHARED_GRAPHS and rejected in [model.path for model in exported]:
         raise ParityError(f"no {ENGINE_NAME}, because it would be built from {rejected}")
     with _source_onnx(context, precision, exported) as (source, float32_layers), unverified_path(final) as path:
-        not_run = _reason_not_to_run(to_engine(source, path, batch=batch, archs=archs).sidecar)
+        not_run = _reason_not_to_run(to_engine(source, path, batch=batch, gpu_archs=gpu_archs).sidecar)
         parity = None if not_run else _compare_with_pytorch(context, path, precision)
         published = publish_artifact(path, final, parity)
         return ExportedModel(published, precision, context.data_name, parity, not_run, float32_layers)
@@ -292,7 +292,7 @@ def _reason_not_to_run(sidecar: Sidecar) -> str:
         arch = nvidia.gpu_arch()
     except RunError as error:
         return str(error)
-    return "" if arch in sidecar.archs else f"it is for {', '.join(sidecar.archs)}, but the GPU is {arch}"
+    return "" if arch in sidecar.gpu_archs else f"it is for {', '.join(sidecar.gpu_archs)}, but the GPU is {arch}"
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from bot_deploy.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import onnx
+
     from bot_deploy.artifacts.contract import Contract
     from bot_deploy.model import InferenceGraph
 
@@ -35,8 +37,6 @@ def to_onnx(graph: InferenceGraph, contract: Contract, path: Path, opset: int = 
     Raises:
         InputError: `opset` is not one of OPSETS.
     """
-    import onnx
-
     check_opset(opset)
     example = torch.zeros(2, contract.height, contract.width, 3, dtype=torch.uint8)
     with _silent_exporter():
@@ -53,6 +53,13 @@ def to_onnx(graph: InferenceGraph, contract: Contract, path: Path, opset: int = 
     model = program.model_proto
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
         part.ClearField("metadata_props")  # stack traces with the paths of the machine that exported
+    save_with_contract(model, contract, path)
+
+
+def save_with_contract(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
+    """Writes `model` with `contract` as its only metadata, after ONNX's own check."""
+    import onnx
+
     onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
     onnx.checker.check_model(model)
     onnx.save(model, str(path))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # The GPUs that TensorRT-RTX builds for by default: PC GPUs since Ampere.
-DEFAULT_ARCHS = ("sm80", "sm86", "sm89", "sm120")
+DEFAULT_GPU_ARCHS = ("sm80", "sm86", "sm89", "sm120")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class BuiltEngine:
 
 
 def to_engine(
-    source: Path, path: Path, *, batch: tuple[int, int, int] = ENGINE_BATCH_SIZES, archs: Sequence[str] = ()
+    source: Path, path: Path, *, batch: tuple[int, int, int] = ENGINE_BATCH_SIZES, gpu_archs: Sequence[str] = ()
 ) -> BuiltEngine:
     """Builds the engine `path` from the ONNX model `source`, in the number types of its graph (fp32, fp16 or int8).
 
@@ -48,34 +48,35 @@ def to_engine(
         source: an ONNX model of `bot export`.
         path: the engine; its sidecar is written beside it.
         batch: batch sizes: smallest, the one to tune for, largest.
-        archs: GPUs to build for, such as "sm89"; by default that of this machine, or DEFAULT_ARCHS if it has none.
+        gpu_archs: GPUs to build for, such as "sm89"; by default that of this machine, or
+            DEFAULT_GPU_ARCHS if it has none.
 
     Raises:
         InputError: `source` is not a model of bot_deploy; no such batch or GPU.
         RunError: no installed package can build it, TensorRT reports an error, or `path` cannot be written.
     """
-    package, chosen = check_engine(batch, archs)
+    package, chosen = check_engine(batch, gpu_archs)
     contract = read_contract(source)
     data = source.read_bytes()
     trt, trt_logger = nvidia.load_tensorrt(package)
-    wanted = Sidecar(
+    description = Sidecar(
         contract=contract,
         sha256="",
         onnx_sha256=hashlib.sha256(data).hexdigest(),
         package=package,
         version=trt.__version__,
-        archs=chosen,
+        gpu_archs=chosen,
         profile=batch,
         precision=contract.precision,
     )
-    cache_path = cache_folder() / f"{wanted.key()}.engine"
-    cached = _read_cached(cache_path, wanted)
+    cache_path = cache_folder() / f"{description.key()}.engine"
+    cached = _read_cached(cache_path, description)
     if cached:
         built, sidecar = cached
     else:
-        logger.info(f"building with {package} {wanted.version} for {', '.join(chosen)}")
-        built = _build(trt, trt_logger, data, wanted)
-        sidecar = replace(wanted, sha256=hashlib.sha256(built).hexdigest())
+        logger.info(f"building with {package} {description.version} for {', '.join(chosen)}")
+        built = _build(trt, trt_logger, data, description)
+        sidecar = replace(description, sha256=hashlib.sha256(built).hexdigest())
         try:
             cache_path.parent.mkdir(parents=True, exist_ok=True)
             engine_file.write(cache_path, built, sidecar)
@@ -90,15 +91,15 @@ def cache_folder() -> Path:
     return files.cache_folder("engines-1")
 
 
-def _read_cached(path: Path, wanted: Sidecar) -> tuple[bytes, Sidecar] | None:
+def _read_cached(path: Path, description: Sidecar) -> tuple[bytes, Sidecar] | None:
     try:
         data, sidecar = engine_file.read(path)
     except InputError:  # missing or damaged
         return None
-    return (data, sidecar) if replace(sidecar, sha256="") == wanted else None
+    return (data, sidecar) if replace(sidecar, sha256="") == description else None
 
 
-def check_engine(batch: tuple[int, int, int], archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+def check_engine(batch: tuple[int, int, int], gpu_archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """The package and the GPUs of an engine, if it can be built on this machine.
 
     Raises:
@@ -109,26 +110,26 @@ def check_engine(batch: tuple[int, int, int], archs: Sequence[str]) -> tuple[str
         raise InputError(
             f"batch {':'.join(map(str, batch))}: choose min:opt:max with 1 <= min <= opt <= max", parameter="batch"
         )
-    package, chosen = choose_builder(archs)
+    package, chosen = choose_builder(gpu_archs)
     trt, _ = nvidia.load_tensorrt(package)
     if package == "tensorrt-rtx":
         _capabilities(trt, chosen)
     return package, chosen
 
 
-def choose_builder(archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """The package that can build for `archs`, and the GPUs it builds for."""
-    unknown = [arch for arch in archs if not re.fullmatch(r"sm\d{2,3}", arch)]
+def choose_builder(gpu_archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The package that can build for `gpu_archs`, and the GPUs it builds for."""
+    unknown = [arch for arch in gpu_archs if not re.fullmatch(r"sm\d{2,3}", arch)]
     if unknown:
         raise InputError(
             f"GPU architecture {unknown[0]!r}: write sm89 for compute capability 8.9", parameter="gpu_arch"
         )
-    wanted = tuple(sorted(set(archs), key=lambda arch: int(arch[2:])))
+    requested_archs = tuple(sorted(set(gpu_archs), key=lambda arch: int(arch[2:])))
     try:
         local_arch, reason = nvidia.gpu_arch(), ""
     except RunError as error:
         local_arch, reason = "", str(error)
-    if local_arch and set(wanted) <= {local_arch}:
+    if local_arch and set(requested_archs) <= {local_arch}:
         for package in engine_file.PACKAGE_MODULES:
             if nvidia.is_installed(package):
                 return package, (local_arch,)
@@ -136,17 +137,17 @@ def choose_builder(archs: Sequence[str]) -> tuple[str, tuple[str, ...]]:
             "engines need TensorRT; pip install 'bot-deploy[tensorrt]', or 'bot-deploy[tensorrt-rtx]' for an RTX GPU"
         )
     if not nvidia.is_installed("tensorrt-rtx"):
-        target = f"for {', '.join(wanted)}" if local_arch else f"with no GPU ({reason})"
+        target = f"for {', '.join(requested_archs)}" if local_arch else f"with no GPU ({reason})"
         raise RunError(
             f"to build an engine {target}, pip install 'bot-deploy[tensorrt-rtx]'; 'bot-deploy[tensorrt]' builds "
             "on the machine that has the GPU"
         )
-    if not wanted:
-        logger.info(f"no GPU here, so the engine is for {', '.join(DEFAULT_ARCHS)}")
-    return "tensorrt-rtx", wanted or DEFAULT_ARCHS
+    if not requested_archs:
+        logger.info(f"no GPU here, so the engine is for {', '.join(DEFAULT_GPU_ARCHS)}")
+    return "tensorrt-rtx", requested_archs or DEFAULT_GPU_ARCHS
 
 
-def _build(trt: Any, trt_logger: Any, model: bytes, wanted: Sidecar) -> bytes:
+def _build(trt: Any, trt_logger: Any, model: bytes, description: Sidecar) -> bytes:
     trt_logger.errors.clear()
     builder = trt.Builder(trt_logger)
     # TensorRT 10 needs the flag; from 11 on every network is strongly typed.
@@ -157,31 +158,32 @@ def _build(trt: Any, trt_logger: Any, model: bytes, wanted: Sidecar) -> bytes:
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         messages = [f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors]
         raise RunError(
-            f"the ONNX parser of {wanted.package} {wanted.version} says: {one_line(messages or trt_logger.errors)}"
+            f"the ONNX parser of {description.package} {description.version} says: "
+            f"{one_line(messages or trt_logger.errors)}"
         )
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # it would round FP32; FP16 is the choice for speed
-    if wanted.package == "tensorrt-rtx":
-        config.num_compute_capabilities = len(wanted.archs)
-        for index, capability in enumerate(_capabilities(trt, wanted.archs)):
+    if description.package == "tensorrt-rtx":
+        config.num_compute_capabilities = len(description.gpu_archs)
+        for index, capability in enumerate(_capabilities(trt, description.gpu_archs)):
             config.set_compute_capability(capability, index)
-    height, width = wanted.contract.size
+    height, width = description.contract.size
     profile = builder.create_optimization_profile()
-    profile.set_shape(INPUT_NAME, *((size, height, width, 3) for size in wanted.profile))
+    profile.set_shape(INPUT_NAME, *((size, height, width, 3) for size in description.profile))
     config.add_optimization_profile(profile)
     built = builder.build_serialized_network(network, config)
     if built is None:
-        raise RunError(f"{wanted.package} {wanted.version} says: {one_line(trt_logger.errors)}")
+        raise RunError(f"{description.package} {description.version} says: {one_line(trt_logger.errors)}")
     return bytes(built)
 
 
-def _capabilities(trt: Any, archs: tuple[str, ...]) -> list[Any]:
-    """The compute capabilities of `archs` in tensorrt-rtx."""
+def _capabilities(trt: Any, gpu_archs: tuple[str, ...]) -> list[Any]:
+    """The compute capabilities of `gpu_archs` in tensorrt-rtx."""
     known = {name.lower(): value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
-    for arch in archs:
+    for arch in gpu_archs:
         if arch not in known:
             raise InputError(
                 f"tensorrt-rtx {trt.__version__} does not build for {arch}, but for {', '.join(known)}; "
                 "for others pip install 'bot-deploy[tensorrt]' on the machine that has the GPU"
             )
-    return [known[arch] for arch in archs]
+    return [known[arch] for arch in gpu_archs]

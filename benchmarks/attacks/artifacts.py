@@ -94,7 +94,7 @@ def sidecar(rng: random.Random, material: Material) -> bool:
         onnx_sha256="0" * 64,
         package="tensorrt",
         version="10.1",
-        archs=("sm89",),
+        gpu_archs=("sm89",),
         profile=(1, 8, 64),
         precision="fp16",
     )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # package -> module; the extra of bot-deploy has the name of the package
 PACKAGE_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 SIDECAR_FORMAT = 1
+OLD_SIDECAR_NAMES = {"archs": "gpu_archs"}
 MAX_SIDECAR_BYTES, MAX_ENGINE_BYTES = 1 << 20, 8 << 30
 Sha256 = Annotated[str, Meta(max_length=64)]  # "" before the engine is built
 BatchSize = Annotated[int, Meta(ge=1, le=MAX_BATCH)]
@@ -40,7 +41,7 @@ class Sidecar:
     onnx_sha256: Sha256  # hash of the ONNX model that the engine was built from
     package: Name  # package that built the engine and must run it, a key of PACKAGE_MODULES
     version: Name  # version of the package
-    archs: tuple[Name, ...]  # GPUs that the engine runs on, such as "sm89"
+    gpu_archs: tuple[Name, ...]  # GPUs that the engine runs on, such as "sm89"
     profile: tuple[BatchSize, BatchSize, BatchSize]  # batch sizes: smallest, the one it is tuned for, largest
     precision: Name  # precision of the network, such as "fp16"
     format: int = SIDECAR_FORMAT
@@ -51,7 +52,15 @@ class Sidecar:
 
     def key(self) -> str:
         """32 hex digits; equal for two builds that make the same engine, so that a built engine can be reused."""
-        fields = (self.onnx_sha256, self.package, self.version, self.archs, self.profile, self.precision, self.format)
+        fields = (
+            self.onnx_sha256,
+            self.package,
+            self.version,
+            self.gpu_archs,
+            self.profile,
+            self.precision,
+            self.format,
+        )
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:32]
 
 
@@ -89,8 +98,10 @@ def read(path: Path) -> tuple[bytes, Sidecar]:
     except OSError as error:
         raise InputError(f"{companion}: not readable ({error.strerror or error}); {REEXPORT_HINT}") from None
     fields = decode_json(text, str(companion), "sidecar", REEXPORT_HINT)
-    if isinstance(fields, dict) and fields.get("format") == SIDECAR_FORMAT and "contract" in fields:
-        fields["contract"] = decode_contract(fields["contract"], str(companion))
+    if isinstance(fields, dict) and fields.get("format") == SIDECAR_FORMAT:
+        fields = {OLD_SIDECAR_NAMES.get(name, name): value for name, value in fields.items()}
+        if "contract" in fields:
+            fields["contract"] = decode_contract(fields["contract"], str(companion))
     sidecar = decode_fields(
         fields,
         Sidecar,

@@ -48,10 +48,10 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
             f"{REEXPORT_HINT} here, or pip install {sidecar.package}=={sidecar.version}"
         )
     arch = nvidia.gpu_arch()
-    if arch not in sidecar.archs:
+    if arch not in sidecar.gpu_archs:
         raise InputError(
-            f"{path}: built for {', '.join(sidecar.archs)}, but the GPU is {arch}; {REEXPORT_HINT} on this machine, "
-            f"or with `bot export --trt --gpu-arch {arch}`"
+            f"{path}: built for {', '.join(sidecar.gpu_archs)}, but the GPU is {arch}; {REEXPORT_HINT} "
+            f"on this machine, or with `bot export --trt --gpu-arch {arch}`"
         )
     engine = _deserialize(trt, logger, data, path)
     _check_shapes(engine, sidecar.contract, path)

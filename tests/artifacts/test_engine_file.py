@@ -48,8 +48,14 @@ def test_sidecar_comes_back_as_written(model: Path) -> None:
     fields = json.loads(model.with_name("model.engine.json").read_text())
     assert fields["sha256"] == hashlib.sha256(b"an engine").hexdigest()
     assert fields["contract"]["height"] == HEIGHT
-    assert fields["archs"] == ["sm86", "sm89"]
+    assert fields["gpu_archs"] == ["sm86", "sm89"]
     assert fields["profile"] == [1, 2, 4]
+
+
+def test_sidecars_with_the_older_key_for_gpus_open(model: Path) -> None:
+    companion = engine_file.sidecar_path(model)
+    companion.write_text(companion.read_text().replace('"gpu_archs"', '"archs"'))
+    assert engine_file.read(model) == (b"an engine", SIDECAR)
 
 
 def test_key_depends_on_every_build_input_and_on_nothing_else() -> None:
@@ -65,7 +71,7 @@ def test_key_depends_on_every_build_input_and_on_nothing_else() -> None:
         {"onnx_sha256": "2" * 64},
         {"package": "tensorrt-rtx"},
         {"version": "10.13.3"},
-        {"archs": ("sm86",)},
+        {"gpu_archs": ("sm86",)},
         {"profile": (1, 2, 5)},
         {"precision": "fp32"},
     ]
@@ -107,7 +113,7 @@ def _list(model: Path, companion: Path) -> None:
 
 def _forget(model: Path, companion: Path) -> None:
     fields = json.loads(companion.read_text())
-    del fields["archs"]
+    del fields["gpu_archs"]
     companion.write_text(json.dumps(fields))
 
 
@@ -194,7 +200,7 @@ def test_other_version_is_refused_unloaded(model: Path, machine: SimpleNamespace
 
 
 def test_other_gpu_is_refused_unloaded(model: Path, machine: SimpleNamespace) -> None:
-    engine_file.write(model, b"an engine", replace(SIDECAR, archs=("sm120",)))
+    engine_file.write(model, b"an engine", replace(SIDECAR, gpu_archs=("sm120",)))
     with pytest.raises(InputError, match=r"built for sm120, but the GPU is sm89; .*--gpu-arch sm89"):
         open_embedder(model)
     assert not machine.loaded

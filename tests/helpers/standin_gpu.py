@@ -22,7 +22,7 @@ SIDECAR = Sidecar(
     onnx_sha256="1" * 64,
     package="tensorrt",
     version="10.13.2",
-    archs=("sm86", "sm89"),
+    gpu_archs=("sm86", "sm89"),
     profile=(1, 2, 4),
     precision="fp16",
 )

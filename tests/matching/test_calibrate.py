@@ -140,7 +140,7 @@ def test_an_engine_is_calibrated_in_its_sidecar(tmp_path: Path) -> None:
     path = tmp_path / "model.engine"
     sidecar = engine_file.Sidecar(
         contract=CONTRACT, sha256=hashlib.sha256(b"an engine").hexdigest(), onnx_sha256="1" * 64, package="tensorrt",
-        version="10.13.2", archs=("sm89",), profile=(1, 2, 4), precision="fp16",
+        version="10.13.2", gpu_archs=("sm89",), profile=(1, 2, 4), precision="fp16",
     )  # fmt: skip
     engine_file.write(path, b"an engine", sidecar)
     path.chmod(0o400)

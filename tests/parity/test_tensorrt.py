@@ -48,7 +48,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def engine(tiny: Path, tmp_path: Path) -> BuiltEngine:
-    return to_engine(tiny, tmp_path / "model.engine", archs=("sm89",))
+    return to_engine(tiny, tmp_path / "model.engine", gpu_archs=("sm89",))
 
 
 def _tiny(path: Path, precision: str) -> Path:
@@ -110,14 +110,14 @@ def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.slow
 def test_real_backbones_build_without_a_gpu(backbone: tuple[ReID, Contract, Path], tmp_path: Path) -> None:
     model, contract, path = backbone
-    built = to_engine(path, tmp_path / "model.engine", batch=(1, 4, 16), archs=("sm89", "sm120"))
+    built = to_engine(path, tmp_path / "model.engine", batch=(1, 4, 16), gpu_archs=("sm89", "sm120"))
     data, sidecar = engine_file.read(tmp_path / "model.engine")
     assert sidecar == built.sidecar
     assert sidecar.contract == contract
     assert sidecar.sha256 == hashlib.sha256(data).hexdigest()
     assert sidecar.onnx_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (sidecar.package, sidecar.version) == ("tensorrt-rtx", rtx.__version__)
-    assert (sidecar.archs, sidecar.profile, sidecar.precision) == (("sm89", "sm120"), (1, 4, 16), "fp32")
+    assert (sidecar.gpu_archs, sidecar.profile, sidecar.precision) == (("sm89", "sm120"), (1, 4, 16), "fp32")
     # The weights are inside: those of the backbone, in float32.
     weights = sum(tensor.numel() for tensor in model.backbone.parameters())
     assert 4 * weights < len(data) < 5 * weights
@@ -125,7 +125,7 @@ def test_real_backbones_build_without_a_gpu(backbone: tuple[ReID, Contract, Path
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_precision_is_what_the_onnx_types_say(precision: str, tmp_path: Path) -> None:
-    built = to_engine(_tiny(tmp_path / "model.onnx", precision), tmp_path / "model.engine", archs=("sm89",))
+    built = to_engine(_tiny(tmp_path / "model.onnx", precision), tmp_path / "model.engine", gpu_archs=("sm89",))
     assert built.sidecar.precision == precision
     assert built.path.read_bytes()
 
@@ -134,33 +134,33 @@ def test_precision_is_what_the_onnx_types_say(precision: str, tmp_path: Path) ->
 
 
 def test_a_second_build_comes_from_the_cache(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = to_engine(tiny, tmp_path / "a.engine", archs=("sm120", "sm89"))
+    first = to_engine(tiny, tmp_path / "a.engine", gpu_archs=("sm120", "sm89"))
     assert not first.cached
     monkeypatch.setattr(to_tensorrt, "_build", _forbidden)
-    again = to_engine(tiny, tmp_path / "b.engine", archs=("sm89", "sm120", "sm89"))
+    again = to_engine(tiny, tmp_path / "b.engine", gpu_archs=("sm89", "sm120", "sm89"))
     assert again.cached
     assert again.sidecar == first.sidecar
     assert (tmp_path / "b.engine").read_bytes() == (tmp_path / "a.engine").read_bytes()
     assert engine_file.read(tmp_path / "b.engine")[1] == first.sidecar
-    for other in ({"batch": (1, 8, 32)}, {"archs": ("sm89",)}):
+    for other in ({"batch": (1, 8, 32)}, {"gpu_archs": ("sm89",)}):
         with pytest.raises(AssertionError, match="built again"):
-            to_engine(tiny, tmp_path / "c.engine", **{"archs": ("sm89", "sm120"), **other})
+            to_engine(tiny, tmp_path / "c.engine", **{"gpu_archs": ("sm89", "sm120"), **other})
 
 
 def test_other_weights_are_another_engine(tiny: Path, tmp_path: Path) -> None:
-    first = to_engine(tiny, tmp_path / "a.engine", archs=("sm89",))
+    first = to_engine(tiny, tmp_path / "a.engine", gpu_archs=("sm89",))
     model = onnx.load(str(tiny))
     weights = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
     weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) + 1, "w"))
     onnx.save(model, str(tmp_path / "other.onnx"))
-    second = to_engine(tmp_path / "other.onnx", tmp_path / "b.engine", archs=("sm89",))
+    second = to_engine(tmp_path / "other.onnx", tmp_path / "b.engine", gpu_archs=("sm89",))
     assert not second.cached
     assert second.sidecar.key() != first.sidecar.key()
 
 
 @pytest.mark.parametrize("spoil", ["engine", "hash", "sidecar"])
 def test_a_changed_file_in_the_cache_is_built_again(tiny: Path, tmp_path: Path, spoil: str) -> None:
-    first = to_engine(tiny, tmp_path / "a.engine", archs=("sm89",))
+    first = to_engine(tiny, tmp_path / "a.engine", gpu_archs=("sm89",))
     (kept,) = to_tensorrt.cache_folder().glob("*.engine")
     companion = engine_file.sidecar_path(kept)
     if spoil == "engine":
@@ -171,10 +171,10 @@ def test_a_changed_file_in_the_cache_is_built_again(tiny: Path, tmp_path: Path, 
         engine_file.write(
             kept, b"evil", replace(first.sidecar, sha256=hashlib.sha256(b"evil").hexdigest(), version="0")
         )
-    again = to_engine(tiny, tmp_path / "b.engine", archs=("sm89",))
+    again = to_engine(tiny, tmp_path / "b.engine", gpu_archs=("sm89",))
     assert not again.cached
     assert (tmp_path / "b.engine").stat().st_size == (tmp_path / "a.engine").stat().st_size
-    assert to_engine(tiny, tmp_path / "c.engine", archs=("sm89",)).cached  # the cache is correct again
+    assert to_engine(tiny, tmp_path / "c.engine", gpu_archs=("sm89",)).cached  # the cache is correct again
 
 
 def test_an_unwritable_cache_is_reported_and_the_engine_is_built(
@@ -182,7 +182,7 @@ def test_an_unwritable_cache_is_reported_and_the_engine_is_built(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    to_engine(tiny, tmp_path / "a.engine", archs=("sm89",))
+    to_engine(tiny, tmp_path / "a.engine", gpu_archs=("sm89",))
     assert engine_file.read(tmp_path / "a.engine")
     assert "not kept for the next time" in caplog.text
 
@@ -198,7 +198,7 @@ def test_errors_of_the_parser_are_shown(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(
         RunError, match=r"the ONNX parser of tensorrt-rtx [\d.]+ says: NoSuchOp here: .*Plugin not found"
     ) as e:
-        to_engine(tmp_path / "broken.onnx", tmp_path / "model.engine", archs=("sm89",))
+        to_engine(tmp_path / "broken.onnx", tmp_path / "model.engine", gpu_archs=("sm89",))
     assert "\n" not in str(e.value)
     assert not (tmp_path / "model.engine").exists()
 
@@ -208,7 +208,7 @@ def test_errors_of_the_builder_are_shown(tiny: Path, tmp_path: Path) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2  # no batch but two
     onnx.save(model, str(tmp_path / "fixed.onnx"))
     with pytest.raises(RunError, match=r"tensorrt-rtx [\d.]+ says: .*profile") as e:
-        to_engine(tmp_path / "fixed.onnx", tmp_path / "model.engine", archs=("sm89",))
+        to_engine(tmp_path / "fixed.onnx", tmp_path / "model.engine", gpu_archs=("sm89",))
     assert "\n" not in str(e.value)
     assert not list(to_tensorrt.cache_folder().glob("*"))
 
@@ -224,18 +224,18 @@ def test_foreign_files_are_refused(tiny: Path, tmp_path: Path) -> None:
         ("none", "no such model file"),
     ):
         with pytest.raises(InputError, match=message):
-            to_engine(tmp_path / f"{name}.onnx", tmp_path / "model.engine", archs=("sm89",))
+            to_engine(tmp_path / f"{name}.onnx", tmp_path / "model.engine", gpu_archs=("sm89",))
 
 
 @pytest.mark.parametrize("arch", ["ada", "89", "sm8.9", "SM89", ""])
 def test_other_spellings_of_a_gpu_are_an_error(tiny: Path, tmp_path: Path, arch: str) -> None:
     with pytest.raises(InputError, match="write sm89"):
-        to_engine(tiny, tmp_path / "model.engine", archs=(arch,))
+        to_engine(tiny, tmp_path / "model.engine", gpu_archs=(arch,))
 
 
 def test_unsupported_gpus_are_an_error_that_lists_the_supported_ones(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"does not build for sm90, but for .*sm89.*bot-deploy\[tensorrt\]"):
-        to_engine(tiny, tmp_path / "model.engine", archs=("sm90", "sm89"))
+        to_engine(tiny, tmp_path / "model.engine", gpu_archs=("sm90", "sm89"))
 
 
 @pytest.mark.parametrize("batch", [(0, 1, 2), (2, 1, 2), (1, 3, 2), (-1, -1, -1)])
@@ -248,14 +248,14 @@ def test_batches_are_min_opt_max(tiny: Path, tmp_path: Path, batch: tuple[int, i
 
 
 @pytest.mark.parametrize(
-    ("gpu", "packages", "archs", "chosen"),
+    ("gpu", "packages", "gpu_archs", "chosen"),
     [
         ("sm90", {"tensorrt", "tensorrt-rtx"}, (), ("tensorrt", ("sm90",))),
         ("sm90", {"tensorrt"}, ("sm90",), ("tensorrt", ("sm90",))),
         ("sm89", {"tensorrt-rtx"}, (), ("tensorrt-rtx", ("sm89",))),
         ("sm89", {"tensorrt", "tensorrt-rtx"}, ("sm120", "sm89"), ("tensorrt-rtx", ("sm89", "sm120"))),
         ("", {"tensorrt", "tensorrt-rtx"}, ("sm120",), ("tensorrt-rtx", ("sm120",))),
-        ("", {"tensorrt-rtx"}, (), ("tensorrt-rtx", to_tensorrt.DEFAULT_ARCHS)),
+        ("", {"tensorrt-rtx"}, (), ("tensorrt-rtx", to_tensorrt.DEFAULT_GPU_ARCHS)),
         ("sm89", set(), (), r"'bot-deploy\[tensorrt\]', or 'bot-deploy\[tensorrt-rtx\]'"),
         ("sm89", {"tensorrt"}, ("sm120",), r"for sm120, pip install 'bot-deploy\[tensorrt-rtx\]'"),
         ("", {"tensorrt"}, (), r"with no GPU \(none\), pip install 'bot-deploy\[tensorrt-rtx\]'"),
@@ -263,7 +263,7 @@ def test_batches_are_min_opt_max(tiny: Path, tmp_path: Path, batch: tuple[int, i
     ],
 )
 def test_package_follows_from_gpu_and_archs(
-    gpu: str, packages: set[str], archs: tuple[str, ...], chosen: object, monkeypatch: pytest.MonkeyPatch
+    gpu: str, packages: set[str], gpu_archs: tuple[str, ...], chosen: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def arch() -> str:
         if not gpu:
@@ -274,9 +274,9 @@ def test_package_follows_from_gpu_and_archs(
     monkeypatch.setattr(nvidia, "is_installed", packages.__contains__)
     if isinstance(chosen, str):
         with pytest.raises(RunError, match=chosen):
-            to_tensorrt.choose_builder(archs)
+            to_tensorrt.choose_builder(gpu_archs)
     else:
-        assert to_tensorrt.choose_builder(archs) == chosen
+        assert to_tensorrt.choose_builder(gpu_archs) == chosen
 
 
 def test_the_default_gpus_are_logged_and_built_for(
@@ -284,7 +284,7 @@ def test_the_default_gpus_are_logged_and_built_for(
 ) -> None:
     if _gpu():
         pytest.skip("there is a GPU here to build for")
-    assert to_engine(tiny, tmp_path / "model.engine").sidecar.archs == to_tensorrt.DEFAULT_ARCHS
+    assert to_engine(tiny, tmp_path / "model.engine").sidecar.gpu_archs == to_tensorrt.DEFAULT_GPU_ARCHS
     assert "no GPU here, so the engine is for sm80, sm86, sm89, sm120" in caplog.text
 
 
@@ -314,7 +314,7 @@ def test_missing_sidecar_is_refused(engine: BuiltEngine) -> None:
 
 
 def test_sidecar_of_another_model_is_refused(engine: BuiltEngine, tmp_path: Path) -> None:
-    other = to_engine(_tiny(tmp_path / "model.onnx", "fp16"), tmp_path / "other.engine", archs=("sm89",))
+    other = to_engine(_tiny(tmp_path / "model.onnx", "fp16"), tmp_path / "other.engine", gpu_archs=("sm89",))
     engine_file.sidecar_path(other.path).replace(engine_file.sidecar_path(engine.path))
     _refused(engine.path, "it is not run")
 
@@ -352,7 +352,7 @@ def test_no_gpu_is_a_failed_run(engine: BuiltEngine) -> None:
 def test_engine_gives_what_the_onnx_gives(tiny: Path, tmp_path: Path) -> None:
     if _gpu() not in {name.lower() for name in rtx.ComputeCapability.__members__}:
         pytest.skip("needs a GPU that tensorrt-rtx runs on")
-    to_engine(tiny, tmp_path / "model.engine", batch=(2, 3, 5), archs=(_gpu(),))
+    to_engine(tiny, tmp_path / "model.engine", batch=(2, 3, 5), gpu_archs=(_gpu(),))
     running, reference = open_embedder(tmp_path / "model.engine"), open_embedder(tiny, "cpu")
     for count in (1, 3, 3, 5, 12, 3):
         images = np.random.default_rng(count).integers(0, 256, (count, 16, 8, 3), dtype=np.uint8)
