@@ -20,6 +20,7 @@ from bot_deploy.choices import AUTO_DEVICES, BACKENDS
 from bot_deploy.errors import ImageError, InputError, RunError
 from bot_deploy.images import Pixels, convert_image, read_image, read_many, resize
 from bot_deploy.machine import available_cores, thread_count
+from bot_deploy.models.cache import find_model
 from bot_deploy.progress import show_progress
 
 if TYPE_CHECKING:
@@ -234,7 +235,8 @@ def open_embedder(
     """The model in `path`: an .onnx, an .engine, an .xml, or a .pt checkpoint.
 
     Args:
-        path: the model; None for the newest model.onnx under runs/.
+        path: the model, a file or a name of `bot models` that is in the cache; None for the newest model.onnx under
+            runs/.
         device: one of `choices.DEVICES`; "auto" takes the first of `choices.AUTO_DEVICES` that works.
         threads: number of CPU threads; 0 for as many as this process may use.
         batch: images per run; 0 for the backend's own choice.
@@ -242,12 +244,13 @@ def open_embedder(
             `bot export` examine such models.
 
     Raises:
-        InputError: no such file, not a model of bot_deploy, or damaged; no such device; too many threads.
+        InputError: no such file, not in the cache, not a model of bot_deploy, or damaged; no such device; too many
+            threads.
         RunError: the runtime is not installed, or the device does not work; the message names what to install. Or the
             embedding of the fixed image is not usable.
     """
     threads = thread_count(threads)
-    path = runs.newest_model() if path is None else Path(path)
+    path = runs.newest_model() if path is None else find_model(path)
     check_model_file(path)
     backends = BACKENDS[path.suffix]
     if device != "auto" and device not in backends:

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import stat
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from bot_deploy.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
 
 # Names of temporary files, with the process ID of their program.
@@ -58,6 +59,53 @@ def write_atomically(path: Path, write: Callable[[Path], object], temporary_fold
     finally:
         with contextlib.suppress(OSError):  # it was renamed, or never created
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def lock(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
+    """Holds a lock on the file `path`, which is created, so that one process at a time is in the `with` block.
+
+    The system frees the lock of a process that ends, however it ends. On file systems without locks there is none.
+
+    Args:
+        path: a file in a folder that exists.
+        waiting: called once if another process holds the lock.
+
+    Raises:
+        OSError: the file cannot be created.
+    """
+    with path.open("ab") as file:
+        try:
+            _take_lock(file.fileno(), wait=False)
+        except BlockingIOError:
+            if waiting:
+                waiting()
+            _take_lock(file.fileno(), wait=True)
+        yield
+
+
+def _take_lock(descriptor: int, *, wait: bool) -> None:
+    """Locks an open file. Raises BlockingIOError if another process holds the lock and `wait` is False."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        while True:
+            try:
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            except OSError:
+                if not wait:
+                    raise BlockingIOError from None
+                time.sleep(0.1)
+            else:
+                return
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # no locks here; files appear complete all the same
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bot_deploy.artifacts.contract import Contract, weights_fingerprint
 from bot_deploy.choices import COLORS, MAX_IMAGE_SIDE, PIXEL_RANGES, SYNTHETIC
-from bot_deploy.datasets import open_dataset
+from bot_deploy.datasets import Dataset, open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import BotError, InputError, ParityError, RunError
 from bot_deploy.files import prepare_output
@@ -99,7 +99,7 @@ def wrap(
     pixel_range: str = "0-255",
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
-    data: str | Path = SYNTHETIC,
+    data: str | Path | Dataset = SYNTHETIC,
     output: str | None = None,
 ) -> ExportedModel:
     """Wraps the model in `source` as an artifact at `out`: uint8 [N, H, W, 3] RGB in, unit vectors [N, D] out.
@@ -116,7 +116,7 @@ def wrap(
         pixel_range: range of the pixels that the model takes, "0-255" or "0-1".
         mean: subtracted from the pixels in `pixel_range`; one number, or one for each channel in the model's order.
         std: divides the result; as `mean`.
-        data: data set with crops to compare on.
+        data: data set with crops to compare on, opened or not.
         output: name of the output with the embeddings, if there are several.
 
     Raises:
@@ -141,7 +141,7 @@ def wrap(
         mean=mean_of_unit_range,
         std=std_of_unit_range,
     )
-    dataset = open_dataset(data)
+    dataset = data if isinstance(data, Dataset) else open_dataset(data)
     crops = sample_crops(dataset, contract.size)
     prepare_output(out, "the artifact", [source.suffix])
     reference = Embedder(contract, "the original", _reference(model, preprocessing))

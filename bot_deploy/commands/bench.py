@@ -9,6 +9,7 @@ import click
 
 from bot_deploy.choices import BACKENDS, DEVICES
 
+from .model_choice import choose_model
 from .options import THREADS, NumberRange
 
 if TYPE_CHECKING:
@@ -69,7 +70,6 @@ def bench(
     """
     import tempfile
 
-    from bot_deploy.artifacts import check_model_file
     from bot_deploy.bench import ROUNDS, find_crops, format_table, measure
     from bot_deploy.console import say, show, show_json
     from bot_deploy.files import require_path
@@ -77,10 +77,10 @@ def bench(
 
     sizes = _batch_sizes(batches)
     # Wrong paths are reported before a model is opened.
-    for model in (*models, *([baseline_path] if baseline_path else [])):
-        check_model_file(model)
     if folder:
         require_path(folder, "folder of crops")
+    models = tuple(map(choose_model, models))
+    baseline_path = baseline_path and choose_model(baseline_path)
     threads = thread_count(threads)
     opened, left_out = _open_models(models, devices, threads)
     with tempfile.TemporaryDirectory() as temporary:

@@ -9,6 +9,7 @@ import click
 
 from bot_deploy.choices import TARGET_FALSE_ACCEPT_RATE
 
+from .model_choice import choose_model
 from .options import NumberRange, runtime
 
 if TYPE_CHECKING:
@@ -59,8 +60,9 @@ def calibrate(
     )
     from bot_deploy.reports.calibration_plot import plot_calibration
 
-    check_storable(model)
     check_sources([data])
+    model = choose_model(model)
+    check_storable(model)
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
     plot = _plot_path(model, plot)

@@ -11,6 +11,7 @@ import click
 
 from bot_deploy.choices import EMBED_EVERY_FRAMES, MAX_BOX_OVERLAP, MIN_PERSON_HEIGHT
 
+from .model_choice import choose_model
 from .options import COUNT, MODEL, Address, NumberRange, RenamedOption, runtime
 
 if TYPE_CHECKING:
@@ -136,8 +137,6 @@ def demo(
 
     configure_opencv()  # before anything else imports OpenCV
 
-    from bot_deploy import runs
-    from bot_deploy.artifacts import check_model_file
     from bot_deploy.console import say, show, show_json
     from bot_deploy.demos import app
     from bot_deploy.demos.enrolment import open_enrolment_gallery
@@ -156,8 +155,7 @@ def demo(
     # Wrong paths are reported before a model is opened.
     check_source(source)
     check_detector(detector)
-    model = model or runs.newest_model()
-    check_model_file(model)
+    model = choose_model(model)
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     person_detector = open_detector(
         detector,

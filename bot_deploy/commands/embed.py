@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .model_choice import choose_model
 from .options import MODEL, runtime
 
 
@@ -35,8 +36,6 @@ def embed(
 
     Embeddings are unit vectors, so dot products are cosines. Broken images are named on stderr and have no row.
     """
-    from bot_deploy import runs
-    from bot_deploy.artifacts import check_model_file
     from bot_deploy.console import say, say_left_out, show, show_json
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
@@ -47,8 +46,7 @@ def embed(
     embedding_files.check_packages(out)
     for path in inputs:
         require_path(path, "image or folder")
-    model = model or runs.newest_model()
-    check_model_file(model)
+    model = choose_model(model)
     paths = _files(inputs)
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .model_choice import choose_model
 from .options import MODEL, Address, runtime
 
 if TYPE_CHECKING:
@@ -64,8 +65,6 @@ def index(
     If OUT holds the crops of another folder, nothing happens without --add or --replace.
     """
     from bot_deploy import gallery as galleries
-    from bot_deploy import runs
-    from bot_deploy.artifacts import check_model_file
     from bot_deploy.console import say, say_left_out, show, show_json
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
@@ -79,8 +78,7 @@ def index(
         import faiss  # noqa: F401 - a missing FAISS is an error before a long indexing run
     table = galleries.read_metadata(metadata) if metadata else None
     galleries.check_folder(folder)
-    model = model or runs.newest_model()
-    check_model_file(model)
+    model = choose_model(model)
     say(*galleries.describe_folder(folder, table))
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")

@@ -9,6 +9,7 @@ import click
 
 from bot_deploy.choices import TOP_MATCHES
 
+from .model_choice import choose_model
 from .options import COUNT, MODEL, Address, NumberRange, runtime
 
 if TYPE_CHECKING:
@@ -85,9 +86,7 @@ def match(
     index`, a Milvus address (milvus://host:19530/name), or one image to compare with. The index of a folder is kept in
     your cache: the next time only new and changed files are embedded.
     """
-    from bot_deploy import runs
     from bot_deploy.addresses import mask_address
-    from bot_deploy.artifacts import check_model_file
     from bot_deploy.console import say, say_left_out, show, show_json
     from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
@@ -109,8 +108,7 @@ def match(
         "until": _parse_time(until, "until"),
     }
     check_gallery(gallery)
-    model = model or runs.newest_model()
-    check_model_file(model)
+    model = choose_model(model)
     require_path(query, "image or folder of images")
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")

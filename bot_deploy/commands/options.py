@@ -57,7 +57,8 @@ FEATURE_METAVAR = f"[{'|'.join(FEATURES)}]"
 MODEL = click.option(
     "--model",
     type=click.Path(path_type=Path),
-    help="Exported model; default: the newest model.onnx under runs/.",
+    metavar="FILE|NAME",
+    help="Exported model, or a name of `bot models`; default: the newest model.onnx under runs/.",
 )
 THREADS = click.option(
     "--threads", type=click.IntRange(0, MAX_THREADS), default=0, help="Number of CPU threads; default: all available."

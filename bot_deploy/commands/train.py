@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .model_choice import choose_model
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
 @click.option(
     "--weights", help="Initial weights: `imagenet`, a FILE, a run's folder, or `none`; default: those of the recipe."
 )
-@click.option("--teacher", metavar="MODEL", help="Model whose embeddings the new one follows, beside the labels.")
+@click.option(
+    "--teacher",
+    metavar="MODEL",
+    help="Model whose embeddings the new one follows, beside the labels: a file, or a name of `bot models`.",
+)
 @click.option(
     "--unlabelled",
     multiple=True,
@@ -59,7 +65,8 @@ def train(
     from bot_deploy.train.recipe import load_recipe
 
     # Wrong paths are reported before PyTorch is imported.
-    _check_files([*data, *unlabelled], teacher, weights)
+    _check_files([*data, *unlabelled], weights)
+    teacher = str(choose_model(teacher)) if teacher else None
     if resume and out is None:
         out = runs.newest_file(run_files.CONFIG_NAME, "nothing to resume").parent
     if out and resume and not recipe and (out / run_files.CONFIG_NAME).exists():
@@ -97,15 +104,12 @@ def train(
         say(f"wrote {path}; next: bot export {out}")
 
 
-def _check_files(sources: Sequence[str], teacher: str | None, weights: str | None) -> None:
+def _check_files(sources: Sequence[str], weights: str | None) -> None:
     """Raises an InputError for a path that does not exist."""
-    from bot_deploy.artifacts import check_model_file
     from bot_deploy.datasets import check_sources
     from bot_deploy.train import run_files
 
     check_sources(sources)
-    if teacher:
-        check_model_file(teacher)
     if weights not in {None, "", "imagenet", "none"}:
         run_files.weights_file(str(weights))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .model_choice import choose_model
 from .options import runtime
 
 
@@ -25,7 +26,6 @@ def verify(reference: Path, candidate: Path, data: str, device: str, threads: in
 
     The tolerance is that of the CANDIDATE's precision. The exit code is 3 if the embeddings differ by more.
     """
-    from bot_deploy.artifacts import check_model_file
     from bot_deploy.choices import SYNTHETIC
     from bot_deploy.console import say, show_json
     from bot_deploy.datasets import check_sources, open_dataset
@@ -34,9 +34,8 @@ def verify(reference: Path, candidate: Path, data: str, device: str, threads: in
     from bot_deploy.evaluation.protocol import evaluate_dataset
 
     # Wrong paths are reported before PyTorch is imported.
-    for path in (reference, candidate):
-        check_model_file(path)
     check_sources([data])
+    reference, candidate = choose_model(reference), choose_model(candidate)
 
     from bot_deploy.export.parity import TOLERANCES, compare_embeddings, sample_crops, with_scores
 

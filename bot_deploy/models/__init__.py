@@ -1,0 +1,1 @@
+"""Models by name: the table of networks that can be fetched, and the cache where they are kept."""

@@ -1,0 +1,57 @@
+"""The folders of models with a name: FOLDER/NAME/ holds the files of one network, and its artifact.
+
+A folder is looked up in $BOT_MODELS and in the user's cache, in this order. New files go to the first of them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bot_deploy.errors import InputError
+from bot_deploy.files import cache_folder
+
+from .table import MODELS
+
+FOLDER_VARIABLE = "BOT_MODELS"
+ARTIFACTS = ("model.onnx", "model.xml")  # names of an artifact in the folder of its model
+
+
+def models_folder() -> Path:
+    """The folder that networks are fetched to: $BOT_MODELS, or one in the user's cache. It may not exist yet."""
+    return search_folders()[0]
+
+
+def search_folders() -> tuple[Path, ...]:
+    """The folders in which models are looked up."""
+    own = os.environ.get(FOLDER_VARIABLE)
+    return (*([Path(own)] if own else []), cache_folder("models"))
+
+
+def find_artifact(name: str, folders: tuple[Path, ...] | None = None) -> Path | None:
+    """The artifact of the model `name`; None if there is none."""
+    if Path(name).name != name:  # a path is no name
+        return None
+    candidates = (folder / name / file for folder in folders or search_folders() for file in ARTIFACTS)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def artifact_names() -> list[str]:
+    """The names of all models with an artifact."""
+    paths = (path for folder in search_folders() for file in ARTIFACTS for path in folder.glob(f"*/{file}"))
+    return sorted({path.parent.name for path in paths})
+
+
+def find_model(model: str | Path) -> Path:
+    """The file of `model`, which is a path or the name of a model; a path that does not exist is returned as it is.
+
+    Raises:
+        InputError: a network of the table that is not in the cache yet.
+    """
+    path = Path(model)
+    if path.is_file():
+        return path
+    artifact = find_artifact(str(model))
+    if artifact is None and any(str(model) == network.name for network in MODELS):
+        raise InputError(f"{model} is not in the cache; `bot models --fetch {model}` fetches it")
+    return artifact or path

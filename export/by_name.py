@@ -1,0 +1,85 @@
+"""Prepares the networks that have a name: fetches the files, and wraps them as an artifact in the folder of models."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bot_deploy.datasets import open_dataset
+from bot_deploy.errors import RunError
+from bot_deploy.files import check_writable, lock
+from bot_deploy.models.cache import find_artifact, models_folder
+from bot_deploy.models.fetch import fetch, is_cached
+from bot_deploy.synthetic import generate_dataset
+
+from .wrap import check_artifact, wrap
+
+if TYPE_CHECKING:
+    from bot_deploy.datasets import Dataset
+    from bot_deploy.models.table import NamedModel
+
+logger = logging.getLogger(__name__)
+
+PARITY_IDENTITIES = 30  # synthetic people whose crops the artifact and the original are compared on
+
+
+def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
+    """The artifact of `network`; the first call fetches the files, wraps them and compares the embeddings.
+
+    Args:
+        network: from the table.
+        folder: of named models; by default the artifact is looked up in all of them, and a new one is beside the files.
+
+    Raises:
+        InputError, RunError: as `fetch` and `wrap`.
+        ParityError: the artifact's embeddings differ from those of the original.
+    """
+    found = find_artifact(network.name, (folder,) if folder else None)
+    if found:
+        return found
+    by_hand = is_cached(network)  # `fetch` prints the terms of what it fetches
+    source = fetch(network, folder)
+    target = _writable(source.parent, network.name)
+    with lock(target / ".wrap.lock", lambda: logger.info(f"another process wraps {network.name}; waiting for it")):
+        found = find_artifact(network.name, (target.parent,))
+        if found:
+            return found
+        if by_hand:
+            logger.info(f"{network.name}: {network.terms}")
+        with tempfile.TemporaryDirectory() as temporary:
+            artifact = wrap(
+                source,
+                target / f"model{source.suffix}",
+                size=(network.input.height, network.input.width),
+                color=network.input.color,
+                pixel_range=network.input.pixel_range,
+                mean=network.input.mean,
+                std=network.input.std,
+                data=_draw_people(Path(temporary) / "people"),
+                output=network.output,
+            )
+        check_artifact(artifact)
+    logger.info(
+        f"{network.name}: kept as {artifact.path}. It has no calibrated threshold yet: `bot calibrate {network.name} "
+        "--data CROPS` finds one on your cameras"
+    )
+    return artifact.path
+
+
+def _writable(folder: Path, name: str) -> Path:
+    """`folder`, or that of `name` in the user's folder of models if `folder` cannot be written."""
+    try:
+        check_writable(folder / "model.onnx")
+    except RunError:
+        folder = models_folder() / name
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder / "model.onnx")
+    return folder
+
+
+def _draw_people(folder: Path) -> Dataset:
+    generate_dataset(folder, train_identities=2, test_identities=PARITY_IDENTITIES, images_per_camera=2, workers=1)
+    return replace(open_dataset(folder), sources=("synthetic people",))

@@ -1,0 +1,62 @@
+"""The table of models: what a slip of the keyboard would break, and the files that are at hand."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+from bot_deploy.choices import COLORS, PIXEL_RANGES
+from bot_deploy.models.table import DEFAULT_DETECTOR, DETECTORS, MODELS, NamedModel, NamedNetwork, find_network
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ALL: tuple[NamedNetwork, ...] = (*MODELS, *DETECTORS)
+
+
+@pytest.mark.parametrize("network", ALL, ids=lambda network: network.name)
+def test_every_entry_can_be_fetched_and_wrapped(network: NamedNetwork) -> None:
+    assert network.licence
+    assert network.authors
+    assert network.data_terms
+    for file in network.files:
+        address = urlsplit(file.address)
+        assert address.scheme == "https"
+        assert address.hostname
+        assert file.name.endswith((".onnx", ".xml", ".bin"))
+        algorithm, _, digest = file.checksum.partition(":")
+        assert re.fullmatch("[0-9a-f]+", digest)
+        assert len(digest) == 2 * hashlib.new(algorithm).digest_size
+        assert 300_000 < file.bytes < 200_000_000
+    assert network.bytes == sum(file.bytes for file in network.files)
+    if network.files[0].name.endswith(".xml"):  # an IR is a pair
+        assert [file.name.rpartition(".")[2] for file in network.files] == ["xml", "bin"]
+        assert len({file.name.rpartition(".")[0] for file in network.files}) == 1
+    assert network.input.color in COLORS
+    assert network.input.pixel_range in PIXEL_RANGES
+    if isinstance(network, NamedModel):
+        assert (network.input.height, network.input.width) == (256, 128)
+        for accuracy in filter(None, (network.published, *network.measured)):
+            assert 0 < accuracy.mAP < 100
+            assert 0 < accuracy.rank1 < 100
+
+
+def test_names_and_addresses_are_unique() -> None:
+    assert len({network.name for network in ALL}) == len(ALL)
+    addresses = [file.address for network in ALL for file in network.files]
+    assert len(set(addresses)) == len(addresses)
+    assert find_network(DEFAULT_DETECTOR) is DETECTORS[0]
+    assert find_network("retail") is None
+
+
+def test_the_files_at_hand_are_those_of_the_table(shared: Path) -> None:
+    network = find_network("retail-0265")
+    assert network
+    for file in network.files:
+        content = (shared / "anchors" / "person-reidentification-retail-0265" / file.name).read_bytes()
+        assert len(content) == file.bytes
+        assert file.checksum == f"sha256:{hashlib.sha256(content).hexdigest()}"
