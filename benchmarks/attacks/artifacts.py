@@ -140,6 +140,22 @@ def torch_files() -> dict[str, bytes]:
     }
 
 
+@cache
+def trained_checkpoint() -> bytes:
+    """A checkpoint of a ResNet-18, which is exported in seconds."""
+    import torch
+
+    from bot_deploy.artifacts.checkpoint import KIND, contract_of
+    from bot_deploy.model import ReID
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = ReID("resnet18", 4, last_stride=2)
+    fields = {"contract": contract_of(model, 64, 32).to_json(), "state": model.state_dict(), "num_ids": 4}
+    fields |= {"last_stride": 2, "neck": "bnneck", "data": ["people"], "stem": "torchvision", "kind": KIND}
+    return saved(fields)
+
+
 def small_state() -> Any:
     """The state of a training whose network has six weights."""
     import torch

@@ -133,14 +133,14 @@ def bot(*arguments: object) -> Finished:
     return finished
 
 
-def check_finished(finished: Finished, *, as_json: bool) -> None:
+def check_finished(finished: Finished, *, as_json: bool, max_lines: int = MAX_STDERR_LINES) -> None:
     """Raises Fell for a traceback, an odd exit code, a long stderr, control characters, or JSON that is none."""
     if finished.code not in EXIT_CODES:
         raise Fell(f"exit code {finished.code}; {finished.stderr[-200:]!r}")
     if "Traceback (most recent" in finished.stderr:
         raise Fell(f"traceback: {finished.stderr.strip().splitlines()[-1][:200]}")
     lines = finished.stderr.splitlines()
-    if len(lines) > MAX_STDERR_LINES:
+    if len(lines) > max_lines:
         raise Fell(f"{len(lines)} lines on stderr, such as {lines[-2][:150]!r}")
     if finished.code in {1, 2} and not finished.stderr.strip():
         raise Fell("an exit code without a message")

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,9 @@ CONTRACT = Contract(
     arch="mobilenet_v2", height=HEIGHT, width=WIDTH, dim=DIM, fingerprint="colours", calibration=CALIBRATION
 )
 DETECTOR_SIDE, DETECTOR_CLASSES = 64, 80
+STRANGERS = 10  # identities to calibrate on
+FRAME_SIDE, FRAMES_OF_A_PERSON, PASSERS_BY = 96, 14, 9  # of the street: people stand left and right in turns
+STREET_FPS = 5
 
 
 def draw_crop(identity: int, shot: int) -> Pixels:
@@ -52,6 +56,7 @@ class Material:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.scratch = folder / "scratch"
+        self.references: dict[str, Any] = {}  # results without an attack, by name
 
     def empty_scratch(self) -> Path:
         """An empty folder for one attack."""
@@ -83,6 +88,38 @@ class Material:
                 if camera == 0 or (at == camera) == (split == "query"):
                     shutil.copy(path, folder / split / f"{identity + 10 * bool(camera):04d}{path.name[4:]}")
         return folder
+
+    @cached_property
+    def strangers(self) -> Path:
+        """A data set in Market-1501's layout with enough people to calibrate on."""
+        folder = self.folder / "strangers"
+        for split in ("bounding_box_train", "query", "bounding_box_test"):
+            (folder / split).mkdir(parents=True)
+        for identity, camera, shot in product(range(101, 103 + STRANGERS), range(1, CAMERAS + 1), range(SHOTS)):
+            split = "query" if camera == 1 else "bounding_box_test"
+            split = "bounding_box_train" if identity > 100 + STRANGERS else split
+            name = f"{identity:04d}_c{camera}s1_{10 * camera + shot:06d}_00.png"
+            Image.fromarray(draw_crop(identity, 10 * camera + shot)).save(folder / split / name)
+        return folder
+
+    @cached_property
+    def street(self) -> Path:
+        """A folder of frames; one person after the other stands left or right, where `street_detector` finds them."""
+        folder = self.folder / "street"
+        folder.mkdir()
+        for number in range(PASSERS_BY * FRAMES_OF_A_PERSON):
+            person = number // FRAMES_OF_A_PERSON
+            frame = np.zeros((FRAME_SIDE, FRAME_SIDE, 3), np.uint8)
+            left = 6 + FRAME_SIDE // 2 * (person % 2)
+            crop = np.asarray(Image.fromarray(draw_crop(200 + person, number)).resize((36, 84)))
+            frame[6:90, left : left + 36] = crop
+            Image.fromarray(frame).save(folder / f"{number:04d}.png")
+        return folder
+
+    @cached_property
+    def street_detector(self) -> Path:
+        """A network with YOLOX's input and output that finds who stands left or right on the frames of `street`."""
+        return write_street_detector(self.folder / "street.onnx")
 
     @cached_property
     def model(self) -> Path:
@@ -161,6 +198,33 @@ def write_detector(path: Path) -> Path:
     inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, side, side])]
     outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, list(table.shape))]
     graph = helper.make_graph(nodes, "detector", inputs, outputs, constants)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
+    return path
+
+
+def write_street_detector(path: Path) -> Path:
+    """Boxes left and right, whose objectness is the brightness of their half of the frame."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    side = DETECTOR_SIDE
+    cells = sum((side // stride) ** 2 for stride in (8, 16, 32))
+    boxes = np.float32([[[16, 32, 24, 56], [48, 32, 24, 56]]])
+    classes = np.zeros((1, 2, DETECTOR_CLASSES), np.float32)
+    classes[:, :, 0] = 1
+    constants = {"boxes": boxes, "classes": classes, "rest": np.zeros((1, cells - 2, 5 + DETECTOR_CLASSES), np.float32)}
+    constants |= {"scale": np.float32([1 / 255]), "shape": np.int64([1, 2, 1]), "channels": np.int64([1])}
+    nodes = [
+        helper.make_node("ReduceMax", ["images", "channels"], ["grey"], keepdims=1),
+        helper.make_node("MaxPool", ["grey"], ["halves"], kernel_shape=[side, side // 2], strides=[side, side // 2]),
+        helper.make_node("Mul", ["halves", "scale"], ["bright"]),
+        helper.make_node("Reshape", ["bright", "shape"], ["objectness"]),
+        helper.make_node("Concat", ["boxes", "objectness", "classes"], ["people"], axis=2),
+        helper.make_node("Concat", ["people", "rest"], ["output"], axis=1),
+    ]
+    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, side, side])]
+    outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, cells, 5 + DETECTOR_CLASSES])]
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "street", inputs, outputs, tensors)
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
     return path
 
