@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from bot_deploy import runs
-from bot_deploy.artifacts import check_model_file
+from bot_deploy.artifacts import check_model_file, refuse_replacement
 from bot_deploy.choices import AUTO_DEVICES, BACKENDS
 from bot_deploy.errors import ImageError, InputError, RunError
 from bot_deploy.images import Pixels, convert_image, read_image, read_many, resize
@@ -247,7 +247,7 @@ def open_embedder(
         InputError: no such file, not in the cache, not a model of bot_deploy, or damaged; no such device; too many
             threads.
         RunError: the runtime is not installed, or the device does not work; the message names what to install. Or the
-            embedding of the fixed image is not usable.
+            embedding of the fixed image is not usable. Or the file was replaced while it was opened.
     """
     threads = thread_count(threads)
     path = runs.newest_model() if path is None else find_model(path)
@@ -259,7 +259,9 @@ def open_embedder(
     failures: list[RunError] = []
     for name in devices:
         try:
-            opened: Embedder = import_module(f"bot_deploy.backends.{backends[name]}").open_model(path, name, threads)
+            backend = import_module(f"bot_deploy.backends.{backends[name]}")
+            with refuse_replacement(path):
+                opened: Embedder = backend.open_model(path, name, threads)
         except RunError as error:
             failures.append(error)
             continue

@@ -149,10 +149,11 @@ def model_replaced(rng: random.Random, material: Material) -> bool:
     def replace() -> None:
         shutil.copy(rng.choice((material.model, other)), scratch / "new.onnx")
         (scratch / "new.onnx").replace(path)
+        time.sleep(rng.uniform(0, 0.03))
 
     refused = False
     with replacing(replace):
-        for _ in range(20):
+        for _ in range(30):
             embedder = refuses(lambda: open_embedder(path, "cpu", threads=1))
             refused |= embedder is None
             if embedder and not np.allclose(embedder.embed(crop), expected[embedder.contract.fingerprint], atol=1e-5):

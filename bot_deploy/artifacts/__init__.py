@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bot_deploy.errors import InputError
+from bot_deploy.errors import BotError, InputError, RunError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bot_deploy.artifacts.contract import Contract
 
 # file suffix -> the module that reads and writes such a file
@@ -54,6 +57,28 @@ def check_model_file(path: str | Path) -> None:
         raise InputError(f"{path}: no such model file; `bot export` writes one")
     if path.suffix not in FILE_MODULES:
         raise InputError(f"{path}: models end in {' or '.join(FILE_MODULES)}")
+
+
+@contextmanager
+def refuse_replacement(path: Path) -> Iterator[None]:
+    """Raises RunError if the model file at `path` is replaced inside the `with` block.
+
+    A contract and weights that are read one after the other would be of two models.
+    """
+    before = _file_stamps(path)
+    try:
+        yield
+    except BotError:
+        if _file_stamps(path) == before:
+            raise
+    if _file_stamps(path) != before:
+        raise RunError(f"{path}: was replaced while it was opened; try again")
+
+
+def _file_stamps(path: Path) -> list[tuple[int, int, int, int]]:
+    """Inode, size and times of a model file, and of the weights beside an .xml."""
+    stats = [file.stat() for file in (path, path.with_suffix(".bin")) if file.is_file()]
+    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats]
 
 
 def _file_module(path: str | Path) -> Any:

@@ -82,7 +82,7 @@ def calibrate(
         )
     scores = score_crop_pairs(embedder, crops, dataset.name, far)
     calibration = choose_thresholds(scores, dataset.name, far)
-    store_calibration(model, calibration)
+    store_calibration(model, calibration, embedder.contract)
     say(
         f"{calibration.genuine_pairs} genuine pairs, {calibration.impostor_pairs} pairs of different people",
         f"match from {calibration.threshold:.4f}: false-accept rate {calibration.target_false_accept_rate:g}, "

@@ -18,7 +18,7 @@ from bot_deploy.artifacts.contract import Calibration
 from bot_deploy.choices import TARGET_FALSE_ACCEPT_RATE
 from bot_deploy.datasets import Dataset, open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
-from bot_deploy.errors import InputError
+from bot_deploy.errors import InputError, RunError
 from bot_deploy.evaluation.protocol import embed_crops
 from bot_deploy.files import check_writable
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from bot_deploy.artifacts.contract import Contract
     from bot_deploy.datasets import Crop
 
 MAX_REJECTED_GENUINE = 0.05  # share of genuine pairs with a cosine below `Calibration.reject_threshold`
@@ -168,12 +169,20 @@ def check_storable(model: Path) -> None:
         check_writable(engine_file.sidecar_path(model) if model.suffix == ".engine" else model)
 
 
-def store_calibration(model: Path, calibration: Calibration) -> None:
+def store_calibration(model: Path, calibration: Calibration, measured: Contract | None = None) -> None:
     """Writes `calibration` into the contract of the artifact `model`, in place of an older one.
+
+    Args:
+        model: the artifact.
+        calibration: its thresholds.
+        measured: the contract of the embedder that gave the scores; None if the file cannot have changed since.
 
     Raises:
         InputError: no model of ours, or a checkpoint. A calibration belongs to the exported model.
-        RunError: the file cannot be written.
+        RunError: the file cannot be written, or it has become another model than `measured`.
     """
     check_storable(model)
-    write_contract(model, replace(read_contract(model), calibration=calibration))
+    contract = read_contract(model)
+    if measured and replace(measured, calibration=contract.calibration) != contract:
+        raise RunError(f"{model}: was replaced by another model during the calibration; calibrate again")
+    write_contract(model, replace(contract, calibration=calibration))

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from helpers.clusters import clusters
 
 from bot_deploy import open_embedder
-from bot_deploy.artifacts import engine_file
+from bot_deploy.artifacts import engine_file, read_contract, write_contract
 from bot_deploy.artifacts.contract import METADATA_KEY, Calibration, Contract, from_json
 from bot_deploy.commands.calibrate import calibrate as command
 from bot_deploy.datasets import open_dataset
@@ -129,6 +129,20 @@ def test_stored_in_onnx_and_nothing_else_changes(onnx_file: Path, tmp_path: Path
     assert before == after
     crops = np.random.default_rng(0).integers(0, 256, (2, 128, 64, 3), dtype=np.uint8)
     np.testing.assert_array_equal(open_embedder(path).run(crops), open_embedder(onnx_file).run(crops))
+
+
+def test_a_model_that_was_replaced_meanwhile_is_not_calibrated(onnx_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(onnx_file.read_bytes())
+    measured = open_embedder(path).contract
+    write_contract(path, replace(measured, fingerprint="1" * 16))  # as another export would
+    replaced = path.read_bytes()
+    with pytest.raises(RunError, match="replaced by another model"):
+        store_calibration(path, CALIBRATION, measured)
+    assert path.read_bytes() == replaced
+    write_contract(path, replace(measured, calibration=replace(CALIBRATION, threshold=0.7)))
+    store_calibration(path, CALIBRATION, measured)  # only an older calibration
+    assert read_contract(path).calibration == CALIBRATION
 
 
 def test_checkpoints_are_not_calibrated(checkpoint_file: Path) -> None:
