@@ -16,6 +16,9 @@ MEAN = (0.485, 0.456, 0.406)  # ImageNet's, for RGB in [0, 1] (paper section 2, 
 STD = (0.229, 0.224, 0.225)
 MAX_IMAGE_SIDE = 4096  # pixels; a larger one is a slip of the keyboard, or damage
 
+# ---- models by name ----
+OFFLINE_VARIABLE = "BOT_OFFLINE"  # set it to 1, and nothing is fetched
+
 # ---- data sets ----
 MERGE_SEPARATOR = " + "  # between the sources of a merged data set where they are shown, and in files of old runs
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import RunError
-from bot_deploy.files import check_writable, lock
+from bot_deploy.files import check_writable, lock, write_atomically
 from bot_deploy.models.cache import find_artifact, models_folder
-from bot_deploy.models.fetch import fetch, is_cached
+from bot_deploy.models.fetch import fetch, find_cached
 from bot_deploy.synthetic import generate_dataset
 
 from .wrap import check_artifact, wrap
@@ -37,10 +39,12 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
         InputError, RunError: as `fetch` and `wrap`.
         ParityError: the artifact's embeddings differ from those of the original.
     """
-    found = find_artifact(network.name, (folder,) if folder else None)
-    if found:
+    found = find_artifact(network.name)
+    if found and (folder is None or found.parent.parent == folder):
         return found
-    by_hand = is_cached(network)  # `fetch` prints the terms of what it fetches
+    if found and folder:
+        return _copy(found, folder / network.name)
+    by_hand = find_cached(network) is not None  # `fetch` prints the terms of what it fetches
     source = fetch(network, folder)
     target = _writable(source.parent, network.name)
     with lock(target / ".wrap.lock", lambda: logger.info(f"another process wraps {network.name}; waiting for it")):
@@ -67,6 +71,18 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
         "--data CROPS` finds one on your cameras"
     )
     return artifact.path
+
+
+def _copy(artifact: Path, folder: Path) -> Path:
+    """Copies `artifact` with its companion into `folder`; the file that is opened appears last."""
+    files = [artifact.with_suffix(".bin"), artifact] if artifact.suffix == ".xml" else [artifact]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    for file in files:
+        write_atomically(folder / file.name, partial(shutil.copyfile, file))
+    return folder / artifact.name
 
 
 def _writable(folder: Path, name: str) -> Path:

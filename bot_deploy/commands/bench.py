@@ -10,7 +10,7 @@ import click
 from bot_deploy.choices import BACKENDS, DEVICES
 
 from .model_choice import choose_model
-from .options import THREADS, NumberRange
+from .options import OFFLINE, THREADS, NumberRange
 
 if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
@@ -52,6 +52,7 @@ class ModelOnDevice(NamedTuple):
     type=click.Path(path_type=Path),
     help="Checkpoint to compare with; default: model.pt beside MODEL, or else random weights.",
 )
+@OFFLINE
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def bench(
     models: tuple[Path, ...],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bot_deploy.addresses import read_address
-from bot_deploy.choices import DEVICES, FEATURES, MAX_BATCH, MAX_IMAGE_SIDE, MAX_THREADS
+from bot_deploy.choices import DEVICES, FEATURES, MAX_BATCH, MAX_IMAGE_SIDE, MAX_THREADS, OFFLINE_VARIABLE
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +50,22 @@ class Address(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
+def _go_offline(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Sets BOT_OFFLINE=1 for this command and the processes that it starts."""
+    del param
+    if value:
+        before = os.environ.get(OFFLINE_VARIABLE)
+        os.environ[OFFLINE_VARIABLE] = "1"
+
+        def restore() -> None:
+            if before is None:
+                os.environ.pop(OFFLINE_VARIABLE, None)
+            else:
+                os.environ[OFFLINE_VARIABLE] = before
+
+        ctx.call_on_close(restore)
+
+
 COUNT = click.IntRange(1, 1_000_000_000)
 IMAGE_SIDE = click.IntRange(1, MAX_IMAGE_SIDE)
 # The paper's names, fi and ft, are accepted but not shown.
@@ -63,7 +80,15 @@ MODEL = click.option(
 THREADS = click.option(
     "--threads", type=click.IntRange(0, MAX_THREADS), default=0, help="Number of CPU threads; default: all available."
 )
+OFFLINE = click.option(
+    "--offline",
+    is_flag=True,
+    expose_value=False,
+    callback=_go_offline,
+    help="No fetching of models by name, as with BOT_OFFLINE=1.",
+)
 RUNTIME_OPTIONS = (
+    OFFLINE,
     click.option(
         "--device",
         type=click.Choice(DEVICES),
@@ -82,7 +107,7 @@ RUNTIME_OPTIONS = (
 
 
 def runtime(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --device, --threads and --batch, which `open_embedder` takes."""
+    """Adds --device, --threads and --batch, which `open_embedder` takes, and --offline."""
     for option in reversed(RUNTIME_OPTIONS):
         command = option(command)
     return command

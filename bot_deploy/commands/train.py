@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .model_choice import choose_model
+from .options import OFFLINE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     help="Continuation of the run in --out (default: the newest run), with its own settings. --set epochs=40 adds "
     "epochs; --data is for data that have moved.",
 )
+@OFFLINE
 def train(
     data: tuple[str, ...],
     recipe: str | None,

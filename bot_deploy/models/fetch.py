@@ -8,6 +8,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from bot_deploy.choices import OFFLINE_VARIABLE
 from bot_deploy.errors import BotError, InputError, RunError, on_one_line
 from bot_deploy.files import lock, write_atomically
 from bot_deploy.progress import progress_counter
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OFFLINE_VARIABLE = "BOT_OFFLINE"
 TIMEOUT_S = (10.0, 30.0)  # to connect, and between two parts of a file
 ATTEMPTS = 2  # a connection that was cut is tried again
 CHUNK_BYTES = 1 << 16
@@ -66,11 +66,12 @@ def fetch(network: NamedNetwork, folder: Path | None = None) -> Path:
     return target / first
 
 
-def is_cached(network: NamedNetwork) -> bool:
-    """Whether all files of `network` are in a folder of models; their content is not read."""
-    return any(
-        all((place / network.name / file.name).is_file() for file in network.files) for place in search_folders()
-    )
+def find_cached(network: NamedNetwork) -> Path | None:
+    """The first file of `network` if all its files are in a folder of models; their content is not read."""
+    for place in search_folders():
+        if all((place / network.name / file.name).is_file() for file in network.files):
+            return place / network.name / network.files[0].name
+    return None
 
 
 def is_offline() -> bool:

@@ -1,0 +1,62 @@
+"""Everything that has a name: the networks of the table, and artifacts that somebody put into a folder of models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .cache import artifact_names, find_artifact
+from .fetch import find_cached
+from .table import DETECTORS, MODELS, Accuracy, NamedDetector, NamedModel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedModel:
+    """A model or detector with a name."""
+
+    name: str
+    kind: str  # "model" or "detector"
+    bytes: int
+    licence: str | None = None  # None: not known
+    authors: str | None = None
+    training_data: str | None = None  # what it allowed
+    published: Accuracy | None = None  # by its authors
+    measured: tuple[Accuracy, ...] = ()  # by us
+    cached: bool = True
+    path: Path | None = None  # the file that `bot` opens; of a model that is not wrapped yet, None
+
+
+def list_models() -> list[ListedModel]:
+    """The models in the order of the table, those of users, and the detectors."""
+    models, detectors = [_listed(network) for network in MODELS], [_listed(network) for network in DETECTORS]
+    names = {listed.name for listed in (*models, *detectors)}
+    own = [_own(name) for name in artifact_names() if name not in names]
+    return [*models, *own, *detectors]
+
+
+def _listed(network: NamedModel | NamedDetector) -> ListedModel:
+    file = find_cached(network)
+    path = find_artifact(network.name) if isinstance(network, NamedModel) else file
+    return ListedModel(
+        name=network.name,
+        kind="model" if isinstance(network, NamedModel) else "detector",
+        bytes=network.bytes,
+        licence=network.licence,
+        authors=network.authors,
+        training_data=network.data_terms,
+        published=network.published if isinstance(network, NamedModel) else None,
+        measured=network.measured if isinstance(network, NamedModel) else (),
+        cached=bool(path or file),
+        path=path,
+    )
+
+
+def _own(name: str) -> ListedModel:
+    path = find_artifact(name)
+    assert path
+    weights = path.with_suffix(".bin")  # of an OpenVINO IR
+    files = [path, weights] if path.suffix == ".xml" and weights.is_file() else [path]
+    return ListedModel(name=name, kind="model", bytes=sum(file.stat().st_size for file in files), path=path)
