@@ -79,12 +79,15 @@ def index(
     table = galleries.read_metadata(metadata) if metadata else None
     galleries.check_folder(folder)
     model = choose_model(model)
-    say(*galleries.describe_folder(folder, table))
+    scanned = galleries.scan_images(folder)
+    say(*galleries.describe_images(scanned, table))
     embedder = open_embedder(model, device, threads=threads, batch=batch)
     say(f"model {model} on {embedder.backend}")
     document: dict[str, object] = {"gallery": out, "model": str(model)}
     with galleries.open_or_create_index(out, embedder.contract, folder) as gallery:
-        update = galleries.index_folder(gallery, folder, embedder, table, add=add, replace=replace, verify=verify)
+        update = galleries.index_folder(
+            gallery, folder, embedder, table, add=add, replace=replace, verify=verify, scanned=scanned
+        )
         broken = gallery.broken()
         document |= {
             "images": len(gallery),

@@ -43,12 +43,14 @@ def read(source: str, files: Sequence[File]) -> Dataset:
     """
     images = image_files(files)
     parsed = parse_names([str(file) for file in images])
+    if parsed.contradiction_reason:
+        raise InputError(f"{source}: {parsed.contradiction_reason}; {IDENTITY_REMEDY}")
     crops = [
         (file, info) for file, info in zip(images, parsed.infos, strict=True) if len(file.parts) > 1 or info.identity
     ]
     if not any(info.identity for _, info in crops):
         raise LayoutMismatch(_no_identities([file for file, _ in crops]))
-    _check_identities(source, crops, parsed.contradiction_reason)
+    _check_identities(source, crops)
     split_of = _choose_splits(source, [file for file, _ in crops])
     if parsed.session_note:
         logger.warning(f"{source}: {parsed.session_note}")
@@ -90,10 +92,8 @@ def _market_special_identity(file: File, info: CropMetadata) -> int | None:
     return DISTRACTOR if label and label.identity == info.identity and int(label.identity) == 0 else None
 
 
-def _check_identities(source: str, crops: Sequence[tuple[File, CropMetadata]], contradiction: str) -> None:
-    """Raises InputError for crops without an identity, and for names that contradict each other."""
-    if contradiction:
-        raise InputError(f"{source}: {contradiction}; {IDENTITY_REMEDY}")
+def _check_identities(source: str, crops: Sequence[tuple[File, CropMetadata]]) -> None:
+    """Raises InputError for crops without an identity, and for a file that is named like another than its folder."""
     for file, info in crops:
         if info.identity is None:
             raise InputError(

@@ -70,6 +70,7 @@ class ParsedNames(NamedTuple):
     infos: list[CropMetadata]  # one for each path
     session_note: str  # that a level of folders was read as sessions instead of identities, and why; "" if none was
     contradiction_reason: str  # why not all folders can be right, such as crops beside folders of crops; "" if they can
+    contradictory: list[bool]  # for each path, whether its folders are among those that contradict each other
 
 
 def parse_name(path: str) -> CropMetadata:
@@ -93,7 +94,8 @@ def parse_names(paths: Sequence[str]) -> ParsedNames:
     are alice and bob. A file name that begins with the name of its folder shows that the folder is the identity.
     """
     parts = [path.split("/") for path in paths]
-    identity_folders = [_identity_folders(folders) for *folders, _ in parts]
+    # Where file names have the identity, folders say nothing.
+    identity_folders = [[] if _is_benchmark_name(names[-1]) else _identity_folders(names[:-1]) for names in parts]
     session_note = ""
     while True:
         parents = _parents_of_innermost_folders(parts, identity_folders)
@@ -110,16 +112,23 @@ def parse_names(paths: Sequence[str]) -> ParsedNames:
             else candidates
             for names, candidates in zip(parts, identity_folders, strict=True)
         ]
-    contradiction_reason = (
-        f"{_describe_recurring_folder(recurring[0], parents)}, but most folders are below one" if recurring else ""
-    )
+    nested = _find_nested_identities(paths, identity_folders)
     ambiguous_folders = set(recurring)
+    contradictory = [
+        bool(candidates) and (candidates[-1] in ambiguous_folders or tuple(candidates) in nested.folders)
+        for candidates in identity_folders
+    ]
     infos = [
         # Such a folder may be a session or a person; its crops have no identity rather than a wrong one.
-        _parse(names[:-1], names[-1], [] if ambiguous_folders & set(candidates[-1:]) else candidates)
-        for names, candidates in zip(parts, identity_folders, strict=True)
+        _parse(names[:-1], names[-1], [] if is_contradictory else candidates)
+        for names, candidates, is_contradictory in zip(parts, identity_folders, contradictory, strict=True)
     ]
-    return ParsedNames(infos, session_note, contradiction_reason or _find_nested_identities(paths, identity_folders))
+    reason = (
+        f"{_describe_recurring_folder(recurring[0], parents)}, but most folders are below one"
+        if recurring
+        else nested.reason
+    )
+    return ParsedNames(infos, session_note, reason, contradictory)
 
 
 def _parents_of_innermost_folders(
@@ -138,16 +147,27 @@ def _describe_recurring_folder(folder: str, parents: dict[str, set[tuple[str, ..
     return f"{folder}/ is below {first}/ and below {second}/"
 
 
-def _find_nested_identities(paths: Sequence[str], identity_folders: Sequence[list[str]]) -> str:
-    """The contradiction of crops that lie beside folders of crops; "" for none."""
+class _NestedIdentities(NamedTuple):
+    """Crops that lie beside folders of crops, so that not each folder is an identity."""
+
+    reason: str
+    folders: set[tuple[str, ...]]  # that hold both, and those below them
+
+
+def _find_nested_identities(paths: Sequence[str], identity_folders: Sequence[list[str]]) -> _NestedIdentities:
+    """The crops that lie beside folders of crops; an empty reason and no folders for none."""
     first_in: dict[tuple[str, ...], str] = {}
     for path, candidates in zip(paths, identity_folders, strict=True):
         if candidates:
             first_in.setdefault(tuple(candidates), path)
+    reason = ""
+    nested: set[tuple[str, ...]] = set()
     for folders, path in first_in.items():
-        if len(folders) > 1 and folders[:-1] in first_in:
-            return f"{first_in[folders[:-1]]} lies beside the folder of {path}, so one of the folders is no identity"
-    return ""
+        above = [folders[:depth] for depth in range(1, len(folders)) if folders[:depth] in first_in]
+        nested.update(*[above], [folders] if above else [])
+        if above and not reason:
+            reason = f"{first_in[above[0]]} lies beside the folder of {path}, so one of the folders is no identity"
+    return _NestedIdentities(reason, nested)
 
 
 def _file_repeats_folder(folder: str, name: str) -> bool:
@@ -165,13 +185,19 @@ def _parse(folders: Sequence[str], name: str, candidates: Sequence[str]) -> Crop
     if camera is None:
         camera = next((_folder_camera(folder) for folder in reversed(folders[-3:]) if is_camera_folder(folder)), None)
     identity = _as_text(candidates[-1]) if candidates else None
-    if (
-        market
-        and not DAY_PATTERN.fullmatch(market.identity)
-        and (frame or DUKE_FRAME_PATTERN.match(name) or identity is None)
-    ):
+    if market and not DAY_PATTERN.fullmatch(market.identity) and (_is_benchmark_name(name) or identity is None):
         return CropMetadata(market.identity, market.camera, time)
     return CropMetadata(identity, camera, time)
+
+
+def _is_benchmark_name(name: str) -> bool:
+    """Whether a file name has identity, camera and frame, as in Market-1501 or DukeMTMC-reID."""
+    market = parse_market_name(name)
+    return (
+        market is not None
+        and not DAY_PATTERN.fullmatch(market.identity)
+        and bool(MARKET_FRAME_PATTERN.match(name) or DUKE_FRAME_PATTERN.match(name))
+    )
 
 
 def parse_market_name(name: str) -> MarketLabel | None:

@@ -23,12 +23,12 @@ from bot_deploy.files import cache_folder
 
 from .database import DamagedError
 from .image_gallery import ImageGallery
-from .indexing import IndexUpdate, describe_folder, index_folder
+from .indexing import IndexUpdate, describe_images, index_folder
 from .interface import Filters, Gallery, GalleryItem, ReadableGallery, SearchHit
 from .local_index import LocalIndex, is_local_index
 from .metadata import read_metadata
 from .milvus import MilvusIndex, is_milvus
-from .scan import check_folder, file_digest
+from .scan import check_folder, file_digest, scan_images
 
 if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
@@ -47,7 +47,7 @@ __all__ = [
     "SearchHit",
     "check_folder",
     "check_gallery",
-    "describe_folder",
+    "describe_images",
     "file_digest",
     "index_folder",
     "is_empty_folder",
@@ -60,6 +60,7 @@ __all__ = [
     "parse_name",
     "parse_time",
     "read_metadata",
+    "scan_images",
 ]
 
 logger = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ def open_folder_gallery(folder: Path, embedder: Embedder) -> tuple[LocalIndex, I
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
         index = LocalIndex(temporary, contract.embedding_space, contract.dim, folder.absolute())
     try:
-        update = index_folder(index, folder, embedder)
+        update = index_folder(index, folder, embedder, refuse_contradictions=False)
         index.root = folder  # paths of matches begin as `folder` does
         return index, update  # noqa: TRY300
     except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 
     from .interface import Gallery
     from .parts import Part
-    from .scan import FileState
+    from .scan import FileState, ScanResult
 
 logger = logging.getLogger(__name__)
 
+METADATA_REMEDY = "give the identities of these images in a table, or move them"
 FILES_PER_COMMIT = 1024  # files embedded between two commits; a killed process loses at most these
 
 
@@ -52,6 +54,8 @@ def index_folder(
     add: bool = False,
     replace: bool = False,
     verify: bool = False,
+    scanned: ScanResult | None = None,
+    refuse_contradictions: bool = True,
 ) -> IndexUpdate:
     """Makes `gallery` hold the images below `folder`, with their present content, and no others of that folder.
 
@@ -66,14 +70,16 @@ def index_folder(
         add: adds another folder to those in the gallery.
         replace: removes everything that is not below `folder`.
         verify: reads every file again, even if size, times and inode are the same; broken ones are tried again.
+        scanned: what `scan_images` found in `folder`; None: it is scanned now.
+        refuse_contradictions: whether names that contradict each other are an error. If not, they are a warning, and
+            these crops have no identity.
 
     Raises:
-        InputError: no such folder, not one usable image in it, `metadata` about none of its files, or a gallery of
-            another folder without `add` or `replace`.
+        InputError: no such folder, not one usable image in it, `metadata` about none of its files, a gallery of
+            another folder without `add` or `replace`, or names of new files that contradict each other.
     """
-    # Items first: a file that another process adds in between must not look as if it had been removed.
     items = list(gallery.items())
-    scanned = scan_images(folder)
+    scanned = scanned or scan_images(folder)
     if not scanned.files:  # perhaps an empty mount: the gallery is kept
         raise _unusable(folder, 0)
     metadata = metadata or {}
@@ -85,11 +91,16 @@ def index_folder(
     if part.prefix:
         states = {part.prefix + path: state for path, state in states.items()}
     metadata = {part.prefix + path: info for path, info in metadata.items()}
-    changes = _compare(known, states, base, _parse_new_names(states, known, part), metadata, verify=verify)
+    names = _parse_new_names(states, known, part)
+    if contradiction := names.contradiction(known, metadata):
+        if refuse_contradictions:
+            raise InputError(f"{folder}: {contradiction}; {METADATA_REMEDY}", parameter="metadata")
+        logger.warning(f"{folder}: {contradiction}; their crops have no identity")
+    changes = _compare(known, states, base, names.infos, metadata, verify=verify)
     unreadable = {
         part.prefix + path: GalleryItem(part.prefix + path, error=error) for path, error in scanned.unreadable.items()
     }
-    removed = _removed_paths(known, states, unreadable)
+    removed = _removed_paths(known, states, unreadable, base)
     if part.root != gallery.root or replace:
         removed += [item.path for item in items if item.path not in known and (replace or not is_outside(item.path))]
     if changes.updated:
@@ -107,23 +118,28 @@ def index_folder(
     return IndexUpdate(new, changed, len(removed), len(states) - new - changed)
 
 
-def describe_folder(folder: Path, metadata: Mapping[str, CropMetadata] | None = None) -> list[str]:
-    """Lines about what the names of the images below `folder` and `metadata` say, and about names that are ambiguous.
-
-    Raises:
-        InputError: no such folder.
-    """
-    paths = list(scan_images(folder).files)
+def describe_images(scanned: ScanResult, metadata: Mapping[str, CropMetadata] | None = None) -> list[str]:
+    """Lines about what the names of the images in `scanned`, and `metadata`, say."""
+    paths = list(scanned.files)
     parsed = parse_names(paths)
     infos = {path: _merge(info, (metadata or {}).get(path)) for path, info in zip(paths, parsed.infos, strict=True)}
-    lines = describe_names(infos)
-    if parsed.session_note:
-        lines.append(parsed.session_note)
-    if parsed.contradiction_reason:
-        lines.append(
-            f"{parsed.contradiction_reason}; give the identities with a table of metadata, or move these images"
+    return describe_names(infos) + ([parsed.session_note] if parsed.session_note else [])
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What the names of the files of an update say."""
+
+    infos: Mapping[str, CropMetadata]
+    contradiction_reason: str = ""  # see `ParsedNames`
+    contradictory: frozenset[str] = frozenset()  # the paths in it
+
+    def contradiction(self, known: Mapping[str, object], metadata: Mapping[str, CropMetadata]) -> str:
+        """Why the identities of new files are not clear; "" if they are, or if `metadata` has them."""
+        unclear = any(
+            path not in known and metadata.get(path, CropMetadata()).identity is None for path in self.contradictory
         )
-    return lines
+        return self.contradiction_reason if unclear else ""
 
 
 @dataclass(frozen=True)
@@ -170,11 +186,13 @@ def _compare(
 
 
 def _removed_paths(
-    known: Mapping[str, object], states: Mapping[str, object], unreadable: Mapping[str, object]
+    known: Mapping[str, object], states: Mapping[str, object], unreadable: Mapping[str, object], base: Path
 ) -> list[str]:
     """Those of the `known` paths that have no file any more; files below `unreadable` folders may still be there."""
     below = tuple(f"{path}/" for path in unreadable)
-    return [path for path in known if path not in states and path not in unreadable and not path.startswith(below)]
+    missing = [path for path in known if path not in states and path not in unreadable and not path.startswith(below)]
+    # Another process may have added a file after the scan.
+    return [path for path in missing if not os.path.isfile(base / path)]  # noqa: PTH113 - Path.is_file may raise
 
 
 def _embed(
@@ -215,15 +233,15 @@ def _has_content_of(previous: GalleryItem, item: GalleryItem, base: Path) -> boo
     return digest == previous.digest and bool(digest or previous.error)
 
 
-def _parse_new_names(
-    states: Mapping[str, object], known: Mapping[str, object], part: Part
-) -> Mapping[str, CropMetadata]:
+def _parse_new_names(states: Mapping[str, object], known: Mapping[str, object], part: Part) -> _Names:
     """Identity, camera and time by path, if any path is new: each name is read in view of all the others."""
     if states.keys() <= known.keys():
-        return {}
+        return _Names({})
     # The names of folders above an added folder mean nothing.
-    names = [path.removeprefix(part.prefix) if is_outside(path) else path for path in states]
-    return dict(zip(states, parse_names(names).infos, strict=True))
+    parsed = parse_names([path.removeprefix(part.prefix) if is_outside(path) else path for path in states])
+    contradictory = [path for path, is_one in zip(states, parsed.contradictory, strict=True) if is_one]
+    infos = dict(zip(states, parsed.infos, strict=True))
+    return _Names(infos, parsed.contradiction_reason, frozenset(contradictory))
 
 
 def _merge(source: CropMetadata | GalleryItem, from_table: CropMetadata | None) -> CropMetadata:

@@ -87,6 +87,7 @@ def test_file_names_that_begin_with_their_folder_show_that_it_is_the_identity(tm
     [
         (["a/tom/1.jpg", "b/tom/1.jpg", "a/x/1.jpg", "a/y/1.jpg"], "tom/ is below a/ and below b/, but most folders"),
         (["crops/alice/1.jpg", "crops/2.jpg"], r"crops/2\.jpg lies beside the folder of crops/alice/1\.jpg"),
+        (["crops/a/b/1.jpg", "crops/2.jpg"], r"crops/2\.jpg lies beside the folder of crops/a/b/1\.jpg"),
         (["0007/0002_c1s1_000451_03.jpg", "0008/0008_c1s1_000451_03.jpg"], "in the folder of 0007, but its name"),
         (["alice/1.jpg", "cam1/2.jpg"], r"cam1/2\.jpg has no identity"),
         (["query/alice/1.jpg", "test/alice/2.jpg"], r"test/alice/2\.jpg is below test/, but query/"),
@@ -100,6 +101,18 @@ def test_names_that_contradict_each_other_are_refused(names: list[str], message:
 def test_a_folder_that_is_a_person_or_a_session_gives_no_identity() -> None:
     parsed = parse_names(["a/tom/1.jpg", "b/tom/1.jpg", "a/x/1.jpg", "a/y/1.jpg"])
     assert [info.identity for info in parsed.infos] == [None, None, "x", "y"]
+
+
+def test_crops_beside_folders_of_crops_have_no_identity() -> None:
+    parsed = parse_names(["alice/1.jpg", "alice/extra/2.jpg", "bob/3.jpg"])
+    assert [info.identity for info in parsed.infos] == [None, None, "bob"]
+    assert parsed.contradictory == [True, True, False]
+
+
+def test_names_of_benchmarks_contradict_no_folder() -> None:
+    parsed = parse_names(["lobby/0002_c1s1_000451_03.jpg", "lobby/door/0003_c2s1_000451_03.jpg"])
+    assert [info.identity for info in parsed.infos] == ["0002", "0003"]
+    assert not parsed.contradiction_reason
 
 
 def labels(crops: tuple[Crop, ...]) -> list[tuple[str, str]]:

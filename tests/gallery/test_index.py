@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from helpers.crowds import draw, needs_faiss, needs_milvus
+from helpers.fake_camera import write_colour_model
 
 from bot_deploy import cli, images
 from bot_deploy.commands import index as command
-from bot_deploy.gallery import LocalIndex, parse_name
+from bot_deploy.gallery import LocalIndex, parse_name, scan
 
 
 def bot(*arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
@@ -227,3 +228,29 @@ def test_an_empty_gallery_is_said(onnx_file: Path, tmp_path: Path, capsys: pytes
     open_or_create_index(str(tmp_path / "x.gallery"), open_embedder(onnx_file).contract, tmp_path / "crops").close()
     bot_here("match", draw(tmp_path / "q.bmp", 0), tmp_path / "x.gallery", "--model", onnx_file)
     assert "an empty gallery, so nobody can be found in it" in capsys.readouterr().err
+
+
+def test_names_that_contradict_each_other_are_refused_after_one_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans: list[Path] = []
+    scan_images = scan.scan_images
+    for place in ("bot_deploy.gallery", "bot_deploy.gallery.indexing"):
+        monkeypatch.setattr(f"{place}.scan_images", lambda folder: (scans.append(folder), scan_images(folder))[1])
+    for number, name in enumerate(("alice/1.png", "alice/extra/2.png", "bob/3.png")):
+        draw(tmp_path / "crops" / name, number)
+    (tmp_path / "names.csv").write_text("path,identity\nalice/1.png,alice\nalice/extra/2.png,eve\n")
+    model = write_colour_model(tmp_path / "model.onnx")
+    index = ["index", str(tmp_path / "crops"), "-o", str(tmp_path / "x.gallery"), "--model", str(model)]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(index)
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert lines[0] == "3 crops of 1 identity from 0 known cameras; 2 without identity"
+    assert "alice/1.png lies beside the folder of alice/extra/2.png" in lines[-1]
+    assert lines[-1].endswith("or move them (--metadata)")
+    assert len(scans) == 1
+    bot_here(*index, "--metadata", tmp_path / "names.csv")
+    assert len(scans) == 2
+    with LocalIndex(tmp_path / "x.gallery") as gallery:
+        assert sorted(str(item.identity) for item in gallery.items()) == ["alice", "bob", "eve"]

@@ -15,6 +15,7 @@ from helpers.crowds import DIM, HEIGHT, WIDTH, Counting, check_like_naive, contr
 from bot_deploy import gallery as galleries
 from bot_deploy import images
 from bot_deploy.datasets import open_dataset
+from bot_deploy.datasets.names import CropMetadata
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
 from bot_deploy.gallery import indexing, read_metadata, scan
@@ -255,9 +256,55 @@ def test_what_the_names_say_is_described(tmp_path: Path) -> None:
     for name in ("lobby/alice/1.jpg", "garden/alice/2.jpg"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
-    assert galleries.describe_folder(tmp_path) == [
+    assert galleries.describe_images(galleries.scan_images(tmp_path)) == [
         "2 crops of 2 identities from 0 known cameras",
         "  garden/alice/2.jpg -> garden",
         "  lobby/alice/1.jpg -> lobby",
         "alice/ is below garden/ and below lobby/, so it is read as a session, and the folder above is the identity",
     ]
+
+
+def test_names_that_contradict_each_other_are_refused(
+    tmp_path: Path, embedder: Embedder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    crops = tmp_path / "crops"
+    names = ["alice/1.png", "alice/extra/2.png", "bob/3.png"]
+    for number, name in enumerate(names):
+        draw(crops / name, number)
+    table = {"alice/1.png": CropMetadata("alice"), "alice/extra/2.png": CropMetadata("eve")}
+    with opened(str(tmp_path / "x.gallery"), root=crops) as index:
+
+        def update(metadata: dict[str, CropMetadata] | None = None) -> list[str | None]:
+            galleries.index_folder(index, crops, embedder, metadata)
+            return [item.identity for item in sorted(index.items())]
+
+        for metadata in (None, {"alice/1.png": table["alice/1.png"]}):
+            with pytest.raises(InputError, match=r"alice/1\.png lies beside the folder of alice/extra/2\.png"):
+                update(metadata)
+            assert len(index) == 0
+        assert update(table) == ["alice", "eve", "bob"]
+        assert update() == ["alice", "eve", "bob"]  # nothing is new, and the table is remembered
+        draw(crops / "alice" / "4.png", 4)
+        with pytest.raises(InputError, match="lies beside"):
+            update()
+    # `bot match` needs no identities: they are unknown, and it says why.
+    gallery, _ = galleries.open_folder_gallery(crops, embedder)
+    with gallery:
+        assert [item.identity for item in sorted(gallery.items())] == [None, None, None, "bob"]
+    assert "their crops have no identity" in caplog.text
+
+
+def test_a_file_that_is_added_after_the_scan_stays(tmp_path: Path, embedder: Embedder) -> None:
+    crops = tmp_path / "crops"
+    for number in range(3):
+        draw(crops / "ann" / f"{number}.png", number)
+    scanned = galleries.scan_images(crops)
+    draw(crops / "bob" / "3.png", 3)
+    (crops / "ann" / "0.png").unlink()
+    with opened(str(tmp_path / "x.gallery"), root=crops) as index:
+        galleries.index_folder(index, crops, embedder)
+        update = galleries.index_folder(index, crops, embedder, scanned=scanned)
+        assert {item.path for item in index.items()} == {"ann/0.png", "ann/1.png", "ann/2.png", "bob/3.png"}
+        assert update.removed == 0
+        assert galleries.index_folder(index, crops, embedder).removed == 1
