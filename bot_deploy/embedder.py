@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bot_deploy import runs
 from bot_deploy.artifacts import check_model_file, refuse_replacement
 from bot_deploy.choices import AUTO_DEVICES, BACKENDS
 from bot_deploy.errors import ImageError, InputError, RunError
 from bot_deploy.images import Pixels, convert_image, read_image, read_many, resize
 from bot_deploy.machine import available_cores, thread_count
+from bot_deploy.models import box
 from bot_deploy.models.cache import find_model
 from bot_deploy.progress import show_progress
 
@@ -232,11 +232,11 @@ def _wrong_array(dtype: object, shape: tuple[int, ...], expected: str) -> str:
 def open_embedder(
     path: str | Path | None = None, device: str = "auto", *, threads: int = 0, batch: int = 0, check: bool = True
 ) -> Embedder:
-    """The model in `path`: an .onnx, an .engine, an .xml, or a .pt checkpoint.
+    """The model in `path`: an .onnx, an .engine, an .xml, or a .pt checkpoint; by default the model in the box.
 
     Args:
-        path: the model, a file or a name of `bot models` that is in the cache; None for the newest model.onnx under
-            runs/.
+        path: the model, a file or a name of `bot models` that is in the cache; None or "box" for the model in the
+            box, whose card is docs/model.md.
         device: one of `choices.DEVICES`; "auto" takes the first of `choices.AUTO_DEVICES` that works.
         threads: number of CPU threads; 0 for as many as this process may use.
         batch: images per run; 0 for the backend's own choice.
@@ -250,7 +250,7 @@ def open_embedder(
             embedding of the fixed image is not usable. Or the file was replaced while it was opened.
     """
     threads = thread_count(threads)
-    path = runs.newest_model() if path is None else find_model(path)
+    path = find_model(box.NAME if path is None else path)
     check_model_file(path)
     backends = BACKENDS[path.suffix]
     if device != "auto" and device not in backends:

@@ -10,25 +10,25 @@ RUNS = Path("runs")
 ONNX_NAME, CHECKPOINT_NAME = "model.onnx", "model.pt"
 
 
-def newest_model(root: Path = RUNS) -> Path:
-    """The model.onnx under `root` that was written last: what `open_embedder` and `bot match` take by default.
-
-    Raises:
-        InputError: there is none.
-    """
-    return newest_file(ONNX_NAME, "`bot export` writes one, or name a model", root, parameter="model")
+def newest_model(root: Path = RUNS) -> Path | None:
+    """The model.onnx under `root` that was written last, which `bot match` takes by default; None if there is none."""
+    return _newest(ONNX_NAME, root)
 
 
-def newest_file(pattern: str, remedy: str, root: Path = RUNS, *, parameter: str = "") -> Path:
+def newest_file(pattern: str, remedy: str, root: Path = RUNS) -> Path:
     """The file under `root`, at any depth, that matches `pattern` and was written last.
 
     Raises:
-        InputError: there is none; the message ends with `remedy` and names `parameter`.
+        InputError: there is none; the message ends with `remedy`.
     """
-    files = sorted(root.rglob(pattern), key=lambda path: path.stat().st_mtime)
-    if not files:
-        raise InputError(f"no {pattern} under {root}/; {remedy}", parameter=parameter)
-    return files[-1]
+    newest = _newest(pattern, root)
+    if newest is None:
+        raise InputError(f"no {pattern} under {root}/; {remedy}")
+    return newest
+
+
+def _newest(pattern: str, root: Path) -> Path | None:
+    return max(root.rglob(pattern), key=lambda path: path.stat().st_mtime, default=None)
 
 
 def new_folder(name: str, root: Path = RUNS) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bot_deploy import runs
 from bot_deploy.artifacts import checkpoint as checkpoints
 from bot_deploy.backends import nvidia
 from bot_deploy.backends.torch import runner
@@ -27,6 +28,8 @@ from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError, ParityError, RunError
 from bot_deploy.evaluation.protocol import evaluate_dataset
 from bot_deploy.model import InferenceGraph
+from bot_deploy.models import box
+from bot_deploy.models.cache import find_model
 from bot_deploy.runs import CHECKPOINT_NAME
 
 from .exported_model import ENGINE_NAME, ONNX_NAMES, ExportedModel, publish_artifact, rejected_path, unverified_path
@@ -72,8 +75,8 @@ def export(
     An artifact that fails the comparison is kept as *.rejected; check `ExportedModel.rejected`.
 
     Args:
-        checkpoint: a checkpoint, or the folder of a run.
-        out: folder for the artifacts; by default that of the checkpoint.
+        checkpoint: a checkpoint, the folder of a run, or "box" for the model in the box.
+        out: folder for the artifacts; by default that of the checkpoint, or a new one under runs/ for "box".
         precisions: of the ONNX files: "fp32", "fp16", "int8".
         data: data set with crops to compare on; query and gallery, if any, are also scored. INT8 calibration uses its
             training crops, or all its crops if there are none. By default the crops of the training, which are not
@@ -98,7 +101,7 @@ def export(
         raise InputError(f"unknown precision {unknown[0]!r}; choose from {', '.join(PRECISIONS)}")
     if engine:  # what cannot be built is refused before any work
         _, gpu_archs = check_engine(engine_batch, gpu_archs)
-    source = Path(checkpoint)
+    source = find_model(checkpoint)
     if source.is_dir():
         source = source / CHECKPOINT_NAME
     dataset = open_merged((str(data),) if data else _training_sources(source))
@@ -109,7 +112,7 @@ def export(
         )
     context = prepare_export(
         source,
-        Path(out) if out else source.parent,
+        Path(out) if out else runs.new_folder(box.NAME) if source == box.PATH else source.parent,
         dataset,
         feature=feature,
         flip=flip,
@@ -132,6 +135,8 @@ def export(
 def _training_sources(source: Path) -> tuple[str, ...]:
     """The data sets that the checkpoint was trained on if all are here, otherwise the built-in one."""
     sources = checkpoints.load(source).data
+    if not sources:  # a compact ONNX file does not name its training data
+        return (SYNTHETIC,)
     if all(name == SYNTHETIC or Path(name).exists() for name in sources):
         return sources
     logger.info(f"the training data {MERGE_SEPARATOR.join(sources)} is not here; comparing on synthetic crops")

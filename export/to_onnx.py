@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bot_deploy.model import InferenceGraph
 
 OPSETS = range(18, 24)  # versions of ONNX that can be written
+MAX_FOLDED_BYTES = 1 << 16  # of a constant that the exporter computes, such as a convolution's bias of zeros
 
 
 def check_opset(opset: int) -> None:
@@ -37,6 +38,17 @@ def to_onnx(graph: InferenceGraph, contract: Contract, path: Path, opset: int = 
     Raises:
         InputError: `opset` is not one of OPSETS.
     """
+    save_with_contract(onnx_model(graph, contract, opset), contract, path)
+
+
+def onnx_model(
+    graph: InferenceGraph, contract: Contract, opset: int = OPSET, *, keep_batch_norm: bool = False
+) -> onnx.ModelProto:
+    """The model that `to_onnx` writes, without its contract.
+
+    With `keep_batch_norm`, convolutions keep the weights of training. PyTorch's own optimiser would fold batch-norm
+    into them.
+    """
     check_opset(opset)
     example = torch.zeros(2, contract.height, contract.width, 3, dtype=torch.uint8)
     with _silent_exporter():
@@ -47,13 +59,21 @@ def to_onnx(graph: InferenceGraph, contract: Contract, path: Path, opset: int = 
             output_names=[OUTPUT_NAME],
             opset_version=opset,
             dynamo=True,
+            optimize=not keep_batch_norm,
             dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
         )
-    assert program is not None
+        assert program is not None
+        if keep_batch_norm:
+            from onnxscript import optimizer
+
+            optimizer.fold_constants(
+                program.model, input_size_limit=MAX_FOLDED_BYTES, output_size_limit=MAX_FOLDED_BYTES
+            )
+            optimizer.remove_unused_nodes(program.model)
     model = program.model_proto
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
         part.ClearField("metadata_props")  # stack traces with the paths of the machine that exported
-    save_with_contract(model, contract, path)
+    return model
 
 
 def save_with_contract(model: onnx.ModelProto, contract: Contract, path: Path) -> None:

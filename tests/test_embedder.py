@@ -102,12 +102,11 @@ def test_the_newest_export_is_used_and_named(onnx_file: Path, people: Path, gall
     assert done.stdout.splitlines()[0].split() == ["rank", "score", "path"]
 
 
-def test_no_export_yet_is_one_line_with_the_remedy(people: Path, gallery: Path, tmp_path: Path) -> None:
+def test_without_an_export_the_model_in_the_box_is_used(people: Path, gallery: Path, tmp_path: Path) -> None:
     done = bot("match", sorted((people / "query").iterdir())[0], gallery, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("bot: ")
-    assert "bot export" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert done.returncode == 0, done.stderr
+    assert "model box on " in done.stderr
+    assert done.stdout.splitlines()[0].split() == ["rank", "score", "path"]
 
 
 def test_eval_needs_no_torch(onnx_file: Path, people: Path) -> None:

@@ -19,6 +19,7 @@ from bot_deploy.datasets import crops_fingerprint
 from bot_deploy.embedder import open_embedder
 from bot_deploy.errors import InputError
 from bot_deploy.evaluation.embeddings import embed_or_reuse
+from bot_deploy.models.cache import find_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +73,7 @@ def embed_with_teacher(
     def embed(crops: Sequence[Crop], label: str) -> Tensor:
         if not crops:
             return torch.zeros(0, contract.dim)
-        vectors: Vectors = embed_or_reuse(embedder, crops, label, model=Path(teacher))
+        vectors: Vectors = embed_or_reuse(embedder, crops, label, model=find_model(teacher))
         return torch.from_numpy(vectors)
 
     return Guidance(

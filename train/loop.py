@@ -42,6 +42,7 @@ from .run_files import EpochMetrics
 from .sampler import draw_batches
 from .schedule import learning_rate
 from .state import TrainingState, create_state, restore_state, save_state
+from .weights import inherited_terms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -410,6 +411,7 @@ def _save_checkpoint(model: ReID, path: Path, recipe: Recipe, dataset: Dataset, 
     num_ids = len({crop.identity for crop in dataset.train})
     state_dict = {key: value.cpu() for key, value in model.state_dict().items()}
     contract = contract_of(model, recipe.height, recipe.width)
+    contract = dataclasses.replace(contract, terms=inherited_terms(recipe.weights))
     if guidance:
         contract = dataclasses.replace(contract, teacher=guidance.description, unlabelled=guidance.source_names)
     checkpoint.save(

@@ -74,7 +74,7 @@ class Recipe:
     """The settings of a training run. Each trick of the paper is one key; its comment says how to turn it off."""
 
     arch: str = "resnet50"
-    weights: str = "imagenet"  # initial weights: "imagenet", a file, or "none"
+    weights: str = "imagenet"  # initial weights: "imagenet", "box", a file, or "none"
     height: int = IMAGE_HEIGHT
     width: int = IMAGE_WIDTH
     epochs: int = 120

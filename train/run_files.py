@@ -8,7 +8,6 @@ import io
 import platform
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,12 +17,14 @@ from bot_deploy.choices import MERGE_SEPARATOR
 from bot_deploy.datasets import crops_fingerprint
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import write_atomically
+from bot_deploy.models.cache import find_model
 from bot_deploy.runs import CHECKPOINT_NAME
 
 from .recipe import RUN_TABLES, load_recipe, read_toml, recipe_from_values, to_toml, toml_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from bot_deploy.datasets import Dataset
 
@@ -122,12 +123,12 @@ def _may_change(key: str, before: object, now: object) -> bool:
 
 
 def weights_file(source: str) -> Path:
-    """The file of initial weights `source`: itself, or the checkpoint in the folder of a run.
+    """The file of initial weights `source`: itself, the checkpoint in the folder of a run, or the model in the box.
 
     Raises:
         InputError: there is no such file.
     """
-    path = Path(source)
+    path = find_model(source)
     if path.is_dir():
         path /= CHECKPOINT_NAME
         if not path.is_file():
@@ -135,7 +136,9 @@ def weights_file(source: str) -> Path:
                 f"{source}: a folder without {CHECKPOINT_NAME}; name a run, or a file of weights", parameter="weights"
             )
     if not path.is_file():
-        raise InputError(f"{source}: no such file; give a file, a run's folder, imagenet or none", parameter="weights")
+        raise InputError(
+            f"{source}: no such file; give a file, a run's folder, box, imagenet or none", parameter="weights"
+        )
     return path
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bot_deploy import timm_backbone
-from bot_deploy.artifacts import checkpoint
+from bot_deploy.artifacts import checkpoint, read_contract
 from bot_deploy.artifacts.contract import from_json
 from bot_deploy.artifacts.state_dict import COUNTER, match_state_dict
 from bot_deploy.errors import InputError, RunError
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def initialise(model: ReID, source: str) -> None:
     """Sets the initial weights of `model` from `source`.
 
-    `source` is "none" (they stay random), "imagenet" (downloaded by torchvision or timm), the folder of a run, or a
-    .safetensors, .pth or .pt file. The file holds a checkpoint of bot_deploy or a backbone with the keys of torchvision
-    or timm. A classifier for another number of identities is left out.
+    `source` is "none" (they stay random), "imagenet" (downloaded by torchvision or timm), "box" (the model in the
+    box), the folder of a run, or a .safetensors, .pth or .pt file. The file holds a checkpoint of bot_deploy or a
+    backbone with the keys of torchvision or timm. A classifier for another number of identities is left out.
 
     Raises:
         InputError: no such file, or keys or shapes that do not fit; the message lists them.
@@ -41,6 +41,16 @@ def initialise(model: ReID, source: str) -> None:
         return
     path = timm_backbone.download_weights(timm_name) if source == "imagenet" and timm_name else weights_file(source)
     load_weights(model, checkpoint.load_tensors(path), str(path))
+
+
+def inherited_terms(source: str) -> str:
+    """The terms of the model whose weights are the initial weights `source`; "" if it has none, or is gone."""
+    if source in {"none", "imagenet"}:
+        return ""
+    try:
+        return read_contract(weights_file(source)).terms
+    except InputError:  # weights without a contract
+        return ""
 
 
 def load_weights(model: ReID, state: Mapping[str, object], source: str) -> None:

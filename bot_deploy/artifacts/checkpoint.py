@@ -142,7 +142,7 @@ def write_contract(path: Path, contract: Contract) -> None:
 
 
 def load_tensors(path: str | Path) -> dict[str, Any]:
-    """The dictionary in a .safetensors, .pth or .pt file; no code in the file is run.
+    """The dictionary in a .safetensors, .pth, .pt or compact .onnx file; no code in the file is run.
 
     Raises:
         PickledCodeError: the file holds more than tensors.
@@ -150,6 +150,10 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
     """
     if Path(path).exists() and not Path(path).is_file():  # a pipe would block
         raise InputError(f"{path}: not a file")
+    if Path(path).suffix == ".onnx":
+        from .compact_onnx import read_checkpoint
+
+        return read_checkpoint(Path(path))
     is_safetensors = Path(path).suffix == ".safetensors"
     if is_safetensors:
         from safetensors.torch import load_file

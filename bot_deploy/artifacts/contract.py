@@ -39,7 +39,7 @@ OLD_CALIBRATION_NAMES = {
     "reject": "reject_threshold",
     "missed": "false_reject_rate",
 }
-OPTIONAL = {"flip", "precision", "calibration", "teacher", "unlabelled"}  # fields that older files lack
+OPTIONAL = {"flip", "precision", "calibration", "teacher", "unlabelled", "terms"}  # fields that older files lack
 # The types of fields: a value from a file that is out of range is refused.
 Side = Annotated[int, Meta(ge=1, le=MAX_IMAGE_SIDE)]  # pixels
 Dim = Annotated[int, Meta(ge=1, le=65_536)]
@@ -89,6 +89,7 @@ class Contract:
     calibration: Calibration | None = None
     teacher: Description = ""  # backbone and embedding space of the model that it was distilled from
     unlabelled: tuple[Description, ...] = ()  # names of training data that only the teacher labelled
+    terms: Description = ""  # what the model may be used for; a model that starts from its weights inherits them
     format: int = CONTRACT_FORMAT
 
     @property

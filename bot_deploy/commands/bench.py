@@ -9,7 +9,7 @@ import click
 
 from bot_deploy.choices import BACKENDS, DEVICES
 
-from .model_choice import choose_model
+from .model_choice import choose_model, model_name, say_terms
 from .options import OFFLINE, THREADS, NumberRange
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def bench(
         require_path(folder, "folder of crops")
     models = tuple(map(choose_model, models))
     baseline_path = baseline_path and choose_model(baseline_path)
+    for model in models:
+        say_terms(model)
     threads = thread_count(threads)
     opened, left_out = _open_models(models, devices, threads)
     with tempfile.TemporaryDirectory() as temporary:
@@ -166,7 +168,7 @@ def _open_models(
                 say(f"{path} {device}: left out; {error}")
                 left_out.append({"file": str(path), "device": device, "reason": str(error)})
                 continue
-            opened.append(ModelOnDevice(path, device, Entry(f"{path} {device}", embedder)))
+            opened.append(ModelOnDevice(path, device, Entry(f"{model_name(path)} {device}", embedder)))
     if not opened:
         raise RunError(f"nothing here can run {' or '.join(map(str, models))}; the reasons are above")
     return opened, left_out

@@ -9,7 +9,7 @@ import click
 
 from bot_deploy.choices import TARGET_FALSE_ACCEPT_RATE
 
-from .model_choice import choose_model
+from .model_choice import choose_model, open_model
 from .options import NumberRange, runtime
 
 if TYPE_CHECKING:
@@ -43,12 +43,11 @@ def calibrate(
 ) -> None:
     """Find the cosine from which a match is the same person, and store it in MODEL.
 
-    MODEL is an exported model: an .onnx or .engine file. Use identities that it was not trained on: on its own
-    training identities it looks better than it is.
+    MODEL is an exported model: an .onnx or .engine file. For `box`, a copy of it gets the threshold, under runs/. Use
+    identities that it was not trained on: on its own training identities it looks better than it is.
     """
     from bot_deploy.console import say, show_json
     from bot_deploy.datasets import check_sources, describe_dataset, open_dataset
-    from bot_deploy.embedder import open_embedder
     from bot_deploy.files import prepare_output
     from bot_deploy.matching.calibrate import (
         MAX_REJECTED_GENUINE,
@@ -58,13 +57,16 @@ def calibrate(
         score_crop_pairs,
         store_calibration,
     )
+    from bot_deploy.models import box
     from bot_deploy.reports.calibration_plot import plot_calibration
 
     check_sources([data])
     model = choose_model(model)
-    check_storable(model)
-    embedder = open_embedder(model, device, threads=threads, batch=batch)
-    say(f"model {model} on {embedder.backend}")
+    if model != box.PATH:  # the threshold for the model in the box goes into a copy
+        check_storable(model)
+    embedder = open_model(model, device, threads=threads, batch=batch)
+    if model == box.PATH:
+        model = _copy_box()
     plot = _plot_path(model, plot)
     if plot:
         prepare_output(plot, "a plot", {".png"})
@@ -97,6 +99,23 @@ def calibrate(
     if as_json:
         document = {"model": str(model), "plot": str(plot) if plot else None, **vars(calibration)}
         show_json(document)
+
+
+def _copy_box() -> Path:
+    """A copy of the model in the box under runs/, where `bot match` finds it; the package itself is never changed."""
+    import shutil
+
+    from bot_deploy import runs
+    from bot_deploy.errors import RunError
+    from bot_deploy.models import box
+
+    copy = runs.new_folder(box.NAME) / runs.ONNX_NAME
+    try:
+        copy.parent.mkdir(parents=True)
+        shutil.copyfile(box.PATH, copy)
+    except OSError as error:
+        raise RunError(f"{copy}: cannot be written ({error.strerror or error})") from None
+    return copy
 
 
 def _sizes(crops: Sequence[Crop]) -> str:

@@ -11,7 +11,7 @@ import click
 
 from bot_deploy.choices import EMBED_EVERY_FRAMES, MAX_BOX_OVERLAP, MIN_PERSON_HEIGHT
 
-from .model_choice import choose_model
+from .model_choice import choose_model, open_model
 from .options import COUNT, MODEL, Address, NumberRange, RenamedOption, runtime
 
 if TYPE_CHECKING:
@@ -143,7 +143,6 @@ def demo(
     from bot_deploy.demos.recognition import LiveRecognizer
     from bot_deploy.demos.recorder import Recorder
     from bot_deploy.demos.window import Window
-    from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
     from bot_deploy.video.detectors import check_detector, open_detector
     from bot_deploy.video.sources import check_source, open_source
@@ -156,7 +155,7 @@ def demo(
     check_source(source)
     check_detector(detector)
     model = choose_model(model)
-    embedder = open_embedder(model, device, threads=threads, batch=batch)
+    embedder = open_model(model, device, threads=threads, batch=batch)
     person_detector = open_detector(
         detector,
         threads=threads,
@@ -178,7 +177,7 @@ def demo(
             embed_every=embed_every,
             auto_enrol=auto_enrol,
         )
-        say(f"{frames.name}: detector {person_detector.name}, model {model} on {embedder.backend}")
+        say(f"{frames.name}: detector {person_detector.name}")
         if frames.fps < MIN_TRACKING_FPS:
             say(
                 f"{frames.fps:g} frames per second: people are not tracked below {MIN_TRACKING_FPS}. Each frame is "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .model_choice import choose_model
+from .model_choice import choose_model, open_model
 from .options import RenamedOption, runtime
 
 
@@ -38,15 +38,13 @@ def doctor(model: Path, folder: Path, max_crops: int, device: str, threads: int,
     share with another nearest crop, and the mean cosine between different crops. Near 1, the model cannot tell people
     apart. Warnings are advice; the exit code stays 0.
     """
-    from bot_deploy.console import say, say_left_out, show, show_json
+    from bot_deploy.console import say_left_out, show, show_json
     from bot_deploy.doctor import diagnose
-    from bot_deploy.embedder import open_embedder
     from bot_deploy.files import require_path
 
     require_path(folder, "folder of crops")
     model = choose_model(model)
-    embedder = open_embedder(model, device, threads=threads, batch=batch, check=False)
-    say(f"model {model} on {embedder.backend}")
+    embedder = open_model(model, device, threads=threads, batch=batch, check=False)
     diagnosis = diagnose(embedder, folder, max_crops)
     say_left_out(diagnosis.broken)
     if as_json:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .model_choice import choose_model
+from .model_choice import choose_model, open_model
 from .options import MODEL, runtime
 
 
@@ -36,8 +36,7 @@ def embed(
 
     Embeddings are unit vectors, so dot products are cosines. Broken images are named on stderr and have no row.
     """
-    from bot_deploy.console import say, say_left_out, show, show_json
-    from bot_deploy.embedder import open_embedder
+    from bot_deploy.console import say_left_out, show, show_json
     from bot_deploy.errors import InputError
     from bot_deploy.files import prepare_output, require_path
     from bot_deploy.reports import embedding_files
@@ -48,8 +47,7 @@ def embed(
         require_path(path, "image or folder")
     model = choose_model(model)
     paths = _files(inputs)
-    embedder = open_embedder(model, device, threads=threads, batch=batch)
-    say(f"model {model} on {embedder.backend}")
+    embedder = open_model(model, device, threads=threads, batch=batch)
     vectors, errors = embedder.embed_files(paths)
     broken = [(path, error) for path, error in zip(paths, errors, strict=True) if error]
     say_left_out([error for _, error in broken])

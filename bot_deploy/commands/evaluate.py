@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .model_choice import choose_model
+from .model_choice import choose_model, open_model
 from .options import RenamedOption, runtime
 
 
@@ -54,16 +54,14 @@ def evaluate(
     """
     from functools import partial
 
-    from bot_deploy.console import say, show, show_json
+    from bot_deploy.console import show, show_json
     from bot_deploy.datasets import check_sources, open_dataset
-    from bot_deploy.embedder import open_embedder
     from bot_deploy.evaluation.embeddings import embed_or_reuse
     from bot_deploy.evaluation.protocol import evaluate_dataset
 
     check_sources([data])
     model = choose_model(model)
-    embedder = open_embedder(model, device, threads=threads, batch=batch)
-    say(f"{model} on {embedder.backend}")
+    embedder = open_model(model, device, threads=threads, batch=batch)
     scores = evaluate_dataset(
         embedder,
         open_dataset(data),

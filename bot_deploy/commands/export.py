@@ -9,13 +9,14 @@ import click
 
 from bot_deploy.choices import ENGINE_BATCH_SIZES, OPSET
 
+from .model_choice import say_terms
 from .options import FEATURE, FEATURE_METAVAR, RenamedOption
 
 ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
 
 
 @click.command("export")
-@click.argument("source", metavar="[RUN|CKPT]", required=False, type=click.Path(path_type=Path))
+@click.argument("source", metavar="[RUN|CKPT|box]", required=False, type=click.Path(path_type=Path))
 @click.option("--fp16", is_flag=True, help="Additional artifact: model.fp16.onnx.")
 @click.option(
     "--int8",
@@ -73,7 +74,7 @@ def export_command(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Export the model of a RUN folder or CKPT file (default: the newest run) to ONNX, and verify it.
+    """Export the model of a RUN folder or CKPT file (default: the newest run), or `box`, to ONNX, and verify it.
 
     Each artifact's embeddings are compared with PyTorch's. If one differs by more than its precision explains, it is
     kept as *.rejected and the exit code is 3.
@@ -90,8 +91,12 @@ def export_command(
     from bot_deploy.console import say, show_json
     from bot_deploy.datasets import check_sources
     from bot_deploy.errors import InputError, ParityError
+    from bot_deploy.models.cache import find_model
 
     # Wrong paths are reported before PyTorch is imported.
+    if source:
+        source = find_model(source)
+        say_terms(source)
     if source and not (source.is_file() or source.is_dir()):
         raise InputError(f"{source}: no such run or checkpoint; `bot train` makes one")
     check_sources([data] if data else [])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .model_choice import choose_model
+from .model_choice import choose_model, open_model
 from .options import MODEL, Address, runtime
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ def index(
     """
     from bot_deploy import gallery as galleries
     from bot_deploy.console import say, say_left_out, show, show_json
-    from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
 
     started = time.perf_counter()
@@ -81,8 +80,7 @@ def index(
     model = choose_model(model)
     scanned = galleries.scan_images(folder)
     say(*galleries.describe_images(scanned, table))
-    embedder = open_embedder(model, device, threads=threads, batch=batch)
-    say(f"model {model} on {embedder.backend}")
+    embedder = open_model(model, device, threads=threads, batch=batch)
     document: dict[str, object] = {"gallery": out, "model": str(model)}
     with galleries.open_or_create_index(out, embedder.contract, folder) as gallery:
         update = galleries.index_folder(

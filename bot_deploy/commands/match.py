@@ -9,7 +9,7 @@ import click
 
 from bot_deploy.choices import TOP_MATCHES
 
-from .model_choice import choose_model
+from .model_choice import choose_model, open_model
 from .options import COUNT, MODEL, Address, NumberRange, runtime
 
 if TYPE_CHECKING:
@@ -88,7 +88,6 @@ def match(
     """
     from bot_deploy.addresses import mask_address
     from bot_deploy.console import say, say_left_out, show, show_json
-    from bot_deploy.embedder import open_embedder
     from bot_deploy.errors import InputError
     from bot_deploy.files import require_path
     from bot_deploy.gallery import check_gallery, open_gallery
@@ -110,8 +109,7 @@ def match(
     check_gallery(gallery)
     model = choose_model(model)
     require_path(query, "image or folder of images")
-    embedder = open_embedder(model, device, threads=threads, batch=batch)
-    say(f"model {model} on {embedder.backend}")
+    embedder = open_model(model, device, threads=threads, batch=batch)
     queries, broken_queries = _read_queries(
         query, embedder, same_person=same_person, exclude_same_camera=exclude_same_camera
     )

@@ -1,8 +1,12 @@
-"""Which model a command opens: a file, a network with a name, or the newest of all exports."""
+"""The model of a command: the one that is named, or else the newest export, or else the model in the box."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bot_deploy.embedder import Embedder
 
 
 def choose_model(model: str | Path | None) -> Path:
@@ -10,7 +14,7 @@ def choose_model(model: str | Path | None) -> Path:
 
     Args:
         model: a path; the name of a model (see `bot models`), which is fetched and wrapped at its first use; or None
-            for the newest model.onnx under runs/.
+            for the newest model.onnx under runs/, and without one the model in the box.
 
     Raises:
         InputError: no such model.
@@ -19,11 +23,12 @@ def choose_model(model: str | Path | None) -> Path:
     from bot_deploy import runs
     from bot_deploy.artifacts import FILE_MODULES, check_model_file
     from bot_deploy.errors import InputError
+    from bot_deploy.models import box
     from bot_deploy.models.cache import find_artifact, find_model
     from bot_deploy.models.table import NamedModel, find_network
 
     if model is None:
-        return runs.newest_model()
+        return runs.newest_model() or box.PATH
     network = find_network(str(model))
     if isinstance(network, NamedModel) and not Path(model).is_file() and not find_artifact(network.name):
         from bot_deploy.export.by_name import prepare_model
@@ -34,3 +39,30 @@ def choose_model(model: str | Path | None) -> Path:
         raise InputError(f"{path}: no such model file, and no name that `bot models` lists")
     check_model_file(path)
     return path
+
+
+def open_model(path: Path, device: str, *, threads: int, batch: int = 0, check: bool = True) -> Embedder:
+    """The opened model `path`; prints which one it is, on what it runs and, once, the terms of the model in the box."""
+    from bot_deploy.console import say
+    from bot_deploy.embedder import open_embedder
+
+    embedder = open_embedder(path, device, threads=threads, batch=batch, check=check)
+    say(f"model {model_name(path)} on {embedder.backend}")
+    say_terms(path)
+    return embedder
+
+
+def model_name(path: Path) -> str:
+    """What messages call the model file `path`: "box", or the path itself."""
+    from bot_deploy.models import box
+
+    return box.NAME if path == box.PATH else str(path)
+
+
+def say_terms(path: Path) -> None:
+    """Prints the terms of the model in the box, if `path` is its file, when a user first uses it."""
+    from bot_deploy.console import say
+    from bot_deploy.models import box
+
+    if path == box.PATH and box.is_first_use():
+        say(f"the model in the box is {box.TERMS}; this is printed once, and docs/model.md is its card")

@@ -75,7 +75,7 @@ MODEL = click.option(
     "--model",
     type=click.Path(path_type=Path),
     metavar="FILE|NAME",
-    help="Exported model, or a name of `bot models`; default: the newest model.onnx under runs/.",
+    help="Exported model, or a name of `bot models`; default: the newest model.onnx under runs/, or else `box`.",
 )
 THREADS = click.option(
     "--threads", type=click.IntRange(0, MAX_THREADS), default=0, help="Number of CPU threads; default: all available."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .model_choice import choose_model
+from .model_choice import choose_model, say_terms
 from .options import OFFLINE
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     help="Name of a built-in recipe, or a .toml file; default: quick, or synthetic on synthetic data.",
 )
 @click.option(
-    "--weights", help="Initial weights: `imagenet`, a FILE, a run's folder, or `none`; default: those of the recipe."
+    "--weights",
+    help="Initial weights: `imagenet`, `box`, a FILE, a run's folder, or `none`; default: those of the recipe.",
 )
 @click.option(
     "--teacher",
@@ -113,7 +114,7 @@ def _check_files(sources: Sequence[str], weights: str | None) -> None:
 
     check_sources(sources)
     if weights not in {None, "", "imagenet", "none"}:
-        run_files.weights_file(str(weights))
+        say_terms(run_files.weights_file(str(weights)))
 
 
 def _run_name(recipe: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .model_choice import choose_model
+from .model_choice import choose_model, say_terms
 from .options import runtime
 
 
@@ -49,6 +49,8 @@ def verify(reference: Path, candidate: Path, data: str, device: str, threads: in
             f"from {b.height}x{b.width}; name two exports of one model"
         )
     dataset = open_dataset(data)
+    for path in (reference, candidate):
+        say_terms(path)
     say(f"{candidate} on {candidate_model.backend}, against {reference} on {reference_model.backend}, on {data}:")
     parity = compare_embeddings(
         reference_model, candidate_model, sample_crops(dataset, a.size), TOLERANCES[b.precision]

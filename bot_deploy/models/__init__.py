@@ -1,1 +1,1 @@
-"""Models by name: the table of networks that can be fetched, and the cache where they are kept."""
+"""Models by name: the model in the box, the table of networks that can be fetched, and their cache."""

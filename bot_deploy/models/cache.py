@@ -11,6 +11,7 @@ from pathlib import Path
 from bot_deploy.errors import InputError
 from bot_deploy.files import cache_folder
 
+from . import box
 from .table import MODELS
 
 FOLDER_VARIABLE = "BOT_MODELS"
@@ -43,11 +44,13 @@ def artifact_names() -> list[str]:
 
 
 def find_model(model: str | Path) -> Path:
-    """The file of `model`, which is a path or the name of a model; a path that does not exist is returned as it is.
+    """The file of `model`, which is a path, "box" or the name of a network; a path that does not exist stays as it is.
 
     Raises:
         InputError: a network of the table that is not in the cache yet.
     """
+    if str(model) == box.NAME:
+        return box.PATH
     path = Path(model)
     if path.is_file():
         return path
