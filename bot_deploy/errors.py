@@ -8,19 +8,27 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+MAX_LINE, LINE_END = 3500, 900  # characters of a line of a message, and of its end; a value from a file can be longer
+
+
 class BotError(Exception):
     """An error that the user can correct. The command line prints it on one line and exits with `exit_code`.
 
     Messages name no option of the command line. `parameter` names the option of `bot` to change, with underscores; ""
     for none. The command line adds it: `InputError("give at least one match", parameter="top")` ends with "(--top)".
+    The middle of a very long line is left out.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, *, parameter: str = "", details: Sequence[str] = ()) -> None:
-        super().__init__("\n".join([message, *details]))
+        self.lines = tuple(map(_shorten, (message, *details)))  # a name in one of them may hold a line break
+        super().__init__("\n".join(self.lines))
         self.parameter = parameter
-        self.lines = (message, *details)  # a name in one of them may hold a line break
+
+
+def _shorten(line: str) -> str:
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - LINE_END]} ... {line[-LINE_END:]}"
 
 
 class InputError(BotError):
