@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 @click.option(
     "--detector",
     type=click.Path(path_type=Path),
-    metavar="F.onnx",
-    help="YOLOX network that finds people; default: OpenCV's HOG.",
+    metavar="F.onnx|NAME",
+    help="Network that finds people: a file, or a name of `bot models` such as yolox-nano; `hog` is OpenCV's HOG. "
+    "Default: yolox-nano if it is in the cache, or else HOG.",
 )
 @click.option("--auto-enrol", is_flag=True, help="Automatic enrolment of strangers as person-1, person-2, ...")
 @click.option(
@@ -154,6 +155,7 @@ def demo(
     # Wrong paths are reported before a model is opened.
     check_source(source)
     check_detector(detector)
+    detector = detector or _default_detector()
     model = choose_model(model)
     embedder = open_model(model, device, threads=threads, batch=batch)
     person_detector = open_detector(
@@ -195,6 +197,21 @@ def demo(
         show_json(_document(summary))
     else:
         (say if events == Path("-") else show)(*_lines(summary))
+
+
+def _default_detector() -> Path | None:
+    """The network in the cache; without one, None, which is OpenCV's HOG."""
+    from bot_deploy.console import say
+    from bot_deploy.models.table import DEFAULT_DETECTOR
+    from bot_deploy.video.detectors import default_detector
+
+    path = default_detector()
+    if path is None:
+        say(
+            f"{DEFAULT_DETECTOR} is not in the cache, so OpenCV's HOG looks for people, and misses many of them; "
+            f"--detector {DEFAULT_DETECTOR} fetches it (3.7 MB)"
+        )
+    return path
 
 
 def _end_cleanly_on_signals() -> None:

@@ -178,12 +178,12 @@ def test_files_that_are_no_detector_give_one_line(tmp_path: Path) -> None:
     (tmp_path / "noise.onnx").write_bytes(b"no network")
     good = raw((30, 20, 10, 30, 0.9, 0.8))
     for path, message in (
-        (tmp_path / "weights.pt", r"not a known kind of detector; known: hog, \*\.onnx"),
+        (tmp_path / "weights.pt", r"not a known kind of detector; known: hog, \*\.onnx, yolox-nano"),
         (tmp_path / "none.onnx", "no such detector"),
         (tmp_path / "noise.onnx", "not an ONNX model"),
         (network(tmp_path / "cells.onnx", good[:, :-1]), "no YOLOX output"),
         (network(tmp_path / "free.onnx", good, ("h", "w")), "no fixed size"),
-        (network(tmp_path / "bytes.onnx", good, kind=TensorProto.UINT8), "not float32 pictures"),
+        (network(tmp_path / "bytes.onnx", good, kind=TensorProto.UINT8), "not float pictures"),
         (network(tmp_path / "batch.onnx", good, count=4), "cannot run on one picture"),
         (network(tmp_path / "one.onnx", np.float32(1)), "no YOLOX output|cannot run"),
     ):

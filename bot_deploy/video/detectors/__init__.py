@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from bot_deploy.choices import MAX_BOX_OVERLAP, MIN_PERSON_HEIGHT
 from bot_deploy.errors import InputError, require_range
 from bot_deploy.files import require_path
+from bot_deploy.models import table
+from bot_deploy.models.fetch import fetch, find_cached
 
 from .detections import Detections, Detector, filter_detections
 from .hog import open_hog
-from .yolox import open_yolox
+from .onnx_detector import open_onnx_detector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,19 +27,32 @@ DEFAULT_DETECTOR = "hog"
 # name of a detector, or suffix of its file -> function of (path, threads, min_confidence) that opens it
 DETECTORS: dict[str, Callable[[Path, int, float | None], Detector]] = {
     "hog": open_hog,
-    ".onnx": open_yolox,
+    ".onnx": open_onnx_detector,
 }
 
 
 def check_detector(detector: str | Path | None) -> None:
-    """Raises InputError when `detector` is neither a name in `DETECTORS` nor the path of a network."""
+    """Raises InputError when `detector` is neither a name nor the path of a network."""
     path = Path(detector or DEFAULT_DETECTOR)
-    if str(path) in DETECTORS:
+    if str(path) in DETECTORS or _named(path):
         return
     if path.suffix.lower() not in DETECTORS:
-        known = ", ".join(f"*{name}" if name.startswith(".") else name for name in DETECTORS)
+        names = (*DETECTORS, *(network.name for network in table.DETECTORS))
+        known = ", ".join(f"*{name}" if name.startswith(".") else name for name in names)
         raise InputError(f"{path}: not a known kind of detector; known: {known}", parameter="detector")
     require_path(path, "detector")
+
+
+def default_detector() -> Path | None:
+    """The default network of the table of models, if its file is in the cache; None if it is not."""
+    network = table.find_network(table.DEFAULT_DETECTOR)
+    return find_cached(network) if network else None
+
+
+def _named(path: Path) -> table.NamedDetector | None:
+    """The network of the table with this name, if there is no such file."""
+    network = None if path.is_file() else table.find_network(str(path))
+    return network if isinstance(network, table.NamedDetector) else None
 
 
 def open_detector(
@@ -52,7 +67,8 @@ def open_detector(
     """Opens a detector of people.
 
     Args:
-        detector: a name in `DETECTORS`, or the path of a network; default: OpenCV's HOG, which needs no file.
+        detector: the path of a network; a name in the table of models, such as yolox-nano, which is fetched at its
+            first use; or "hog", the default: OpenCV's HOG, which needs no file.
         threads: number of CPU threads; 0 for all available.
         min_confidence: lowest confidence of a detection, 0 to 1; default: the detector's own.
         max_overlap: IoU of two boxes, above which the one with the lower confidence is removed.
@@ -61,7 +77,7 @@ def open_detector(
 
     Raises:
         InputError: no such detector or file, another kind of network, or `max_height` below `min_height`.
-        RunError: a library that the detector needs is missing.
+        RunError: a library that the detector needs is missing, or the network cannot be fetched.
     """
     require_range("max_overlap", max_overlap, 0, 1)
     if min_confidence is not None:
@@ -70,6 +86,8 @@ def open_detector(
         raise InputError(f"no person has at least {min_height} and at most {max_height} pixels; swap the heights")
     check_detector(detector)
     path = Path(detector or DEFAULT_DETECTOR)
+    named = _named(path)
+    path = fetch(named) if named else path
     opened = (DETECTORS.get(str(path)) or DETECTORS[path.suffix.lower()])(path, threads, min_confidence)
 
     def detect(pixels: Pixels) -> Detections:

@@ -39,7 +39,7 @@ def open_hog(path: Path, threads: int = 0, min_confidence: float | None = None) 
 
     if not hasattr(cv2, "HOGDescriptor"):
         raise RunError(
-            "this OpenCV has no people detector; pip install 'opencv-python<5', or use a YOLOX .onnx file",
+            "this OpenCV has no people detector; pip install 'opencv-python<5', or use a network, such as yolox-nano",
             parameter="detector",
         )
     hog = cv2.HOGDescriptor()
