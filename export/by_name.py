@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PARITY_IDENTITIES = 30  # synthetic people whose crops the artifact and the original are compared on
+PARITY_IDENTITIES = 15  # synthetic people whose crops the artifact and the original are compared on
 
 
 def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:

@@ -120,7 +120,7 @@ def write_foreign_model(path: Path, shape: tuple[int, ...] = (-1, DIM)) -> bytes
         nodes,
         "reid",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, *SIZE])],
-        [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, [1, *shape[1:]])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

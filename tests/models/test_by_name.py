@@ -1,0 +1,205 @@
+"""Networks by name through the whole way: fetched, wrapped, opened, listed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from helpers.model_server import DIM, SIZE, ModelServer, expected_vectors, serve_models, write_foreign_model
+from PIL import Image
+
+from bot_deploy import open_embedder
+from bot_deploy.cli import bot
+from bot_deploy.datasets import open_dataset
+from bot_deploy.errors import InputError
+from bot_deploy.export import by_name
+from bot_deploy.export.by_name import prepare_model
+from bot_deploy.models import table
+from bot_deploy.models.table import NamedDetector
+from bot_deploy.video.detectors import default_detector, open_detector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bot_deploy.models.table import NamedModel
+
+CROPS = np.random.default_rng(3).integers(0, 256, (5, *SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("BOT_OFFLINE", raising=False)
+    monkeypatch.setenv("BOT_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with serve_models() as running:
+        yield running
+
+
+@pytest.fixture
+def network(server: ModelServer, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NamedModel:
+    """A network of the table, with the shape of Youtu's output."""
+    monkeypatch.setattr(by_name, "_draw_people", lambda folder: open_dataset(people))
+    served = server.network("some-net", net_onnx=write_foreign_model(tmp_path / "net.onnx", (-1, DIM, 1, 1)))
+    monkeypatch.setattr(table, "MODELS", (*table.MODELS, served))
+    monkeypatch.setattr("bot_deploy.models.cache.MODELS", table.MODELS)
+    monkeypatch.setattr("bot_deploy.models.listing.MODELS", table.MODELS)
+    return served
+
+
+def run(*arguments: str) -> Any:
+    """The JSON that `bot` prints with `arguments`."""
+    result = CliRunner().invoke(bot, [*arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_a_network_is_fetched_wrapped_and_opened_by_name(
+    network: NamedModel, server: ModelServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InputError, match=r"some-net is not in the cache; `bot models --fetch some-net` fetches it"):
+        open_embedder("some-net")
+    artifact = prepare_model(network)
+    assert artifact == tmp_path / "models" / "some-net" / "model.onnx"
+    assert np.abs(open_embedder("some-net").run(CROPS) - expected_vectors(CROPS)).max() < 1e-5
+    assert caplog.messages.count("some-net: MIT, the tests; training data: none") == 1
+    assert "`bot calibrate some-net --data CROPS` finds one" in caplog.text
+    assert prepare_model(network) == artifact
+    assert prepare_model(network, tmp_path / "stick") == tmp_path / "stick" / "some-net" / "model.onnx"
+    assert (tmp_path / "stick" / "some-net" / "model.onnx").read_bytes() == artifact.read_bytes()
+    assert server.requests == ["/net.onnx"]
+    assert open_embedder("some-net").contract.calibration is None
+
+
+def test_match_takes_a_name_and_says_that_it_is_not_calibrated(
+    network: NamedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        Image.fromarray(CROPS[number]).save(tmp_path / f"{number}.png")
+    paths = [str(tmp_path / f"{number}.png") for number in range(2)]
+    document = run("match", *paths, "--model", "some-net")
+    expected = expected_vectors(CROPS[:2])
+    assert document["matches"][0]["score"] == pytest.approx(float(expected[0] @ expected[1]), abs=1e-5)
+    assert "`bot calibrate` measures a threshold" in document["verdict"]
+    monkeypatch.setenv("BOT_OFFLINE", "1")  # and now without a network
+    assert run("match", *paths, "--model", "some-net") == document
+    result = CliRunner().invoke(bot, ["match", *paths, "--model", "retail-0277", "--offline"])
+    assert isinstance(result.exception, InputError)
+    assert "retail-0277 is not in the cache, and $BOT_OFFLINE forbids" in str(result.exception)
+
+
+def test_the_list(network: NamedModel, tmp_path: Path) -> None:
+    document = run("models")
+    rows = {row["name"]: row for row in document["models"]}
+    assert list(rows)[:2] == ["retail-0277", "retail-0265"]
+    assert (rows["retail-0277"]["bytes"], rows["retail-0277"]["licence"]) == (616_140 + 4_178_806, "Apache-2.0")
+    assert rows["retail-0277"]["cached"] is False
+    assert rows["some-net"]["cached"] is False
+    assert [row["name"] for row in document["detectors"]] == ["yolox-nano", "yolox-tiny", "yolox-s"]
+
+    document = run("models", "some-net", "--fetch", "--to", str(tmp_path / "models"), "--bench")
+    (row,) = document["models"]
+    assert (row["cached"], row["path"]) == (True, str(tmp_path / "models" / "some-net" / "model.onnx"))
+    assert row["images_per_second"] > 0
+
+    # An artifact of the user's own, put beside it by hand.
+    mine = tmp_path / "models" / "mine" / "model.onnx"
+    mine.parent.mkdir()
+    shutil.copy(row["path"], mine)
+    rows = {row["name"]: row for row in run("models")["models"]}
+    assert (rows["mine"]["cached"], rows["mine"]["licence"]) == (True, None)
+    assert rows["mine"]["bytes"] == mine.stat().st_size
+    assert np.abs(open_embedder("mine").run(CROPS) - expected_vectors(CROPS)).max() < 1e-5
+    text = CliRunner().invoke(bot, ["models"]).output
+    assert "retail-0265  4.6    Apache-2.0  95.96 / 87.72" in text
+    assert "96.2 / 87.7 *" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["models", "nobody"], "nobody: no name that `bot models` lists"),
+        (["models", "--fetch"], "name what to fetch"),
+        (["models", "retail-0277", "--to", "x"], "give --fetch too"),
+        (["eval", "nobody"], "nobody: no such model file, and no name that `bot models` lists"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], message: str, server: ModelServer) -> None:
+    result = CliRunner().invoke(bot, arguments)
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
+    assert not server.requests
+
+
+def test_a_detector_by_name(server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = server.network("yolox-nano", net_onnx=_detector(tmp_path))
+    detector = NamedDetector(
+        name="yolox-nano", files=model.files, authors="x", licence="MIT", data_terms="none", input=model.input
+    )
+    monkeypatch.setattr(table, "DETECTORS", (detector,))
+    assert default_detector() is None
+    monkeypatch.setenv("BOT_OFFLINE", "1")
+    with pytest.raises(InputError, match=r"yolox-nano is not in the cache, and \$BOT_OFFLINE forbids"):
+        open_detector("yolox-nano")
+    monkeypatch.delenv("BOT_OFFLINE")
+    opened = open_detector("yolox-nano", min_height=1)
+    assert opened.name == "YOLO net.onnx 64x96"
+    found = opened.detect(np.zeros((64, 96, 3), np.uint8))
+    np.testing.assert_allclose(found.xyxy, [[25, 5, 35, 35]])
+    assert default_detector() == tmp_path / "models" / "yolox-nano" / "net.onnx"
+    assert server.requests == ["/net.onnx"]
+
+
+def _detector(folder: Path) -> bytes:
+    """A network with one person for every picture, in the layout of YOLOv8."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    output = np.zeros((1, 84, 126), np.float32)
+    output[0, :5, 5] = (30, 20, 10, 30, 0.8)
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["constant"], ["output0"])],
+        "g",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 64, 96])],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 84, 126])],
+        [numpy_helper.from_array(output, "constant")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "d.onnx")
+    return (folder / "d.onnx").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_real_network_passes_the_whole_way(
+    shared: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files at hand, put into the folder of their name: match, index, calibrate, eval, bench and demo."""
+    pytest.importorskip("openvino")
+    shutil.copytree(shared / "anchors" / "person-reidentification-retail-0265", tmp_path / "models" / "retail-0265")
+    monkeypatch.setenv("BOT_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("BOT_OFFLINE", "1")
+    gallery, query = people / "bounding_box_test", next((people / "query").iterdir())
+    document = run("match", str(query), str(gallery), "--model", "retail-0265")
+    assert document["model"] == str(tmp_path / "models" / "retail-0265" / "model.xml")
+    assert "bot calibrate" in document["verdict"]
+    index = str(tmp_path / "people.gallery")
+    images = run("index", str(gallery), "-o", index, "--model", "retail-0265")["images"]
+    assert images == len(list(gallery.iterdir()))
+    assert run("match", str(query), index, "--model", "retail-0265")["matches"] == document["matches"]
+    assert 0 < run("eval", "retail-0265", "--data", str(people))["rank1"] <= 100
+    calibration = run("calibrate", "retail-0265", "--data", str(people), "--far", "0.1")
+    assert run("match", str(query), index, "--model", "retail-0265")["decision"] in {"match", "uncertain", "no match"}
+    assert open_embedder("retail-0265").contract.calibration.threshold == calibration["threshold"]  # type: ignore[union-attr]
+    bench = run("bench", "retail-0265", "--seconds", "0", "--batches", "1", "--device", "openvino")
+    assert bench["entries"][0]["model_only"]["latency_ms"]["p50"] > 0
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    shutil.copy(query, frames / "1.jpg")
+    options = ["--source", str(frames), "--gallery", str(tmp_path / "seen.gallery"), "--headless", "--detector", "hog"]
+    assert run("demo", *options, "--model", "retail-0265")["frames"] == 1
