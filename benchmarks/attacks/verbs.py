@@ -160,8 +160,10 @@ def kill_surely(
     for number in range(MAX_TRIES):
         if number:
             again()
-        if kill(words, log, seconds * 0.6**number, rng, folder, before):
+        started = time.monotonic()
+        if kill(words, log, seconds, rng, folder, before):
             return True
+        seconds = 0.8 * min(seconds, time.monotonic() - started)
     return False
 
 
