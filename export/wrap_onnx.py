@@ -8,7 +8,7 @@ import numpy as np
 
 from bot_deploy.artifacts import onnx_file
 from bot_deploy.artifacts.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
-from bot_deploy.backends.onnxruntime import first_line, open_session
+from bot_deploy.backends.onnxruntime import open_session
 from bot_deploy.errors import InputError, RunError, on_one_line
 
 from .wrap import choose_output, find_image_input
@@ -83,7 +83,7 @@ class ForeignOnnx:
         try:
             result = self.session.run([self.output], {self.inputs[0].name: values.astype(dtype)})[0]
         except Exception as error:  # noqa: BLE001 - its error classes have no common base but Exception
-            raise RunError(f"{self.source}: ONNX Runtime failed ({first_line(error)})") from None
+            raise RunError(f"{self.source}: ONNX Runtime failed ({on_one_line(error)[:200]})") from None
         return np.asarray(result, np.float32)
 
     def write(self, path: Path, preprocessing: Preprocessing, contract: Contract, *, free_batch: bool) -> None:

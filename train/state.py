@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,6 +102,8 @@ def _check_moments(optimizer: torch.optim.Optimizer, names: set[str]) -> None:
             fits = isinstance(value, Tensor) and value.shape == shape and value.dtype.is_floating_point
             if not fits and not (value is None and name == "momentum_buffer"):  # None without momentum
                 raise ValueError(f"{name} of another shape or type")
+        if "step" in moments and not 0 <= float(moments["step"]) < math.inf:
+            raise ValueError("a negative or infinite number of steps")
 
 
 def restore_state(state: TrainingState, path: Path) -> None:

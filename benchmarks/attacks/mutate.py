@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Iterable
 
 HEADER_BYTES = 64
 NUMBERS = (0, -1, 1, 2, 255, 65_536, 1.5, 1e-30, -5, 2**31, 2**63, 10**400, 1e308, math.nan, math.inf, -math.inf, True)
@@ -51,25 +52,35 @@ def odd_value(rng: random.Random, others: tuple[Any, ...] = ()) -> Any:
 
 def damage_document(document: Any, rng: random.Random, others: tuple[Any, ...] = ()) -> Any:
     """A copy of `document` with one to three values replaced, deleted, added or repeated."""
+    ways = ("replace", "replace", "replace", "delete", "add", "repeat")
+    changes = [(rng.randrange(10_000), rng.choice(ways), odd_value(rng, others)) for _ in range(rng.randint(1, 3))]
+    return change_document(document, changes)
+
+
+def change_document(document: Any, changes: Iterable[tuple[int, str, Any]]) -> Any:
+    """A copy of `document`, a tree of dictionaries and lists, with `changes`.
+
+    A change is (place, way, value): the number of a place in the tree, counted round and round; "replace", "delete",
+    "add" or "repeat"; the new value.
+    """
     document = copy.deepcopy(document)
-    for _ in range(rng.randint(1, 3)):
+    for number, way, value in changes:
         places: list[tuple[Any, Any]] = []
-        left = [document]
-        while left:
-            node = left.pop()
+        remaining = [document]
+        while remaining:
+            node = remaining.pop()
             keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else []
             places += [(node, key) for key in keys]
-            left += [node[key] for key in keys]
+            remaining += [node[key] for key in keys]
         if not places:
             break
-        node, key = rng.choice(places)
-        way = rng.choice(("replace", "replace", "replace", "delete", "add", "repeat"))
+        node, key = places[number % len(places)]
         if way == "replace":
-            node[key] = odd_value(rng, others)
+            node[key] = value
         elif way == "delete":
             del node[key]
         elif isinstance(node, dict):
-            node[f"{key} more" if way == "add" else f"{key}"] = odd_value(rng, others)
+            node[f"{key} more" if way == "add" else f"{key}"] = value
         else:
-            node.append(node[key] if way == "repeat" else odd_value(rng, others))
+            node.append(node[key] if way == "repeat" else value)
     return document

@@ -139,7 +139,7 @@ def decode_contract(fields: object, source: str) -> Contract:
     for name, known in SUPPORTED.items():
         if getattr(contract, name) not in known:
             raise InputError(
-                f"{source}: made for {name} {getattr(contract, name)!r}, which this bot_deploy does not support; "
+                f"{source}: made for {name} {getattr(contract, name)!r:.40}, which this bot_deploy does not support; "
                 "install the version that exported it"
             )
     return contract

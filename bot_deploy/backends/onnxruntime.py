@@ -9,7 +9,7 @@ import numpy as np
 from bot_deploy.artifacts import read_contract
 from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
 from bot_deploy.embedder import Embedder
-from bot_deploy.errors import InputError, RunError
+from bot_deploy.errors import InputError, RunError, on_one_line
 from bot_deploy.telemetry import without_telemetry
 
 from .fixed_batch import in_fixed_batches
@@ -50,8 +50,8 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
             return np.asarray(session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0], dtype=np.float32)
         except Exception as error:  # noqa: BLE001 - its error classes have no common base but Exception
             raise RunError(
-                f"ONNX Runtime failed on {len(batch)} images ({first_line(error)}); if its memory was too small, try "
-                "a smaller batch",
+                f"ONNX Runtime failed on {len(batch)} images ({on_one_line(error)[:200]}); if its memory was "
+                "too small, try a smaller batch",
                 parameter="batch",
             ) from None
 
@@ -103,14 +103,9 @@ def open_session(path: Path, device: str, threads: int) -> InferenceSession:
     except Exception as error:  # noqa: BLE001 - its error classes have no common base but Exception
         if device != "cpu":  # a broken graph fails on the CPU too, and is reported there
             raise RunError(
-                f"ONNX Runtime cannot use {device} ({first_line(error)}); {CUDA_HINT}", parameter="device"
+                f"ONNX Runtime cannot use {device} ({on_one_line(error)[:200]}); {CUDA_HINT}", parameter="device"
             ) from None
-        raise InputError(f"{path}: ONNX Runtime cannot open it ({first_line(error)}); export it again") from None
+        raise InputError(f"{path}: ONNX Runtime cannot open it ({on_one_line(error)[:200]}); export it again") from None
     if session.get_providers()[0] != providers[0]:
         raise RunError(f"ONNX Runtime found no usable {device} device or libraries; {CUDA_HINT}", parameter="device")
     return session
-
-
-def first_line(error: Exception) -> str:
-    """The first line of the message of `error`, at most 200 characters."""
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

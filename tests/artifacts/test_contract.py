@@ -51,6 +51,12 @@ def test_json_holds_every_field_and_repeats() -> None:
     assert CONTRACT.to_json() == dataclasses.replace(CONTRACT).to_json()
 
 
+def test_an_error_shows_the_beginning_of_a_long_value() -> None:
+    with pytest.raises(InputError, match=r"made for precision 'y{39}, which") as caught:
+        from_json(json.dumps(fields(precision="y" * 10_000)), "m.onnx")
+    assert len(str(caught.value)) < 200
+
+
 @pytest.mark.parametrize("version", [CONTRACT_FORMAT + 1, 0, None, "1", [1]])
 def test_another_format(version: object) -> None:
     with pytest.raises(InputError, match=r"^box/m\.onnx: contract format .*reads format 1") as caught:

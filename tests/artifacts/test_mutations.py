@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import math
@@ -17,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from benchmarks.attacks.mutate import change_document
 from bot_deploy.artifacts import checkpoint, engine_file, onnx_file
 from bot_deploy.artifacts.contract import Calibration, Contract, from_json
 from bot_deploy.errors import InputError
@@ -50,34 +50,9 @@ for _ in range(5000):
 
 
 def mutations(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[int, str, Any]]]:
-    """One to three changes of a document: (which place, what to do there, the new value)."""
-    what = st.sampled_from(["replace", "replace", "delete", "add", "repeat"])
-    return st.lists(st.tuples(st.integers(0, 10_000), what, values), min_size=1, max_size=3)
-
-
-def mutate(document: Any, changes: list[tuple[int, str, Any]]) -> Any:
-    """A copy of `document`, a tree of dictionaries and lists, with these changes."""
-    document = copy.deepcopy(document)
-    for number, what, value in changes:
-        places: list[tuple[Any, Any]] = []
-        left = [document]
-        while left:
-            node = left.pop()
-            keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else []
-            places += [(node, key) for key in keys]
-            left += [node[key] for key in keys]
-        if not places:
-            return document
-        node, key = places[number % len(places)]
-        if what == "replace":
-            node[key] = value
-        elif what == "delete":
-            del node[key]
-        elif isinstance(node, dict):
-            node[f"{key}{'' if what == 'repeat' else ' more'}"] = value
-        else:
-            node.append(node[key] if what == "repeat" else value)
-    return document
+    """One to three changes of a document, as `change_document` takes them."""
+    way = st.sampled_from(["replace", "replace", "delete", "add", "repeat"])
+    return st.lists(st.tuples(st.integers(0, 10_000), way, values), min_size=1, max_size=3)
 
 
 @dataclasses.dataclass
@@ -148,7 +123,7 @@ def check_contract(contract: Contract) -> None:
 @examples(700)
 @given(changes=mutations(VALUES))
 def test_contract_fields(changes: list[tuple[int, str, Any]]) -> None:
-    text = json.dumps(mutate(json.loads(CONTRACT.to_json()), changes))
+    text = json.dumps(change_document(json.loads(CONTRACT.to_json()), changes))
     contract = read_or_refuse(lambda: from_json(text, "m.onnx"))
     if contract:
         check_contract(contract)
@@ -188,7 +163,7 @@ def test_onnx_file(edit: Edit, tmp_path: Path) -> None:
 def test_sidecar_fields(changes: list[tuple[int, str, Any]], tmp_path: Path) -> None:
     path = tmp_path / "model.engine"
     path.write_bytes(b"an engine")
-    text = json.dumps(mutate(json.loads(SIDECAR.to_json()), changes))
+    text = json.dumps(change_document(json.loads(SIDECAR.to_json()), changes))
     engine_file.sidecar_path(path).write_text(text, errors="surrogatepass")
     result = read_or_refuse(lambda: engine_file.read(path))
     if result:
@@ -224,7 +199,7 @@ def save(fields: Any, path: Path) -> Path:
 @examples(300)
 @given(changes=mutations(VALUES | TENSORS))
 def test_checkpoint_fields(changes: list[tuple[int, str, Any]], tmp_path: Path) -> None:
-    path = save(mutate(FIELDS, changes), tmp_path / "model.pt")
+    path = save(change_document(FIELDS, changes), tmp_path / "model.pt")
     saved = read_or_refuse(lambda: checkpoint.load(path))
     if saved:
         check_contract(saved.contract)
@@ -283,7 +258,7 @@ def test_foreign_weights(changes: list[tuple[int, str, Any]], wrapper: str, netw
         "pixel_mean": torch.zeros(3),
         "pixel_std": torch.ones(3),
     }
-    mutated = mutate(foreign, changes)
+    mutated = change_document(foreign, changes)
     path = save({wrapper: mutated} if wrapper else mutated, tmp_path / "foreign.pth")
     assert read_or_refuse(lambda: import_checkpoint(path)) is None
     assert read_or_refuse(lambda: load_weights(network, checkpoint.load_tensors(path), str(path)) or True) is None
@@ -318,7 +293,7 @@ def test_training_state(changes: list[tuple[int, str, Any]], tmp_path: Path) -> 
     before = small_state()
     save_state(before, tmp_path / "whole.pt")
     fields = torch.load(tmp_path / "whole.pt", weights_only=True)
-    path = save(mutate(fields, changes), tmp_path / "state.pt")
+    path = save(change_document(fields, changes), tmp_path / "state.pt")
     state = small_state()
 
     def restore() -> bool:
@@ -397,3 +372,12 @@ def test_a_pipe_is_not_opened(name: str, tmp_path: Path) -> None:
         os.mkfifo(path)
     reads = {"config.toml": load_recipe, "model.pt": checkpoint.load, "model.engine": engine_file.read}
     assert read_or_refuse(lambda: reads[name](path)) is None
+
+
+@pytest.mark.parametrize("steps", [-1.0, math.nan, math.inf])
+def test_a_number_of_steps_that_cannot_be_is_refused(steps: float, tmp_path: Path) -> None:
+    save_state(small_state(), tmp_path / "state.pt")
+    fields = torch.load(tmp_path / "state.pt", weights_only=True)
+    fields["optimizer"]["state"][0]["step"] = torch.tensor(steps)  # Adam divides by 1 - beta ** (steps + 1)
+    with pytest.raises(InputError, match="number of steps"):
+        restore_state(small_state(), save(fields, tmp_path / "changed.pt"))

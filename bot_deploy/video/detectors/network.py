@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from bot_deploy import images
 from bot_deploy.artifacts import onnx_file
-from bot_deploy.backends.onnxruntime import first_line, open_session
-from bot_deploy.errors import InputError, RunError
+from bot_deploy.backends.onnxruntime import open_session
+from bot_deploy.errors import InputError, RunError, on_one_line
 from bot_deploy.files import require_path
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Network:
             outputs = self.session.run(None, feed)
             return [np.asarray(output[0], np.float32) for output in outputs], scale
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's own errors, or an output of another shape
-            raise InputError(f"{self.path}: cannot run on one picture ({first_line(error)})") from None
+            raise InputError(f"{self.path}: cannot run on one picture ({on_one_line(error)[:200]})") from None
 
 
 def open_network(path: Path, threads: int) -> Network:
