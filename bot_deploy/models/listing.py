@@ -1,10 +1,11 @@
-"""Everything that has a name: the networks of the table, and artifacts that somebody put into a folder of models."""
+"""Everything that has a name: the model in the box, the networks of the table, and artifacts in folders of models."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from . import box
 from .cache import artifact_names, find_artifact
 from .fetch import find_cached
 from .table import DETECTORS, MODELS, Accuracy, NamedDetector, NamedModel
@@ -30,11 +31,23 @@ class ListedModel:
 
 
 def list_models() -> list[ListedModel]:
-    """The models in the order of the table, those of users, and the detectors."""
+    """The model in the box, the models in the order of the table, those of users, and the detectors."""
     models, detectors = [_listed(network) for network in MODELS], [_listed(network) for network in DETECTORS]
-    names = {listed.name for listed in (*models, *detectors)}
+    names = {box.NAME, *(listed.name for listed in (*models, *detectors))}
     own = [_own(name) for name in artifact_names() if name not in names]
-    return [*models, *own, *detectors]
+    return [_boxed(), *models, *own, *detectors]
+
+
+def _boxed() -> ListedModel:
+    return ListedModel(
+        name=box.NAME,
+        kind="model",
+        bytes=box.PATH.stat().st_size,
+        licence="research only",
+        authors="bot_deploy",
+        training_data=box.TERMS,
+        path=box.PATH,
+    )
 
 
 def _listed(network: NamedModel | NamedDetector) -> ListedModel:

@@ -20,7 +20,7 @@ from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import InputError
 from bot_deploy.export import by_name
 from bot_deploy.export.by_name import prepare_model
-from bot_deploy.models import table
+from bot_deploy.models import box, table
 from bot_deploy.models.table import NamedDetector
 from bot_deploy.video.detectors import default_detector, open_detector
 
@@ -98,7 +98,9 @@ def test_match_takes_a_name_and_says_that_it_is_not_calibrated(
 def test_the_list(network: NamedModel, tmp_path: Path) -> None:
     document = run("models")
     rows = {row["name"]: row for row in document["models"]}
-    assert list(rows)[:2] == ["retail-0277", "retail-0265"]
+    assert list(rows)[:3] == ["box", "retail-0277", "retail-0265"]
+    assert (rows["box"]["cached"], rows["box"]["path"]) == (True, str(box.PATH))
+    assert rows["box"]["bytes"] == box.PATH.stat().st_size
     assert (rows["retail-0277"]["bytes"], rows["retail-0277"]["licence"]) == (616_140 + 4_178_806, "Apache-2.0")
     assert rows["retail-0277"]["cached"] is False
     assert rows["some-net"]["cached"] is False
