@@ -46,27 +46,27 @@ class Speed:
         """Milliseconds for one image."""
         return float(np.percentile(self.seconds[1], percentile)) * 1000
 
-    def rate(self, batch: int) -> float:
-        """Images per second in batches of this size, by the median call."""
+    def images_per_second(self, batch: int) -> float:
+        """The rate in batches of this size, by the median call."""
         return batch / float(np.median(self.seconds[batch]))
 
     @property
     def best_batch(self) -> int:
         """The batch size with the highest rate."""
-        return max(self.seconds, key=self.rate)
+        return max(self.seconds, key=self.images_per_second)
 
     def speedup_over(self, baseline: Speed) -> dict[str, float]:
         """How many times as fast as `baseline`: latency of one image, and throughput at the best batch size of each."""
         return {
             "latency": baseline.latency_ms(50) / self.latency_ms(50),
-            "throughput": self.rate(self.best_batch) / baseline.rate(baseline.best_batch),
+            "throughput": self.images_per_second(self.best_batch) / baseline.images_per_second(baseline.best_batch),
         }
 
     def to_dict(self) -> dict[str, object]:
         """The figures for JSON."""
         return {
             "latency_ms": {"p50": self.latency_ms(50), "p95": self.latency_ms(95)},
-            "images_per_second": {str(batch): self.rate(batch) for batch in self.seconds},
+            "images_per_second": {str(batch): self.images_per_second(batch) for batch in self.seconds},
             "best_batch": self.best_batch,
         }
 
@@ -105,16 +105,20 @@ def measure(
         image_size: np.stack([images.read_resized(file, image_size) for file in files])
         for image_size in {entry.embedder.contract.size for entry in entries}
     }
-    results = [Result(entry, Speed({}), Speed({})) for entry in entries]
+    model_seconds: list[dict[int, list[float]]] = [{} for _ in entries]
+    decoding_seconds: list[dict[int, list[float]]] = [{} for _ in entries]
     for batch in show_progress(batch_sizes, "measuring", len(batch_sizes)):
         embedders = [replace(entry.embedder, batch=batch) for entry in entries]
         model_only = [partial(embedder.run, crops[embedder.contract.size][:batch]) for embedder in embedders]
         with_decoding = [partial(embedder.embed, files[:batch]) for embedder in embedders]
         timed = time_in_turns([*model_only, *with_decoding], seconds, clock)
-        for number, result in enumerate(results):
-            result.model_only.seconds[batch] = timed[number]
-            result.with_decoding.seconds[batch] = timed[len(results) + number]
-    return results
+        for number in range(len(entries)):
+            model_seconds[number][batch] = timed[number]
+            decoding_seconds[number][batch] = timed[len(entries) + number]
+    return [
+        Result(entry, Speed(model), Speed(decoding))
+        for entry, model, decoding in zip(entries, model_seconds, decoding_seconds, strict=True)
+    ]
 
 
 def time_in_turns(
@@ -145,7 +149,7 @@ def time_in_turns(
     return durations
 
 
-def find_crops(folder: Path) -> list[Path]:
+def find_readable_images(folder: Path) -> list[Path]:
     """Up to MAX_FILES readable images under `folder`.
 
     Raises:
@@ -179,7 +183,7 @@ def format_table(results: Sequence[Result], baselines: Sequence[Result | None]) 
         speeds = (result.model_only, result.with_decoding)
         cells = [f"{name:{NAME_WIDTH}}"]
         cells += [f" {speed.latency_ms(percentile):7.2f}" for speed in speeds for percentile in (50, 95)]
-        cells += [f" {speed.rate(speed.best_batch):7.1f} at {speed.best_batch:<2d}" for speed in speeds]
+        cells += [f" {speed.images_per_second(speed.best_batch):7.1f} at {speed.best_batch:<2d}" for speed in speeds]
         if baseline:
             cells += [f" {factor:8.2f}x" for factor in result.model_only.speedup_over(baseline.model_only).values()]
         lines.append("".join(cells))

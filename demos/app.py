@@ -150,7 +150,7 @@ class _Loop:
     def process(self, frame: Frame) -> bool:
         """Processes one frame; returns False when the user quits."""
         if not frame.problem:
-            frame = replace(frame, problem=self._recognise(frame))
+            frame = replace(frame, problem=self._recognize(frame))
         if frame.problem and not self.last_problem:
             logger.warning(frame.problem)
         with self.recognizer.timer.measure("draw"):
@@ -164,7 +164,7 @@ class _Loop:
         self.pace.end_frame()
         return continues
 
-    def _recognise(self, frame: Frame) -> str:
+    def _recognize(self, frame: Frame) -> str:
         """Finds the people on `frame`; returns the problem if a live source has to go on without the gallery."""
         self.summary.frames += 1
         try:

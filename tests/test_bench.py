@@ -63,9 +63,9 @@ def test_percentiles_median_and_best_batch_by_hand() -> None:
     speed = bench.Speed({1: [0.03, 0.01, 0.05, 0.02, 0.04], 8: [0.1, 0.9, 0.1], 4: [0.04, 0.06]})
     assert speed.latency_ms(50) == pytest.approx(30)
     assert speed.latency_ms(95) == pytest.approx(48)
-    assert speed.rate(1) == pytest.approx(1 / 0.03)
-    assert speed.rate(4) == pytest.approx(4 / 0.05)
-    assert speed.rate(8) == pytest.approx(80)  # by the median 0.1; the mean would make it 21.8
+    assert speed.images_per_second(1) == pytest.approx(1 / 0.03)
+    assert speed.images_per_second(4) == pytest.approx(4 / 0.05)
+    assert speed.images_per_second(8) == pytest.approx(80)  # by the median 0.1; the mean would make it 21.8
     assert speed.best_batch in {4, 8}
     assert bench.Speed({1: [0.5], 2: [0.9], 4: [2.1]}).best_batch == 2
     assert speed.to_dict()["latency_ms"] == {"p50": pytest.approx(30), "p95": pytest.approx(48)}
@@ -141,10 +141,10 @@ def test_entries_are_measured_side_by_side(crops: list[Path], monkeypatch: pytes
     first, second = results
     assert second.model_only.latency_ms(50) == pytest.approx(500)
     assert second.with_decoding.latency_ms(50) == pytest.approx(1000)
-    assert second.model_only.rate(4) == pytest.approx(4 / 1.25)
-    assert second.with_decoding.rate(4) == pytest.approx(4 / (1.25 + 4 * 0.5))
+    assert second.model_only.images_per_second(4) == pytest.approx(4 / 1.25)
+    assert second.with_decoding.images_per_second(4) == pytest.approx(4 / (1.25 + 4 * 0.5))
     assert second.model_only.best_batch == second.with_decoding.best_batch == 4
-    assert (first.model_only.best_batch, first.model_only.rate(1)) == (1, pytest.approx(1))
+    assert (first.model_only.best_batch, first.model_only.images_per_second(1)) == (1, pytest.approx(1))
     assert second.model_only.speedup_over(first.model_only) == {
         "latency": pytest.approx(2),
         "throughput": pytest.approx(3.2),
@@ -160,10 +160,10 @@ def test_entries_are_measured_side_by_side(crops: list[Path], monkeypatch: pytes
 
 def test_unreadable_crops_are_left_out(crops: list[Path], tmp_path: Path) -> None:
     (tmp_path / "0000.jpg").write_bytes(b"no picture")
-    assert bench.find_crops(tmp_path) == crops
+    assert bench.find_readable_images(tmp_path) == crops
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no image in it that can be read"):
-        bench.find_crops(tmp_path / "empty")
+        bench.find_readable_images(tmp_path / "empty")
 
 
 # ---- the table ----

@@ -97,9 +97,9 @@ def test_training_normalises_as_the_contract_says(
     assert set(seen) == {(contract.mean, contract.std)} == {((0.5,) * 3, (0.5,) * 3)}
     image = torch.full((1, 2, 2, 3), 51, dtype=torch.uint8)
     monkeypatch.undo()
-    assert transforms.normalise(image, (0.5, 0.0, 0.1), (0.5, 1.0, 0.2)).flatten(2)[0, :, 0].tolist() == pytest.approx(
-        [-0.6, 0.2, 0.5]
-    )
+    assert transforms.normalize_pixels(image, (0.5, 0.0, 0.1), (0.5, 1.0, 0.2)).flatten(2)[
+        0, :, 0
+    ].tolist() == pytest.approx([-0.6, 0.2, 0.5])
 
 
 # ---- weights ----
@@ -117,7 +117,7 @@ def test_a_file_in_timms_layout_fills_the_backbone(tmp_path: Path) -> None:
     state = randomised(timm.create_model("test_efficientnet"))
     save_file(state, tmp_path / "weights.safetensors")
     model = ReID(CNN, 5)
-    weights.initialise(model, str(tmp_path / "weights.safetensors"))
+    weights.initialize(model, str(tmp_path / "weights.safetensors"))
     own = model.backbone.state_dict()
     assert set(own) == {f"net.{key}" for key in state if not key.startswith("classifier.")}
     assert all(torch.equal(value, state[key.removeprefix("net.")]) for key, value in own.items())
@@ -127,7 +127,7 @@ def test_the_position_embedding_is_resized(tmp_path: Path) -> None:
     state = randomised(timm.create_model("test_vit"))  # for images of 160x160: a grid of 10x10
     save_file(state, tmp_path / "weights.safetensors")
     model = ReID(VIT, 5, size=(128, 64))
-    weights.initialise(model, str(tmp_path / "weights.safetensors"))
+    weights.initialize(model, str(tmp_path / "weights.safetensors"))
     own = model.backbone.state_dict()
     embedding = own.pop("net.pos_embed")
     assert all(torch.equal(value, state[key.removeprefix("net.")]) for key, value in own.items())
@@ -144,7 +144,7 @@ def test_a_run_with_images_of_another_size_is_a_start(tmp_path: Path) -> None:
     rebuilt = checkpoint.load(tmp_path / "model.pt").build()
     assert all(torch.equal(value, first.state_dict()[key]) for key, value in rebuilt.state_dict().items())
     second = ReID(VIT, 7, size=(128, 64))
-    weights.initialise(second, str(tmp_path))
+    weights.initialize(second, str(tmp_path))
     old, new = first.state_dict(), second.state_dict()
     changed = {key for key, value in new.items() if not torch.equal(value, old[key])}
     assert changed == {"backbone.net.pos_embed", "classifier.weight"}
@@ -152,14 +152,14 @@ def test_a_run_with_images_of_another_size_is_a_start(tmp_path: Path) -> None:
     resized = nn.functional.interpolate(grid, (8, 4), mode="bicubic", antialias=True)
     torch.testing.assert_close(new["backbone.net.pos_embed"][:, 1:], resized.permute(0, 2, 3, 1).flatten(1, 2))
     with pytest.raises(InputError, match=r"weights of timm:test_vit, not of resnet18; set arch=timm:test_vit$"):
-        weights.initialise(ReID("resnet18", 5), str(tmp_path))
+        weights.initialize(ReID("resnet18", 5), str(tmp_path))
 
 
 @pytest.mark.parametrize("arch", [CNN, VIT])
 def test_the_weights_of_another_network_do_not_fit(arch: str, tmp_path: Path) -> None:
     save_file(timm.create_model("test_convnext").state_dict(), tmp_path / "weights.safetensors")
     with pytest.raises(InputError, match=rf"does not fit {arch}: unknown keys: backbone\.net\.") as caught:
-        weights.initialise(ReID(arch, 5), str(tmp_path / "weights.safetensors"))
+        weights.initialize(ReID(arch, 5), str(tmp_path / "weights.safetensors"))
     assert len(str(caught.value)) < 2000
 
 
@@ -176,7 +176,7 @@ def test_imagenet_is_timms_download(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
     model = ReID(CNN, 5)
-    weights.initialise(model, "imagenet")
+    weights.initialize(model, "imagenet")
     assert torch.equal(model.state_dict()["backbone.net.conv_stem.weight"], state["conv_stem.weight"])
     (options,) = asked
     assert options["repo_id"] == "timm/test_efficientnet.r160_in1k"
@@ -205,7 +205,7 @@ def test_imagenet_without_network_is_one_line(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.skipif(not REAL.exists(), reason=f"no weights at {REAL}")
 def test_real_imagenet_weights() -> None:
     model = ReID("timm:tf_efficientnet_lite0", 5)
-    weights.initialise(model, str(REAL))
+    weights.initialize(model, str(REAL))
     own, state = model.backbone.state_dict(), load_file(REAL)
     assert set(own) == {f"net.{key}" for key in state}
     assert all(torch.equal(own[f"net.{key}"], value) for key, value in state.items())

@@ -67,7 +67,7 @@ def create_state(recipe: Recipe, num_ids: int, device: str, teacher_dim: int = 0
         )
         if recipe.protocol == "paper" and recipe.neck != "none":
             nn.init.kaiming_normal_(model.classifier.weight, mode="fan_out")  # section 3.5
-        weights.initialise(model, recipe.weights)
+        weights.initialize(model, recipe.weights)
         center = CenterLoss(num_ids, model.dim, scaling=recipe.protocol).to(device)
         # Last, so that the same seed gives the same network with and without a teacher.
         projection = nn.Linear(model.dim, teacher_dim, bias=False).to(device) if teacher_dim else None

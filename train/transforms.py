@@ -72,7 +72,7 @@ def augment(
     if augmentation.factors is not None or augmentation.grey is not None:
         images = change_colours(images, augmentation.factors, augmentation.grey)
     cropped = flip_and_crop(images, augmentation.flipped, augmentation.top, augmentation.left, recipe.padding)
-    return erase(normalise(cropped, mean, std), augmentation.boxes, authors=recipe.protocol == "authors")
+    return erase(normalize_pixels(cropped, mean, std), augmentation.boxes, authors=recipe.protocol == "authors")
 
 
 def compress(images: Tensor, quality: npt.NDArray[np.int64]) -> Tensor:
@@ -126,7 +126,9 @@ def flip_and_crop(
     return padded[at[0][:, None, None], at[1][:, :, None], at[2][:, None, :]]
 
 
-def normalise(images: Tensor, mean: tuple[float, float, float] = MEAN, std: tuple[float, float, float] = STD) -> Tensor:
+def normalize_pixels(
+    images: Tensor, mean: tuple[float, float, float] = MEAN, std: tuple[float, float, float] = STD
+) -> Tensor:
     """Images uint8 [N, H, W, 3] to float [N, 3, H, W]: scaled to [0, 1], minus the mean, divided by std."""
     shift, scale = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (mean, std))
     return images.permute(0, 3, 1, 2).float().mul(1 / 255).sub(shift).div(scale)

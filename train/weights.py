@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
 
 
-def initialise(model: ReID, source: str) -> None:
+def initialize(model: ReID, source: str) -> None:
     """Sets the initial weights of `model` from `source`.
 
     `source` is "none" (they stay random), "imagenet" (downloaded by torchvision or timm), "box" (the model in the

@@ -2,9 +2,9 @@
 
 An ONNX file is one message of Protocol Buffers (https://protobuf.dev/programming-guides/encoding): a list of fields.
 A field is a tag (field number and wire type) and a payload; a length-delimited payload can be a message again. No core
-dependency parses Protocol Buffers (only exporting needs the package onnx), so this module does. It enters only the
-messages on the way to the metadata and to external weights, and skips everything else unread. Memory does not grow with
-the size of the file, nor with the sizes that a damaged file claims.
+dependency parses Protocol Buffers (only exporting needs the package onnx), so this module does. It reads only the
+messages that lead to the metadata and to external weights, and skips all others. Memory does not grow with the size of
+the file, nor with the sizes that a damaged file claims.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ def _read_model(file: BinaryIO, size: int) -> tuple[dict[str, str], set[str]]:
 def _read_tag(file: BinaryIO, message_end: int) -> tuple[int, int]:
     """Reads the tag of the next field: its number, and the position where the field ends.
 
-    The number is 0 for a field that is not length-delimited: a number, which holds no message.
+    The field number is returned as 0 if the field is not length-delimited, because only a length-delimited field can
+    hold a message.
     """
     tag = _read_varint(file)
     number, wire_type = tag >> 3, tag & 7

@@ -71,7 +71,7 @@ def bench(
     """
     import tempfile
 
-    from bot_deploy.bench import ROUNDS, find_crops, format_table, measure
+    from bot_deploy.bench import ROUNDS, find_readable_images, format_table, measure
     from bot_deploy.console import say, show, show_json
     from bot_deploy.files import require_path
     from bot_deploy.machine import available_cores, thread_count
@@ -87,7 +87,7 @@ def bench(
     threads = thread_count(threads)
     opened, left_out = _open_models(models, devices, threads)
     with tempfile.TemporaryDirectory() as temporary:
-        crops = find_crops(folder or _generate_crops(Path(temporary)))
+        crops = find_readable_images(folder or _generate_crops(Path(temporary)))
         baseline_of = _baselines(opened, baseline_path, threads)
         baselines = list(dict.fromkeys(baseline for baseline in baseline_of if baseline))
         entries = [*baselines, *(model.entry for model in opened)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +17,13 @@ Texture = Callable[[Float32Array, Float32Array], Float32Array]
 LightDirection = tuple[float, float, float]  # unit vector towards the light: right, down, to the viewer
 
 
-def _fold_noise() -> Float32Array:
+@cache
+def fold_noise() -> Float32Array:
     """Smooth noise [128, 128] around 0 that tiles: the folds of cloth."""
     spectrum = np.fft.rfft2(np.random.default_rng(1501).normal(size=(128, 128)))
     rows, columns = np.fft.fftfreq(128)[:, None] * 128, np.fft.rfftfreq(128)[None, :] * 128
     smooth = np.fft.irfft2(spectrum * np.exp(-(rows**2 + columns**2) / 2 / 7.0**2), (128, 128))
     return np.asarray(smooth / smooth.std(), dtype=np.float32)
-
-
-FOLD_NOISE = _fold_noise()
 
 
 def _window(shape: tuple[int, ...], low: npt.ArrayLike, high: npt.ArrayLike) -> tuple[int, int, int, int] | None:
@@ -125,7 +124,7 @@ def _fold_shade(
     size = np.float32(128 / max(6 * max_half_width, 1))
     i = (position * size * np.float32(1.6)).astype(np.intp) + offset
     j = (angle * np.float32(9) + position * size * np.float32(0.6)).astype(np.intp) + 3 * offset
-    return np.asarray(1 + np.float32(strength) * FOLD_NOISE[i & 127, j & 127])
+    return np.asarray(1 + np.float32(strength) * fold_noise()[i & 127, j & 127])
 
 
 def draw_tube(

@@ -95,14 +95,14 @@ def test_open_embedder_without_a_path_opens_the_box() -> None:
 
 def test_training_starts_from_the_box() -> None:
     model = ReID(read_contract(box.PATH).arch, 7)
-    weights.initialise(model, "box")
+    weights.initialize(model, "box")
     stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(box.PATH).graph.initializer}
     for key, value in model.state_dict().items():
         if not key.startswith("classifier.") and not key.endswith("num_batches_tracked"):
             assert np.array_equal(value.numpy(), stored[key].astype(np.float32)), key
     assert weights.inherited_terms("box") == box.TERMS
     with pytest.raises(InputError, match="set arch=mobilenet_v2"):
-        weights.initialise(ReID("resnet18", 7), "box")
+        weights.initialize(ReID("resnet18", 7), "box")
 
 
 def test_the_order_is_model_then_newest_run_then_box(people: Path, onnx_file: Path, tmp_path: Path) -> None:

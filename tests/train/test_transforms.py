@@ -78,7 +78,7 @@ def test_flip_and_crop_is_flip_then_pad_then_crop(pad: int) -> None:
 
 def test_normalise_is_to_unit_range_minus_mean_by_std() -> None:
     images = noise(3, 6, 4)
-    result = transforms.normalise(torch.from_numpy(images))
+    result = transforms.normalize_pixels(torch.from_numpy(images))
     assert result.dtype == torch.float32
     assert result.shape == (3, 3, 6, 4)
     assert result.is_contiguous(memory_format=torch.channels_last)
@@ -189,21 +189,21 @@ def test_paper_erases_with_the_mean_of_the_image() -> None:
 def test_augment_with_everything_off_only_normalises() -> None:
     images = torch.from_numpy(noise(5, 32, 16))
     result = augment(images, OFF, np.random.default_rng(0))
-    assert torch.equal(result, transforms.normalise(images))
+    assert torch.equal(result, transforms.normalize_pixels(images))
     assert result.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_augment_flips_all_with_probability_one() -> None:
     images = torch.from_numpy(noise(5, 32, 16))
     result = augment(images, Recipe(flip_probability=1, padding=0, erasing_probability=0), np.random.default_rng(0))
-    assert torch.equal(result, transforms.normalise(images.flip(2)))
+    assert torch.equal(result, transforms.normalize_pixels(images.flip(2)))
 
 
 def test_augment_flips_half_of_the_images() -> None:
     images = torch.from_numpy(np.repeat(noise(1, 4, 4), 2000, axis=0))
     result = augment(images, Recipe(flip_probability=0.5, padding=0, erasing_probability=0), np.random.default_rng(0))
-    flipped = (result == transforms.normalise(images.flip(2))).all(dim=(1, 2, 3))
-    straight = (result == transforms.normalise(images)).all(dim=(1, 2, 3))
+    flipped = (result == transforms.normalize_pixels(images.flip(2))).all(dim=(1, 2, 3))
+    straight = (result == transforms.normalize_pixels(images)).all(dim=(1, 2, 3))
     assert (flipped ^ straight).all()
     assert float(flipped.float().mean()) == pytest.approx(0.5, abs=0.045)  # four standard deviations
 
@@ -214,8 +214,8 @@ def test_augment_crops_at_every_place_and_pads_with_black() -> None:
     images = torch.zeros(3000, 17, 17, 3, dtype=torch.uint8)
     images[:, middle, middle] = 255
     result = augment(images, Recipe(flip_probability=0, padding=pad, erasing_probability=0), np.random.default_rng(0))
-    white = transforms.normalise(torch.full((1, 1, 1, 3), 255, dtype=torch.uint8))
-    black = transforms.normalise(torch.zeros(1, 1, 1, 3, dtype=torch.uint8))
+    white = transforms.normalize_pixels(torch.full((1, 1, 1, 3), 255, dtype=torch.uint8))
+    black = transforms.normalize_pixels(torch.zeros(1, 1, 1, 3, dtype=torch.uint8))
     shown = (result == white).all(1)
     assert ((result == black).all(1) | shown).all()
     assert (shown.sum(dim=(1, 2)) == 1).all()
@@ -233,7 +233,7 @@ def test_augment_erases_as_its_protocol_says(protocol: str) -> None:
         Recipe(flip_probability=0, padding=0, erasing_probability=1, protocol=protocol),
         np.random.default_rng(0),
     )
-    whole = transforms.normalise(images)
+    whole = transforms.normalize_pixels(images)
     for before, after in zip(whole, result, strict=True):
         erased = (before != after).any(0)
         rows, columns = erased.any(1).nonzero().flatten(), erased.any(0).nonzero().flatten()

@@ -73,7 +73,7 @@ def test_a_file_in_torchvisions_layout_fills_the_backbone(arch: str, suffix: str
     state = torchvision_state(arch)
     model = ReID(arch, 5)
     before = copy_of(model)
-    weights.initialise(model, str(write(tmp_path / f"weights{suffix}", state)))
+    weights.initialize(model, str(write(tmp_path / f"weights{suffix}", state)))
     assert_backbone_is(model, state)
     for key in ("neck.weight", "neck.running_var", "classifier.weight"):
         assert torch.equal(model.state_dict()[key], before[key])
@@ -86,7 +86,7 @@ def test_the_head_in_the_file_is_ignored(arch: str, classes: int, tmp_path: Path
     assert any(key.startswith(HEADS) for key in state)
     model = ReID(arch, 5, neck="none")
     before = copy_of(model)
-    weights.initialise(model, str(write(tmp_path / "w.pth", state)))
+    weights.initialize(model, str(write(tmp_path / "w.pth", state)))
     assert_backbone_is(model, state)
     assert torch.equal(model.classifier.weight, before["classifier.weight"])
     assert torch.equal(model.classifier.bias, before["classifier.bias"])
@@ -95,7 +95,7 @@ def test_the_head_in_the_file_is_ignored(arch: str, classes: int, tmp_path: Path
 def test_counters_of_old_files_may_be_missing(tmp_path: Path) -> None:
     state = {k: v for k, v in torchvision_state(ARCH).items() if not k.endswith("num_batches_tracked")}
     model = ReID(ARCH, 5)
-    weights.initialise(model, str(write(tmp_path / "w.pth", state)))
+    weights.initialize(model, str(write(tmp_path / "w.pth", state)))
     assert torch.equal(model.backbone.state_dict()["features.0.0.weight"], state["features.0.0.weight"])
 
 
@@ -104,7 +104,7 @@ def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
         key: value.half() if value.is_floating_point() else value for key, value in torchvision_state(ARCH).items()
     }
     model = ReID(ARCH, 5)
-    weights.initialise(model, str(write(tmp_path / "w.safetensors", state)))
+    weights.initialize(model, str(write(tmp_path / "w.safetensors", state)))
     own = model.backbone.state_dict()["features.0.0.weight"]
     assert own.dtype == torch.float32
     assert torch.equal(own, state["features.0.0.weight"].float())
@@ -113,7 +113,7 @@ def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
 def test_none_changes_nothing() -> None:
     model = ReID(ARCH, 5)
     before = copy_of(model)
-    weights.initialise(model, "none")
+    weights.initialize(model, "none")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -122,7 +122,7 @@ def test_our_own_checkpoint_loads_with_or_without_its_classifier(num_ids: int, t
     state = own_checkpoint(tmp_path / "model.pt", 5)
     model = ReID(ARCH, num_ids)
     before = copy_of(model)
-    weights.initialise(model, str(tmp_path / "model.pt"))
+    weights.initialize(model, str(tmp_path / "model.pt"))
     after = model.state_dict()
     for key in state.keys() - {"classifier.weight"}:
         assert torch.equal(after[key], state[key]), key
@@ -135,7 +135,7 @@ def test_our_own_checkpoint_without_a_neck_lists_the_missing_keys(tmp_path: Path
     with pytest.raises(
         InputError, match=r"missing keys: neck\.weight, neck\.bias, neck\.running_mean, neck\.running_var$"
     ):
-        weights.initialise(ReID(ARCH, 5), str(tmp_path / "model.pt"))
+        weights.initialize(ReID(ARCH, 5), str(tmp_path / "model.pt"))
 
 
 def test_a_refused_file_changes_nothing(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_refused_file_changes_nothing(tmp_path: Path) -> None:
     model = ReID(ARCH, 5)
     before = copy_of(model)
     with pytest.raises(InputError):
-        weights.initialise(model, str(write(tmp_path / "w.pth", state)))
+        weights.initialize(model, str(write(tmp_path / "w.pth", state)))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -152,20 +152,20 @@ def test_missing_keys_are_listed(tmp_path: Path) -> None:
     state = torchvision_state("resnet18")
     del state["bn1.weight"], state["layer4.1.conv2.weight"]
     with pytest.raises(InputError, match=r"missing keys: backbone\.bn1\.weight, backbone\.layer4\.1\.conv2\.weight$"):
-        weights.initialise(ReID("resnet18", 5), str(write(tmp_path / "w.pth", state)))
+        weights.initialize(ReID("resnet18", 5), str(write(tmp_path / "w.pth", state)))
 
 
 def test_unknown_keys_are_listed(tmp_path: Path) -> None:
     state = {**torchvision_state("resnet18"), "layer5.weight": torch.zeros(1), "epoch": torch.zeros(1)}
     with pytest.raises(InputError, match=r"unknown keys: backbone\.layer5\.weight, backbone\.epoch$"):
-        weights.initialise(ReID("resnet18", 5), str(write(tmp_path / "w.pth", state)))
+        weights.initialize(ReID("resnet18", 5), str(write(tmp_path / "w.pth", state)))
 
 
 def test_other_shapes_are_listed(tmp_path: Path) -> None:
     state = {**torchvision_state("resnet18"), "conv1.weight": torch.zeros(64, 1, 7, 7)}
     words = r"keys of another shape: backbone\.conv1\.weight \[64, 1, 7, 7\] instead of \[64, 3, 7, 7\]$"
     with pytest.raises(InputError, match=words):
-        weights.initialise(ReID("resnet18", 5), str(write(tmp_path / "w.pth", state)))
+        weights.initialize(ReID("resnet18", 5), str(write(tmp_path / "w.pth", state)))
 
 
 def test_the_error_for_another_backbone_names_the_file_and_the_backbone(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_the_error_for_another_backbone_names_the_file_and_the_backbone(tmp_path
     with pytest.raises(
         InputError, match=r"w\.pth: weights of resnet18, not of mobilenet_v2; set arch=resnet18$"
     ) as caught:
-        weights.initialise(ReID(ARCH, 5), str(path))
+        weights.initialize(ReID(ARCH, 5), str(path))
     assert len(str(caught.value)) < 2000
 
 
@@ -201,7 +201,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(layout: str, suffix: str, tmp
     else:
         torch.save(trap, path, _use_new_zipfile_serialization=layout == "zip")
     with pytest.raises(InputError, match=r"w\.ptn?h?: .*could run code; it is refused"):
-        weights.initialise(ReID(ARCH, 5), str(path))
+        weights.initialize(ReID(ARCH, 5), str(path))
     assert not (tmp_path / "ran").exists()
 
 
@@ -209,7 +209,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(layout: str, suffix: str, tmp
 def test_a_file_that_holds_no_dictionary(value: object, tmp_path: Path) -> None:
     torch.save(value, tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"w\.pth: holds a (list|Tensor|int), not a state dict"):
-        weights.initialise(ReID(ARCH, 5), str(tmp_path / "w.pth"))
+        weights.initialize(ReID(ARCH, 5), str(tmp_path / "w.pth"))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -223,18 +223,18 @@ def test_a_damaged_file(damage: str, suffix: str, tmp_path: Path) -> None:
         ]
     )
     with pytest.raises(InputError, match=rf"w\{suffix}: (damaged|not a readable weights file)"):
-        weights.initialise(ReID(ARCH, 5), str(path))
+        weights.initialize(ReID(ARCH, 5), str(path))
 
 
 @pytest.mark.parametrize("name", ["absent.pth", "absent.safetensors", "image-net"])
 def test_no_such_file(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"{name}: no such file"):
-        weights.initialise(ReID(ARCH, 5), str(tmp_path / name))
+        weights.initialize(ReID(ARCH, 5), str(tmp_path / name))
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a folder without model\.pt; name a run, or a file of weights"):
-        weights.initialise(ReID(ARCH, 5), str(tmp_path))
+        weights.initialize(ReID(ARCH, 5), str(tmp_path))
 
 
 def test_the_folder_of_a_run_stands_for_its_checkpoint(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_the_folder_of_a_run_stands_for_its_checkpoint(tmp_path: Path) -> None:
     fields = {"kind": checkpoint.KIND, "state": model.state_dict()}
     torch.save(fields, tmp_path / "model.pt")
     other = ReID("resnet18", 7)
-    weights.initialise(other, str(tmp_path))
+    weights.initialize(other, str(tmp_path))
     assert all(
         torch.equal(value, other.backbone.state_dict()[key]) for key, value in model.backbone.state_dict().items()
     )
@@ -254,7 +254,7 @@ def test_a_checkpoint_of_another_backbone_names_it(arch: str, tmp_path: Path) ->
     saved = checkpoint.Checkpoint(checkpoint.contract_of(model, 32, 16), model.state_dict(), 5, 1, "bnneck", ("x",))
     checkpoint.save(tmp_path / "model.pt", saved)
     with pytest.raises(InputError, match=rf"weights of {arch}, not of mobilenet_v2; set arch={arch}$") as caught:
-        weights.initialise(ReID(ARCH, 5), str(tmp_path))
+        weights.initialize(ReID(ARCH, 5), str(tmp_path))
     assert caught.value.parameter == "set"
 
 
@@ -270,7 +270,7 @@ def test_imagenet_downloads_the_first_version_of_the_weights(
 
     monkeypatch.setattr(enum, "get_state_dict", get_state_dict)
     model = ReID(arch, 5)
-    weights.initialise(model, "imagenet")
+    weights.initialize(model, "imagenet")
     assert_backbone_is(model, state)
     assert downloads == [(enum.IMAGENET1K_V1, True)]
 
@@ -289,14 +289,14 @@ def test_imagenet_without_network_names_the_remedy(error: Exception, monkeypatch
 
     monkeypatch.setattr(models.MobileNet_V2_Weights, "get_state_dict", get_state_dict)
     with pytest.raises(RunError, match=r"could not be downloaded.*give a file, or .none.") as raised:
-        weights.initialise(ReID(ARCH, 5), "imagenet")
+        weights.initialize(ReID(ARCH, 5), "imagenet")
     assert raised.value.parameter == "weights"
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"no weights at {REAL}")
 def test_real_imagenet_weights() -> None:
     model = ReID(ARCH, 5)
-    weights.initialise(model, str(REAL))
+    weights.initialize(model, str(REAL))
     assert_backbone_is(model, load_file(REAL))
     # Trained filters detect edges: unlike random ones, they distinguish stripes from their flat mean.
     model.eval()
@@ -312,7 +312,7 @@ def test_real_imagenet_weights() -> None:
 def test_instance_norm_starts_at_its_initial_values_with_torchvisions_weights(tmp_path: Path) -> None:
     state = torchvision_state(ARCH)
     model = ReID(f"{ARCH}_in", 5)
-    weights.initialise(model, str(write(tmp_path / "weights.pth", state)))
+    weights.initialize(model, str(write(tmp_path / "weights.pth", state)))
     own = model.backbone.state_dict()
     for key, value in own.items():
         if "_in." in key:
@@ -321,4 +321,4 @@ def test_instance_norm_starts_at_its_initial_values_with_torchvisions_weights(tm
             assert torch.equal(value, state[key])
     del state["features.18.0.weight"]
     with pytest.raises(InputError, match="missing keys"):
-        weights.initialise(model, str(write(tmp_path / "damaged.pth", state)))
+        weights.initialize(model, str(write(tmp_path / "damaged.pth", state)))
