@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 PRELOADED = (
     "torch",
     "torch._dynamo",
-    "torch.onnx._internal.exporter._core",
+    "torch.export._trace",
+    "torch.onnx._internal.exporter._compat",
     "torchvision",
     "onnx",
     "onnxscript",
@@ -31,6 +32,8 @@ PRELOADED = (
     "matplotlib.figure",
     "torch.utils.tensorboard",
     "av",
+    "cv2",
+    "trackers",
     "bot_deploy.train.loop",
     "bot_deploy.export.pipeline",
     "bot_deploy.demos.app",
@@ -44,7 +47,9 @@ MAX_TRIES = 6  # of a kill that comes too late; each is earlier
 def preload() -> None:
     """Imports what the verbs import. PyTorch runs nothing in this process, whose threads a fork would lack."""
     from bot_deploy.telemetry import without_telemetry
+    from bot_deploy.video.opencv import configure_opencv
 
+    configure_opencv()
     with without_telemetry():
         for name in ("onnxruntime", *PRELOADED):
             with contextlib.suppress(ImportError):
