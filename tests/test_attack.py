@@ -142,3 +142,14 @@ def test_a_crash_is_found_and_the_next_attack_runs(tmp_path: Path) -> None:
     assert result.returncode == 1, result.stderr
     assert "ended by signal or exit code -6" in result.stdout
     assert "| pictures | pictures | 4 |" in result.stdout
+
+
+def test_what_is_attacked_is_accepted_without_an_attack(files: material.Material) -> None:
+    """A model or detector that is refused before it is damaged would make its attacks pass for nothing."""
+    from bot_deploy.images import read_image
+    from bot_deploy.video.detectors import open_detector
+
+    artifacts.check_unit(files.embedder.embed(sorted(files.crops.iterdir())))
+    assert len(open_detector(files.detector, threads=1).detect(material.draw_crop(1, 1)).xyxy) == 1
+    for frame in (files.street / "0000.png", files.street / f"{material.FRAMES_OF_A_PERSON:04d}.png"):  # left, right
+        assert len(open_detector(files.street_detector, threads=1).detect(read_image(frame)).xyxy) == 1

@@ -37,7 +37,7 @@ CALIBRATION = Calibration(
 CONTRACT = Contract(
     arch="mobilenet_v2", height=HEIGHT, width=WIDTH, dim=DIM, fingerprint="colours", calibration=CALIBRATION
 )
-DETECTOR_SIDE, DETECTOR_CLASSES = 64, 80
+DETECTOR_SIDE, DETECTOR_CLASSES = 96, 80
 STRANGERS = 10  # identities to calibrate on
 FRAME_SIDE, FRAMES_OF_A_PERSON, PASSERS_BY = 96, 14, 9  # of the street: people stand left and right in turns
 STREET_FPS = 5
@@ -188,7 +188,7 @@ def write_detector(path: Path) -> Path:
     side = DETECTOR_SIDE
     cells = sum((side // stride) ** 2 for stride in (8, 16, 32))
     table = np.zeros((1, cells, 5 + DETECTOR_CLASSES), np.float32)
-    table[0, 0] = [32, 32, 30, 60, 0.9, 0.9, *[0] * (DETECTOR_CLASSES - 1)]
+    table[0, 0] = [48, 48, 45, 90, 0.9, 0.9, *[0] * (DETECTOR_CLASSES - 1)]
     nodes = [
         helper.make_node("ReduceMax", ["images"], ["brightest"], keepdims=0),
         helper.make_node("Mul", ["brightest", "zero"], ["nothing"]),
@@ -208,7 +208,7 @@ def write_street_detector(path: Path) -> Path:
 
     side = DETECTOR_SIDE
     cells = sum((side // stride) ** 2 for stride in (8, 16, 32))
-    boxes = np.float32([[[16, 32, 24, 56], [48, 32, 24, 56]]])
+    boxes = np.float32([[[24, 48, 36, 84], [72, 48, 36, 84]]])
     classes = np.zeros((1, 2, DETECTOR_CLASSES), np.float32)
     classes[:, :, 0] = 1
     constants = {"boxes": boxes, "classes": classes, "rest": np.zeros((1, cells - 2, 5 + DETECTOR_CLASSES), np.float32)}
