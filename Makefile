@@ -34,7 +34,7 @@ floors:  ## the runtime's tests with the lowest declared versions, in build/floo
 	build/floors/bin/uv pip install --quiet --python build/floors/bin/python -r build/floors/floors.txt pytest hypothesis
 	build/floors/bin/uv pip install --quiet --python build/floors/bin/python --no-deps --editable .
 	build/floors/bin/python -m pytest -m "not slow" tests/artifacts tests/backends tests/gallery tests/matching \
-		tests/commands tests/video tests/demos tests/parity/test_onnx.py tests/test_images.py tests/test_embedder.py
+		tests/commands tests/video tests/demos tests/parity/test_onnx.py tests/test_images.py tests/test_embedder.py tests/test_without_torch.py
 
 clean:  ## removes .venv and what was built; keeps runs/
 	rm -rf .venv build dist *.egg-info

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.commands import run_bot, run_python
-from helpers.image_files import HEIGHT, NOISE, SMOOTH, WAYS, WIDTH, bmp, encode, exif, png, whole_or_refused, written
+from helpers.image_files import HEIGHT, NOISE, SMOOTH, WAYS, WIDTH, bmp, decode_or_none, encode, encoded_as, exif, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,8 +23,8 @@ from bot_deploy.errors import ImageError
 
 
 def spoiled() -> dict[str, bytes]:
-    jpeg, noisy, lossless = written("jpeg"), written("jpeg", NOISE), written("webp", NOISE)
-    progressive, flat = written("jpeg-progressive", NOISE), written("bmp")
+    jpeg, noisy, lossless = encoded_as("jpeg"), encoded_as("jpeg", NOISE), encoded_as("webp", NOISE)
+    progressive, flat = encoded_as("jpeg-progressive", NOISE), encoded_as("bmp")
     return {
         "empty.jpg": b"",
         "text.jpg": b"this is no image\n" * 20,
@@ -38,9 +38,9 @@ def spoiled() -> dict[str, bytes]:
         "half progressive.jpg": progressive[: len(progressive) // 2],
         "half of it zeros.jpg": noisy[: len(noisy) // 2] + bytes(len(noisy) // 2),
         "all but the end zeros.jpg": progressive[: len(progressive) * 9 // 10] + bytes(5000),
-        "half.png": written("png", NOISE)[:12000],
-        "header.png": written("png")[:40],
-        "half of it zeros.png": written("png", NOISE)[:12000] + bytes(12000),
+        "half.png": encoded_as("png", NOISE)[:12000],
+        "header.png": encoded_as("png")[:40],
+        "half of it zeros.png": encoded_as("png", NOISE)[:12000] + bytes(12000),
         "no data.png": png(4, 4, 8, 2, b""),
         "no rows.png": png(0, 4, 8, 2, b""),
         "half.webp": lossless[: len(lossless) // 2],
@@ -50,11 +50,11 @@ def spoiled() -> dict[str, bytes]:
         "almost.bmp": flat[:-1],
         "header.bmp": flat[:40],
         "no rows.bmp": bmp(4, 0, b""),
-        "half.gif": written("gif", NOISE)[:5000],
-        "half.tiff": written("tiff", NOISE)[:5000],
-        "half lzw.tiff": written("tiff-lzw", NOISE)[:5000],
-        "half.avif": written("avif", NOISE)[:5000],
-        "no end.png": written("png")[:-12],
+        "half.gif": encoded_as("gif", NOISE)[:5000],
+        "half.tiff": encoded_as("tiff", NOISE)[:5000],
+        "half lzw.tiff": encoded_as("tiff-lzw", NOISE)[:5000],
+        "half.avif": encoded_as("avif", NOISE)[:5000],
+        "no end.png": encoded_as("png")[:-12],
         "float.tiff": encode(Image.fromarray(SMOOTH[..., 0].astype(np.float32)), "TIFF"),
         "renamed pcx.jpg": encode(SMOOTH, "PCX"),
     }
@@ -82,12 +82,12 @@ def test_missing_files_folders_and_impossible_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_cut_anywhere_gives_the_whole_picture_or_none(way: str) -> None:
-    data = written(way, NOISE)
+    data = encoded_as(way, NOISE)
     whole = images.decode_image(data, "x")
     cuts = sorted({*range(0, 600, 13), *range(0, len(data), len(data) // 60), *range(len(data) - 40, len(data))})
     refused = 0
     for cut in cuts:
-        pixels = whole_or_refused(data[:cut])
+        pixels = decode_or_none(data[:cut])
         if pixels is None:
             refused += 1
         else:  # a PNG is whole before its last checksum
@@ -109,11 +109,11 @@ def test_over_100_megapixels_is_refused_before_decoding(size: tuple[int, int], m
 
 def test_real_pixels_over_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", HEIGHT * WIDTH)
-    assert images.decode_image(written("jpeg"), "x").shape == SMOOTH.shape  # the limit itself is allowed
+    assert images.decode_image(encoded_as("jpeg"), "x").shape == SMOOTH.shape  # the limit itself is allowed
     monkeypatch.setattr(images, "MAX_PIXELS", HEIGHT * WIDTH - 1)
     for way in WAYS:
         with pytest.raises(ImageError, match="over 100 megapixels"):
-            images.decode_image(written(way), "x")
+            images.decode_image(encoded_as(way), "x")
 
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["warnings are errors", "warnings as usual"])
@@ -126,13 +126,13 @@ def test_random_damage_is_a_picture_or_an_image_error(way: str, quiet: bool) -> 
         if quiet:
             warnings.filterwarnings("ignore", module=r"PIL\.")
         for turn in range(300):
-            data = bytearray(written(way, SMOOTH))
+            data = bytearray(encoded_as(way, SMOOTH))
             reach = len(data) if turn % 2 else min(len(data), 300)  # half of them hit the headers
             for place in rng.integers(0, reach, rng.integers(1, 5)):
                 data[place] = rng.integers(0, 256)
             if turn % 3 == 0:
                 data = data[: rng.integers(0, len(data))]
-            outcomes.add(whole_or_refused(bytes(data)) is None)
+            outcomes.add(decode_or_none(bytes(data)) is None)
     assert any(outcomes)
 
 
@@ -153,7 +153,7 @@ def test_bot_hides_the_warnings_of_pillow_and_the_library_does_not(onnx_file: Pa
 
 # ---- checksums ----
 
-PNGS = {way: written(way, image) for way, image in (("png", NOISE), ("png-exif", SMOOTH))}
+PNGS = {way: encoded_as(way, image) for way, image in (("png", NOISE), ("png-exif", SMOOTH))}
 
 
 @given(way=st.sampled_from(sorted(PNGS)), place=st.integers(0), bit=st.integers(0, 7))
@@ -161,16 +161,16 @@ PNGS = {way: written(way, image) for way, image in (("png", NOISE), ("png-exif",
 def test_every_flipped_bit_of_a_png_is_noticed(way: str, place: int, bit: int) -> None:
     data = bytearray(PNGS[way])
     data[place % len(data)] ^= 1 << bit
-    assert whole_or_refused(bytes(data)) is None
+    assert decode_or_none(bytes(data)) is None
 
 
 def test_a_png_with_bytes_after_its_end_is_whole() -> None:
-    np.testing.assert_array_equal(images.decode_image(written("png") + b"more", "x"), SMOOTH)
+    np.testing.assert_array_equal(images.decode_image(encoded_as("png") + b"more", "x"), SMOOTH)
 
 
 def test_a_zip_compares_its_checksum(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "crops.zip", "w", zipfile.ZIP_STORED) as out:
-        out.writestr("a.bmp", written("bmp", NOISE))
+        out.writestr("a.bmp", encoded_as("bmp", NOISE))
     data = bytearray((tmp_path / "crops.zip").read_bytes())
     data[len(data) // 2] ^= 4
     (tmp_path / "crops.zip").write_bytes(data)
@@ -227,7 +227,7 @@ def test_only_regular_files_are_opened_and_nothing_waits(tmp_path: Path) -> None
 
 
 def test_the_size_limit_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = written("bmp")
+    data = encoded_as("bmp")
     (tmp_path / "a.bmp").write_bytes(data)
     monkeypatch.setattr(images, "MAX_INPUT_BYTES", len(data))
     np.testing.assert_array_equal(images.read_image(tmp_path / "a.bmp"), SMOOTH)

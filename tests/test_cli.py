@@ -52,7 +52,7 @@ def test_help_lists_every_verb_with_what_it_does(option: str) -> None:
         assert f"{name} {summary}" in words
 
 
-def test_nothing_asked_shows_the_help() -> None:
+def test_without_arguments_help_is_shown() -> None:
     done = run_bot()
     assert done.returncode == 2
     assert "Commands:" in done.stdout + done.stderr
@@ -200,14 +200,14 @@ def test_any_other_missing_module_is_a_bug() -> None:
 
 
 @pytest.mark.parametrize("line", ["pass", "click.echo('done')"])
-def test_done_is_0(line: str) -> None:
+def test_success_exits_with_0(line: str) -> None:
     done = run_python("-c", FAILING.format(line=line))
     assert done.returncode == 0
     assert done.stderr == ""
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a closed pipe is an ordinary error on Windows")
-def test_a_reader_who_left_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
     line = "[click.echo('x' * 1000) for _ in range(1000)]"
@@ -249,7 +249,7 @@ def test_missing_files(tmp_path: Path, words: list[str], said: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "data"), [("m.onnx", b"no model"), ("m.onnx", b""), ("m.bin", b"?")])
-def test_what_is_no_model(tmp_path: Path, name: str, data: bytes) -> None:
+def test_files_that_are_no_model_are_refused(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
     done = run_bot("eval", name, cwd=tmp_path)
     assert done.returncode == 2, done.stderr

@@ -1,184 +1,221 @@
-"""The deployed side: `bot match` and `bot eval` as processes, without torch."""
+"""`Embedder.embed`: every kind of image, channel orders, and images that are not usable."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
+import io
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from helpers.commands import run_python
+from helpers.image_files import exif
+from PIL import Image
 
-WITHOUT_TORCH = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "torchvision", "onnx", "onnxscript", "matplotlib"}:
-            raise ModuleNotFoundError(f"{name} is blocked", name=name)
-sys.meta_path.insert(0, Refuse())
-from bot_deploy.cli import main
-main()
-"""
+from bot_deploy.artifacts.contract import Contract
+from bot_deploy.embedder import Embedder
+from bot_deploy.errors import ImageError, InputError
+
+# The model returns the mean red, green and blue of each image: its embeddings can be written down by hand.
+EMBEDDER = Embedder(
+    Contract(arch="mean", height=4, width=2, dim=3, fingerprint="0" * 16),
+    "the mean colour",
+    lambda batch: batch.mean((1, 2), dtype=np.float32),
+    batch=2,
+    unit=False,
+)
+RED, GREEN, BLUE = 200, 100, 50
 
 
-def bot(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    words = [str(argument) for argument in arguments]
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True, check=False, cwd=cwd
-    )
+def crop(red: int = RED, green: int = GREEN, blue: int = BLUE, height: int = 9, width: int = 5) -> np.ndarray:
+    """An image of one colour, which no resize changes."""
+    return np.full((height, width, 3), (red, green, blue), np.uint8)
+
+
+def tensor(array: np.ndarray, *axes: int) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(axes) if axes else array))
+
+
+def opaque(array: np.ndarray) -> Image.Image:
+    return Image.fromarray(array).convert("RGBA")
 
 
 @pytest.fixture
-def gallery(people: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(people / "bounding_box_test", tmp_path / "gallery"))
+def file(tmp_path: Path) -> Path:
+    Image.fromarray(crop()).save(tmp_path / "a crop.png")
+    return tmp_path / "a crop.png"
 
 
-def test_match_needs_no_torch(onnx_file: Path, people: Path, gallery: Path) -> None:
-    query = sorted((people / "query").iterdir())[0]
-    shutil.copy(query, gallery / "itself.jpg")
-    done = bot("match", query, gallery, "--model", onnx_file, "--json", "--top", "3")
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    assert document["query"] == str(query)
-    assert [match["rank"] for match in document["matches"]] == [1, 2, 3]
-    assert document["matches"][0]["path"] == str(gallery / "itself.jpg")
-    assert document["matches"][0]["score"] == pytest.approx(1, abs=1e-5)
-    scores = [match["score"] for match in document["matches"]]
-    assert scores == sorted(scores, reverse=True)
-    assert "uncalibrated" in document["verdict"]
+KINDS = {
+    "array": crop(),
+    "array that is a view": crop(height=20)[3:14:2, ::-1],
+    "array of the model's size": crop(height=4, width=2),
+    "PIL image": Image.fromarray(crop()),
+    "PIL image with alpha": opaque(crop()),
+    "PIL image with a palette": Image.fromarray(crop()).quantize(4),
+    "tensor [3, H, W]": tensor(crop(), 2, 0, 1),
+    "tensor [H, W, 3]": tensor(crop()),
+    "tensor that is a view": tensor(crop(), 2, 0, 1)[:, 1:, ::2],
+    "tensor that needs no gradient": tensor(crop(), 2, 0, 1).clone().detach(),
+}
 
 
-def test_no_kind_of_output_needs_torch(onnx_file: Path, people: Path, gallery: Path, tmp_path: Path) -> None:
-    outputs = [tmp_path / f"ranks.{kind}" for kind in ("csv", "html", "png")]
-    options = [word for pair in zip(("--csv", "--html", "--montage"), outputs, strict=True) for word in pair]
-    done = bot("match", people / "query", gallery, "--model", onnx_file, "--rerank", "--top", "3", *options)
-    assert done.returncode == 0, done.stderr
-    assert all(path.stat().st_size for path in outputs)
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_picture_of_every_kind_is_one_row(kind: str) -> None:
+    vectors = EMBEDDER.embed(KINDS[kind])
+    assert (vectors.dtype, vectors.shape) == (np.float32, (1, 3))
+    np.testing.assert_array_equal(vectors, [[200, 100, 50]])
 
 
-def test_broken_files_change_nothing_but_are_named_and_counted(onnx_file: Path, people: Path, gallery: Path) -> None:
-    query = sorted((people / "query").iterdir())[0]
-    before = json.loads(bot("match", query, gallery, "--model", onnx_file, "--json").stdout)
-    whole = sorted(gallery.iterdir())[0].read_bytes()
-    broken = {
-        "0000_empty.jpg": b"",
-        "0001_text.jpg": b"this is no image",
-        "aaa_cut.jpg": whole[: len(whole) // 2],
-        "sub/cut_header.jpg": whole[:20],
-        "zzz.png": b"\x89PNG\r\n\x1a\n" + b"\0" * 40,
-        "zzz.bmp": b"BM" + b"\xff" * 60,
-        "zzz.webp": b"RIFF\x10\0\0\0WEBPVP8 " + b"\0" * 8,
-        "ünïcode.jpeg": whole[:-30],
-        "noise.jpg": bytes(range(256)) * 4,
-        "flipped.jpg": whole[:2] + whole[2:200][::-1] + whole[200:],
-    }
-    for name, data in broken.items():
-        (gallery / name).parent.mkdir(exist_ok=True)
-        (gallery / name).write_bytes(data)
-    done = bot("match", query, gallery, "--model", onnx_file, "--json")
-    assert done.returncode == 0, done.stderr
-    after = json.loads(done.stdout)
-    assert after["matches"] == before["matches"]
-    assert after["gallery"]["images"] == before["gallery"]["images"]
-    assert after["gallery"]["broken"] == len(broken)
-    for name in broken:
-        assert name in done.stderr
-        assert any(file["path"].endswith(name) for file in after["gallery"]["broken_files"])
-    assert "Traceback" not in done.stderr
+def test_a_path_is_one_picture(file: Path) -> None:
+    for path in (file, str(file)):
+        np.testing.assert_array_equal(EMBEDDER.embed(path), [[200, 100, 50]])
 
 
-def test_the_newest_export_is_used_and_named(onnx_file: Path, people: Path, gallery: Path, tmp_path: Path) -> None:
-    for number, name in enumerate(("old", "new")):
-        folder = tmp_path / "work" / "runs" / name
-        folder.mkdir(parents=True)
-        shutil.copy(onnx_file, folder / "model.onnx")
-        os.utime(folder / "model.onnx", (1_000_000 + number, 1_000_000 + number))
-    query = sorted((people / "query").iterdir())[0]
-    done = bot("match", query, gallery, cwd=tmp_path / "work")
-    assert done.returncode == 0, done.stderr
-    assert str(Path("runs/new/model.onnx")) in done.stderr
-    assert done.stdout.splitlines()[0].split() == ["rank", "score", "path"]
-
-
-def test_without_an_export_the_model_in_the_box_is_used(people: Path, gallery: Path, tmp_path: Path) -> None:
-    done = bot("match", sorted((people / "query").iterdir())[0], gallery, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "model box on " in done.stderr
-    assert done.stdout.splitlines()[0].split() == ["rank", "score", "path"]
-
-
-def test_eval_needs_no_torch(onnx_file: Path, people: Path) -> None:
-    done = bot("eval", onnx_file, "--data", people, "--json")
-    assert done.returncode == 0, done.stderr
-    scores = json.loads(done.stdout)
-    assert set(scores) == {"rank1", "rank5", "rank10", "mAP", "mINP", "queries", "gallery", "seconds"}
-    assert scores["queries"] == len(list((people / "query").iterdir()))
-    assert 0 < scores["mAP"] <= scores["rank10"] <= 100
-
-
-def test_train_without_torch_says_what_to_install(people: Path, tmp_path: Path) -> None:
-    done = bot("train", "--data", people, "--out", tmp_path / "run")
-    assert done.returncode == 1
-    assert "bot-deploy[train]" in done.stderr
-    assert "Traceback" not in done.stderr
+COLOURS = [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
+CROPS = np.stack([crop(*colour) for colour in COLOURS])
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "images",
     [
-        pytest.param(lambda data: data[: len(data) // 2], id="truncated"),
-        pytest.param(lambda data: b"", id="empty"),
-        pytest.param(lambda data: b"not a model", id="text"),
-        pytest.param(lambda data: data.replace(b"bot_deploy.contract", b"somebody.elsewhere!"), id="no-contract"),
-        pytest.param(lambda data: data.replace(b'"format": 1', b'"format": 9'), id="newer-format"),
+        pytest.param(CROPS, id="array [N, H, W, 3]"),
+        pytest.param(list(CROPS), id="list of arrays"),
+        pytest.param(tuple(crop(*colour, height=7 + colour[0]) for colour in COLOURS), id="tuple of several sizes"),
+        pytest.param(tensor(CROPS), id="tensor [N, H, W, 3]"),
+        pytest.param(tensor(CROPS, 0, 3, 1, 2), id="tensor [N, 3, H, W]"),
+        pytest.param([tensor(image, 2, 0, 1) for image in CROPS], id="list of tensors"),
+        pytest.param([CROPS[0], Image.fromarray(CROPS[1]), tensor(CROPS[2], 2, 0, 1)], id="mixed list"),
     ],
 )
-def test_damaged_model_is_one_line(onnx_file: Path, people: Path, tmp_path: Path, spoil: object) -> None:
-    model = tmp_path / "model.onnx"
-    model.write_bytes(spoil(onnx_file.read_bytes()))  # type: ignore[operator]
-    done = bot("eval", model, "--data", people)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("bot: ")
-    assert str(model) in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_many_images_keep_their_order(images: Any) -> None:
+    np.testing.assert_array_equal(EMBEDDER.embed(images), COLOURS)
 
 
-def test_unknown_and_missing_devices(onnx_file: Path, people: Path) -> None:
-    wrong = bot("eval", onnx_file, "--data", people, "--device", "tpu")
-    assert wrong.returncode == 2
-    assert "'tpu' is not one of" in wrong.stderr
-    absent = bot("eval", onnx_file, "--data", people, "--device", "cuda")
-    if absent.returncode:  # no GPU here
-        assert absent.returncode == 1
-        assert "cuda" in absent.stderr.lower()
-        assert "export it again" not in absent.stderr
+def test_a_generator_of_pictures_and_files_among_arrays(file: Path) -> None:
+    np.testing.assert_array_equal(EMBEDDER.embed(iter(CROPS)), COLOURS)
+    np.testing.assert_array_equal(EMBEDDER.embed([CROPS[0], file, str(file)]), [[10, 20, 30], *[[200, 100, 50]] * 2])
 
 
-@pytest.mark.parametrize(("old", "new"), [(b'"RGB"', b'"BGR"'), (b'"bilinear-antialias"', b'"nearest-neighbour!"')])
-def test_a_contract_this_runtime_cannot_fulfil_is_refused(
-    onnx_file: Path, people: Path, tmp_path: Path, old: bytes, new: bytes
-) -> None:
-    assert old in onnx_file.read_bytes()
-    model = tmp_path / "model.onnx"
-    model.write_bytes(onnx_file.read_bytes().replace(old, new))
-    done = bot("eval", model, "--data", people)
-    assert done.returncode == 2
-    assert "which this bot_deploy does not support" in done.stderr
+@pytest.mark.parametrize("nothing", [[], (), np.empty((0, 9, 5, 3), np.uint8), iter(())])
+def test_no_pictures(nothing: Any) -> None:
+    assert EMBEDDER.embed(nothing).shape == (0, 3)
+    vectors, mask = EMBEDDER.embed(nothing, on_error="skip")
+    assert (vectors.shape, vectors.dtype, mask.shape, mask.dtype) == ((0, 3), np.float32, (0,), bool)
 
 
-def test_an_empty_argument_is_not_this_folder(onnx_file: Path, people: Path) -> None:
-    done = bot("match", min((people / "query").iterdir()), "", "--model", onnx_file)
-    assert done.returncode == 2
-    assert "is a shell variable not set?" in done.stderr
+def test_bgr_is_the_order_of_arrays_and_tensors_only(file: Path) -> None:
+    bgr = crop()[..., ::-1]
+    assert bgr[0, 0].tolist() == [50, 100, 200]
+    images = [bgr, tensor(bgr), tensor(bgr, 2, 0, 1), np.ascontiguousarray(bgr), file, Image.fromarray(crop())]
+    np.testing.assert_array_equal(EMBEDDER.embed(images, color="BGR"), [[200, 100, 50]] * 6)
+    np.testing.assert_array_equal(EMBEDDER.embed(np.stack([bgr, bgr]), "BGR"), [[200, 100, 50]] * 2)
+    np.testing.assert_array_equal(EMBEDDER.embed(images[:4]), [[50, 100, 200]] * 4)
 
 
-def test_an_output_without_a_known_suffix_is_refused_before_the_gallery_is_embedded(
-    onnx_file: Path, people: Path
-) -> None:
-    query = min((people / "query").iterdir())
-    done = bot("match", query, people / "bounding_box_test", "--model", onnx_file, "--montage", "ranks")
-    assert done.returncode == 2
-    assert "a figure ends in" in done.stderr
-    assert done.stdout == ""
+def test_a_tensor_of_three_by_three_pixels_has_its_channels_first() -> None:
+    image = torch.zeros(3, 5, 3, dtype=torch.uint8)
+    image[0] = 90
+    np.testing.assert_array_equal(EMBEDDER.embed(image), [[90, 0, 0]])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_pil_image_is_turned_upright_like_its_file(orientation: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(orientation)
+    path = tmp_path / "x.png"
+    Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(path, exif=exif(orientation))
+    pixels = Embedder(
+        Contract(arch="pixels", height=4, width=4, dim=48, fingerprint="0" * 16),
+        "the pixels",
+        lambda batch: batch.reshape(len(batch), -1).astype(np.float32),
+        unit=False,
+    )
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(pixels.embed(image), pixels.embed(path))
+
+
+def closed() -> Image.Image:
+    data = io.BytesIO()
+    Image.fromarray(crop()).save(data, "PNG")
+    image = Image.open(data)
+    image.close()
+    return image
+
+
+# name -> (what is not usable, what the message says)
+UNUSABLE: dict[str, tuple[Any, str]] = {
+    "None": (None, r"None is no image; give a uint8 array \[H, W, 3\], a path, a PIL image or a torch tensor"),
+    "number": (3, "a int is no image; give"),
+    "bytes": (b"\xff\xd8", "a bytes is no image; give"),
+    "dictionary": ({"image": crop()}, "a dict is no image; give"),
+    "nested list": (crop().tolist(), "a list is no image; give"),
+    "float array": (crop() / 255, r"float64 \(9, 5, 3\); give uint8 RGB \[H, W, 3\], not normalised"),
+    "grey array": (crop()[..., 0], r"uint8 \(9, 5\); give uint8 RGB \[H, W, 3\]"),
+    "channels first": (crop().transpose(2, 0, 1), r"uint8 \(3, 9, 5\); give uint8 RGB \[H, W, 3\]"),
+    "empty crop": (crop()[4:4], r"uint8 \(0, 5, 3\); an empty crop; give uint8 RGB"),
+    "objects": (np.array([None, 1], dtype=object), r"object \(2,\); give"),
+    "float tensor": (torch.zeros(3, 9, 5), r"torch\.float32 \(3, 9, 5\); give uint8 \[3, H, W\] or \[H, W, 3\], not"),
+    "bfloat16 tensor": (torch.zeros(3, 9, 5, dtype=torch.bfloat16), r"torch\.bfloat16 \(3, 9, 5\); give"),
+    "grey tensor": (tensor(crop()[..., 0]), r"torch\.uint8 \(9, 5\); give"),
+    "four channels": (torch.zeros(4, 9, 5, dtype=torch.uint8), r"torch\.uint8 \(4, 9, 5\); give"),
+    "empty tensor": (tensor(crop())[:, :0], r"torch\.uint8 \(9, 0, 3\); an empty crop; give"),
+    "closed PIL image": (closed(), "PIL image: corrupt or truncated"),
+    "empty PIL image": (Image.new("RGB", (0, 7)), "PIL image of 0x7 pixels; an empty crop"),
+    "missing file": ("nowhere/x.jpg", "nowhere/x.jpg: cannot be read"),
+    "no image": (Path(__file__), "not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_picture_that_is_not_usable_is_named_by_its_index(name: str) -> None:
+    image, message = UNUSABLE[name]
+    with pytest.raises(ImageError, match=rf"^image 2: .*{message}"):
+        EMBEDDER.embed([crop(), crop(), image])
+
+
+@pytest.mark.parametrize("name", [name for name in UNUSABLE if name not in {"nested list", "objects"}])
+def test_one_picture_that_is_not_usable(name: str) -> None:
+    image, message = UNUSABLE[name]
+    with pytest.raises(ImageError, match=rf"^image 0: .*{message}"):
+        EMBEDDER.embed(image)
+
+
+def test_skip_leaves_a_zero_row_and_false_in_the_mask() -> None:
+    images = [crop(*COLOURS[0])]
+    for image, _ in UNUSABLE.values():
+        images += [image, crop(*COLOURS[1])]
+    vectors, mask = EMBEDDER.embed(images, on_error="skip")
+    assert mask.dtype == bool
+    assert mask.tolist() == [True, *[False, True] * len(UNUSABLE)]
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, [[10, 20, 30], *[[0, 0, 0], [40, 50, 60]] * len(UNUSABLE)])
+
+
+def test_skip_where_all_or_none_are_usable() -> None:
+    vectors, mask = EMBEDDER.embed([None, crop()[:0]], on_error="skip")
+    assert (vectors.tolist(), mask.tolist()) == ([[0, 0, 0]] * 2, [False] * 2)
+    vectors, mask = EMBEDDER.embed(crop()[..., ::-1], "BGR", on_error="skip")
+    assert (vectors.tolist(), mask.tolist()) == ([[200, 100, 50]], [True])
+
+
+@pytest.mark.parametrize("options", [{"color": "bgr"}, {"color": "GRAY"}, {"on_error": "ignore"}, {"on_error": None}])
+def test_other_options_are_refused(options: Any) -> None:
+    with pytest.raises(InputError, match=next(iter(options))) as caught:
+        EMBEDDER.embed(crop(), **options)
+    assert not isinstance(caught.value, ImageError)
+
+
+def test_torch_is_not_imported(file: Path, onnx_file: Path) -> None:
+    program = """
+import sys
+import numpy as np
+from PIL import Image
+from bot_deploy import open_embedder
+embedder = open_embedder(sys.argv[1], "cpu")
+images = [np.zeros((9, 5, 3), np.uint8), sys.argv[2], Image.new("RGB", (5, 9)), None, 3, [[1]]]
+vectors, mask = embedder.embed(images, on_error="skip")
+print(vectors.shape, mask.tolist(), "torch" in sys.modules)
+"""
+    done = run_python("-c", program, onnx_file, file)
+    assert done.stdout.strip() == "(6, 512) [True, True, True, False, False, False] False", done.stderr

@@ -15,7 +15,21 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from helpers.commands import run_python
-from helpers.image_files import COLUMNS, HEIGHT, NOISE, ROWS, SMOOTH, U8, WIDTH, bmp, chunk, encode, exif, png, written
+from helpers.image_files import (
+    COLUMNS,
+    HEIGHT,
+    NOISE,
+    ROWS,
+    SMOOTH,
+    U8,
+    WIDTH,
+    bmp,
+    chunk,
+    encode,
+    encoded_as,
+    exif,
+    png,
+)
 from PIL import Image
 
 from bot_deploy import images
@@ -28,12 +42,12 @@ from bot_deploy.errors import ImageError
 @pytest.mark.parametrize("way", ["png", "webp-lossless", "bmp", "tiff", "tiff-lzw"])
 @pytest.mark.parametrize("picture", [SMOOTH, NOISE], ids=["smooth", "noise"])
 def test_lossless_formats_give_the_pixels_back(way: str, picture: U8) -> None:
-    np.testing.assert_array_equal(images.decode_image(written(way, picture), "x"), picture)
+    np.testing.assert_array_equal(images.decode_image(encoded_as(way, picture), "x"), picture)
 
 
 @pytest.mark.parametrize("way", ["jpeg", "jpeg-progressive", "webp"])
 def test_lossy_formats_agree_with_another_decoder(way: str) -> None:
-    data = written(way)
+    data = encoded_as(way)
     other = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)  # type: ignore[arg-type]
     pixels = images.decode_image(data, "x")
     assert np.abs(pixels.astype(int) - other).max() <= 2
@@ -217,7 +231,7 @@ def test_damaged_exif_costs_no_pixels() -> None:
 def test_any_path_as_text_or_path(tmp_path: Path, name: str) -> None:
     file = tmp_path / "ordner mit ü" / name
     file.parent.mkdir()
-    file.write_bytes(written("png"))
+    file.write_bytes(encoded_as("png"))
     np.testing.assert_array_equal(images.read_image(file), SMOOTH)
     np.testing.assert_array_equal(images.read_image(str(file)), SMOOTH)
 
@@ -225,7 +239,7 @@ def test_any_path_as_text_or_path(tmp_path: Path, name: str) -> None:
 def test_from_a_zip(tmp_path: Path) -> None:
     archive = tmp_path / "crops.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
-        out.writestr("a/Zoë 1.png", written("png"))
+        out.writestr("a/Zoë 1.png", encoded_as("png"))
         out.writestr("a/empty.png", b"")
     top = zipfile.Path(archive)
     np.testing.assert_array_equal(images.read_image(top / "a" / "Zoë 1.png"), SMOOTH)
@@ -239,7 +253,7 @@ def test_from_a_zip(tmp_path: Path) -> None:
 def damaged_zips(tmp_path: Path) -> dict[str, Path]:
     plain = tmp_path / "plain.zip"
     with zipfile.ZipFile(plain, "w", zipfile.ZIP_DEFLATED) as out:
-        out.writestr("a.bmp", written("bmp"))
+        out.writestr("a.bmp", encoded_as("bmp"))
     data = plain.read_bytes()
     middle = bytearray(data)
     middle[60:80] = bytes(20)
@@ -307,7 +321,7 @@ def test_read_many_keeps_the_order_and_yields_errors_in_place(tmp_path: Path, wo
 
 
 def test_read_many_reads_only_a_few_ahead(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(written("png"))
+    (tmp_path / "a.png").write_bytes(encoded_as("png"))
     asked = 0
 
     def paths() -> Any:
@@ -353,7 +367,7 @@ def test_pictures_of_other_kinds_are_counted_and_named(tmp_path: Path, caplog: p
 def test_pictures_of_other_kinds_in_a_zip_are_counted_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with zipfile.ZipFile(tmp_path / "crops.zip", "w") as out:
         for name in ("alice/c1_1.png", "alice/c2_1.png", "bob/c1_1.png", "bob/c2_1.png", "bob/c3_1.heic", "a/.x.heic"):
-            out.writestr(name, written("png"))
+            out.writestr(name, encoded_as("png"))
     open_dataset(tmp_path / "crops.zip")
     assert f"{tmp_path / 'crops.zip'}: 1 images are left out (1 .heic); convert them to JPEG or PNG" in caplog.messages
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers.image_files import NOISE, SMOOTH, U8, written
+from helpers.image_files import NOISE, SMOOTH, U8, encoded_as
 
 from bot_deploy import images
 
@@ -75,6 +75,6 @@ def test_an_image_that_fits_is_left_alone() -> None:
 
 
 def test_size_is_height_and_width(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(written("png"))
+    (tmp_path / "a.png").write_bytes(encoded_as("png"))
     assert images.read_resized(tmp_path / "a.png", (20, 10)).shape == (20, 10, 3)
     np.testing.assert_array_equal(images.read_resized(tmp_path / "a.png", (20, 10)), images.resize(SMOOTH, (20, 10)))

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from helpers.commands import run_bot
-from helpers.crowds import contract, draw
 from helpers.fake_camera import CONTRACT, write_colour_model
+from helpers.random_gallery import contract, draw
 from onnx import helper, numpy_helper
 
 from bot_deploy import cli, open_embedder

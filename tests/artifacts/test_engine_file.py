@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.standin_gpu import CONTRACT, DIM, HEIGHT, SIDECAR, TENSORRT, Engine, Error, Gpu, crops, embeddings
+from helpers.fake_cuda import CONTRACT, DIM, HEIGHT, SIDECAR, TENSORRT, Engine, Error, Gpu, crops, embeddings
 
 from bot_deploy import open_embedder
 from bot_deploy.artifacts import engine_file
@@ -60,7 +60,7 @@ def test_sidecars_with_the_older_key_for_gpus_open(model: Path) -> None:
 
 def test_key_depends_on_every_build_input_and_on_nothing_else() -> None:
     assert SIDECAR.key() == replace(SIDECAR, sha256="").key()
-    program = "import sys; from helpers.standin_gpu import SIDECAR; sys.stdout.write(SIDECAR.key())"
+    program = "import sys; from helpers.fake_cuda import SIDECAR; sys.stdout.write(SIDECAR.key())"
     for seed in ("1", "2"):  # of Python's own hash, which nothing here may hang on
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         done = subprocess.run(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.fake_camera import CONTRACT as ONNX_CONTRACT
 from helpers.fake_camera import write_colour_model
-from helpers.standin_gpu import SIDECAR
+from helpers.fake_cuda import SIDECAR
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.commands import run_python
-from helpers.standin_gpu import SIDECAR
+from helpers.fake_cuda import SIDECAR
 
 from bot_deploy.artifacts import checkpoint, engine_file, read_contract, write_contract
 from bot_deploy.artifacts.contract import Calibration

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.standin_gpu import DIM, HEIGHT, RTX, SIDECAR, TENSORRT, WIDTH, Engine, Gpu, crops, embeddings
+from helpers.fake_cuda import DIM, HEIGHT, RTX, SIDECAR, TENSORRT, WIDTH, Engine, Gpu, crops, embeddings
 
 from bot_deploy.backends import tensorrt
 from bot_deploy.errors import RunError

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from helpers.commands import Printed, run_bot
-from helpers.crowds import draw_people
 from helpers.fake_camera import write_colour_model
+from helpers.random_gallery import draw_people
 
 from bot_deploy import cli
 

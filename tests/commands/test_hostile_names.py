@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from helpers.commands import run_in_process_of_bot
-from helpers.crowds import draw_people
 from helpers.fake_camera import BLUE, RED, crop_of, scene
+from helpers.random_gallery import draw_people
 from PIL import Image
 
 from bot_deploy.escaping import escape

@@ -21,7 +21,7 @@ from helpers.fake_camera import (
     embedder,
     enrol,
     enrolled_names,
-    film,
+    frames_of,
     scene,
     write_colour_model,
 )
@@ -136,7 +136,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 def test_events_have_time_name_and_box(gallery: Gallery, tmp_path: Path) -> None:
     enrol(gallery, Ann=RED)
-    summary = run(gallery, list(film([BOTH] * 8)), tmp_path / "events")
+    summary = run(gallery, list(frames_of([BOTH] * 8)), tmp_path / "events")
     (event,) = lines(tmp_path / "events")
     assert event["score"] == pytest.approx(1, abs=2e-3)
     assert {**event, "score": 0, "track": 0} == {
@@ -154,20 +154,20 @@ def test_events_have_time_name_and_box(gallery: Gallery, tmp_path: Path) -> None
 
 
 def test_max_frames_ends_the_run(gallery: Gallery, tmp_path: Path) -> None:
-    assert run(gallery, list(film([BOTH] * 8)), tmp_path / "events", max_frames=3).frames == 3
+    assert run(gallery, list(frames_of([BOTH] * 8)), tmp_path / "events", max_frames=3).frames == 3
 
 
 def test_ctrl_c_ends_the_run(gallery: Gallery, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    summary = run(gallery, [*film([BOTH] * 4), KeyboardInterrupt(), *film([BOTH])], tmp_path / "events")
+    summary = run(gallery, [*frames_of([BOTH] * 4), KeyboardInterrupt(), *frames_of([BOTH])], tmp_path / "events")
     assert summary.frames == 4
     assert "stopped" in caplog.text
 
 
 def test_a_problem_is_logged_once(gallery: Gallery, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    good = list(film([BOTH] * 4))
+    good = list(frames_of([BOTH] * 4))
     bad = [Frame(BOTH, 3, 0.5, problem="camera 0 gives no picture"), Frame(BOTH, 3, 0.6, problem="camera 0 gives none")]
     window = FakeWindow()
-    summary = run(gallery, [*good, *bad, *film([BOTH] * 2, first=4)], tmp_path / "events", window)
+    summary = run(gallery, [*good, *bad, *frames_of([BOTH] * 2, first=4)], tmp_path / "events", window)
     assert summary.frames == 6
     assert caplog.text.count("camera 0") == 1
     plain, with_problem = window.shown[3], window.shown[4]
@@ -176,7 +176,7 @@ def test_a_problem_is_logged_once(gallery: Gallery, tmp_path: Path, caplog: pyte
 
 def test_a_click_and_a_name_enrol_a_person(gallery: Gallery, tmp_path: Path) -> None:
     window = FakeWindow(None, None, (225, 100), "e", *"Bob", "\r")
-    summary = run(gallery, list(film([BOTH] * 12)), tmp_path / "events", window)
+    summary = run(gallery, list(frames_of([BOTH] * 12)), tmp_path / "events", window)
     assert (summary.enrolled, len(enrolled_names(gallery))) == (["Bob"], 1)
     (event,) = lines(tmp_path / "events")
     assert (event["event"], event["name"], event["box"]) == ("enrolled", "Bob", list(BLUE_BOX))
@@ -187,24 +187,24 @@ def test_a_click_and_a_name_enrol_a_person(gallery: Gallery, tmp_path: Path) -> 
 
 def test_a_bad_name_or_no_selected_box_enrols_no_one(gallery: Gallery, tmp_path: Path) -> None:
     window = FakeWindow(None, None, "e", "x", "\r", (225, 100), "e", *"a/b", "\r", None)
-    summary = run(gallery, list(film([BOTH] * 12)), tmp_path / "events", window)
+    summary = run(gallery, list(frames_of([BOTH] * 12)), tmp_path / "events", window)
     assert (summary.frames, summary.enrolled, len(enrolled_names(gallery))) == (12, [], 0)
 
 
 def test_a_single_person_needs_no_click(gallery: Gallery, tmp_path: Path) -> None:
     alone = scene((GREEN, RED_BOX))
-    summary = run(gallery, list(film([alone] * 8)), tmp_path / "events", FakeWindow(None, None, "e", "\r"))
+    summary = run(gallery, list(frames_of([alone] * 8)), tmp_path / "events", FakeWindow(None, None, "e", "\r"))
     assert summary.enrolled == ["person-1"]
 
 
 def test_space_pauses_and_q_quits(gallery: Gallery, tmp_path: Path) -> None:
     window = FakeWindow(None, " ", None, None, " ", None, "q")
-    assert run(gallery, list(film([BOTH] * 8)), tmp_path / "events", window).frames == 4
+    assert run(gallery, list(frames_of([BOTH] * 8)), tmp_path / "events", window).frames == 4
 
 
 def test_closing_the_window_while_a_name_is_typed_ends_the_run(gallery: Gallery, tmp_path: Path) -> None:
     window = FakeWindow(None, (225, 100), "e", "B", "close", "o", "b", "\r")
-    summary = run(gallery, list(film([BOTH] * 8)), tmp_path / "events", window)
+    summary = run(gallery, list(frames_of([BOTH] * 8)), tmp_path / "events", window)
     assert (summary.frames, summary.enrolled) == (3, [])
 
 
@@ -223,9 +223,9 @@ def test_a_live_source_survives_a_gallery_that_fails_once(
     monkeypatch.setattr(PersonIdentifier, "candidates", candidates)
     if not is_live:  # a film has no later frames to recover with
         with pytest.raises(RunError, match="the server is away"):
-            run(gallery, list(film([BOTH] * 8)), tmp_path / "events")
+            run(gallery, list(frames_of([BOTH] * 8)), tmp_path / "events")
         return
-    assert run(gallery, list(film([BOTH] * 8)), tmp_path / "events").frames == 8
+    assert run(gallery, list(frames_of([BOTH] * 8)), tmp_path / "events").frames == 8
     assert caplog.text.count("the server is away") == 1
 
 
@@ -233,7 +233,7 @@ def test_a_snapshot_is_the_shown_picture(gallery: Gallery, tmp_path: Path) -> No
     from PIL import Image
 
     window = FakeWindow(None, "s")
-    run(gallery, list(film([BOTH] * 3)), tmp_path / "events", window, snapshots=tmp_path / "snapshots")
+    run(gallery, list(frames_of([BOTH] * 3)), tmp_path / "events", window, snapshots=tmp_path / "snapshots")
     (snapshot,) = (tmp_path / "snapshots").iterdir()
     with Image.open(snapshot) as saved:
         np.testing.assert_array_equal(np.asarray(saved), window.shown[1])

@@ -18,7 +18,7 @@ from helpers.fake_camera import (
     embedder,
     enrol,
     enrolled_names,
-    film,
+    frames_of,
     scene,
     vector_of,
 )
@@ -54,7 +54,7 @@ def watch(
     recognizer: LiveRecognizer, pictures: list[np.ndarray], first: int = 0
 ) -> tuple[list[list[TrackedPerson]], list[RecognitionEvent]]:
     """The people on each frame, and the events of all frames."""
-    results = [recognizer.process_frame(frame) for frame in film(pictures, first=first)]
+    results = [recognizer.process_frame(frame) for frame in frames_of(pictures, first=first)]
     return [result.persons for result in results], [event for result in results for event in result.events]
 
 
@@ -230,7 +230,7 @@ def test_a_track_that_jumps_to_another_person_gets_the_other_name(gallery: Galle
 
 def test_enrolling_by_hand_names_the_track(gallery: Gallery) -> None:
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10)
-    frames = film([scene((RED, walker(10)), (BLUE, walker(200)))] * 12)
+    frames = frames_of([scene((RED, walker(10)), (BLUE, walker(200)))] * 12)
     for _ in range(4):
         persons, _ = recognizer.process_frame(next(frames))
     red = next(person.track_id for person in persons if person.xyxy[0] == 10)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from helpers.commands import run_bot, run_python
-from helpers.projection import REAL, embedder, kinds, save
+from helpers.projection_model import REAL, embedder, kinds, save
 from PIL import Image
 
 from bot_deploy import images

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers.projection import CONTRACT, DIM, HEIGHT, WIDTH, effect, embedder, kinds, noise, project, save
+from helpers.projection_model import CONTRACT, DIM, HEIGHT, WIDTH, effect, embedder, kinds, noise, project, save
 from PIL import Image
 
 from bot_deploy import images

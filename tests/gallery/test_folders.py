@@ -11,7 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.crowds import SPACE, Counting, check_like_naive, contract, crowd, draw, needs_milvus, opened, project, unit
+from helpers.random_gallery import (
+    SPACE,
+    CountingModel,
+    check_like_naive,
+    contract,
+    draw,
+    needs_milvus,
+    open_test_index,
+    project,
+    random_items,
+    random_unit_vectors,
+)
 
 from bot_deploy import gallery as galleries
 from bot_deploy import images
@@ -40,7 +51,7 @@ def test_another_folder_drops_nobody_without_a_word(
 ) -> None:
     few = tmp_path / "few"
     draw(few / "a.bmp", 1)
-    with opened(address, root=crops) as gallery:
+    with open_test_index(address, root=crops) as gallery:
         galleries.index_folder(gallery, crops, embedder)
         for folder in (other, few):
             with pytest.raises(
@@ -53,10 +64,10 @@ def test_another_folder_drops_nobody_without_a_word(
 
 
 def test_a_second_folder_is_added_and_each_is_updated_alone(
-    address: str, crops: Path, other: Path, embedder: Embedder, model: Counting
+    address: str, crops: Path, other: Path, embedder: Embedder, model: CountingModel
 ) -> None:
     both = {*images.find_images(crops), *images.find_images(other)}
-    with opened(address, root=crops) as gallery:
+    with open_test_index(address, root=crops) as gallery:
         galleries.index_folder(gallery, crops, embedder)
         assert galleries.index_folder(gallery, other, embedder, add=True) == galleries.IndexUpdate(121, 0, 0, 0)
         assert (paths_of(gallery), gallery.root, len(gallery)) == (both, crops, 241)
@@ -65,23 +76,23 @@ def test_a_second_folder_is_added_and_each_is_updated_alone(
         for picture in (images.find_images(crops)[7], other / "zoe" / "9.bmp"):
             (hit,) = gallery.search(project(images.read_image(picture)), 1)
             assert (gallery.root / hit.item.path).resolve() == picture
-        model.since()
+        model.take_count()
         assert galleries.index_folder(gallery, crops, embedder) == galleries.IndexUpdate(0, 0, 0, 120)
         assert galleries.index_folder(gallery, other, embedder) == galleries.IndexUpdate(0, 0, 0, 121)
         # A part of a folder: the rest stays.
         (crops / "1").joinpath("late.bmp").write_bytes((other / "zoe" / "9.bmp").read_bytes())
         assert galleries.index_folder(gallery, crops / "1", embedder) == galleries.IndexUpdate(1, 0, 0, 40)
-        assert (model.since(), len(gallery)) == (1, 242)
+        assert (model.take_count(), len(gallery)) == (1, 242)
         (other / "zoe" / "9.bmp").unlink()
         assert galleries.index_folder(gallery, other, embedder).removed == 1
         assert len(gallery) == 241
-    with opened(address, root=crops) as gallery:
+    with open_test_index(address, root=crops) as gallery:
         galleries.index_folder(gallery, crops, embedder, replace=True)
         assert paths_of(gallery) == set(images.find_images(crops))
 
 
 def test_the_folder_above_takes_its_people_along(address: str, crops: Path, other: Path, embedder: Embedder) -> None:
-    with opened(address, root=crops) as gallery:
+    with open_test_index(address, root=crops) as gallery:
         galleries.index_folder(gallery, crops, embedder)
         galleries.index_folder(gallery, crops.parent, embedder)
         assert paths_of(gallery) == {*images.find_images(crops), *images.find_images(other)}
@@ -95,7 +106,7 @@ def test_a_moved_gallery_shows_paths_that_exist(
 ) -> None:
     old, new = tmp_path / "old", tmp_path / "new" / "deep"
     root = {"beside": old / "crops", "inside": old / name / "crops", "below": old / "data" / "crops"}[place]
-    with opened(str(old / name), root=root) if name.endswith("y") else _milvus(old / name, root) as gallery:
+    with open_test_index(str(old / name), root=root) if name.endswith("y") else _milvus(old / name, root) as gallery:
         root.parent.mkdir(exist_ok=True)
         shutil.copytree(crops, root)
         galleries.index_folder(gallery, root, embedder)
@@ -115,12 +126,12 @@ def test_a_moved_gallery_shows_paths_that_exist(
 
 def _milvus(path: Path, root: Path) -> Any:
     path.parent.mkdir(exist_ok=True)
-    return opened(str(path), root=root)
+    return open_test_index(str(path), root=root)
 
 
 def test_a_gallery_serves_several_threads(address: str) -> None:
-    items, vectors = crowd(200)
-    queries = unit(np.random.default_rng(3), 8)
+    items, vectors = random_items(200)
+    queries = random_unit_vectors(np.random.default_rng(3), 8)
 
     def work(number: int) -> None:
         mine = slice(number * 25, number * 25 + 25)
@@ -130,7 +141,7 @@ def test_a_gallery_serves_several_threads(address: str) -> None:
             assert len({hit.item.path for hit in hits}) == len(hits)
             assert all(hit.item in items for hit in hits)
 
-    with opened(address) as gallery:
+    with open_test_index(address) as gallery:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(work, range(8)))
         for query in queries:
@@ -140,7 +151,7 @@ def test_a_gallery_serves_several_threads(address: str) -> None:
 
 
 def test_ended_threads_leave_no_connections(place: Path) -> None:
-    with opened(str(place)) as gallery:
+    with open_test_index(str(place)) as gallery:
         for _ in range(20):
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(len, gallery).result()

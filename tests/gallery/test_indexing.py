@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.crowds import DIM, HEIGHT, WIDTH, Counting, check_like_naive, contract, draw, opened, project, unit
+from helpers.random_gallery import (
+    DIM,
+    HEIGHT,
+    WIDTH,
+    CountingModel,
+    check_like_naive,
+    contract,
+    draw,
+    open_test_index,
+    project,
+    random_unit_vectors,
+)
 
 from bot_deploy import gallery as galleries
 from bot_deploy import images
@@ -30,25 +41,25 @@ def check_mirrors(gallery: Any, root: Path) -> None:
         rows.append(known[path])
         vectors.append(np.zeros(DIM) if rows[-1].error else project(images.read_resized(path, (HEIGHT, WIDTH))))
     assert len(rows) == len(known)
-    for query in unit(np.random.default_rng(3), 2):
+    for query in random_unit_vectors(np.random.default_rng(3), 2):
         check_like_naive(gallery, rows, np.asarray(vectors, np.float32), query, len(rows))
 
 
 def test_only_what_is_new_or_changed_is_embedded(
-    address: str, crops: Path, embedder: Embedder, model: Counting, monkeypatch: pytest.MonkeyPatch
+    address: str, crops: Path, embedder: Embedder, model: CountingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(indexing, "FILES_PER_COMMIT", 50)
     monkeypatch.setattr(scan, "CLOCK_GRAIN_NS", 20_000_000)
     read: list[Path] = []
     digest = indexing.file_digest
     monkeypatch.setattr(indexing, "file_digest", lambda path: (read.append(path), digest(path))[1])
-    with opened(address, root=crops) as gallery:
+    with open_test_index(address, root=crops) as gallery:
 
         def update() -> tuple[int, int, int, int, int]:
             time.sleep(0.05)  # a file may have changed again within the clock's grain, and is read again
             done = galleries.index_folder(gallery, crops, embedder)
             check_mirrors(gallery, crops)
-            return done.new, done.changed, done.removed, done.unchanged, model.since()
+            return done.new, done.changed, done.removed, done.unchanged, model.take_count()
 
         assert update() == (120, 0, 0, 0, 120)
         read.clear()
@@ -101,7 +112,7 @@ def test_broken_files_are_remembered_until_they_change(
     decoded: list[Path] = []
     read = images._read
     monkeypatch.setattr(images, "_read", lambda path, *rest: (decoded.append(path), read(path, *rest))[1])
-    with opened(address, root=crops) as gallery:
+    with open_test_index(address, root=crops) as gallery:
         galleries.index_folder(gallery, crops, embedder)
         assert len(gallery) == 117
         assert [row.path for row in gallery.broken()] == [
@@ -120,7 +131,9 @@ def test_broken_files_are_remembered_until_they_change(
         assert [row.path for row in gallery.broken()] == [files[2].relative_to(crops).as_posix(), "nowhere.jpg"]
 
 
-def test_metadata_goes_before_names_and_is_kept(address: str, crops: Path, embedder: Embedder, model: Counting) -> None:
+def test_metadata_goes_before_names_and_is_kept(
+    address: str, crops: Path, embedder: Embedder, model: CountingModel
+) -> None:
     first, second, third = (file.relative_to(crops).as_posix() for file in images.find_images(crops)[:3])
     table = crops.parent / "people.csv"
     table.write_text(f"path,identity,camera,time,note\n{first},alice,12,2026-01-31T12:00:00+01:00,x\n./{second},,3,,\n")
@@ -128,11 +141,11 @@ def test_metadata_goes_before_names_and_is_kept(address: str, crops: Path, embed
     def known(gallery: Any, path: str) -> tuple[Any, ...]:
         return next((row.identity, row.camera, row.time) for row in gallery.items() if row.path == path)
 
-    with opened(address, root=crops) as gallery:
+    with open_test_index(address, root=crops) as gallery:
         galleries.index_folder(gallery, crops, embedder)
         assert known(gallery, first) == ("0000", 0, 0)
         assert known(gallery, second) == ("0003", 3, 30)
-        model.since()
+        model.take_count()
         galleries.index_folder(gallery, crops, embedder, read_metadata(table))
         assert known(gallery, first) == ("alice", 12, 1769857200)
         assert known(gallery, second) == ("0003", 3, 30)
@@ -141,7 +154,7 @@ def test_metadata_goes_before_names_and_is_kept(address: str, crops: Path, embed
         draw(crops / first, 77)
         os.utime(crops / first, ns=(1, 1))
         galleries.index_folder(gallery, crops, embedder)
-        assert model.since() == 1
+        assert model.take_count() == 1
         assert known(gallery, first) == ("alice", 12, 1769857200)
         query = project(images.read_image(crops / first))
         assert [one.item.path for one in gallery.search(query, 5, cameras=[12])] == [first]
@@ -161,7 +174,7 @@ def test_metadata_goes_before_names_and_is_kept(address: str, crops: Path, embed
 def test_metadata_that_cannot_be_used(text: str, message: str, crops: Path, embedder: Embedder, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(text)
     with (
-        opened(str(tmp_path / "x.gallery"), root=crops) as gallery,
+        open_test_index(str(tmp_path / "x.gallery"), root=crops) as gallery,
         pytest.raises(InputError, match=message),
     ):
         galleries.index_folder(gallery, crops, embedder, read_metadata(tmp_path / "t.csv"))
@@ -188,13 +201,13 @@ def test_a_name_that_is_no_text(address: str, crops: Path, embedder: Embedder) -
         images.find_images(crops)[0].rename(odd)
     except OSError:
         pytest.skip("this file system has names in UTF-8 only")
-    with opened(address, root=crops) as gallery:
+    with open_test_index(address, root=crops) as gallery:
         galleries.index_folder(gallery, crops, embedder)
         assert match(odd, gallery, embedder, 1).matches[0].path == odd
 
 
 def test_an_index_of_a_folder_keeps_itself(
-    crops: Path, embedder: Embedder, model: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    crops: Path, embedder: Embedder, model: CountingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     before = sorted(crops.rglob("*"))
@@ -205,7 +218,7 @@ def test_an_index_of_a_folder_keeps_itself(
                 match(images.find_images(crops)[5], gallery, embedder, 1).matches[0].path
                 == images.find_images(crops)[5]
             )
-        assert (done.new, model.since() - 1) == (expected, expected)
+        assert (done.new, model.take_count() - 1) == (expected, expected)
     monkeypatch.chdir(crops.parent)
     gallery, done = galleries.open_folder_gallery(Path(crops.name), embedder)  # the same under another name
     gallery.close()
@@ -243,7 +256,7 @@ def test_a_gallery_and_a_data_set_read_the_same_identities(tmp_path: Path, embed
         draw(tmp_path / "crops" / name, number)
     dataset = open_dataset(tmp_path / "crops")
     crops = [*dataset.train, *dataset.query, *dataset.gallery]
-    with opened(str(tmp_path / "x.gallery"), root=tmp_path / "crops") as gallery:
+    with open_test_index(str(tmp_path / "x.gallery"), root=tmp_path / "crops") as gallery:
         galleries.index_folder(gallery, tmp_path / "crops", embedder)
         identities = {item.path: item.identity for item in gallery.items()}
     assert identities == {
@@ -273,7 +286,7 @@ def test_names_that_contradict_each_other_are_refused(
     for number, name in enumerate(names):
         draw(crops / name, number)
     table = {"alice/1.png": CropMetadata("alice"), "alice/extra/2.png": CropMetadata("eve")}
-    with opened(str(tmp_path / "x.gallery"), root=crops) as index:
+    with open_test_index(str(tmp_path / "x.gallery"), root=crops) as index:
 
         def update(metadata: dict[str, CropMetadata] | None = None) -> list[str | None]:
             galleries.index_folder(index, crops, embedder, metadata)
@@ -302,7 +315,7 @@ def test_a_file_that_is_added_after_the_scan_stays(tmp_path: Path, embedder: Emb
     scanned = galleries.scan_images(crops)
     draw(crops / "bob" / "3.png", 3)
     (crops / "ann" / "0.png").unlink()
-    with opened(str(tmp_path / "x.gallery"), root=crops) as index:
+    with open_test_index(str(tmp_path / "x.gallery"), root=crops) as index:
         galleries.index_folder(index, crops, embedder)
         update = galleries.index_folder(index, crops, embedder, scanned=scanned)
         assert {item.path for item in index.items()} == {"ann/0.png", "ann/1.png", "ann/2.png", "bob/3.png"}

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.crowds import SPACE, Vectors, check_like_naive, crowd, naive, needs_faiss, opened, unit
+from helpers.random_gallery import (
+    SPACE,
+    Vectors,
+    check_like_naive,
+    naive,
+    needs_faiss,
+    open_test_index,
+    random_items,
+    random_unit_vectors,
+)
 
 from bot_deploy.gallery import GalleryItem, LocalIndex, search, vector_file
 from bot_deploy.gallery.hnsw import recall_at_10
@@ -24,15 +33,15 @@ def test_every_half_is_multiplied_exactly() -> None:
 def test_faiss_reads_the_mapped_file_itself(place: Path) -> None:
     import faiss
 
-    rows, vectors = crowd(300)
-    with opened(str(place)) as gallery:
+    rows, vectors = random_items(300)
+    with open_test_index(str(place)) as gallery:
         gallery.add(rows, vectors)
         with gallery._reading() as (state, mapped):
             index = search.faiss_index(mapped.bytes, *mapped.vectors.shape)
             assert index.ntotal == state.length
             assert not faiss.downcast_index(index).codes.is_owned
             allowed = np.random.default_rng(0).random(state.length) < 0.3
-            for query in unit(np.random.default_rng(4), 5):
+            for query in random_unit_vectors(np.random.default_rng(4), 5):
                 for mask in (None, allowed):
                     lists = [
                         {slot for slot in near if mapped.scores(near, query)[list(near).index(slot)] > 0.3}
@@ -51,7 +60,7 @@ def test_faiss_reads_the_mapped_file_itself(place: Path) -> None:
 @needs_faiss
 def test_hnsw_finds_nearly_all_and_never_the_removed(place: Path) -> None:
     rng = np.random.default_rng(0)
-    people = np.repeat(unit(rng, 150, 32), 20, axis=0)
+    people = np.repeat(random_unit_vectors(rng, 150, 32), 20, axis=0)
     vectors = people + 0.1 * rng.normal(size=people.shape).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows = [GalleryItem(f"{number:05d}.jpg", camera=number % 3) for number in range(len(vectors))]
@@ -84,8 +93,8 @@ def test_hnsw_finds_nearly_all_and_never_the_removed(place: Path) -> None:
 
 @needs_faiss
 def test_a_damaged_graph_is_named_and_searches_are_exact(place: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows, vectors = crowd(50)
-    with opened(str(place)) as gallery:
+    rows, vectors = random_items(50)
+    with open_test_index(str(place)) as gallery:
         gallery.add(rows, vectors)
         gallery.build_hnsw()
         path = place / "hnsw-1.faiss"
@@ -94,7 +103,7 @@ def test_a_damaged_graph_is_named_and_searches_are_exact(place: Path, caplog: py
     for data in (b"", b"junk" * 100, whole[:-100], whole[:-32], flipped):
         path.write_bytes(data)
         caplog.clear()
-        with opened(str(place)) as gallery:
+        with open_test_index(str(place)) as gallery:
             check_like_naive(gallery, rows, vectors, vectors[0], 5)
             check_like_naive(gallery, rows, vectors, vectors[1], 5)
             assert caplog.messages == [f"{path}: a damaged graph; searches are exact until `bot index` builds it again"]
@@ -105,8 +114,8 @@ def test_a_damaged_graph_is_named_and_searches_are_exact(place: Path, caplog: py
 
 @needs_faiss
 def test_a_graph_of_later_vectors_is_not_followed(place: Path) -> None:
-    rows, vectors = crowd(60)
-    with opened(str(place)) as reader, opened(str(place)) as writer:
+    rows, vectors = random_items(60)
+    with open_test_index(str(place)) as reader, open_test_index(str(place)) as writer:
         writer.add(rows[:30], vectors[:30])
         with reader._reading():
             writer.add(rows[30:], vectors[30:])

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from helpers.crowds import DIM, SPACE, check_like_naive, contract, crowd, held, needs_milvus, opened, passing, unit
+from helpers.random_gallery import (
+    DIM,
+    SPACE,
+    as_stored,
+    check_like_naive,
+    contract,
+    filter_predicate,
+    needs_milvus,
+    open_test_index,
+    random_items,
+    random_unit_vectors,
+)
 
 from bot_deploy import gallery as galleries
 from bot_deploy.errors import InputError, RunError
@@ -27,12 +38,12 @@ if TYPE_CHECKING:
 
 
 def test_search_and_filters_like_the_loop(address: str) -> None:
-    rows, vectors = crowd(400)
-    with opened(address) as gallery:
+    rows, vectors = random_items(400)
+    with open_test_index(address) as gallery:
         for start in range(0, 400, 150):
             gallery.add(rows[start : start + 150], vectors[start : start + 150])
         assert len(gallery) == sum(not row.error for row in rows)
-        for query in unit(np.random.default_rng(1), 3):
+        for query in random_unit_vectors(np.random.default_rng(1), 3):
             for top in (1, 10, 400, 1000):
                 check_like_naive(gallery, rows, vectors, query, top)
             for filters in (
@@ -47,31 +58,31 @@ def test_search_and_filters_like_the_loop(address: str) -> None:
                 {"cameras": [1], "exclude_cameras": [1]},
             ):
                 check_like_naive(gallery, rows, vectors, query, 25, **filters)
-                keep = passing(**filters)
+                keep = filter_predicate(**filters)
                 assert gallery.count(**filters) == sum(not row.error and keep(row) for row in rows)
         assert gallery.search(query, 0) == []
 
 
 def test_equal_vectors_go_by_path_even_at_the_end_of_the_list(address: str) -> None:
     rng = np.random.default_rng(0)
-    vector = unit(rng, 1)
+    vector = random_unit_vectors(rng, 1)
     paths = [f"{letter}/{number}.jpg" for letter in "ab-" for number in range(8)]
-    with opened(address) as gallery:
+    with open_test_index(address) as gallery:
         gallery.add([GalleryItem(path) for path in paths], np.repeat(vector, len(paths), axis=0))
-        gallery.add([GalleryItem(f"z/{number}.jpg") for number in range(30)], unit(rng, 30))
-        found = gallery.search(unit(rng, 1)[0] * 0.2 + vector[0], 5)
+        gallery.add([GalleryItem(f"z/{number}.jpg") for number in range(30)], random_unit_vectors(rng, 30))
+        found = gallery.search(random_unit_vectors(rng, 1)[0] * 0.2 + vector[0], 5)
     assert [hit.item.path for hit in found] == sorted(paths, key=lambda path: path.split("/"))[:5]
 
 
 def test_add_replace_update_remove_and_open_again(address: str, kind: str) -> None:
-    rows, vectors = crowd(60)
+    rows, vectors = random_items(60)
     odd = GalleryItem('ü/it\'s "odd" ☃.jpg', 1, 2, b"\0\1\2\3\4\5\6\xff", "O'Neill", 7, 1.5)
-    with opened(address) as gallery:
+    with open_test_index(address) as gallery:
         gallery.add([*rows, odd], np.concatenate([vectors, vectors[:1]]))
         assert sorted(gallery.items()) == sorted([*rows, odd])
         assert gallery.broken() == sorted(row for row in rows if row.error)
         # Replaced: another vector, and a broken one that is whole now, and the other way round.
-        other = unit(np.random.default_rng(5), 60)
+        other = random_unit_vectors(np.random.default_rng(5), 60)
         rows[1], rows[3] = rows[1]._replace(error="now broken"), rows[3]._replace(error="")
         gallery.add(rows[:10], other[:10])
         vectors[:10] = other[:10]
@@ -83,23 +94,25 @@ def test_add_replace_update_remove_and_open_again(address: str, kind: str) -> No
         vectors = np.delete(vectors, 30, axis=0)
         assert len(gallery) == sum(not row.error for row in rows)
         gallery.set_root(Path("/elsewhere"))
-    with opened(address) as gallery:  # from what is kept
+    with open_test_index(address) as gallery:  # from what is kept
         assert (gallery.embedding_space, gallery.dim, gallery.root) == (SPACE, DIM, Path("/elsewhere"))
         assert sorted(gallery.items()) == sorted(rows)
         assert len(gallery) == sum(not row.error for row in rows)
-        for query in unit(np.random.default_rng(2), 3):
+        for query in random_unit_vectors(np.random.default_rng(2), 3):
             check_like_naive(gallery, rows, vectors, query, 60)
             check_like_naive(gallery, rows, vectors, query, 5, cameras=[99])
 
 
 def test_vectors_by_path_and_identities(address: str) -> None:
-    rows, vectors = crowd(60)
+    rows, vectors = random_items(60)
     rows[3] = rows[3]._replace(identity="only on a broken one")
     rows[4] = rows[4]._replace(identity='O\'Neill "☃" \\ %')
-    with opened(address) as gallery:
+    with open_test_index(address) as gallery:
         gallery.add(rows, vectors)
         places = [7, 59, 7, *range(20, 25)]
-        expected = [vector / np.sqrt((vector**2).sum()) for vector in held(gallery, vectors).astype(np.float64)[places]]
+        expected = [
+            vector / np.sqrt((vector**2).sum()) for vector in as_stored(gallery, vectors).astype(np.float64)[places]
+        ]
         found = gallery.vectors([rows[place].path for place in places])
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=1e-7)
@@ -118,7 +131,7 @@ def test_vectors_by_path_and_identities(address: str) -> None:
 
 
 def test_empty_gallery_and_wrong_query(address: str) -> None:
-    with opened(address) as gallery:
+    with open_test_index(address) as gallery:
         assert len(gallery) == 0
         assert list(gallery.items()) == gallery.broken() == []
         assert gallery.search(np.ones(DIM, np.float32), 3) == []
@@ -155,8 +168,8 @@ def test_milvus_has_every_field_and_leaves_its_logger_as_it_was(tmp_path: Path) 
     assert {"path", *milvus.FIELD_TYPES} == set(STORED_NAMES)
     logger = logging.getLogger("pymilvus")
     before = logger.level
-    rows, vectors = crowd(5)
-    with opened(str(tmp_path / "people.db")) as gallery:
+    rows, vectors = random_items(5)
+    with open_test_index(str(tmp_path / "people.db")) as gallery:
         gallery.add(rows, vectors)
         assert sorted(gallery.items()) == sorted(rows)
         assert logger.level == before
@@ -166,7 +179,7 @@ def test_milvus_has_every_field_and_leaves_its_logger_as_it_was(tmp_path: Path) 
 
 
 def test_the_tables_stay_as_older_versions_wrote_them(place: Path) -> None:
-    opened(str(place)).close()
+    open_test_index(str(place)).close()
     with contextlib.closing(sqlite3.connect(place / database.DATABASE)) as connection:
         tables = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
     assert tables == {
@@ -180,11 +193,11 @@ def test_the_tables_stay_as_older_versions_wrote_them(place: Path) -> None:
 def test_holes_and_compaction(place: Path, kind: str) -> None:
     if kind in {"milvus", "server"}:
         pytest.skip("Milvus has no holes")
-    rows, vectors = crowd(200)
+    rows, vectors = random_items(200)
     rows = [row._replace(error="") for row in rows]
-    with opened(str(place)) as gallery, opened(str(place)) as reader:
+    with open_test_index(str(place)) as gallery, open_test_index(str(place)) as reader:
         gallery.add(rows, vectors)
-        query = unit(np.random.default_rng(6), 1)[0]
+        query = random_unit_vectors(np.random.default_rng(6), 1)[0]
         check_like_naive(reader, rows, vectors, query, 200)
         gone = {row.path for row in rows[::2]} - {rows[0].path}
         with reader._reading() as (_, mapped):
@@ -212,29 +225,29 @@ def test_holes_and_compaction(place: Path, kind: str) -> None:
 
 
 def test_damage_is_named(place: Path) -> None:
-    rows, vectors = crowd(50)
-    with opened(str(place)) as gallery:
+    rows, vectors = random_items(50)
+    with open_test_index(str(place)) as gallery:
         gallery.add(rows, vectors)
     whole = (place / "vectors-1.f16").read_bytes()
     for content, reason in ((whole[:-1], "shorter than its rows say"), (b"x" * len(whole), "does not begin as")):
         (place / "vectors-1.f16").write_bytes(content)
         with pytest.raises(InputError, match=rf"vectors-1\.f16: damaged \(.*{reason}"):
-            opened(str(place))
+            open_test_index(str(place))
     (place / "vectors-1.f16").unlink()
     with pytest.raises(RunError, match=r"people\.gallery: No such file"):
-        opened(str(place))
+        open_test_index(str(place))
     (place / "vectors-1.f16").write_bytes(whole)
     rows_file = (place / database.DATABASE).read_bytes()
     for content in (b"x" * len(rows_file), b""):  # SQLite takes an empty file for an empty database
         (place / database.DATABASE).write_bytes(content)
         with pytest.raises(InputError, match=r"damaged .*index its crops into a new gallery"):
-            opened(str(place))
+            open_test_index(str(place))
     (place / database.DATABASE).write_bytes(rows_file)
     with sqlite3.connect(place / database.DATABASE) as changed:
         changed.execute("UPDATE gallery SET format = 2")
     changed.close()
     with pytest.raises(InputError, match="format 2, but this bot_deploy reads 1"):
-        opened(str(place))
+        open_test_index(str(place))
 
 
 @pytest.mark.parametrize(
@@ -253,15 +266,15 @@ def test_damage_is_named(place: Path) -> None:
     ],
 )
 def test_values_that_no_store_has_are_damage(place: Path, change: str, reason: str) -> None:
-    rows, vectors = crowd(50)
-    with opened(str(place)) as gallery:
+    rows, vectors = random_items(50)
+    with open_test_index(str(place)) as gallery:
         gallery.add(rows, vectors)
     with contextlib.closing(sqlite3.connect(place / database.DATABASE)) as connection:
         connection.execute(change)
         connection.commit()
 
     def read() -> None:
-        with opened(str(place)) as gallery:
+        with open_test_index(str(place)) as gallery:
             gallery.search(vectors[3], 50, cameras=range(10))
             list(gallery.items())
 
@@ -272,13 +285,13 @@ def test_values_that_no_store_has_are_damage(place: Path, change: str, reason: s
 
 @pytest.mark.parametrize(("value", "length"), [(np.nan, "nan"), (0, "0"), (2, "2")])
 def test_a_vector_that_is_no_unit_vector_is_damage(place: Path, value: float, length: str) -> None:
-    rows, vectors = crowd(50)
-    with opened(str(place)) as gallery:
+    rows, vectors = random_items(50)
+    with open_test_index(str(place)) as gallery:
         gallery.add(rows, vectors)
     file = np.memmap(place / "vectors-1.f16", np.float16, "r+", 4096)
     file[:DIM] = value * vectors[0]
     file.flush()
-    with opened(str(place)) as gallery:
+    with open_test_index(str(place)) as gallery:
         for read in (lambda: gallery.search(vectors[0], 50), lambda: gallery.vectors([rows[0].path])):
             with pytest.raises(
                 InputError, match=rf"vectors-1\.f16: damaged \(a vector of length {length} instead of 1\)"
@@ -308,9 +321,9 @@ def little_room() -> Iterator[Callable[[int], None]]:
 
 
 def test_a_full_disk_loses_nothing(place: Path, little_room: Callable[[int], None]) -> None:
-    rows, vectors = crowd(600)
-    query = unit(np.random.default_rng(8), 1)[0]
-    with opened(str(place)) as gallery:
+    rows, vectors = random_items(600)
+    query = random_unit_vectors(np.random.default_rng(8), 1)[0]
+    with open_test_index(str(place)) as gallery:
         gallery.add(rows[:300], vectors[:300])
         failed = 0
         for size in range(0, 400_000, 8000):
@@ -321,7 +334,7 @@ def test_a_full_disk_loses_nothing(place: Path, little_room: Callable[[int], Non
                 assert str(error).startswith(f"{place}: ")  # noqa: PT017
                 failed += 1
             little_room(resource.RLIM_INFINITY)
-            with opened(str(place)) as other:
+            with open_test_index(str(place)) as other:
                 added = len(list(other.items())) > 300
                 check_like_naive(other, rows if added else rows[:300], vectors if added else vectors[:300], query, 400)
             if added:
@@ -331,9 +344,9 @@ def test_a_full_disk_loses_nothing(place: Path, little_room: Callable[[int], Non
 
 
 def test_a_read_only_reader_sees_items_that_were_just_added(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, vectors = crowd(10)
+    rows, vectors = random_items(10)
     good = sum(not row.error for row in rows)
-    with opened(str(place)) as writer:
+    with open_test_index(str(place)) as writer:
         writer.add(rows, vectors)
         assert (place / "gallery.sqlite-wal").stat().st_size
         monkeypatch.setattr(os, "access", lambda *_: False)
@@ -345,9 +358,9 @@ def test_a_read_only_reader_sees_items_that_were_just_added(place: Path, monkeyp
 
 
 def test_a_second_writer_waits_and_then_fails(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, vectors = crowd(10)
+    rows, vectors = random_items(10)
     monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.3)
-    with opened(str(place)) as one, opened(str(place)) as two:
+    with open_test_index(str(place)) as one, open_test_index(str(place)) as two:
         with one._writing():
             started = time.monotonic()
             with pytest.raises(RunError, match="another process has been writing to it"):

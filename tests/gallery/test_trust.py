@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.crowds import DIM, Counting, draw, opened, project
+from helpers.random_gallery import DIM, CountingModel, draw, open_test_index, project
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -69,7 +69,7 @@ def test_two_pictures_of_equal_size_and_time_change_places(
     if pause_s:
         monkeypatch.setattr(scan, "CLOCK_GRAIN_NS", 20_000_000)
     alice = draw(tmp_path / "alice.bmp", 0)
-    with opened(address, root=tmp_path / "two") as gallery:
+    with open_test_index(address, root=tmp_path / "two") as gallery:
         time.sleep(pause_s)
         galleries.index_folder(gallery, tmp_path / "two", embedder)
         assert named(gallery, alice) == ("alice", pytest.approx(1, abs=1e-3))
@@ -86,7 +86,7 @@ def test_what_changed_within_the_grain_is_read_again(
     stamps = {path.name: 7 for path in two}
     monkeypatch.setattr(scan, "file_stamp", lambda stat: stamps["1.bmp"])
     alice = draw(tmp_path / "alice.bmp", 0)
-    with opened(str(tmp_path / "x.gallery"), root=tmp_path / "two") as gallery:
+    with open_test_index(str(tmp_path / "x.gallery"), root=tmp_path / "two") as gallery:
         galleries.index_folder(gallery, tmp_path / "two", embedder)
         swap(*two)
         assert galleries.index_folder(gallery, tmp_path / "two", embedder).changed == 2
@@ -97,7 +97,7 @@ def test_verify_reads_everything(
     address: str,
     two: tuple[Path, Path],
     embedder: Embedder,
-    model: Counting,
+    model: CountingModel,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -106,18 +106,18 @@ def test_verify_reads_everything(
     monkeypatch.setattr(scan, "CLOCK_GRAIN_NS", -(10**12))
     (tmp_path / "two" / "broken.jpg").write_bytes(b"no image")
     alice = draw(tmp_path / "alice.bmp", 0)
-    with opened(address, root=tmp_path / "two") as gallery:
+    with open_test_index(address, root=tmp_path / "two") as gallery:
         galleries.index_folder(gallery, tmp_path / "two", embedder)
         swap(*two)
-        model.since()
+        model.take_count()
         assert galleries.index_folder(gallery, tmp_path / "two", embedder).changed == 0
         assert galleries.index_folder(gallery, tmp_path / "two", embedder, verify=True) == galleries.IndexUpdate(
             0, 2, 0, 1
         )
         assert named(gallery, alice)[0] == "bob"
-        model.since()
+        model.take_count()
         again = galleries.index_folder(gallery, tmp_path / "two", embedder, verify=True)
-        assert (again, model.since()) == (galleries.IndexUpdate(0, 0, 0, 3), 0)
+        assert (again, model.take_count()) == (galleries.IndexUpdate(0, 0, 0, 3), 0)
 
 
 def test_a_file_that_changes_while_it_is_read_is_embedded_again(
@@ -133,7 +133,7 @@ def test_a_file_that_changes_while_it_is_read_is_embedded_again(
             path.write_bytes((tmp_path / "carol.bmp").read_bytes())
         return content
 
-    with opened(str(tmp_path / "x.gallery"), root=tmp_path / "two") as gallery:
+    with open_test_index(str(tmp_path / "x.gallery"), root=tmp_path / "two") as gallery:
         with monkeypatch.context() as patched:
             patched.setattr(indexing, "file_digest", read)
             galleries.index_folder(gallery, tmp_path / "two", embedder)
@@ -143,10 +143,10 @@ def test_a_file_that_changes_while_it_is_read_is_embedded_again(
 
 
 def test_a_store_of_an_older_version_is_read_once_and_embeds_nothing(
-    address: str, crops: Path, embedder: Embedder, model: Counting, monkeypatch: pytest.MonkeyPatch
+    address: str, crops: Path, embedder: Embedder, model: CountingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scan, "CLOCK_GRAIN_NS", 20_000_000)
-    with opened(address, root=crops) as gallery:
+    with open_test_index(address, root=crops) as gallery:
         galleries.index_folder(gallery, crops, embedder)
         # As older versions wrote it: the modification time in the place of the stamp.
         gallery.update_metadata(
@@ -158,12 +158,12 @@ def test_a_store_of_an_older_version_is_read_once_and_embeds_nothing(
     read: list[Path] = []
     digest = indexing.file_digest
     monkeypatch.setattr(indexing, "file_digest", lambda path: (read.append(path), digest(path))[1])
-    model.since()
-    with opened(address, root=crops) as gallery:
+    model.take_count()
+    with open_test_index(address, root=crops) as gallery:
         for expected in (120, 0):
             read.clear()
             assert galleries.index_folder(gallery, crops, embedder).unchanged == 120
-            assert (len(read), model.since()) == (expected, 0)
+            assert (len(read), model.take_count()) == (expected, 0)
         assert gallery.root == crops
 
 
@@ -179,7 +179,7 @@ def test_after_any_changes_every_vector_is_its_files(
     folder = tmp_path_factory.mktemp("any")
     files = [folder / "crops" / f"person {number}" / "1.bmp" for number in range(5)]
     draw(folder / "crops" / "constant.bmp", 99)
-    with opened(str(folder / "x.gallery"), root=folder / "crops") as gallery:
+    with open_test_index(str(folder / "x.gallery"), root=folder / "crops") as gallery:
         for what, one, other in [("write", 0, 0), *changes]:
             if what == "write":
                 draw(files[one], other)
@@ -228,7 +228,7 @@ def test_odd_entries_are_left_out_and_named(
     server.close()
     odd = ["fifo", "to_fifo", "loop", "pair", "other", "zero", "nowhere", "folder", "to_folder", "sparse", "socket"]
     started = time.monotonic()
-    with opened(address, root=crops) as gallery:
+    with open_test_index(address, root=crops) as gallery:
         for _ in range(2):
             galleries.index_folder(gallery, crops, embedder)
             assert [item.path for item in gallery.broken()] == sorted(f"{name}.jpg" for name in odd)
@@ -253,7 +253,7 @@ def test_a_folder_that_cannot_be_read_costs_nobody(
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    with opened(address, root=crops) as gallery:
+    with open_test_index(address, root=crops) as gallery:
         galleries.index_folder(gallery, crops, embedder)
         with monkeypatch.context() as patched:
             patched.setattr(os, "scandir", refuse)
@@ -311,7 +311,7 @@ def test_a_full_disk_a_lock_and_a_version_are_not_damage(place: Path, monkeypatc
     monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.1)
     items = [galleries.GalleryItem(f"{number}.jpg", identity="x" * 100) for number in range(2000)]
     vectors = np.eye(DIM, dtype=np.float32)[np.arange(2000) % DIM]
-    with opened(str(place)) as gallery, opened(str(place)) as other:
+    with open_test_index(str(place)) as gallery, open_test_index(str(place)) as other:
         gallery._database.execute("PRAGMA max_page_count = 10")
         with pytest.raises(galleries.BotError, match="disk is full; nothing was lost"):
             gallery.add(items, vectors)

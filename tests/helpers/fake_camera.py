@@ -75,7 +75,7 @@ def detect(pixels: npt.NDArray[np.uint8]) -> Detections:
 DETECTOR = Detector("a fake", detect)
 
 
-def film(
+def frames_of(
     pictures: Iterator[npt.NDArray[np.uint8]] | list[npt.NDArray[np.uint8]], fps: float = 10, first: int = 0
 ) -> Iterator[Frame]:
     """Frames of `pictures` with times and with numbers from `first`."""

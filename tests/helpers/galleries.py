@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.crowds import Counting, contract, draw, needs_faiss, needs_milvus
+from helpers.random_gallery import CountingModel, contract, draw, needs_faiss, needs_milvus
 
 from bot_deploy.embedder import Embedder
 from bot_deploy.gallery import search
@@ -50,12 +50,12 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def model() -> Counting:
-    return Counting()
+def model() -> CountingModel:
+    return CountingModel()
 
 
 @pytest.fixture
-def embedder(model: Counting) -> Embedder:
+def embedder(model: CountingModel) -> Embedder:
     return Embedder(contract(), "a projection", model)
 
 

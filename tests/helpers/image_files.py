@@ -53,7 +53,7 @@ def encode(image: Image.Image | U8, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def written(way: str, image: U8 = SMOOTH) -> bytes:
+def encoded_as(way: str, image: U8 = SMOOTH) -> bytes:
     kind, options = WAYS[way]
     return encode(image, kind, **{**options, **({"exif": exif(6)} if "exif" in options else {})})
 
@@ -74,7 +74,7 @@ def bmp(width: int, height: int, body: bytes) -> bytes:
     return header + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, len(body), 0, 0, 0, 0) + body
 
 
-def whole_or_refused(data: bytes) -> U8 | None:
+def decode_or_none(data: bytes) -> U8 | None:
     """What `decode` may do with any bytes at all: an image, or ImageError with the name; None for that."""
     refusal = ""
     try:

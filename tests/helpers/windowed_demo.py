@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers.fake_camera import BLUE, DETECTOR, RED, embedder, film, scene
+from helpers.fake_camera import BLUE, DETECTOR, RED, embedder, frames_of, scene
 
 from bot_deploy import console
 from bot_deploy.demos import app
@@ -27,7 +27,7 @@ class Camera:
 
     def __iter__(self) -> Iterator[Frame]:
         pixels = scene((RED, (40, 60, 90, 200)), (BLUE, (200, 60, 250, 200)), size=(240, 320))
-        for frame in film([pixels] * 2000, self.fps):
+        for frame in frames_of([pixels] * 2000, self.fps):
             yield dataclasses.replace(frame, problem="the camera is away" if 3 < frame.number < 6 else "")
             time.sleep(1 / self.fps)
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from helpers.clusters import clusters
+from helpers.random_embeddings import random_embeddings
 
 from bot_deploy import open_embedder
 from bot_deploy.artifacts import engine_file, read_contract, write_contract
@@ -40,7 +40,7 @@ CALIBRATION = Calibration(
 
 @pytest.mark.parametrize("target", [0.1, 0.01, 0.002])
 def test_threshold_is_the_lowest_that_keeps_the_target(target: float) -> None:
-    vectors, ids, cams = clusters(40, 2, 6, 1.0)
+    vectors, ids, cams = random_embeddings(40, 2, 6, 1.0)
     calibration = choose_thresholds(score_pairs(vectors, ids, cams), "crowd", target)
     cosines = vectors.astype(np.float64) @ vectors.T
     above = np.triu(np.ones_like(cosines, bool), 1)
@@ -60,10 +60,10 @@ def test_threshold_is_the_lowest_that_keeps_the_target(target: float) -> None:
 
 
 def test_too_few_pairs_are_refused_with_the_remedy() -> None:
-    few = score_pairs(*clusters(10, 2, 3, 0.5))
+    few = score_pairs(*random_embeddings(10, 2, 3, 0.5))
     with pytest.raises(InputError, match=r"only 90 genuine pairs \(one person, two cameras\); at least 100 are needed"):
         choose_thresholds(few, "few", 0.1)
-    more = score_pairs(*clusters(20, 2, 4, 0.5))
+    more = score_pairs(*random_embeddings(20, 2, 4, 0.5))
     with pytest.raises(InputError, match=r"too few for a false-accept rate of 1e-05; choose 0\.009 or more, or give"):
         choose_thresholds(more, "few", 1e-5)
     for target in (0.0, 1.0, -1, float("nan")):
@@ -72,8 +72,8 @@ def test_too_few_pairs_are_refused_with_the_remedy() -> None:
 
 
 def test_threshold_holds_on_other_people() -> None:
-    calibration = choose_thresholds(score_pairs(*clusters(150, 2, 4, 1.0, seed=1)), "some", 1e-2)
-    vectors, ids, _ = clusters(150, 2, 4, 1.0, seed=2)
+    calibration = choose_thresholds(score_pairs(*random_embeddings(150, 2, 4, 1.0, seed=1)), "some", 1e-2)
+    vectors, ids, _ = random_embeddings(150, 2, 4, 1.0, seed=2)
     cosines = vectors @ vectors.T
     rate = (cosines[~np.equal.outer(ids, ids)] >= calibration.threshold).mean()
     assert 0.005 <= rate <= 0.02

@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers.crowds import Vectors, crowd, draw, held, naive, opened, passing, project, unit
+from helpers.random_gallery import (
+    Vectors,
+    as_stored,
+    draw,
+    filter_predicate,
+    naive,
+    open_test_index,
+    project,
+    random_items,
+    random_unit_vectors,
+)
 
 from bot_deploy import images
 from bot_deploy.artifacts.contract import Calibration
@@ -114,20 +124,20 @@ class Filled(NamedTuple):
     vectors: Vectors
 
     def expected(self, query: Query, least: float = -1, **filters: Any) -> list[tuple[float, str]]:
-        scored = naive(self.rows, held(self.gallery, self.vectors), query.vector, passing(**filters))
+        scored = naive(self.rows, as_stored(self.gallery, self.vectors), query.vector, filter_predicate(**filters))
         return [one for one in scored if one[0] >= least]
 
 
 @pytest.fixture
 def filled(address: str) -> Iterator[Filled]:
-    rows, vectors = crowd(300)
-    with opened(address) as gallery:
+    rows, vectors = random_items(300)
+    with open_test_index(address) as gallery:
         gallery.add(rows, vectors)
         yield Filled(gallery, rows, vectors)
 
 
 def asked(count: int, **fields: Any) -> list[Query]:
-    vectors = unit(np.random.default_rng(1), count)
+    vectors = random_unit_vectors(np.random.default_rng(1), count)
     return [Query(Path(f"{number}.jpg"), vector, **fields) for number, vector in enumerate(vectors)]
 
 
@@ -176,7 +186,7 @@ def test_rerank_like_the_whole_small_gallery(
     queries = asked(3)
     rankings = rank(queries, filled.gallery, CALIBRATION, top, 0.1, rerank=True)
     places = {row.path: place for place, row in enumerate(filled.rows)}
-    exact = held(filled.gallery, filled.vectors).astype(np.float32)
+    exact = as_stored(filled.gallery, filled.vectors).astype(np.float32)
     exact /= np.linalg.norm(exact, axis=1, keepdims=True)
     for query, ranking in zip(queries, rankings, strict=True):
         near = filled.expected(query)[: max(top, reranked)]

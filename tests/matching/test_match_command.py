@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.crowds import draw
+from helpers.random_gallery import draw
 from PIL import Image
 
 from bot_deploy import cli, open_embedder

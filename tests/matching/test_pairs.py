@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.clusters import clusters
+from helpers.random_embeddings import random_embeddings
 
 from bot_deploy.matching import pairs
 from bot_deploy.matching.pairs import BINS, PairScores, count_pairs, score_pairs
@@ -12,7 +12,7 @@ from bot_deploy.matching.pairs import BINS, PairScores, count_pairs, score_pairs
 
 def test_pairs_against_a_naive_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "_ROWS_AT_ONCE", 7)
-    vectors, ids, cams = clusters(6, 3, 2, 0.5)
+    vectors, ids, cams = random_embeddings(6, 3, 2, 0.5)
     ids[:3], ids[9:12] = [-1, -1, -1], [0, 0, 0]  # junk and distractors
     genuine, impostor = np.zeros(BINS, int), np.zeros(BINS, int)
     for i in range(len(ids)):

@@ -24,7 +24,7 @@ def native_bf16() -> bool:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 64])
-def test_any_batch_gives_what_the_others_give(onnx_file: Path, checkpoint_file: Path, batch: int) -> None:
+def test_all_batch_sizes_give_the_same_embeddings(onnx_file: Path, checkpoint_file: Path, batch: int) -> None:
     images = np.random.default_rng(batch).integers(0, 256, (batch, 128, 64, 3), dtype=np.uint8)
     embedder = open_embedder(onnx_file, "openvino")
     got = embedder.run(images)
@@ -39,7 +39,7 @@ def test_any_batch_gives_what_the_others_give(onnx_file: Path, checkpoint_file: 
     np.testing.assert_array_equal(got, kept)
 
 
-def test_passes_the_gate_of_the_export(onnx_file: Path, checkpoint_file: Path, people: Path) -> None:
+def test_parity_passes(onnx_file: Path, checkpoint_file: Path, people: Path) -> None:
     crops = parity.sample_crops(open_dataset(people), (128, 64), count=64)
     embedder = open_embedder(onnx_file, "openvino")
     result = parity.compare_embeddings(open_embedder(checkpoint_file), embedder, crops, parity.TOLERANCES["fp32"])
@@ -49,7 +49,7 @@ def test_passes_the_gate_of_the_export(onnx_file: Path, checkpoint_file: Path, p
     assert "f32" in embedder.backend
 
 
-def test_computes_in_float32_on_as_many_threads_as_told(onnx_file: Path) -> None:
+def test_computes_in_float32_on_the_given_number_of_threads(onnx_file: Path) -> None:
     import bot_deploy.backends.openvino as backend
 
     seen = {}

@@ -128,7 +128,7 @@ def test_it_is_self_contained_and_runs_nothing(tmp_path: Path) -> None:
         assert text in html.text
 
 
-def test_what_is_not_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_omitted_matches_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MAX_TILES", 2)
     shots = tuple(save(tmp_path / "p" / f"{number}.png", (9, 9, 9)) for number in range(3))
     many = Ranking(

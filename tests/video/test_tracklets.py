@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from helpers.fake_camera import BLUE, DETECTOR, RED, Box, crop_of, embed, embedder, film, scene, vector_of
+from helpers.fake_camera import BLUE, DETECTOR, RED, Box, crop_of, embed, embedder, frames_of, scene, vector_of
 
 from bot_deploy.embedder import Embedder
 from bot_deploy.video.detectors import Detections, Detector
@@ -24,7 +24,7 @@ def builder(detector: Detector = DETECTOR, model: Embedder | None = None, embed_
 def test_each_person_has_a_tracklet_with_embedding_and_crop() -> None:
     tracklets = builder()
     pictures = [scene((RED, walker(10 + step)), (BLUE, walker(200))) for step in range(4)]
-    seen = [tracklets.process_frame(frame) for frame in film(pictures)]
+    seen = [tracklets.process_frame(frame) for frame in frames_of(pictures)]
     assert seen[0] == []  # ByteTrack needs two detections
     assert {box.xyxy[0] for box in seen[-1]} == {13, 200}
     for box in seen[-1]:
@@ -43,7 +43,7 @@ def test_a_track_is_embedded_on_its_first_frames_and_then_every_few() -> None:
         return embed(pictures)
 
     tracklets = builder(model=Embedder(embedder().contract, "a fake", embed_and_count), embed_every=5)
-    for frame in film([scene((RED, walker(10)), (BLUE, walker(100)))] * 41):
+    for frame in frames_of([scene((RED, walker(10)), (BLUE, walker(100)))] * 41):
         tracklets.process_frame(frame)
     # Both people are in one batch, from the second frame on: five in a row, then every fifth frame.
     assert batches == [2] * (EMBEDDINGS_AT_START + (40 - EMBEDDINGS_AT_START) // 5)
@@ -53,7 +53,7 @@ def test_a_track_that_jumps_to_another_person_gets_a_new_tracklet() -> None:
     box = Detections(np.array([walker(100)], np.float32), np.array([0.9], np.float32))
     tracklets = builder(Detector("a fake", lambda _: box))
     red, blue = scene((RED, walker(100))), scene((BLUE, walker(100)))
-    results = [tracklets.process_frame(frame) for frame in film([red] * 9 + [blue] * OUTLIERS_TO_RESTART)]
+    results = [tracklets.process_frame(frame) for frame in frames_of([red] * 9 + [blue] * OUTLIERS_TO_RESTART)]
     before, (last,) = [box.tracklet for (box,) in results[1:-1]], results[-1]
     assert all(tracklet is before[0] for tracklet in before)
     assert last.tracklet is not before[0]
@@ -64,9 +64,9 @@ def test_a_track_that_jumps_to_another_person_gets_a_new_tracklet() -> None:
 def test_lost_tracks_are_dropped_after_some_seconds() -> None:
     tracklets = builder()
     pictures = [scene((RED, walker(10)))] * 3 + [scene()] * round(10 * LOST_TRACKLET_S)
-    for frame in film(pictures):
+    for frame in frames_of(pictures):
         tracklets.process_frame(frame)
     assert list(tracklets.tracklets) == [1]
-    for frame in film([scene()], first=len(pictures)):
+    for frame in frames_of([scene()], first=len(pictures)):
         tracklets.process_frame(frame)
     assert tracklets.tracklets == {}

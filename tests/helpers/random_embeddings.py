@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
 
 
-def clusters(
+def random_embeddings(
     people: int, cameras: int, crops_per_camera: int, noise: float, seed: int = 0
 ) -> tuple[Vectors, list[int], list[int]]:
     """Unit vectors [N, 32], their identities from 1, and their cameras."""

@@ -1,4 +1,4 @@
-"""Writers beside each other, and writers that are killed."""
+"""Writers that run at the same time, and writers that are killed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.crowds import DIM, HEIGHT, SPACE, WIDTH, Vectors, check_like_naive, opened, project, unit
+from helpers.random_gallery import (
+    DIM,
+    HEIGHT,
+    SPACE,
+    WIDTH,
+    Vectors,
+    check_like_naive,
+    open_test_index,
+    project,
+    random_unit_vectors,
+)
 
 from bot_deploy import gallery as galleries
 from bot_deploy import images
@@ -53,12 +63,12 @@ def of_number(path: str) -> Vectors:
 
 
 def test_two_writers_and_a_reader_at_once(place: Path) -> None:
-    opened(str(place)).close()
+    open_test_index(str(place)).close()
     text = WRITER.format(space=SPACE, dim=DIM)
     writers = [script(text, place, 0, 900, 10), script(text, place, 600, 1500, 10)]
     sizes = set()
-    with opened(str(place)) as reader:
-        query = unit(np.random.default_rng(9), 1)[0]
+    with open_test_index(str(place)) as reader:
+        query = random_unit_vectors(np.random.default_rng(9), 1)[0]
         while any(writer.poll() is None for writer in writers):
             found = reader.search(query, 2000)
             sizes.add(len(found))
@@ -119,7 +129,7 @@ def test_kills_at_random_moments_lose_and_corrupt_nothing(place: Path, crops: Pa
         assert indexing.wait() == -signal.SIGKILL
         assert indexing.stdout is not None
         indexing.stdout.close()
-        with opened(str(place), root=crops) as gallery:
+        with open_test_index(str(place), root=crops) as gallery:
             rows = list(gallery.items())
             counts.add(len(rows))
             assert len(gallery) == len(rows)
@@ -135,10 +145,13 @@ def test_kills_at_random_moments_lose_and_corrupt_nothing(place: Path, crops: Pa
                     # One matrix product or many: the last bit of a half may differ.
                     np.testing.assert_allclose(mapped.vectors[slot], expected[os.fsdecode(path)], rtol=1e-3, atol=1e-7)
     assert len(counts) > 3  # killed at different stages
-    with opened(str(place), root=crops) as gallery, opened(str(place.with_name("clean")), root=crops) as clean:
+    with (
+        open_test_index(str(place), root=crops) as gallery,
+        open_test_index(str(place.with_name("clean")), root=crops) as clean,
+    ):
         for one in (gallery, clean):
             galleries.index_folder(one, crops, embedder)
-        for query in unit(np.random.default_rng(10), 5):
+        for query in random_unit_vectors(np.random.default_rng(10), 5):
             assert [found.item for found in gallery.search(query, 120)] == [
                 found.item for found in clean.search(query, 120)
             ]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.crowds import draw, needs_faiss, needs_milvus
 from helpers.fake_camera import write_colour_model
+from helpers.random_gallery import draw, needs_faiss, needs_milvus
 
 from bot_deploy import cli, images
 from bot_deploy.commands import index as command

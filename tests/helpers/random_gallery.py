@@ -1,4 +1,4 @@
-"""Crowds of rows and vectors, the loops that indexes are held against, and a model that is a projection of pixels."""
+"""Random items and vectors of a gallery, plain searches to compare with, and a model that projects pixels."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ needs_milvus = pytest.mark.skipif(
 )
 
 
-def opened(address: str, dim: int = DIM, root: Path | None = None) -> Any:
+def open_test_index(address: str, dim: int = DIM, root: Path | None = None) -> Any:
     made = (SPACE, dim, root or Path("/people"))
     return galleries.MilvusIndex(address, *made) if galleries.is_milvus(address) else LocalIndex(Path(address), *made)
 
 
-def unit(rng: np.random.Generator, count: int, dim: int = DIM) -> Vectors:
+def random_unit_vectors(rng: np.random.Generator, count: int, dim: int = DIM) -> Vectors:
     vectors = rng.normal(size=(count, dim))
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
-def crowd(count: int, seed: int = 0) -> tuple[list[GalleryItem], Vectors]:
-    """Rows of which some lack a camera or a time, and some are no image; their vectors."""
+def random_items(count: int, seed: int = 0) -> tuple[list[GalleryItem], Vectors]:
+    """Items of which some lack a camera or a time, and some are no image; and their vectors."""
     rng = np.random.default_rng(seed)
     rows = [
         GalleryItem(
@@ -57,7 +57,7 @@ def crowd(count: int, seed: int = 0) -> tuple[list[GalleryItem], Vectors]:
         )
         for number in range(count)
     ]
-    return rows, unit(rng, count)
+    return rows, random_unit_vectors(rng, count)
 
 
 def naive(
@@ -72,12 +72,12 @@ def naive(
     return sorted(scored, key=lambda pair: (-pair[0], pair[1].split("/")))
 
 
-def held(gallery: Any, vectors: Vectors) -> Any:
+def as_stored(gallery: Any, vectors: Vectors) -> Any:
     """`vectors` as `gallery` rounds them."""
     return vectors if isinstance(gallery, galleries.MilvusIndex) else vectors.astype(np.float16)
 
 
-def passing(**filters: Any) -> Callable[[GalleryItem], bool]:
+def filter_predicate(**filters: Any) -> Callable[[GalleryItem], bool]:
     def keep(row: GalleryItem) -> bool:
         if filters.get("cameras") is not None and row.camera not in filters["cameras"]:
             return False
@@ -93,7 +93,7 @@ def passing(**filters: Any) -> Callable[[GalleryItem], bool]:
 def check_like_naive(
     gallery: Any, rows: list[GalleryItem], vectors: Vectors, query: Vectors, top: int, **filters: Any
 ) -> None:
-    expected = naive(rows, held(gallery, vectors), query, passing(**filters))[:top]
+    expected = naive(rows, as_stored(gallery, vectors), query, filter_predicate(**filters))[:top]
     found = gallery.search(query, top, **filters)
     assert [one.item.path for one in found] == [path for _, path in expected]
     assert [one.score for one in found] == pytest.approx([score for score, _ in expected], abs=2e-6)
@@ -114,7 +114,7 @@ def project(pixels: npt.NDArray[np.uint8]) -> Vectors:
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
 
-class Counting:
+class CountingModel:
     """A model that counts the images it is given."""
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class Counting:
         self.images += len(batch)
         return np.stack([project(pixels) for pixels in batch])
 
-    def since(self) -> int:
+    def take_count(self) -> int:
         self.images, images = 0, self.images
         return images
 
