@@ -1,4 +1,4 @@
-"""Makes the model in the box, bot_deploy/models/box.onnx, from a checkpoint.
+"""Makes the built-in model, bot_deploy/models/box.onnx, from a checkpoint.
 
     python benchmarks/box.py RUN/model.pt --data Market-1501-v15.09.15.zip
 
@@ -35,7 +35,7 @@ MAX_BYTES = 9_000_000
 @click.option("--device", default="auto", help="Device that embeds the crops for the calibration.")
 @click.option("--out", type=click.Path(path_type=Path), default=box.PATH, show_default=True, help="File to write.")
 def main(source: Path, data: str, device: str, out: Path) -> None:
-    """Write the model in the box from the checkpoint SOURCE."""
+    """Write the built-in model from the checkpoint SOURCE."""
     console.show_library_output()
     dataset = open_dataset(data)
     saved = checkpoint.load(source)

@@ -85,7 +85,7 @@ class LazyGroup(click.Group):
 
 
 def _as_work(run: Callable[..., object]) -> Callable[..., object]:
-    """`run` with a stdout for its results only, and with a Ctrl-C that closes files."""
+    """Wraps the command `run`: only its results reach stdout, and Ctrl-C closes its files."""
 
     @functools.wraps(run)
     def work(*arguments: object, **options: object) -> object:

@@ -69,13 +69,13 @@ def say_left_out(messages: Sequence[object], rest: str = "--json names all of th
 
 
 def say_warning(message: Warning | str, category: type[Warning], *place: object, **others: object) -> None:
-    """Prints a warning of Python, which may hold foreign text, on one line; to be `warnings.showwarning`."""
+    """Prints a warning of Python, which may hold foreign text, on one line; `warnings.showwarning` here."""
     del place, others
     say(f"{category.__name__}: {message}")
 
 
 def say_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Prints an unexpected error with its traceback; to be `sys.excepthook`."""
+    """Prints an unexpected error with its traceback; `sys.excepthook` of the command line."""
     say(*"".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"))
 
 

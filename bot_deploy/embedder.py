@@ -232,14 +232,14 @@ def _wrong_array(dtype: object, shape: tuple[int, ...], expected: str) -> str:
 def open_embedder(
     path: str | Path | None = None, device: str = "auto", *, threads: int = 0, batch: int = 0, check: bool = True
 ) -> Embedder:
-    """The model in `path`: an .onnx, an .engine, an .xml, or a .pt checkpoint; by default the model in the box.
+    """The model in `path`: an .onnx, an .engine, an .xml, or a .pt checkpoint; by default the built-in model.
 
     Args:
-        path: the model, a file or a name of `bot models` that is in the cache; None or "box" for the model in the
-            box, whose card is docs/model.md.
+        path: the model, a file or a name of `bot models` that is in the cache; None or "box" for the built-in
+            model, whose card is docs/model.md.
         device: one of `choices.DEVICES`; "auto" takes the first of `choices.AUTO_DEVICES` that works.
         threads: number of CPU threads; 0 for as many as this process may use.
-        batch: images per run; 0 for the backend's own choice.
+        batch: number of images in a batch; 0 for the backend's own choice.
         check: embed a fixed image, so that a model without usable embeddings is refused now. `bot doctor` and
             `bot export` examine such models.
 

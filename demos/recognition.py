@@ -34,7 +34,7 @@ MAX_VIEW_SIMILARITY = 0.7  # cosine; a crop more similar to an enrolled one show
 
 
 class TrackedPerson(NamedTuple):
-    """A person on one frame; `candidate` is the best one, and gives the name only if `decision` is "match"."""
+    """A box on one frame with its decision, for display; it has the name of `candidate` only if that is "match"."""
 
     track_id: int
     xyxy: Xyxy
@@ -62,7 +62,7 @@ class FrameResult(NamedTuple):
 
 @dataclass
 class TrackIdentity:
-    """The identity of one tracklet so far."""
+    """Who a tracklet is: its candidates, and the decision from all frames so far."""
 
     tracklet: Tracklet
     candidates: list[Candidate] = field(default_factory=list)  # best first

@@ -75,7 +75,7 @@ def export(
     An artifact that fails the comparison is kept as *.rejected; check `ExportedModel.rejected`.
 
     Args:
-        checkpoint: a checkpoint, the folder of a run, or "box" for the model in the box.
+        checkpoint: a checkpoint, the folder of a run, or "box" for the built-in model.
         out: folder for the artifacts; by default that of the checkpoint, or a new one under runs/ for "box".
         precisions: of the ONNX files: "fp32", "fp16", "int8".
         data: data set with crops to compare on; query and gallery, if any, are also scored. INT8 calibration uses its

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 FORMATS = {".onnx": "wrap_onnx", ".xml": "wrap_openvino"}
 IMAGE_DIMS = 4  # of a batch of images
 CHANNELS = 3
-MAX_DIM = 65_536  # numbers in an embedding
+MAX_DIM = 65_536  # dimensions of an embedding
 MIN_STD, MAX_STD, MAX_MEAN = 1e-3 * 255, 100.0 * 255, 100.0 * 255  # for pixels from 0 to 255; the contract's limits
 Rgb = tuple[float, float, float]
 

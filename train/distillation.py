@@ -109,8 +109,8 @@ def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """The mean squared difference between the cosines of all pairs of a batch, student against teacher.
 
     L = 1 / (N (N - 1)) * sum over i != j of (cos(s_i, s_j) - cos(t_i, t_j))^2: relational knowledge distillation (Park
-    et al., CVPR 2019, Eq. 3) with the cosine as the relation of a pair, because cosines rank a gallery. It compares
-    vectors of any two lengths, and asks for no common space.
+    et al., CVPR 2019, Eq. 3) with the cosine as the relation of a pair, because cosines rank a gallery. Tung and Mori
+    (ICCV 2019) compare the same pairs. The two vectors may have different lengths.
 
     Args:
         student: embeddings [N, D], N of at least 2.

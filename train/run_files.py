@@ -123,7 +123,7 @@ def _may_change(key: str, before: object, now: object) -> bool:
 
 
 def weights_file(source: str) -> Path:
-    """The file of initial weights `source`: itself, the checkpoint in the folder of a run, or the model in the box.
+    """The file of initial weights `source`: itself, the checkpoint in the folder of a run, or the built-in model.
 
     Raises:
         InputError: there is no such file.

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def initialize(model: ReID, source: str) -> None:
     """Sets the initial weights of `model` from `source`.
 
-    `source` is "none" (they stay random), "imagenet" (downloaded by torchvision or timm), "box" (the model in the
-    box), the folder of a run, or a .safetensors, .pth or .pt file. The file holds a checkpoint of bot_deploy or a
+    `source` is "none" (they stay random), "imagenet" (downloaded by torchvision or timm), "box" (the built-in
+    model), the folder of a run, or a .safetensors, .pth or .pt file. The file holds a checkpoint of bot_deploy or a
     backbone with the keys of torchvision or timm. A classifier for another number of identities is left out.
 
     Raises:

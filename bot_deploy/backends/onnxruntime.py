@@ -39,7 +39,7 @@ DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
 
 
 def open_model(path: Path, device: str, threads: int) -> Embedder:
-    """See `bot_deploy.embedder.open_embedder`."""
+    """Opens an ONNX file with ONNX Runtime; `bot_deploy.embedder.open_embedder` explains the arguments."""
     contract = read_contract(path)
     session = open_session(path, device, threads)
     _check_shapes(session, contract, path)

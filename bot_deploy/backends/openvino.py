@@ -24,7 +24,7 @@ DEVICE_PRECISION_HINTS = {"openvino": "f32", "openvino-bf16": "bf16"}  # device 
 
 
 def open_model(path: Path, device: str, threads: int) -> Embedder:
-    """See `bot_deploy.embedder.open_embedder`."""
+    """Opens an ONNX file or an IR with OpenVINO; `bot_deploy.embedder.open_embedder` explains the arguments."""
     try:
         with without_telemetry():
             import openvino as ov

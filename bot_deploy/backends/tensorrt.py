@@ -33,7 +33,7 @@ GPU_HINT = "`nvidia-smi` shows the GPU's state and memory"
 
 
 def open_model(path: Path, device: str, threads: int) -> Embedder:
-    """See `bot_deploy.embedder.open_embedder`.
+    """Opens an engine with TensorRT; `bot_deploy.embedder.open_embedder` explains the arguments.
 
     Raises:
         InputError: the sidecar is missing, or the hash, package version or GPU does not match it.

@@ -32,7 +32,7 @@ class _Tf32:
 
 
 def open_model(path: Path, device: str, threads: int) -> Embedder:
-    """See `bot_deploy.embedder.open_embedder`."""
+    """Opens a checkpoint with PyTorch; `bot_deploy.embedder.open_embedder` explains the arguments."""
     if device == "cuda" and not torch.cuda.is_available():
         raise RunError("PyTorch finds no CUDA device; use the device cpu", parameter="device")
     saved = checkpoint.load(path)

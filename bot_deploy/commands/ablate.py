@@ -21,7 +21,10 @@ from .options import COUNT, RenamedOption
     show_default=True,
     help="Recipe with all tricks on: the name of a built-in recipe, or a .toml file.",
 )
-@click.option("--weights", help="Initial weights: `imagenet`, a FILE, or `none`; default: those of the recipe.")
+@click.option(
+    "--weights",
+    help="Initial weights: `imagenet`, `box`, a FILE, a run's folder, or `none`; default: those of the recipe.",
+)
 @click.option(
     "--rows",
     "--steps",

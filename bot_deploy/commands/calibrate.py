@@ -62,7 +62,7 @@ def calibrate(
 
     check_sources([data])
     model = choose_model(model)
-    if model != box.PATH:  # the threshold for the model in the box goes into a copy
+    if model != box.PATH:  # the threshold for the built-in model goes into a copy
         check_storable(model)
     embedder = open_model(model, device, threads=threads, batch=batch)
     if model == box.PATH:
@@ -102,7 +102,7 @@ def calibrate(
 
 
 def _copy_box() -> Path:
-    """A copy of the model in the box under runs/, where `bot match` finds it; the package itself is never changed."""
+    """A copy of the built-in model under runs/, where `bot match` finds it; the package itself is never changed."""
     import shutil
 
     from bot_deploy import runs

@@ -70,7 +70,7 @@ def embed(
     if as_json:
         show_json(document)
     else:
-        show(f"{out}: {len(usable)} embeddings of {vectors.shape[1]} numbers")
+        show(f"{out}: {len(usable)} embeddings of {vectors.shape[1]} dimensions")
 
 
 def _files(inputs: tuple[Path, ...]) -> list[Path]:

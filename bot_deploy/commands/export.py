@@ -28,7 +28,7 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
     is_flag=True,
     help="Additional artifact: model.engine for TensorRT, in FP16 unless --fp32 or --int8 is given.",
 )
-@click.option("--fp32", is_flag=True, help="Engine in float32.")
+@click.option("--fp32", is_flag=True, help="Engine in float32 instead of FP16; needs --trt.")
 @click.option(
     "--engine-batch",
     "--batch",

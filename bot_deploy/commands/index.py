@@ -39,11 +39,9 @@ if TYPE_CHECKING:
     help="Approximate search with FAISS, for galleries of about 100,000 crops or more. The choice is stored in OUT: "
     "the graph is built again after each change of OUT; `--ann none` removes it.",
 )
-@click.option("--add", is_flag=True, help="Addition of the folder to what is in OUT.")
-@click.option(
-    "--replace", is_flag=True, help="Replacement of everything in OUT, also of enrolled people, by the folder."
-)
-@click.option("--verify", is_flag=True, help="Comparison of every file's content; its size and times are not trusted.")
+@click.option("--add", is_flag=True, help="Union of the folder and what is in OUT.")
+@click.option("--replace", is_flag=True, help="Folder in place of everything in OUT, enrolled people included.")
+@click.option("--verify", is_flag=True, help="Content check of every file; size and times are not trusted.")
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def index(

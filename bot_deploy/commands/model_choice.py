@@ -1,4 +1,4 @@
-"""The model of a command: the one that is named, or else the newest export, or else the model in the box."""
+"""The model of a command: the one that is named, or else the newest export, or else the built-in model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def choose_model(model: str | Path | None) -> Path:
 
     Args:
         model: a path; the name of a model (see `bot models`), which is fetched and wrapped at its first use; or None
-            for the newest model.onnx under runs/, and without one the model in the box.
+            for the newest model.onnx under runs/, and without one the built-in model.
 
     Raises:
         InputError: no such model.
@@ -42,7 +42,7 @@ def choose_model(model: str | Path | None) -> Path:
 
 
 def open_model(path: Path, device: str, *, threads: int, batch: int = 0, check: bool = True) -> Embedder:
-    """The opened model `path`; prints which one it is, on what it runs and, once, the terms of the model in the box."""
+    """The opened model `path`; prints which one it is, on what it runs and, once, the terms of the built-in model."""
     from bot_deploy.console import say
     from bot_deploy.embedder import open_embedder
 
@@ -60,9 +60,9 @@ def model_name(path: Path) -> str:
 
 
 def say_terms(path: Path) -> None:
-    """Prints the terms of the model in the box, if `path` is its file, when a user first uses it."""
+    """Prints the terms of the built-in model, if `path` is its file, when a user first uses it."""
     from bot_deploy.console import say
     from bot_deploy.models import box
 
     if path == box.PATH and box.is_first_use():
-        say(f"the model in the box is {box.TERMS}; this is printed once, and docs/model.md is its card")
+        say(f"the built-in model is {box.TERMS}; this is printed once, and docs/model.md is its card")

@@ -20,15 +20,15 @@ BENCH_BATCH, BENCH_SECONDS = 16, 1.0
 
 @click.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option("--fetch", is_flag=True, help="Fetching of the networks NAME, which are in the cache afterwards.")
+@click.option("--fetch", is_flag=True, help="Download of each NAME into the cache.")
 @click.option(
     "--to",
     "folder",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder to fetch to, for machines without a network; there, BOT_MODELS is the path of that folder.",
+    help="Folder to download to, for a machine without internet; set BOT_MODELS to the path of the folder there.",
 )
-@click.option("--bench", is_flag=True, help="Measurement of images per second of each model that is ready to open.")
+@click.option("--bench", is_flag=True, help="Speed in images per second, for the models in the cache.")
 @OFFLINE
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def models(names: tuple[str, ...], fetch: bool, folder: Path | None, bench: bool, as_json: bool) -> None:

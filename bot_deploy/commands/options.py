@@ -75,7 +75,8 @@ MODEL = click.option(
     "--model",
     type=click.Path(path_type=Path),
     metavar="FILE|NAME",
-    help="Exported model, or a name of `bot models`; default: the newest model.onnx under runs/, or else `box`.",
+    help="Exported model, or a name of `bot models`; default: the newest model.onnx under runs/, or else the built-in "
+    "model, `box`.",
 )
 THREADS = click.option(
     "--threads", type=click.IntRange(0, MAX_THREADS), default=0, help="Number of CPU threads; default: all available."
@@ -85,7 +86,7 @@ OFFLINE = click.option(
     is_flag=True,
     expose_value=False,
     callback=_go_offline,
-    help="No fetching of models by name, as with BOT_OFFLINE=1.",
+    help="Offline mode: models that are not in the cache are not downloaded (as with BOT_OFFLINE=1).",
 )
 RUNTIME_OPTIONS = (
     OFFLINE,

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Continuation of the run in --out (default: the newest run), with its own settings. --set epochs=40 adds "
-    "epochs; --data is for data that have moved.",
+    help="Resumed run: the one in --out (default: the newest run), with its own settings. --set epochs=40 adds epochs; "
+    "--data is for data that have moved.",
 )
 @OFFLINE
 def train(

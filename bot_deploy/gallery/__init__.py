@@ -151,7 +151,7 @@ def open_gallery(address: str | Path, embedder: Embedder | None = None) -> Reada
 
     Args:
         address: see above.
-        embedder: embeds the crops, and must be the model of the index; None for the model in the box.
+        embedder: embeds the crops, and must be the model of the index; None for the built-in model.
 
     Raises:
         ImageError: a file that is no usable image.

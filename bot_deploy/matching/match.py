@@ -79,7 +79,7 @@ def match(
             query: the mean of the embeddings is searched).
         gallery: an open gallery, or where it is opened from: a folder of crops, an index that `bot index` made, a
             Milvus address, or a single image file to compare with the query.
-        model: an embedder, or the file that it is opened from; None for the model in the box.
+        model: an embedder, or the file that it is opened from; None for the built-in model.
         top: number of matches.
         min_score: lowest cosine of a match, -1 to 1.
         rerank: sort the best RERANKED_MATCHES by k-reciprocal re-ranking; scores remain cosines.

@@ -1,1 +1,1 @@
-"""Models by name: the model in the box, the table of networks that can be fetched, and their cache."""
+"""Models by name: the built-in model, the table of networks that can be fetched, and their cache."""

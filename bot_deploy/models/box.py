@@ -1,4 +1,4 @@
-"""The model in the box: a small network that is part of this package; docs/model.md is its card."""
+"""The built-in model: a small network that is part of this package; docs/model.md is its card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that has a name: the model in the box, the networks of the table, and artifacts in folders of models."""
+"""The models and detectors that `bot models` lists: the built-in model, the table, and folders of models."""
 
 from __future__ import annotations
 

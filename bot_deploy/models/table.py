@@ -75,7 +75,7 @@ class NamedNetwork:
 class NamedModel(NamedNetwork):
     """A ReID network."""
 
-    dim: int  # numbers in an embedding
+    dim: int  # dimensions of an embedding
     output: str | None = None  # name of the output with the embeddings; None: the only one
     published: Accuracy | None = None  # by its authors; no re-ranking
     measured: tuple[Accuracy, ...] = ()  # by us, see benchmarks/README.md

@@ -27,7 +27,7 @@ LOST_TRACKLET_S = 10.0  # longer than ByteTrack continues a track, so that its p
 
 @dataclass
 class Tracklet:
-    """One person from frame to frame, as far as the tracker follows: the mean embedding and the last good crop."""
+    """A track with its appearance: the mean embedding of one person over the frames, and the last good crop."""
 
     track_id: int
     embedding: TrackEmbedding
@@ -39,7 +39,7 @@ class Tracklet:
 
 
 class TrackletBox(NamedTuple):
-    """The box of a tracklet on one frame."""
+    """A box on one frame and the tracklet that it belongs to."""
 
     tracklet: Tracklet
     xyxy: Xyxy

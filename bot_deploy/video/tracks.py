@@ -22,7 +22,7 @@ Xyxy = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 class TrackedBox(NamedTuple):
-    """A detection with its track id; boxes with the same `track_id` show the same person."""
+    """A detection with its track id, before embedding; boxes with the same `track_id` show the same person."""
 
     track_id: int  # from 1
     xyxy: Xyxy
