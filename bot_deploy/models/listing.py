@@ -31,7 +31,7 @@ class ListedModel:
 
 
 def list_models() -> list[ListedModel]:
-    """The model in the box, the models in the order of the table, those of users, and the detectors."""
+    """The built-in model, the models in the order of the table, those of users, and the detectors."""
     models, detectors = [_listed(network) for network in MODELS], [_listed(network) for network in DETECTORS]
     names = {box.NAME, *(listed.name for listed in (*models, *detectors))}
     own = [_own(name) for name in artifact_names() if name not in names]
