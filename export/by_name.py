@@ -14,7 +14,7 @@ from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import RunError
 from bot_deploy.files import check_writable, lock, write_atomically
 from bot_deploy.models.cache import find_artifact, models_folder
-from bot_deploy.models.fetch import fetch, find_cached
+from bot_deploy.models.fetch import fetch, find_cached_file
 from bot_deploy.synthetic import generate_dataset
 
 from .wrap import check_artifact, wrap
@@ -44,7 +44,7 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
         return found
     if found and folder:
         return _copy(found, folder / network.name)
-    by_hand = find_cached(network) is not None  # `fetch` prints the terms of what it fetches
+    by_hand = find_cached_file(network) is not None  # `fetch` prints the terms of what it fetches
     source = fetch(network, folder)
     target = _writable(source.parent, network.name)
     with lock(target / ".wrap.lock", lambda: logger.info(f"another process wraps {network.name}; waiting for it")):

@@ -145,7 +145,7 @@ def demo(
     from bot_deploy.demos.recorder import Recorder
     from bot_deploy.demos.window import Window
     from bot_deploy.errors import InputError
-    from bot_deploy.video.detectors import check_detector, open_detector
+    from bot_deploy.video.detectors import FALLBACK_DETECTOR, choose_detector, open_detector
     from bot_deploy.video.sources import check_source, open_source
     from bot_deploy.video.tracks import MIN_TRACKING_FPS
 
@@ -154,12 +154,13 @@ def demo(
     _end_cleanly_on_signals()
     # Wrong paths are reported before a model is opened.
     check_source(source)
-    check_detector(detector)
-    detector = detector or _default_detector()
+    chosen = choose_detector(detector)
+    if detector is None and chosen == Path(FALLBACK_DETECTOR):
+        _say_how_to_get_a_better_detector()
     model = choose_model(model)
     embedder = open_model(model, device, threads=threads, batch=batch)
     person_detector = open_detector(
-        detector,
+        chosen,
         threads=threads,
         min_confidence=min_confidence,
         max_overlap=max_overlap,
@@ -199,19 +200,14 @@ def demo(
         (say if events == Path("-") else show)(*_lines(summary))
 
 
-def _default_detector() -> Path | None:
-    """The network in the cache; without one, None, which is OpenCV's HOG."""
+def _say_how_to_get_a_better_detector() -> None:
     from bot_deploy.console import say
-    from bot_deploy.models.table import DEFAULT_DETECTOR
-    from bot_deploy.video.detectors import default_detector
+    from bot_deploy.models.table import PREFERRED_DETECTOR
 
-    path = default_detector()
-    if path is None:
-        say(
-            f"{DEFAULT_DETECTOR} is not in the cache, so OpenCV's HOG looks for people, and misses many of them; "
-            f"--detector {DEFAULT_DETECTOR} fetches it (3.7 MB)"
-        )
-    return path
+    say(
+        f"{PREFERRED_DETECTOR} is not in the cache, so OpenCV's HOG looks for people, and misses many of them; "
+        f"--detector {PREFERRED_DETECTOR} fetches it (3.7 MB)"
+    )
 
 
 def _end_cleanly_on_signals() -> None:

@@ -25,11 +25,11 @@ def choose_model(model: str | Path | None) -> Path:
     from bot_deploy.errors import InputError
     from bot_deploy.models import box
     from bot_deploy.models.cache import find_artifact, find_model
-    from bot_deploy.models.table import NamedModel, find_network
+    from bot_deploy.models.table import NamedModel, find_named_network
 
     if model is None:
         return runs.newest_model() or box.PATH
-    network = find_network(str(model))
+    network = find_named_network(str(model))
     if isinstance(network, NamedModel) and not Path(model).is_file() and not find_artifact(network.name):
         from bot_deploy.export.by_name import prepare_model
 

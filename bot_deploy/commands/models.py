@@ -68,9 +68,9 @@ def models(names: tuple[str, ...], fetch: bool, folder: Path | None, bench: bool
 def _fetch(name: str, folder: Path | None) -> Path:
     from bot_deploy.errors import InputError
     from bot_deploy.models.fetch import fetch
-    from bot_deploy.models.table import NamedModel, find_network
+    from bot_deploy.models.table import NamedModel, find_named_network
 
-    network = find_network(name)
+    network = find_named_network(name)
     if network is None:
         raise InputError(f"{name}: is here already, and no network that can be fetched", parameter="fetch")
     if isinstance(network, NamedModel):

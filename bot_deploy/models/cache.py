@@ -12,7 +12,7 @@ from bot_deploy.errors import InputError
 from bot_deploy.files import cache_folder
 
 from . import box
-from .table import MODELS
+from .table import NAMED_MODELS
 
 FOLDER_VARIABLE = "BOT_MODELS"
 ARTIFACTS = ("model.onnx", "model.xml")  # names of an artifact in the folder of its model
@@ -55,6 +55,6 @@ def find_model(model: str | Path) -> Path:
     if path.is_file():
         return path
     artifact = find_artifact(str(model))
-    if artifact is None and any(str(model) == network.name for network in MODELS):
+    if artifact is None and any(str(model) == network.name for network in NAMED_MODELS):
         raise InputError(f"{model} is not in the cache; `bot models --fetch {model}` fetches it")
     return artifact or path

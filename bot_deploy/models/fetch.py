@@ -66,7 +66,7 @@ def fetch(network: NamedNetwork, folder: Path | None = None) -> Path:
     return target / first
 
 
-def find_cached(network: NamedNetwork) -> Path | None:
+def find_cached_file(network: NamedNetwork) -> Path | None:
     """The first file of `network` if all its files are in a folder of models; their content is not read."""
     for place in search_folders():
         if all((place / network.name / file.name).is_file() for file in network.files):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from . import box
 from .cache import artifact_names, find_artifact
-from .fetch import find_cached
-from .table import DETECTORS, MODELS, Accuracy, NamedDetector, NamedModel
+from .fetch import find_cached_file
+from .table import NAMED_DETECTORS, NAMED_MODELS, Accuracy, NamedDetector, NamedModel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,8 @@ class ListedModel:
 
 def list_models() -> list[ListedModel]:
     """The built-in model, the models in the order of the table, those of users, and the detectors."""
-    models, detectors = [_listed(network) for network in MODELS], [_listed(network) for network in DETECTORS]
+    models = [_listed(network) for network in NAMED_MODELS]
+    detectors = [_listed(network) for network in NAMED_DETECTORS]
     names = {box.NAME, *(listed.name for listed in (*models, *detectors))}
     own = [_own(name) for name in artifact_names() if name not in names]
     return [_boxed(), *models, *own, *detectors]
@@ -51,7 +52,7 @@ def _boxed() -> ListedModel:
 
 
 def _listed(network: NamedModel | NamedDetector) -> ListedModel:
-    file = find_cached(network)
+    file = find_cached_file(network)
     path = find_artifact(network.name) if isinstance(network, NamedModel) else file
     return ListedModel(
         name=network.name,

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH
+from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, STD
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MARKET, VIPER, PRID, GRID = "Market-1501", "VIPeR", "PRID", "GRID"  # names of data sets in accuracies
 
 
@@ -131,7 +130,7 @@ def _yolox(name: str, side: int, size: int, sha256: str) -> NamedDetector:
 _OPEN_MODEL_ZOO = "https://storage.openvinotoolkit.org/repositories/open_model_zoo/2023.0/models_bin/1"
 _OPEN_MODEL_ZOO_2020 = "https://download.01.org/opencv/2020/openvinotoolkit/2020.4/open_model_zoo/models_bin/3"
 
-MODELS: tuple[NamedModel, ...] = (
+NAMED_MODELS: tuple[NamedModel, ...] = (
     _intel(
         "0277",
         _OPEN_MODEL_ZOO,
@@ -210,21 +209,21 @@ MODELS: tuple[NamedModel, ...] = (
         authors="Tencent, in OpenCV Zoo",
         licence="Apache-2.0",
         data_terms="Market-1501, DukeMTMC-reID, MSMT17 and CUHK03, which are for research",
-        input=ImageInput(IMAGE_HEIGHT, IMAGE_WIDTH, "RGB", "0-1", IMAGENET_MEAN, IMAGENET_STD),
+        input=ImageInput(IMAGE_HEIGHT, IMAGE_WIDTH, "RGB", "0-1", MEAN, STD),
         dim=768,  # the output is [1, 768, 1, 1]
         published=Accuracy(MARKET, 95.0, 87.9),
     ),
 )
 
-DETECTORS: tuple[NamedDetector, ...] = (
+NAMED_DETECTORS: tuple[NamedDetector, ...] = (
     _yolox("yolox_nano", 416, 3_659_407, "c789161ed43c8269fcd4e67c67eeeb4e80c622da2eb296a20bc6007bd18a0b7d"),
     _yolox("yolox_tiny", 416, 20_219_662, "427cc366d34e27ff7a03e2899b5e3671425c262ea2291f88bb942bc1cc70b0f7"),
     _yolox("yolox_s", 640, 35_858_002, "c5c2d13e59ae883e6af3b45daea64af4833a4951c92d116ec270d9ddbe998063"),
 )
-DEFAULT_DETECTOR = "yolox-nano"
+PREFERRED_DETECTOR = "yolox-nano"
 
 
-def find_network(name: str) -> NamedModel | NamedDetector | None:
+def find_named_network(name: str) -> NamedModel | NamedDetector | None:
     """The network with this name; None if there is none."""
-    networks: tuple[NamedModel | NamedDetector, ...] = (*MODELS, *DETECTORS)
+    networks: tuple[NamedModel | NamedDetector, ...] = (*NAMED_MODELS, *NAMED_DETECTORS)
     return next((network for network in networks if network.name == name), None)

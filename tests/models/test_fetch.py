@@ -13,7 +13,7 @@ from helpers.model_server import ModelServer, serve_models
 
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.models import fetch as fetching
-from bot_deploy.models.fetch import fetch, find_cached
+from bot_deploy.models.fetch import fetch, find_cached_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_fetched_once(
     server: ModelServer, network: NamedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert find_cached(network) is None
+    assert find_cached_file(network) is None
     first = fetch(network)
     assert first == tmp_path / "models" / "some-net" / "net.xml"
     assert files(first.parent) == {"net.bin": CONTENT["net_bin"], "net.xml": CONTENT["net_xml"]}
@@ -59,7 +59,7 @@ def test_fetched_once(
     assert fetch(network) == first
     assert server.requests == ["/net.xml", "/net.bin"]
     assert len(caplog.messages) == 1
-    assert find_cached(network) == first
+    assert find_cached_file(network) == first
 
 
 def test_a_complete_folder_is_not_touched(network: NamedModel, tmp_path: Path) -> None:

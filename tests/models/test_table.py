@@ -10,12 +10,19 @@ from urllib.parse import urlsplit
 import pytest
 
 from bot_deploy.choices import COLORS, PIXEL_RANGES
-from bot_deploy.models.table import DEFAULT_DETECTOR, DETECTORS, MODELS, NamedModel, NamedNetwork, find_network
+from bot_deploy.models.table import (
+    NAMED_DETECTORS,
+    NAMED_MODELS,
+    PREFERRED_DETECTOR,
+    NamedModel,
+    NamedNetwork,
+    find_named_network,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ALL: tuple[NamedNetwork, ...] = (*MODELS, *DETECTORS)
+ALL: tuple[NamedNetwork, ...] = (*NAMED_MODELS, *NAMED_DETECTORS)
 
 
 @pytest.mark.parametrize("network", ALL, ids=lambda network: network.name)
@@ -49,12 +56,12 @@ def test_names_and_addresses_are_unique() -> None:
     assert len({network.name for network in ALL}) == len(ALL)
     addresses = [file.address for network in ALL for file in network.files]
     assert len(set(addresses)) == len(addresses)
-    assert find_network(DEFAULT_DETECTOR) is DETECTORS[0]
-    assert find_network("retail") is None
+    assert find_named_network(PREFERRED_DETECTOR) is NAMED_DETECTORS[0]
+    assert find_named_network("retail") is None
 
 
 def test_the_files_at_hand_are_those_of_the_table(shared: Path) -> None:
-    network = find_network("retail-0265")
+    network = find_named_network("retail-0265")
     assert network
     for file in network.files:
         content = (shared / "anchors" / "person-reidentification-retail-0265" / file.name).read_bytes()

@@ -264,6 +264,6 @@ def test_hog_and_yolox_agree_on_a_real_frame() -> None:
 
     with open_source(str(film)) as source:
         frame = next(frame for frame in source if frame.number == 840)
-    hog, network_ = open_detector().detect(frame.pixels), open_detector(yolox).detect(frame.pixels)
+    hog, network_ = open_detector("hog").detect(frame.pixels), open_detector(yolox).detect(frame.pixels)
     assert len(network_.confidence) == 1
     assert max(overlap(corners, network_.xyxy[0]) for corners in hog.xyxy) > 0.5

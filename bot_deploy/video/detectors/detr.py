@@ -1,4 +1,4 @@
-"""RT-DETR and RF-DETR as their own toolkits and Transformers export them, told by the outputs.
+"""RT-DETR and RF-DETR as their own toolkits and Transformers export them; the outputs show which it is.
 
 - boxes [queries, 4] as centre x, centre y, width, height, in shares of the picture, and logits [queries, classes]:
   RT-DETR has 80 classes (person is 0), takes RGB from 0 to 1; names such as pred_boxes and logits, or boxes and scores
@@ -14,22 +14,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .layout import Layout, corners, sigmoid
-from .network import Preprocessing
+from bot_deploy.choices import MEAN, STD
+
+from .network import FramePreprocessing
+from .output_format import OutputFormat, corners, sigmoid
 
 if TYPE_CHECKING:
     from .detections import Floats
-    from .network import Network
+    from .network import DetectorNetwork
 
 BOX_VALUES = 4
 COCO_IDS, PERSON_OF_COCO_IDS = 91, 1  # classes by the numbers that COCO gives them, with gaps
 RF_DETR_NAMES = ("dets", "labels")
-STRETCHED = Preprocessing(keeps_aspect=False)
-STRETCHED_IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), keeps_aspect=False)
+STRETCHED = FramePreprocessing(keeps_aspect=False)
+STRETCHED_IMAGENET = FramePreprocessing(mean=MEAN, std=STD, keeps_aspect=False)
 
 
-def match(network: Network, outputs: list[Floats]) -> Layout | None:
-    """The layout of `network` by its outputs for one picture; None if it is no network of this kind."""
+def recognize_outputs(network: DetectorNetwork, outputs: list[Floats]) -> OutputFormat | None:
+    """The output format of `network`, by its outputs for one picture; None if it is no network of this kind."""
     named = dict(zip(network.output_names, range(len(outputs)), strict=True))
     shapes = [output.shape for output in outputs]
     if {"labels", "boxes", "scores"} <= set(named) and len(shapes[named["scores"]]) == 1:
@@ -50,12 +52,12 @@ def match(network: Network, outputs: list[Floats]) -> Layout | None:
         return corners(outputs[boxes] * size), sigmoid(outputs[logits][:, person])
 
     is_rf = is_rf or has_coco_ids
-    return Layout("RF-DETR" if is_rf else "RT-DETR", STRETCHED_IMAGENET if is_rf else STRETCHED, read)
+    return OutputFormat("RF-DETR" if is_rf else "RT-DETR", STRETCHED_IMAGENET if is_rf else STRETCHED, read)
 
 
-def _finished(named: dict[str, int]) -> Layout:
+def _finished(named: dict[str, int]) -> OutputFormat:
     def read(outputs: list[Floats]) -> tuple[Floats, Floats]:
         is_person = outputs[named["labels"]].round() == 0
         return outputs[named["boxes"]], np.where(is_person, outputs[named["scores"]], np.float32(0))
 
-    return Layout("RT-DETR", STRETCHED, read)
+    return OutputFormat("RT-DETR", STRETCHED, read)

@@ -28,7 +28,7 @@ IMAGE_DIMS = 4
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class FramePreprocessing:
     """How a frame becomes the input: (pixel / divisor - mean) / std, in the channel order `color`."""
 
     color: str = "RGB"
@@ -39,7 +39,7 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class Network:
+class DetectorNetwork:
     """An opened network with one batch of images as its first input."""
 
     path: Path
@@ -48,7 +48,7 @@ class Network:
     metadata: dict[str, str]
     output_names: tuple[str, ...]
 
-    def run(self, pixels: Pixels, preprocessing: Preprocessing) -> tuple[list[Floats], npt.NDArray[np.float32]]:
+    def run(self, pixels: Pixels, preprocessing: FramePreprocessing) -> tuple[list[Floats], npt.NDArray[np.float32]]:
         """The outputs for a frame uint8 RGB [H, W, 3], without their batch dimension.
 
         Also returns how many pixels of the network's input one pixel of the frame is, in x and y.
@@ -72,7 +72,7 @@ class Network:
             raise InputError(f"{self.path}: cannot run on one picture ({on_one_line(error)[:200]})") from None
 
 
-def open_network(path: Path, threads: int) -> Network:
+def open_network(path: Path, threads: int) -> DetectorNetwork:
     """The network in `path`, on a GPU where that works.
 
     Raises:
@@ -92,7 +92,7 @@ def open_network(path: Path, threads: int) -> Network:
     if not takes_images or not takes_size or inputs[0].type not in INPUT_TYPES:
         raise InputError(f"{path}: no detector that can be used: its input is {shape}, not float pictures [1, 3, H, W]")
     names = tuple(output.name for output in session.get_outputs())
-    return Network(path, session, _input_size(path, shape, metadata, len(names)), metadata, names)
+    return DetectorNetwork(path, session, _input_size(path, shape, metadata, len(names)), metadata, names)
 
 
 def _input_size(path: Path, shape: list[Any], metadata: dict[str, str], outputs: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Networks that Ultralytics exports: YOLOv8 to YOLO26 and RT-DETR, told by metadata and the shape of the output.
+"""Networks that Ultralytics exports: YOLOv8 to YOLO26 and RT-DETR. Metadata and the output's shape show which.
 
 They take RGB from 0 to 1. Their scores are probabilities, without objectness:
 
@@ -16,13 +16,13 @@ import numpy as np
 
 from bot_deploy.errors import InputError
 
-from .layout import Layout, corners
-from .network import Preprocessing
+from .network import FramePreprocessing
+from .output_format import OutputFormat, corners
 from .yolox import STRIDE_SETS, grid
 
 if TYPE_CHECKING:
     from .detections import Floats
-    from .network import Network
+    from .network import DetectorNetwork
 
 COCO_CLASSES, PERSON = 80, 0
 BOX_VALUES, END_TO_END_VALUES = 4, 6
@@ -30,8 +30,8 @@ TASKS = {"detect", "segment", "pose"}  # all have boxes
 MAX_BOXES = 1000  # of a graph with NMS inside
 
 
-def match(network: Network, outputs: list[Floats]) -> Layout | None:
-    """The layout of `network` by its outputs for one picture; None if it is no network of this kind.
+def recognize_outputs(network: DetectorNetwork, outputs: list[Floats]) -> OutputFormat | None:
+    """The output format of `network`, by its outputs for one picture; None if it is no network of this kind.
 
     Raises:
         InputError: a network of Ultralytics that finds no boxes or has no class person.
@@ -50,20 +50,20 @@ def match(network: Network, outputs: list[Floats]) -> Layout | None:
     if columns in _cell_counts(network.size) and rows >= BOX_VALUES + (classes if is_theirs else 1) and rows < columns:
         if not is_theirs:
             classes = rows - BOX_VALUES
-        return Layout("YOLO", Preprocessing(), lambda outputs: _read_cells(outputs[0], classes, person))
+        return OutputFormat("YOLO", FramePreprocessing(), lambda outputs: _read_cells(outputs[0], classes, person))
     if rows > MAX_BOXES or rows in _cell_counts(network.size):
         return None
     is_rtdetr = columns != END_TO_END_VALUES or "rtdetr" in metadata.get("description", "").lower()
     if is_theirs and task == "detect" and columns == BOX_VALUES + classes and is_rtdetr:
         size = np.array([network.size[1], network.size[0]] * 2, np.float32)
-        stretched = Preprocessing(keeps_aspect=False)
-        return Layout(
+        stretched = FramePreprocessing(keeps_aspect=False)
+        return OutputFormat(
             "RT-DETR",
             stretched,
             lambda outputs: (corners(outputs[0][:, :BOX_VALUES] * size), outputs[0][:, BOX_VALUES + person]),
         )
     if columns == END_TO_END_VALUES or (task != "detect" and columns > END_TO_END_VALUES):
-        return Layout("YOLO", Preprocessing(), lambda outputs: _read_end_to_end(outputs[0], person))
+        return OutputFormat("YOLO", FramePreprocessing(), lambda outputs: _read_end_to_end(outputs[0], person))
     return None
 
 
@@ -91,7 +91,7 @@ def _class_names(metadata: dict[str, str]) -> dict[int, str]:
     return {key: str(name) for key, name in names.items() if isinstance(key, int)} if isinstance(names, dict) else {}
 
 
-def _person(network: Network, names: dict[int, str]) -> int:
+def _person(network: DetectorNetwork, names: dict[int, str]) -> int:
     """The number of the class person; of a single class, whatever it is called."""
     if not names:
         return PERSON

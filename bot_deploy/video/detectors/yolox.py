@@ -12,12 +12,12 @@ import numpy as np
 
 from bot_deploy.errors import InputError
 
-from .layout import MIN_TRIAL_CONFIDENCE, Layout, corners
-from .network import Preprocessing
+from .network import FramePreprocessing
+from .output_format import MIN_TRIAL_CONFIDENCE, OutputFormat, corners
 
 if TYPE_CHECKING:
     from .detections import Floats
-    from .network import Network
+    from .network import DetectorNetwork
 
 PERSON_CLASS = 0  # of COCO
 BOX_VALUES = 5  # values of a cell before its class scores: x, y, width, height, objectness
@@ -26,8 +26,8 @@ BOX_VALUES_WITHOUT_OBJECTNESS = 4  # of YOLOv8 and its like
 STRIDE_SETS = ((8, 16, 32), (8, 16, 32, 64))  # pixels; a network has one of these sets of grids
 
 
-def match(network: Network, outputs: list[Floats]) -> Layout | None:
-    """The layout of `network` by its outputs for an empty picture; None if it is no network of this kind.
+def recognize_outputs(network: DetectorNetwork, outputs: list[Floats]) -> OutputFormat | None:
+    """The output format of `network`, by its outputs for an empty picture; None if it is no network of this kind.
 
     The network may decode its boxes or not: its output for an empty picture shows which.
     """
@@ -45,7 +45,7 @@ def match(network: Network, outputs: list[Floats]) -> Layout | None:
         boxes = output if is_decoded else decode(output, cells, strides)
         return corners(boxes), output[:, 4] * output[:, BOX_VALUES + PERSON_CLASS]
 
-    return Layout("YOLOX", Preprocessing("BGR", 1.0), read, lambda outputs: _check(network, outputs[0]))
+    return OutputFormat("YOLOX", FramePreprocessing("BGR", 1.0), read, lambda outputs: _check(network, outputs[0]))
 
 
 def decode(output: Floats, cells: Floats, strides: Floats) -> Floats:
@@ -69,7 +69,7 @@ def grid(size: tuple[int, int], strides: tuple[int, ...]) -> tuple[Floats, Float
     return table[:, :2], table[:, 2]
 
 
-def _check(network: Network, output: Floats) -> None:
+def _check(network: DetectorNetwork, output: Floats) -> None:
     """Checks the `output` [cells, 5 + classes] for a picture with people."""
     columns, probabilities = output.shape[1], output[:, 4:]
     if not (np.isfinite(output).all() and probabilities.min() >= 0 and probabilities.max() <= 1):

@@ -1,4 +1,4 @@
-"""What a kind of detector takes and gives."""
+"""The input and output format of one kind of detector network."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .detections import Floats
-    from .network import Preprocessing
+    from .network import FramePreprocessing
 
 
 MIN_TRIAL_CONFIDENCE = 0.1  # of a person on the trial picture; low, because the people on it are drawn
 
 
 def _accept(outputs: list[Floats]) -> None:
-    """No check."""
+    """The check of a format that needs none."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How to feed a network, and how to read its outputs.
+class OutputFormat:
+    """How to make the input of a network, and how to read its outputs.
 
     `read` takes the outputs for one picture and returns boxes [N, 4], as left, top, right, bottom in pixels of the
     network's input, and the confidence [N] that each is a person.
     """
 
     name: str
-    preprocessing: Preprocessing
+    preprocessing: FramePreprocessing
     read: Callable[[list[Floats]], tuple[Floats, Floats]]
-    check: Callable[[list[Floats]], None] = _accept  # raises InputError for outputs that cannot be of this layout
+    check: Callable[[list[Floats]], None] = _accept  # raises InputError for outputs that cannot be of this format
 
 
 def corners(boxes: Floats) -> Floats:
