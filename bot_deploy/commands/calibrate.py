@@ -76,12 +76,6 @@ def calibrate(
     say(f"{dataset.name}: {_sizes(crops)}{training}")
     for line in describe_dataset(dataset):
         say(line)
-    without_camera = sum(not crop.has_known_camera for crop in crops)
-    if without_camera:
-        say(
-            f"{without_camera} of them have no camera ID, and each counts as a camera of its own: if they are "
-            "neighbouring frames, a person will score lower on another camera than is estimated here"
-        )
     scores = score_crop_pairs(embedder, crops, dataset.name, far)
     calibration = choose_thresholds(scores, dataset.name, far)
     store_calibration(model, calibration, embedder.contract)

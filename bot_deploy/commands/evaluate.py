@@ -54,17 +54,20 @@ def evaluate(
     """
     from functools import partial
 
-    from bot_deploy.console import show, show_json
-    from bot_deploy.datasets import check_sources, open_dataset
+    from bot_deploy.console import say, show, show_json
+    from bot_deploy.datasets import camera_notes, check_sources, open_dataset
     from bot_deploy.evaluation.embeddings import embed_or_reuse
     from bot_deploy.evaluation.protocol import evaluate_dataset
 
     check_sources([data])
     model = choose_model(model)
     embedder = open_model(model, device, threads=threads, batch=batch)
+    dataset = open_dataset(data)
+    for note in camera_notes(dataset):
+        say(note)
     scores = evaluate_dataset(
         embedder,
-        open_dataset(data),
+        dataset,
         rerank=rerank,
         camera_filter=not no_camera_filter,
         single_shot=single_shot,

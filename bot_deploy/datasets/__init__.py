@@ -30,7 +30,7 @@ from .dataset import (
     layout_error,
     merge,
 )
-from .summary import describe_dataset, describe_names, scoring_notes, training_notes
+from .summary import camera_notes, describe_dataset, describe_names, scoring_notes, training_notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +41,7 @@ __all__ = [
     "LAYOUTS_HELP",
     "Crop",
     "Dataset",
+    "camera_notes",
     "check_sources",
     "crops_fingerprint",
     "describe_dataset",

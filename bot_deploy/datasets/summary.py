@@ -66,13 +66,20 @@ def training_notes(dataset: Dataset, p: int, k: int) -> list[str]:
         )
     batches = count_batches(list(counts.values()), p, k)
     used, largest = batches * p * k, max(counts.values(), default=0)
-    if counts and 2 * used < len(dataset.train):
+    if len(counts) > 1 and 2 * used < len(dataset.train):
+        fewer = max(2, p // 4)
+        remedy = f"identities_per_batch={fewer} uses more of them" if fewer < p else "give the others more crops"
         notes.append(
             f"an epoch has at most {used} of {len(dataset.train)} crops, because one identity has {largest} and a "
-            f"batch takes {p} different ones; identities_per_batch={max(2, p // 4)} uses more of them"
+            f"batch takes {p} different ones; {remedy}"
         )
     cameras = {crop.camera for crop in dataset.train}
-    if len(cameras) == 1:
+    if dataset.train and not any(crop.has_known_camera for crop in dataset.train):
+        notes.append(
+            "no training crop has a camera in its name: if all are from one camera, the model does not learn to "
+            "recognise people across cameras; give cameras in file names (c1, c2)"
+        )
+    elif len(cameras) == 1:
         notes.append(
             "all training crops are from one camera: the model does not learn to recognise people across cameras; give "
             "cameras in file names (c1, c2) if there are several"
@@ -87,7 +94,7 @@ def scoring_notes(dataset: Dataset) -> list[str]:
         reason = f"no rank-1 and no mAP are measured, because there are no {' and no '.join(missing)} crops"
         return [f"{reason}; put them below query/ and gallery/, or score other data with `bot eval --data`"]
     identities = {crop.identity for crop in dataset.query}
-    notes = []
+    notes = camera_notes(dataset)
     both = identities & {crop.identity for crop in dataset.train}
     if both:
         notes.append(
@@ -104,6 +111,19 @@ def scoring_notes(dataset: Dataset) -> list[str]:
             "`bot eval --no-camera-filter` scores data of one camera"
         )
     return notes
+
+
+def camera_notes(dataset: Dataset) -> list[str]:
+    """A line if cameras of query and gallery are unknown, so that the scores are too good."""
+    crops = [*dataset.query, *dataset.gallery]
+    unknown = sum(not crop.has_known_camera for crop in crops)
+    if not unknown:
+        return []
+    note = (
+        f"{unknown} of {len(crops)} crops of query and gallery have no camera, and each counts as from a camera of its "
+        "own: where they are neighbouring frames, the scores are too good; give cameras in file names (c1, c2)"
+    )
+    return [note]
 
 
 def count_batches(counts: Sequence[int], p: int, k: int) -> int:

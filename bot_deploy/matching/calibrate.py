@@ -6,6 +6,7 @@ the share of genuine pairs whose cosine does not.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
     from bot_deploy.datasets import Crop
 
+logger = logging.getLogger(__name__)
+
+ONE_TAKE = (
+    "where they are neighbouring frames, do not trust the false-reject rate and the limit of `no match`, because a "
+    "person scores lower at another time or on another camera"
+)
 MAX_REJECTED_GENUINE = 0.05  # share of genuine pairs with a cosine below `Calibration.reject_threshold`
 MIN_PAIRS = 100  # pairs that a rate must rest on: a rate of 1e-3 needs 100,000 impostor pairs
 MIN_CURVE_PAIRS = 10  # impostor pairs that a point of `Calibration.curve` must rest on
@@ -69,10 +76,19 @@ def score_crop_pairs(
 ) -> PairScores:
     """The scores of all pairs of `crops`; `data` names them in errors.
 
+    A genuine pair is of two cameras. A crop of an unknown camera counts as of a camera of its own, and so does each
+    crop where all are from one camera; a warning says what that does to the false-reject rate.
+
     Raises:
         InputError: there are too few pairs to measure `target_false_accept_rate`. Then nothing is embedded.
     """
     identities, cameras = [crop.identity for crop in crops], [crop.camera for crop in crops]
+    unknown = sum(not crop.has_known_camera for crop in crops)
+    if crops and len(set(cameras)) == 1:
+        logger.warning(f"{data}: all crops are from camera {cameras[0]}; {ONE_TAKE}")
+        cameras = list(range(len(crops)))
+    elif unknown:
+        logger.warning(f"{data}: {unknown} of {len(crops)} crops have no camera ID; {ONE_TAKE}")
     check_pair_counts(*count_pairs(identities, cameras), data, target_false_accept_rate)
     return score_pairs(embed_crops(embedder, crops, "crops"), identities, cameras)
 

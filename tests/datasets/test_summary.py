@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,11 @@ def crops(counts: dict[int, int], cameras: int = 2) -> tuple[Crop, ...]:
         for identity, count in counts.items()
         for number in range(count)
     )
+
+
+def without_cameras(crops: tuple[Crop, ...]) -> tuple[Crop, ...]:
+    """The same crops, each of an unknown camera."""
+    return tuple(replace(crop, camera=10**6 + number, has_known_camera=False) for number, crop in enumerate(crops))
 
 
 QUERY, GALLERY = crops({8: 1}), crops({8: 2})
@@ -59,7 +65,13 @@ def test_an_ordinary_set_has_no_notes() -> None:
     [
         (dataset(crops({1: 4, 2: 1})), "1 of 2 training identities have one crop: the triplet loss gets 4 copies"),
         (dataset(crops({1: 5000, 2: 16})), "an epoch has at most 32 of 5016 crops, because one identity has 5000"),
+        (dataset(crops({1: 5000, 2: 16})), "2 different ones; give the others more crops"),
         (dataset(crops({1: 4, 2: 4}, cameras=1)), "all training crops are from one camera"),
+        (dataset(without_cameras(crops({1: 4, 2: 4}))), "no training crop has a camera in its name"),
+        (
+            dataset(crops({1: 4, 2: 4}), gallery=without_cameras(GALLERY)),
+            f"{len(GALLERY)} of {len(GALLERY) + len(QUERY)} crops of query and gallery have no camera",
+        ),
         (
             dataset(crops({1: 4, 2: 4}), gallery=()),
             "no rank-1 and no mAP are measured, because there are no gallery crops",

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from helpers.crowds import Counting, contract, draw
 from helpers.random_embeddings import random_embeddings
 
 from bot_deploy import open_embedder
@@ -20,8 +21,16 @@ from bot_deploy.artifacts import engine_file, read_contract, write_contract
 from bot_deploy.artifacts.contract import METADATA_KEY, Calibration, Contract, from_json
 from bot_deploy.commands.calibrate import calibrate as command
 from bot_deploy.datasets import open_dataset
+from bot_deploy.datasets.dataset import build_crop
+from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.matching.calibrate import MAX_REJECTED_GENUINE, calibrate, choose_thresholds, store_calibration
+from bot_deploy.matching.calibrate import (
+    MAX_REJECTED_GENUINE,
+    calibrate,
+    choose_thresholds,
+    score_crop_pairs,
+    store_calibration,
+)
 from bot_deploy.matching.pairs import BINS, count_pairs, score_pairs
 
 if TYPE_CHECKING:
@@ -94,6 +103,30 @@ def test_calibrate_a_model_on_a_data_set(opened: bool, onnx_file: Path, people: 
     assert (calibration.genuine_pairs, calibration.impostor_pairs) == count_pairs(ids, cams)
     assert calibration.target_false_accept_rate == 0.05
     assert open_embedder(onnx_file).contract.calibration is None  # nothing is stored
+
+
+@pytest.mark.parametrize(
+    ("cameras", "genuine", "said"),
+    [
+        # Four crops of a person are six pairs.
+        ((1, 1, 1, 1), 6, "p: all crops are from camera 1; where they are neighbouring frames, do not trust"),
+        ((None, None, None, None), 6, "p: 80 of 80 crops have no camera ID; where they are neighbouring frames"),
+        ((1, 1, None, 2), 5, "p: 20 of 80 crops have no camera ID"),
+        ((1, 1, 2, 3), 5, ""),
+    ],
+)
+def test_data_of_one_camera_are_enough_but_their_rate_is_not_to_be_trusted(
+    cameras: tuple[int | None, ...], genuine: int, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    crops = []
+    for identity in range(1, 21):
+        for shot, camera in enumerate(cameras):
+            path = draw(tmp_path / f"{identity}_{shot}.png", 4 * identity + shot)
+            crops.append(build_crop(path, identity, camera, len(crops), str(identity)))
+    scores = score_crop_pairs(Embedder(contract(), "a projection", Counting()), crops, "p", 0.5)
+    assert (scores.genuine_counts.sum(), scores.impostor_counts.sum()) == (20 * genuine, 4 * 4 * 20 * 19 // 2)
+    assert said in caplog.text
+    assert bool(said) == bool(caplog.text)
 
 
 # ---- in the artifact ----
