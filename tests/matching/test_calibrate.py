@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from helpers.crowds import Counting, contract, draw
 from helpers.random_embeddings import random_embeddings
+from helpers.random_gallery import CountingModel, contract, draw
 
 from bot_deploy import open_embedder
 from bot_deploy.artifacts import engine_file, read_contract, write_contract
@@ -123,7 +123,7 @@ def test_data_of_one_camera_are_enough_but_their_rate_is_not_to_be_trusted(
         for shot, camera in enumerate(cameras):
             path = draw(tmp_path / f"{identity}_{shot}.png", 4 * identity + shot)
             crops.append(build_crop(path, identity, camera, len(crops), str(identity)))
-    scores = score_crop_pairs(Embedder(contract(), "a projection", Counting()), crops, "p", 0.5)
+    scores = score_crop_pairs(Embedder(contract(), "a projection", CountingModel()), crops, "p", 0.5)
     assert (scores.genuine_counts.sum(), scores.impostor_counts.sum()) == (20 * genuine, 4 * 4 * 20 * 19 // 2)
     assert said in caplog.text
     assert bool(said) == bool(caplog.text)
