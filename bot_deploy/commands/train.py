@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @click.option(
     "--recipe",
     metavar="NAME|FILE",
-    help="Name of a built-in recipe, or a .toml file; default: quick, or synthetic on synthetic data.",
+    help="Name of a built-in recipe, or a .toml file; default: quick, or on synthetic data, unless with --weights box, "
+    "synthetic.",
 )
 @click.option(
     "--weights",
@@ -64,6 +65,7 @@ def train(
     from bot_deploy.console import say
     from bot_deploy.datasets import describe_dataset, open_merged, training_notes
     from bot_deploy.errors import InputError
+    from bot_deploy.models import box
     from bot_deploy.train import run_files
     from bot_deploy.train.recipe import load_recipe
 
@@ -82,7 +84,7 @@ def train(
         settings, data, teacher, unlabelled = own.recipe, own.sources, own.teacher, own.unlabelled
     else:
         data = data or (SYNTHETIC,)
-        recipe = recipe or ("synthetic" if data == (SYNTHETIC,) else "quick")
+        recipe = recipe or ("synthetic" if data == (SYNTHETIC,) and weights != box.NAME else "quick")
         settings = load_recipe(recipe, overrides, weights)
         if out is None and "WORLD_SIZE" in os.environ:
             raise InputError("name the folder of the run, so that all processes of torchrun share it", parameter="out")
