@@ -54,6 +54,11 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
         if by_hand:
             logger.info(f"{network.name}: {network.terms}")
         with tempfile.TemporaryDirectory() as temporary:
+            if source.suffix == ".pt":  # the state dict of an OSNet
+                from .importers.osnet import osnet_to_onnx
+
+                state_dict, source = source, Path(temporary) / f"{network.name}.onnx"
+                osnet_to_onnx(state_dict, source, (network.input.height, network.input.width))
             artifact = wrap(
                 source,
                 target / f"model{source.suffix}",

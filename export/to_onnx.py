@@ -15,6 +15,7 @@ from bot_deploy.choices import OPSET
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import onnx
@@ -51,7 +52,7 @@ def onnx_model(
     """
     check_opset(opset)
     example = torch.zeros(2, contract.height, contract.width, 3, dtype=torch.uint8)
-    with _silent_exporter():
+    with silent_exporter():
         program = torch.onnx.export(
             graph,
             (example,),
@@ -86,7 +87,7 @@ def save_with_contract(model: onnx.ModelProto, contract: Contract, path: Path) -
 
 
 @contextlib.contextmanager
-def _silent_exporter():  # type: ignore[no-untyped-def]  # noqa: ANN202
+def silent_exporter() -> Iterator[None]:
     """Drops what PyTorch's exporter prints, logs and warns about its own internals."""
     exporter_logger = logging.getLogger("torch.onnx")
     level = exporter_logger.level

@@ -127,6 +127,26 @@ def _yolox(name: str, side: int, size: int, sha256: str) -> NamedDetector:
     )
 
 
+def _osnet(width: str, size: int, sha256: str) -> NamedModel:
+    """OSNet-AIN, a state dict of torchreid; `size` is about that of the file."""
+    return NamedModel(
+        name=f"osnet-ain-x{width}",
+        files=(
+            RemoteFile(
+                "https://huggingface.co/LibreYOLO/LibreReID-osnet/resolve/main/"
+                f"osnet_ain_x{width.replace('.', '_')}.pt",
+                size,  # about
+                f"sha256:{sha256}",
+            ),
+        ),
+        authors="Zhou et al. (torchreid)",
+        licence="MIT",
+        data_terms="MSMT17, DukeMTMC-reID and CUHK03, which are for research",
+        input=ImageInput(IMAGE_HEIGHT, IMAGE_WIDTH, "RGB", "0-1", IMAGENET_MEAN, IMAGENET_STD),
+        dim=512,
+    )
+
+
 _OPEN_MODEL_ZOO = "https://storage.openvinotoolkit.org/repositories/open_model_zoo/2023.0/models_bin/1"
 _OPEN_MODEL_ZOO_2020 = "https://download.01.org/opencv/2020/openvinotoolkit/2020.4/open_model_zoo/models_bin/3"
 
@@ -213,6 +233,10 @@ NAMED_MODELS: tuple[NamedModel, ...] = (
         dim=768,  # the output is [1, 768, 1, 1]
         published=Accuracy(MARKET, 95.0, 87.9),
     ),
+    _osnet("1.0", 8_900_000, "34c24e98b6b70c8b62480f846fd0d581aa2fd1535bc0276aecf1f10430b731d1"),
+    _osnet("0.75", 5_400_000, "57b31d7f806edac586540e08e98c589f0010ad7876dacf4af013deaa284dd26d"),
+    _osnet("0.5", 2_700_000, "510bcebae21bd0c0fcc7df388e97d2f687a9ee4befa4394d6fb1fb19aac0bce2"),
+    _osnet("0.25", 1_000_000, "ce171fe160b3608f5e4c19489774991419be965b1d6f4bdccc4b4cfd2ef95347"),
 )
 
 NAMED_DETECTORS: tuple[NamedDetector, ...] = (

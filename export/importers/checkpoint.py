@@ -72,7 +72,7 @@ def import_checkpoint(
     Raises:
         InputError: no such file, pickled code in it, an unknown network or layout, or unknown or missing weights.
     """
-    state = _read_state_dict(path)
+    state = read_state_dict(path)
     try:
         layout = _choose_layout(toolkit, state)
         check_supported(state)
@@ -103,7 +103,12 @@ def import_checkpoint(
     return ImportedCheckpoint(converted, layout.name, tuple(assumptions), unused)
 
 
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The state dict in `path`, bare or under one of WRAPPERS.
+
+    Raises:
+        InputError: no such file, pickled code in it, or a checkpoint of bot_deploy.
+    """
     try:
         loaded = checkpoint.load_tensors(path)
     except checkpoint.PickledCodeError as error:

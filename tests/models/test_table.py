@@ -34,7 +34,7 @@ def test_every_entry_can_be_fetched_and_wrapped(network: NamedNetwork) -> None:
         address = urlsplit(file.address)
         assert address.scheme == "https"
         assert address.hostname
-        assert file.name.endswith((".onnx", ".xml", ".bin"))
+        assert file.name.endswith((".onnx", ".xml", ".bin", ".pt"))
         algorithm, _, digest = file.checksum.partition(":")
         assert re.fullmatch("[0-9a-f]+", digest)
         assert len(digest) == 2 * hashlib.new(algorithm).digest_size
