@@ -142,7 +142,7 @@ def _osnet(width: str, size: int, sha256: str) -> NamedModel:
         authors="Zhou et al. (torchreid)",
         licence="MIT",
         data_terms="MSMT17, DukeMTMC-reID and CUHK03, which are for research",
-        input=ImageInput(IMAGE_HEIGHT, IMAGE_WIDTH, "RGB", "0-1", IMAGENET_MEAN, IMAGENET_STD),
+        input=ImageInput(IMAGE_HEIGHT, IMAGE_WIDTH, "RGB", "0-1", MEAN, STD),
         dim=512,
     )
 
