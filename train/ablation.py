@@ -25,6 +25,7 @@ from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
 from bot_deploy.files import write_atomically
 from bot_deploy.model import InferenceGraph
 from bot_deploy.runs import CHECKPOINT_NAME
+from bot_deploy.telemetry import without_telemetry
 
 from . import loop, run_files
 from .distributed import join_world
@@ -281,7 +282,8 @@ def _file_names(sources: Iterable[str]) -> str:
 
 
 def _plot(results: Sequence[VariantResult], path: Path) -> None:
-    from matplotlib.figure import Figure
+    with without_telemetry():
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, column, title in zip(figure.subplots(1, 2), (0, 1), ("rank-1, %", "mAP, %"), strict=True):

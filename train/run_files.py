@@ -19,6 +19,7 @@ from bot_deploy.errors import InputError, RunError
 from bot_deploy.files import write_atomically
 from bot_deploy.models.cache import find_model
 from bot_deploy.runs import CHECKPOINT_NAME
+from bot_deploy.telemetry import without_telemetry
 
 from .recipe import RUN_TABLES, load_recipe, read_toml, recipe_from_values, to_toml, toml_value
 
@@ -233,7 +234,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _plot(epochs: Sequence[EpochMetrics], path: Path) -> None:
-    from matplotlib.figure import Figure
+    with without_telemetry():
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.5), layout="constrained")
     losses, lr, scores = figure.subplots(1, 3)

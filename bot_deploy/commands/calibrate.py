@@ -119,9 +119,11 @@ def _sizes(crops: Sequence[Crop]) -> str:
 def _plot_path(model: Path, plot: Path | None) -> Path | None:
     """The path of the plot; None if none was given and matplotlib is not installed."""
     from bot_deploy.console import say
+    from bot_deploy.telemetry import without_telemetry
 
     try:
-        import matplotlib.figure  # noqa: F401 - only to see whether it is installed
+        with without_telemetry():
+            import matplotlib.figure  # noqa: F401 - only to see whether it is installed
     except ModuleNotFoundError:
         if plot:
             raise

@@ -9,6 +9,7 @@ import numpy as np
 from bot_deploy.escaping import escape
 from bot_deploy.files import write_atomically
 from bot_deploy.matching.pairs import BINS, bin_edges
+from bot_deploy.telemetry import without_telemetry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,8 @@ def plot_calibration(scores: PairScores, calibration: Calibration, path: Path) -
     Raises:
         RunError: the file cannot be written.
     """
-    from matplotlib.figure import Figure
+    with without_telemetry():
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     histograms, roc = figure.subplots(1, 2)

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from bot_deploy.errors import require_range
+from bot_deploy.telemetry import without_telemetry
 
 if TYPE_CHECKING:
     from trackers import ByteTrackTracker
@@ -48,7 +49,8 @@ class PersonTracker:
         """The boxes with a track on the next frame, whose presentation time is `time`, in seconds."""
         if self._tracker is None:
             return self._untracked(detections)
-        import supervision as sv
+        with without_telemetry():
+            import supervision as sv
 
         # ByteTrack predicts positions for times that rise.
         self._last_time = time = max(time, self._last_time + MIN_TIME_STEP_S)
@@ -70,7 +72,8 @@ class PersonTracker:
 
 
 def _bytetrack(fps: float) -> ByteTrackTracker:
-    from trackers import ByteTrackTracker
+    with without_telemetry():
+        from trackers import ByteTrackTracker
 
     return ByteTrackTracker(
         lost_track_buffer=round(30 * LOST_TRACK_S),  # it is counted in frames at 30 frames/s

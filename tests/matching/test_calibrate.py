@@ -245,7 +245,7 @@ def test_refused_before_anything_is_embedded(
 
 def test_a_model_that_cannot_be_written_is_refused_early(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: path != onnx_file)  # root may write to any
-    result = CliRunner().invoke(command, [str(onnx_file), "--data", "none"])
+    result = CliRunner().invoke(command, [str(onnx_file), "--data", str(onnx_file.parent)])
     assert str(result.exception) == f"{onnx_file}: cannot be written (it is write-protected)"
 
 
