@@ -6,10 +6,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.commands import run_python
 
 WITHOUT_TORCH = """
 import sys
@@ -24,10 +24,7 @@ main()
 
 
 def bot(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    words = [str(argument) for argument in arguments]
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True, check=False, cwd=cwd
-    )
+    return run_python("-c", WITHOUT_TORCH, *arguments, cwd=cwd)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def find_model_warnings(correct: Embeddings, alone: Embeddings, paths: Sequence[
                 "batch",
                 np.append(differs, np.zeros(len(correct) - len(alone), bool)),
                 f"{format_share(differs)} give other embeddings alone than in a batch (cosine {cosines.min():.4f}): "
-                "the graph mixes a batch; use --batch 1, or export again",
+                "the graph mixes a batch; use batches of one image, or export again",
             )
     collapsed = (pairwise_cosines(correct) >= COLLAPSED_COSINE).mean()
     if len(correct) >= MIN_CROPS_FOR_COLLAPSE and collapsed > COLLAPSED_SHARE:

@@ -110,8 +110,9 @@ def _check_model(gallery: LocalIndex | MilvusIndex, contract: Contract) -> Local
     gallery.close()
     raise InputError(
         f"{gallery.address}: made by another model ({gallery.embedding_space}, {gallery.dim} numbers; "
-        f"yours is {contract.embedding_space}, {contract.dim}); name that one with --model, "
-        f"or index again: bot index {gallery.root} -o ANOTHER"
+        f"yours is {contract.embedding_space}, {contract.dim}); give that model, "
+        f"or index again: bot index {gallery.root} -o ANOTHER",
+        parameter="model",
     )
 
 

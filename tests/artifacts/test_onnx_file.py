@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
+from helpers.commands import run_bot
 from onnx import TensorProto, helper, numpy_helper
 
 from bot_deploy.artifacts import onnx_file as reader
@@ -317,12 +318,6 @@ def test_weights_beside_the_model_may_be_in_a_folder_there(tmp_path: Path, monke
 # ---- as a person meets it ----
 
 
-def bot(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bot_deploy", *map(str, words)], capture_output=True, text=True, check=False
-    )
-
-
 def refused(done: subprocess.CompletedProcess[str], path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"bot: {path}: ")
@@ -371,7 +366,7 @@ def test_a_truncated_model(onnx_file: Path, tmp_path: Path, device: str, kept: f
     path = tmp_path / "model.onnx"
     whole = onnx_file.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
-    done = bot("eval", path, "--device", device)
+    done = run_bot("eval", path, "--device", device)
     refused(done, path)
 
 
@@ -387,6 +382,6 @@ def test_a_model_with_weights_outside_its_folder(onnx_file: Path, tmp_path: Path
         for entry in made.external_data:
             if entry.key == "location":
                 entry.value = os.path.join("..", "weights.bin")  # noqa: PTH118 - a path as text
-    done = bot("eval", write(path, moved), "--device", device)
+    done = run_bot("eval", write(path, moved), "--device", device)
     refused(done, path)
     assert "outside its own folder" in done.stderr

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.commands import run_bot
 from helpers.fake_camera import write_colour_model
 from helpers.random_gallery import draw, needs_faiss, needs_milvus
 
 from bot_deploy import cli, images
 from bot_deploy.commands import index as command
 from bot_deploy.gallery import LocalIndex, parse_name, scan
-
-
-def bot(*arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bot_deploy", *map(str, arguments)]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_index_and_match(onnx_file: Path, people: Path, tmp_path: Path) -> None:
@@ -34,7 +27,7 @@ def test_index_and_match(onnx_file: Path, people: Path, tmp_path: Path) -> None:
     command = ("index", root, "-o", out, "--model", onnx_file, "--json")
     documents = []
     for _ in range(2):
-        done = bot(*command, cache=tmp_path)
+        done = run_bot(*command, XDG_CACHE_HOME=str(tmp_path))
         assert done.returncode == 0, done.stderr
         assert f"left out: {root}/broken.jpg: the file is empty" in done.stderr
         documents.append(json.loads(done.stdout))
@@ -45,7 +38,7 @@ def test_index_and_match(onnx_file: Path, people: Path, tmp_path: Path) -> None:
     assert documents[1]["broken_files"] == [{"path": "broken.jpg", "error": "the file is empty"}]
 
     def matches(gallery: object, *options: object) -> Any:
-        done = bot("match", query, gallery, "--model", onnx_file, "--json", *options, cache=tmp_path)
+        done = run_bot("match", query, gallery, "--model", onnx_file, "--json", *options, XDG_CACHE_HOME=str(tmp_path))
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -167,7 +160,7 @@ def test_a_graph_without_faiss_is_refused_before_work(
 )
 def test_wrong_usage_is_one_line(words: list[str], message: str, onnx_file: Path, crops: Path, tmp_path: Path) -> None:
     names = {"crops": crops, "tmp": tmp_path, "model": onnx_file}
-    done = bot(*(word.format(**names) for word in words), cache=tmp_path / "cache")
+    done = run_bot(*(word.format(**names) for word in words), XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
