@@ -43,7 +43,10 @@ MAX_BATCH = 65_536  # images
 AUTO_DEVICES = ("cuda", "cpu", "openvino")
 
 # ---- training ----
-PROTOCOLS = ("authors", "paper")  # what training follows where they differ: the released code, or the paper
+AUTHORS, PAPER = PROTOCOLS = (
+    "authors",
+    "paper",
+)  # what training follows where they differ: the released code, or the paper
 TRAINING_PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 
 # ---- export ----

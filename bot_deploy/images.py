@@ -297,6 +297,16 @@ def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
     return image if image.shape[:2] == size else np.asarray(_scale(Image.fromarray(image), size))
 
 
+def letterbox(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """`image` uint8 [H, W, 3] in the middle of `size` = (height, width), with its aspect ratio; the rest is black."""
+    scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
+    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
+    canvas = np.zeros((*size, 3), np.uint8)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    canvas[top : top + height, left : left + width] = resize(image, (height, width))
+    return canvas
+
+
 def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     height, width = size
     if image.size == (width, height):

@@ -80,7 +80,7 @@ class Recorder:
             self._writer = VideoWriter(self._part, (height, width), self._fps)
         copies = self._copies_to_write(time)
         if copies:
-            self._writer.write(_pad_to_even(_letterbox(picture, self._shape)), copies)
+            self._writer.write(_pad_to_even(images.letterbox(picture, self._shape)), copies)
             self._written += copies
 
     def _copies_to_write(self, time: float | None) -> int:
@@ -199,18 +199,6 @@ def _append_line(file: io.FileIO, line: str) -> None:
 def _check_free_space(output: Path) -> None:
     if shutil.disk_usage(output.parent).free < MIN_FREE_BYTES:
         raise RunError(f"{output}: the disk is full; the video ends here")
-
-
-def _letterbox(picture: Pixels, shape: tuple[int, int]) -> Pixels:
-    """`picture` scaled to height and width `shape`, with black bars."""
-    if picture.shape[:2] == shape:
-        return picture
-    scale = min(shape[0] / picture.shape[0], shape[1] / picture.shape[1])
-    height, width = (max(1, min(limit, round(scale * side))) for side, limit in zip(picture.shape, shape, strict=False))
-    canvas = np.zeros((*shape, 3), np.uint8)
-    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
-    canvas[top : top + height, left : left + width] = images.resize(picture, (height, width))
-    return canvas
 
 
 def _pad_to_even(picture: Pixels) -> Pixels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-AUTHORS, PAPER = "authors", "paper"
+from bot_deploy.choices import AUTHORS, PAPER
 
 
 def id_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:

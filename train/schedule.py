@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
+from bot_deploy.choices import PAPER
+
 if TYPE_CHECKING:
     from .recipe import Recipe
 
@@ -19,7 +21,7 @@ def learning_rate(epoch: int, recipe: Recipe) -> float:
     in figure 3; the epoch of a milestone is the last one before the decay.
     """
     warmup = recipe.warmup_epochs
-    if recipe.protocol == "paper":
+    if recipe.protocol == PAPER:
         scale = min(1.0, epoch / warmup) if warmup else 1.0
         decays = bisect_left(recipe.milestones, epoch)
     else:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bot_deploy.artifacts import checkpoint
-from bot_deploy.choices import feature_code
+from bot_deploy.choices import PAPER, feature_code
 from bot_deploy.errors import InputError, on_one_line
 from bot_deploy.files import write_atomically
 from bot_deploy.model import ReID, find_backbone
@@ -65,7 +65,7 @@ def create_state(recipe: Recipe, num_ids: int, device: str, teacher_dim: int = 0
             feature=feature_code(recipe.feature),
             size=(recipe.height, recipe.width),
         )
-        if recipe.protocol == "paper" and recipe.neck != "none":
+        if recipe.protocol == PAPER and recipe.neck != "none":
             nn.init.kaiming_normal_(model.classifier.weight, mode="fan_out")  # section 3.5
         weights.initialize(model, recipe.weights)
         center = CenterLoss(num_ids, model.dim, scaling=recipe.protocol).to(device)

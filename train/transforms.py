@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bot_deploy.choices import MEAN, STD
+from bot_deploy.choices import AUTHORS, MEAN, STD
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -72,7 +72,7 @@ def augment(
     if augmentation.factors is not None or augmentation.grey is not None:
         images = change_colours(images, augmentation.factors, augmentation.grey)
     cropped = flip_and_crop(images, augmentation.flipped, augmentation.top, augmentation.left, recipe.padding)
-    return erase(normalize_pixels(cropped, mean, std), augmentation.boxes, authors=recipe.protocol == "authors")
+    return erase(normalize_pixels(cropped, mean, std), augmentation.boxes, authors=recipe.protocol == AUTHORS)
 
 
 def compress(images: Tensor, quality: npt.NDArray[np.int64]) -> Tensor:

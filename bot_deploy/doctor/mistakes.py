@@ -59,13 +59,7 @@ def resize_without_antialiasing(source: Pixels, contract: Contract) -> Pixels:
 
 def letterbox(source: Pixels, contract: Contract) -> Pixels:
     """The crop in the middle with its aspect ratio, the rest black."""
-    height, width = source.shape[:2]
-    scale = min(contract.height / height, contract.width / width)
-    inner = images.resize(source, (max(1, round(height * scale)), max(1, round(width * scale))))
-    box = np.zeros((contract.height, contract.width, 3), np.uint8)
-    top, left = (contract.height - inner.shape[0]) // 2, (contract.width - inner.shape[1]) // 2
-    box[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
-    return box
+    return images.letterbox(source, contract.size)
 
 
 def scale_to_unit_range(source: Pixels, contract: Contract) -> Pixels:
