@@ -64,7 +64,7 @@ class VideoWriter:
         self._path = path
         self._rate = Fraction(round(fps, FPS_DECIMALS) or fps).limit_denominator(10**FPS_DECIMALS)
         self._written = 0  # frames
-        with self._explained(f"FFmpeg cannot write {width}x{height} pixels at {fps:g} frames/s"):
+        with self._convert_errors(f"FFmpeg cannot write {width}x{height} pixels at {fps:g} frames/s"):
             # "flush_packets": whatever the container has finished is in the file at once.
             options = {"flush_packets": "1", **video.container_options}
             self._container = av.open(str(path.absolute()), "w", options=options)
@@ -86,7 +86,7 @@ class VideoWriter:
 
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         frame = frame.reformat(format=self._stream.pix_fmt)
-        with self._explained("the video cannot be written"):
+        with self._convert_errors("the video cannot be written"):
             for _ in range(copies):
                 frame.pts, frame.time_base = self._written, 1 / self._rate
                 self._container.mux(self._stream.encode(frame))
@@ -98,7 +98,7 @@ class VideoWriter:
         Raises:
             RunError: it cannot be completed; what was written before can still be played.
         """
-        with self._explained("the video cannot be completed"):
+        with self._convert_errors("the video cannot be completed"):
             try:
                 if self._written:
                     self._container.mux(self._stream.encode(None))
@@ -106,7 +106,7 @@ class VideoWriter:
                 self._container.close()
 
     @contextlib.contextmanager
-    def _explained(self, problem: str) -> Iterator[None]:
+    def _convert_errors(self, problem: str) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError) as error:  # FFmpeg's errors are one of both

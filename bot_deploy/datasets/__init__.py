@@ -81,9 +81,9 @@ def open_dataset(source: str | Path) -> Dataset:
             return read(name, files)
         except LayoutMismatch as reason:
             reasons.append(f"  {layout}: {reason}")
-    found = image_files(files)
-    example = f", such as {found[0]}" if found else ""
-    raise layout_error(f"{root}: {len(found)} images, but no known layout{example}:", *reasons)
+    image_list = image_files(files)
+    example = f", such as {image_list[0]}" if image_list else ""
+    raise layout_error(f"{root}: {len(image_list)} images, but no known layout{example}:", *reasons)
 
 
 def check_sources(sources: Sequence[str]) -> None:

@@ -185,14 +185,14 @@ def convert_errors(address: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise _converted(address, error) from None
+        raise _convert_error(address, error) from None
     except (msgspec.ValidationError, UnicodeDecodeError) as error:  # sqlite3 raises the latter for a damaged schema
         raise DamagedError(address, error) from None
     except OSError as error:
         raise RunError(f"{address}: {error.strerror or error}") from None
 
 
-def _converted(address: str, error: sqlite3.Error) -> BotError:
+def _convert_error(address: str, error: sqlite3.Error) -> BotError:
     """The error of this package for one of SQLite; only what SQLite itself calls corrupt is called damaged."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits are details
     reason = str(error)
