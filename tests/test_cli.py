@@ -231,7 +231,7 @@ def test_a_closed_pipe_is_no_error() -> None:
     [
         (["match", "q.jpg", ".", "--model", "box/m.onnx"], "bot: box/m.onnx: no such model file; `bot export`"),
         (["match", "q.jpg", ".", "--json", "--model", "m.pt"], "bot: m.pt: no such model file"),
-        (["match", "q.jpg", "."], "bot: no model.onnx under runs/; `bot export` writes one"),
+        (["match", "q.jpg", "."], "bot: q.jpg: no such image"),
         (["match", "q.jpg", "gallery"], "bot: gallery: no such folder"),
         (["eval", "box/m.onnx", "--json"], "bot: box/m.onnx: no such model file"),
         (["export", "--json"], "bot: no model.pt under runs/; `bot train` makes a run"),
