@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bot_deploy import console, interrupts
-from bot_deploy.errors import BotError, on_one_line
+from bot_deploy.errors import EXTRAS, BotError, missing_package, on_one_line
 from bot_deploy.escaping import escape
 
 if TYPE_CHECKING:
@@ -37,26 +37,6 @@ COMMANDS = {
     "match": ("match:match", "Find the person of an image in a gallery, or compare two images."),
     "demo": ("demo:demo", "Recognise people live, from a webcam, a video or a stream."),
     "synthetic": ("synthetic:synthetic", "Draw synthetic pedestrians: a data set of crops, or a video clip."),
-}
-
-# module -> the extra that installs it
-EXTRAS = {
-    "av": "demo",
-    "cv2": "demo",
-    "faiss": "scale",
-    "matplotlib": "train",
-    "onnx": "export",
-    "pyarrow": "parquet",
-    "onnxscript": "export",
-    "pooch": "models",
-    "pymilvus": "scale",
-    "safetensors": "train",
-    "tensorboard": "train",
-    "supervision": "demo",
-    "timm": "timm",
-    "torch": "train",
-    "torchvision": "train",
-    "trackers": "demo",
 }
 
 
@@ -166,7 +146,7 @@ def describe_error(error: BaseException) -> tuple[str, int]:
     if isinstance(error, ImportError):
         package = (error.name or "").partition(".")[0]
         if package in EXTRAS and isinstance(error, ModuleNotFoundError):
-            return f"{package} is not installed; pip install 'bot-deploy[{EXTRAS[package]}]'", 1
+            return str(missing_package(package)), 1
         if package == "bot_deploy" or isinstance(error, ModuleNotFoundError):
             raise error
         # A system library is missing: libGL for OpenCV, for example.

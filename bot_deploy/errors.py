@@ -10,6 +10,27 @@ if TYPE_CHECKING:
 
 MAX_LINE, LINE_END = 3500, 900  # characters of a line of a message, and of its end; a value from a file can be longer
 
+# module -> the extra that installs it; the command line adds the hint to a ModuleNotFoundError of such a module
+EXTRAS = {
+    "av": "demo",
+    "cv2": "demo",
+    "faiss": "scale",
+    "matplotlib": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "openvino": "openvino",
+    "pooch": "models",
+    "pyarrow": "parquet",
+    "pymilvus": "scale",
+    "safetensors": "train",
+    "tensorboard": "train",
+    "supervision": "demo",
+    "timm": "timm",
+    "torch": "train",
+    "torchvision": "train",
+    "trackers": "demo",
+}
+
 
 class BotError(Exception):
     """An error that the user can correct. The command line prints it on one line and exits with `exit_code`.
@@ -48,12 +69,27 @@ def on_one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 
+def last_line(error: BaseException) -> str:
+    """The last line of another library's `error`; the first lines of some name places in their source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
+
+
 class ImageError(InputError):
     """A file that is not a usable image; the message names it."""
 
 
 class RunError(BotError):
     """An error during the work: a loss that is not finite, a full disk, a backend that is not installed."""
+
+
+def missing_package(module: str, extra: str = "") -> RunError:
+    """The error for a `module` that is not installed; `extra` installs it, by default that of EXTRAS.
+
+    Raise it where something else can be done than end, as another device can be tried. Elsewhere a plain `import` is
+    enough: the command line prints the same sentence.
+    """
+    return RunError(f"{module} is not installed; pip install 'bot-deploy[{extra or EXTRAS[module]}]'")
 
 
 class ParityError(BotError):

@@ -20,7 +20,7 @@ from urllib.request import getproxies
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError, RunError, on_one_line
+from .errors import InputError, RunError, missing_package, on_one_line
 from .telemetry import without_telemetry
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def import_timm() -> Any:
         with without_telemetry():
             import timm
     except ModuleNotFoundError as error:
-        raise RunError(f"{error.name} is not installed; pip install 'bot-deploy[timm]'") from None
+        raise missing_package(str(error.name), "timm") from None
     return timm
 
 

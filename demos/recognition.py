@@ -66,6 +66,7 @@ class TrackIdentity:
 
     tracklet: Tracklet
     candidates: list[Candidate] = field(default_factory=list)  # best first
+    gallery_size: int = 0  # images in the gallery when it was searched for the candidates
     decision: str = NO_MATCH
     candidate: Candidate | None = None
     reported_name: str | None = None  # in the last event
@@ -184,6 +185,7 @@ class LiveRecognizer:
         }
 
     def _search(self, identity: TrackIdentity) -> None:
+        identity.gallery_size = len(self.identifier.gallery)
         identity.candidates = self.identifier.candidates(identity.tracklet.embedding.vector)
 
     def _assign_names(self, identities: list[TrackIdentity]) -> None:
@@ -199,14 +201,14 @@ class LiveRecognizer:
             if identity.tracklet.track_id not in unassigned or candidate.name in taken_names:
                 continue
             del unassigned[identity.tracklet.track_id]
-            identity.decision, identity.candidate = self._decide(identity, candidate), candidate
+            identity.decision, identity.candidate = self._decide_track(identity, candidate), candidate
             if identity.decision == MATCH:
                 taken_names.add(candidate.name)
         for identity in unassigned.values():
             identity.decision, identity.candidate = NO_MATCH, None
 
-    def _decide(self, identity: TrackIdentity, candidate: Candidate) -> str:
-        decision = self.identifier.decide(candidate.score)
+    def _decide_track(self, identity: TrackIdentity, candidate: Candidate) -> str:
+        decision = self.identifier.decide_score(candidate.score, identity.gallery_size)
         if identity.has_name_of(candidate):
             # A name stays until the track clearly shows another person.
             return MATCH if decision == UNCERTAIN else decision

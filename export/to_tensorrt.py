@@ -16,7 +16,7 @@ from bot_deploy.artifacts import engine_file, read_contract
 from bot_deploy.artifacts.contract import INPUT_NAME
 from bot_deploy.artifacts.engine_file import Sidecar
 from bot_deploy.backends import nvidia
-from bot_deploy.backends.nvidia import one_line
+from bot_deploy.backends.nvidia import join_messages
 from bot_deploy.choices import ENGINE_BATCH_SIZES
 from bot_deploy.errors import InputError, RunError
 
@@ -159,7 +159,7 @@ def _build(trt: Any, trt_logger: Any, model: bytes, description: Sidecar) -> byt
         messages = [f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors]
         raise RunError(
             f"the ONNX parser of {description.package} {description.version} says: "
-            f"{one_line(messages or trt_logger.errors)}"
+            f"{join_messages(messages or trt_logger.errors)}"
         )
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # it would round FP32; FP16 is the choice for speed
@@ -173,7 +173,7 @@ def _build(trt: Any, trt_logger: Any, model: bytes, description: Sidecar) -> byt
     config.add_optimization_profile(profile)
     built = builder.build_serialized_network(network, config)
     if built is None:
-        raise RunError(f"{description.package} {description.version} says: {one_line(trt_logger.errors)}")
+        raise RunError(f"{description.package} {description.version} says: {join_messages(trt_logger.errors)}")
     return bytes(built)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from bot_deploy.artifacts import ir_file
 from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
-from bot_deploy.errors import InputError, RunError, on_one_line
+from bot_deploy.errors import InputError, RunError, missing_package, on_one_line
 from bot_deploy.telemetry import without_telemetry
 
 from .wrap import choose_output, find_image_input
@@ -37,7 +37,7 @@ def open_foreign(source: Path, output: str | None) -> ForeignIR:
         with without_telemetry():
             import openvino as ov
     except ImportError:
-        raise RunError("OpenVINO is not installed; `pip install 'bot-deploy[openvino]'`") from None
+        raise missing_package("openvino") from None
     weights = ir_file.weights_path(source)
     if not weights.is_file():
         raise InputError(f"{source}: {weights.name} is not beside it; copy both files")

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from bot_deploy.artifacts.engine_file import PACKAGE_MODULES
-from bot_deploy.errors import RunError
+from bot_deploy.errors import RunError, missing_package, on_one_line
 
 
 def is_installed(package: str) -> bool:
@@ -25,10 +25,10 @@ def load_tensorrt(package: str) -> tuple[Any, Any]:
     try:
         trt = import_module(PACKAGE_MODULES[package])
     except ModuleNotFoundError:
-        raise RunError(f"{package} is not installed; pip install 'bot-deploy[{package}]'") from None
+        raise missing_package(package, package) from None
     except (ImportError, OSError, RuntimeError) as error:  # a CUDA library is missing
         raise RunError(
-            f"{package} does not load ({one_line([str(error)])}); pip install 'bot-deploy[{package}]' again"
+            f"{package} does not load ({on_one_line(error)}); pip install 'bot-deploy[{package}]' again"
         ) from None
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
@@ -87,6 +87,6 @@ def check_cuda(cuda: Any, result: tuple[Any, ...]) -> Any:
     return values[0] if values else None
 
 
-def one_line(messages: list[str]) -> str:
+def join_messages(messages: list[str]) -> str:
     """The messages of a library on one line."""
     return "; ".join(" ".join(message.split()) for message in messages) or "without a message"

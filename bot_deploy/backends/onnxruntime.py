@@ -13,13 +13,13 @@ from bot_deploy.errors import InputError, RunError, on_one_line
 from bot_deploy.telemetry import without_telemetry
 
 from .fixed_batch import in_fixed_batches
+from .shapes import check_shapes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from onnxruntime import InferenceSession
 
-    from bot_deploy.artifacts.contract import Contract
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
@@ -42,7 +42,8 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
     """Opens an ONNX file with ONNX Runtime; `bot_deploy.embedder.open_embedder` explains the arguments."""
     contract = read_contract(path)
     session = open_session(path, device, threads)
-    _check_shapes(session, contract, path)
+    shapes = {value.name: tuple(value.shape) for value in (*session.get_inputs(), *session.get_outputs())}
+    check_shapes(shapes, contract, path, "export it again")
     from onnxruntime import __version__
 
     def run(batch: Pixels) -> Vectors:
@@ -58,12 +59,6 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
     name = f"ONNX Runtime {__version__} {PROVIDERS[device][0].removesuffix('ExecutionProvider')}"
     batch = session.get_inputs()[0].shape[0]  # a number only in a wrapped model of another toolkit
     return Embedder(contract, name, in_fixed_batches(run, batch) if isinstance(batch, int) else run)
-
-
-def _check_shapes(session: InferenceSession, contract: Contract, path: Path) -> None:
-    shapes = {value.name: tuple(value.shape[1:]) for value in (*session.get_inputs(), *session.get_outputs())}
-    if shapes != {INPUT_NAME: (contract.height, contract.width, 3), OUTPUT_NAME: (contract.dim,)}:
-        raise InputError(f"{path}: its inputs and outputs are {shapes}, not what its contract says; export it again")
 
 
 def open_session(path: Path, device: str, threads: int) -> InferenceSession:

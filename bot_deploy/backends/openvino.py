@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bot_deploy.artifacts import read_contract
 from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
 from bot_deploy.embedder import Embedder
-from bot_deploy.errors import InputError, RunError
+from bot_deploy.errors import InputError, RunError, last_line, missing_package
 from bot_deploy.telemetry import without_telemetry
 
 from .fixed_batch import in_fixed_batches
+from .shapes import check_shapes
 
 if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
@@ -29,7 +30,7 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
         with without_telemetry():
             import openvino as ov
     except ImportError:
-        raise RunError("OpenVINO is not installed; `pip install 'bot-deploy[openvino]'`") from None
+        raise missing_package("openvino") from None
     core = ov.Core()
     precision = DEVICE_PRECISION_HINTS[device]
     # Without bfloat16 instructions OpenVINO emulates them on AVX-512, and silently computes in float32 on older CPUs.
@@ -52,7 +53,9 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
         compiled = core.compile_model(str(path), "CPU", settings)
         request = compiled.create_infer_request()
     except RuntimeError as error:
-        raise InputError(f"{path}: OpenVINO cannot open it ({_reason(error)}); export it again") from None
+        raise InputError(f"{path}: OpenVINO cannot open it ({last_line(error)}); export it again") from None
+    shapes = {_tensor_name(port): _shape(port) for port in (*compiled.inputs, *compiled.outputs)}
+    check_shapes(shapes, contract, path, "export it again")
     lock = Lock()  # a request runs one batch at a time
 
     def run(batch: Pixels) -> Vectors:
@@ -60,11 +63,22 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
             with lock:
                 return np.asarray(request.infer({INPUT_NAME: batch})[OUTPUT_NAME], dtype=np.float32)
         except RuntimeError as error:
-            raise RunError(f"OpenVINO failed on {len(batch)} images ({_reason(error)})", parameter="device") from None
+            raise RunError(f"OpenVINO failed on {len(batch)} images ({last_line(error)})", parameter="device") from None
 
     batch = compiled.input(0).get_partial_shape()[0]
     compute = run if batch.is_dynamic else in_fixed_batches(run, batch.get_length())
     return Embedder(contract, f"OpenVINO {ov.__version__.partition('-')[0]} CPU {precision}", compute)
+
+
+def _tensor_name(port: Any) -> str:
+    """The name of an input or output that the contract gives it, or any other; it may have several."""
+    names: set[str] = port.get_names()
+    return min(names & {INPUT_NAME, OUTPUT_NAME} or names, default="")
+
+
+def _shape(port: Any) -> tuple[int, ...]:
+    """The shape of an input or output; -1 for a size that is not fixed."""
+    return tuple(-1 if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
 
 
 def _int8_sums_are_exact() -> bool:
@@ -74,9 +88,3 @@ def _int8_sums_are_exact() -> bool:
     except OSError:
         return True
     return "avx2" not in features or bool(features & {"avx512_vnni", "avx_vnni"})
-
-
-def _reason(error: Exception) -> str:
-    """The last line that is not empty; the lines before it name places in OpenVINO's source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__

@@ -15,16 +15,17 @@ from bot_deploy.artifacts import engine_file
 from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
 from bot_deploy.artifacts.engine_file import REEXPORT_HINT
 from bot_deploy.backends import nvidia
-from bot_deploy.backends.nvidia import check_cuda, one_line
+from bot_deploy.backends.nvidia import check_cuda, join_messages
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError, RunError
+
+from .shapes import check_shapes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
 
-    from bot_deploy.artifacts.contract import Contract
     from bot_deploy.artifacts.engine_file import Sidecar
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
@@ -54,7 +55,9 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
             f"on this machine, or with `bot export --trt --gpu-arch {arch}`"
         )
     engine = _deserialize(trt, logger, data, path)
-    _check_shapes(engine, sidecar.contract, path)
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
+    check_shapes(shapes, sidecar.contract, path, REEXPORT_HINT)
     runner = Runner(trt, nvidia.load_cuda(), engine, sidecar)
     name = f"{sidecar.package} {sidecar.version} {arch} {sidecar.precision}"
     return Embedder(sidecar.contract, name, runner.run, sidecar.profile[2])
@@ -66,22 +69,13 @@ def _deserialize(trt: Any, logger: Any, data: bytes, path: Path) -> Any:
         engine = trt.Runtime(logger).deserialize_cuda_engine(data)
     except (RuntimeError, TypeError) as error:  # TypeError: pybind11 got no runtime, because CUDA does not start
         raise RunError(
-            f"{trt.__name__} does not start ({one_line([*logger.errors, str(error)])}); {GPU_HINT}"
+            f"{trt.__name__} does not start ({join_messages([*logger.errors, str(error)])}); {GPU_HINT}"
         ) from None
     if engine is None and any(re.search("cuda|memory", message, re.IGNORECASE) for message in logger.errors):
-        raise RunError(f"{path}: {trt.__name__} cannot load it ({one_line(logger.errors)}); {GPU_HINT}")
+        raise RunError(f"{path}: {trt.__name__} cannot load it ({join_messages(logger.errors)}); {GPU_HINT}")
     if engine is None:
-        raise InputError(f"{path}: {trt.__name__} cannot load it ({one_line(logger.errors)}); {REEXPORT_HINT}")
+        raise InputError(f"{path}: {trt.__name__} cannot load it ({join_messages(logger.errors)}); {REEXPORT_HINT}")
     return engine
-
-
-def _check_shapes(engine: Any, contract: Contract, path: Path) -> None:
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
-    # The batch size is not compared: it is -1, or a number where the profile has only one size.
-    expected = {INPUT_NAME: (contract.height, contract.width, 3), OUTPUT_NAME: (contract.dim,)}
-    if {name: shape[1:] for name, shape in shapes.items()} != expected:
-        raise InputError(f"{path}: its inputs and outputs are {shapes}, not what its contract says; {REEXPORT_HINT}")
 
 
 class Runner:

@@ -10,7 +10,7 @@ import click
 from bot_deploy.choices import BACKENDS, DEVICES
 
 from .model_choice import choose_model, model_name, say_terms
-from .options import OFFLINE, THREADS, NumberRange
+from .options import JSON, OFFLINE, THREADS, NumberRange
 
 if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
@@ -53,7 +53,7 @@ class ModelOnDevice(NamedTuple):
     help="Checkpoint to compare with; default: model.pt beside MODEL, or else random weights.",
 )
 @OFFLINE
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@JSON
 def bench(
     models: tuple[Path, ...],
     devices: tuple[str, ...],

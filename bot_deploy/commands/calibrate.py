@@ -10,7 +10,7 @@ import click
 from bot_deploy.choices import TARGET_FALSE_ACCEPT_RATE
 
 from .model_choice import choose_model, open_model
-from .options import NumberRange, runtime
+from .options import JSON, NumberRange, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     help="Plot of scores, thresholds and ROC; default: beside the model.",
 )
 @runtime
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@JSON
 def calibrate(
     model: Path, data: str, far: float, plot: Path | None, device: str, threads: int, batch: int, as_json: bool
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from .model_choice import choose_model, open_model
-from .options import RenamedOption, runtime
+from .options import JSON, RenamedOption, runtime
 
 
 @click.command()
@@ -29,7 +29,7 @@ from .options import RenamedOption, runtime
     help="Maximum number of crops, evenly spread.",
 )
 @runtime
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@JSON
 def doctor(model: Path, folder: Path, max_crops: int, device: str, threads: int, batch: int, as_json: bool) -> None:
     """Measure on your own crops what wrong preprocessing would do to MODEL, and look for signs of it.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from .model_choice import choose_model, open_model
-from .options import MODEL, runtime
+from .options import JSON, MODEL, runtime
 
 
 @click.command()
@@ -22,7 +22,7 @@ from .options import MODEL, runtime
 )
 @MODEL
 @runtime
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@JSON
 def embed(
     inputs: tuple[Path, ...],
     out: Path,

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from .model_choice import choose_model, open_model
-from .options import RenamedOption, runtime
+from .options import JSON, RenamedOption, runtime
 
 
 @click.command("eval")
@@ -35,7 +35,7 @@ from .options import RenamedOption, runtime
     is_flag=True,
     help="New embeddings, which replace those in the embedding cache.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@JSON
 def evaluate(
     model: Path,
     data: str,

@@ -10,7 +10,7 @@ import click
 from bot_deploy.choices import ENGINE_BATCH_SIZES, OPSET
 
 from .model_choice import say_terms
-from .options import FEATURE, FEATURE_METAVAR, RenamedOption
+from .options import FEATURE, FEATURE_METAVAR, JSON, RenamedOption
 
 ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
 
@@ -58,7 +58,7 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
     help="Crops to compare on, also scored if they have query and gallery; default: training crops, not scored.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the artifacts; default: that of the run.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@JSON
 def export_command(
     source: Path | None,
     fp16: bool,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .model_choice import choose_model, open_model
-from .options import MODEL, Address, runtime
+from .options import JSON, MODEL, Address, runtime
 
 if TYPE_CHECKING:
     from bot_deploy.gallery import LocalIndex
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @click.option("--replace", is_flag=True, help="Folder in place of everything in OUT, enrolled people included.")
 @click.option("--verify", is_flag=True, help="Content check of every file; size and times are not trusted.")
 @runtime
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@JSON
 def index(
     folder: Path,
     out: str,

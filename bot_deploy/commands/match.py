@@ -10,7 +10,7 @@ import click
 from bot_deploy.choices import TOP_MATCHES
 
 from .model_choice import choose_model, open_model
-from .options import COUNT, MODEL, Address, NumberRange, runtime
+from .options import COUNT, JSON, MODEL, Address, NumberRange, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,7 @@ CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five 
 )
 @click.option("--montage", type=click.Path(path_type=Path), metavar="F.png", help="Figure of the rank lists.")
 @click.option("--csv", type=click.Path(path_type=Path), metavar="F.csv", help="Table with a row for each match.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@JSON
 def match(
     query: Path,
     gallery: str,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import OFFLINE
+from .options import JSON, OFFLINE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ BENCH_BATCH, BENCH_SECONDS = 16, 1.0
 )
 @click.option("--bench", is_flag=True, help="Speed in images per second, for the models in the cache.")
 @OFFLINE
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@JSON
 def models(names: tuple[str, ...], fetch: bool, folder: Path | None, bench: bool, as_json: bool) -> None:
     """List the models and detectors that have a name, or fetch some of them.
 

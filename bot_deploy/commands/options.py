@@ -81,6 +81,7 @@ MODEL = click.option(
 THREADS = click.option(
     "--threads", type=click.IntRange(0, MAX_THREADS), default=0, help="Number of CPU threads; default: all available."
 )
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 OFFLINE = click.option(
     "--offline",
     is_flag=True,

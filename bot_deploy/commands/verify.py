@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from .model_choice import choose_model, say_terms
-from .options import runtime
+from .options import JSON, runtime
 
 
 @click.command()
@@ -20,7 +20,7 @@ from .options import runtime
     help="Crops to compare on; query and gallery, if any, are also scored, except of `synthetic`.",
 )
 @runtime
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@JSON
 def verify(reference: Path, candidate: Path, data: str, device: str, threads: int, batch: int, as_json: bool) -> None:
     """Compare the embeddings of CANDIDATE with those of REFERENCE on real crops.
 

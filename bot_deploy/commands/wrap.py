@@ -9,6 +9,8 @@ import click
 
 from bot_deploy.choices import COLORS, PIXEL_RANGES
 
+from .options import JSON
+
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
     """One number, or three with commas between them."""
@@ -59,7 +61,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--out", type=click.Path(path_type=Path), help="File to write; default: runs/NAME/model.onnx or model.xml."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@JSON
 def wrap(
     file: Path,
     size: tuple[int, int] | None,

@@ -54,6 +54,7 @@ __all__ = [
     "training_notes",
 ]
 
+LIST_SUFFIXES = frozenset({".txt"})  # of files beside the images that a reader reads; others are never passed to it
 # Each layout with its reader, in the order in which they are tried; the last one takes nearly everything. A reader
 # returns a Dataset, or raises LayoutMismatch with the reason why the files do not fit.
 READERS: tuple[tuple[str, Callable[[str, Sequence[File]], Dataset]], ...] = (
@@ -132,7 +133,7 @@ def _synthetic() -> Path:
 
 def _find_files(root: Path) -> list[File]:
     """The images and lists below `root`, a folder or .zip; or `root` itself, a table. Hidden files are skipped."""
-    suffixes = images.SUFFIXES | {".txt"}
+    suffixes = images.SUFFIXES | LIST_SUFFIXES
     if root.is_dir():
         return [File(path.relative_to(root).parts, path) for path in images.find_images(root, suffixes)]
     if root.suffix.lower() == ".csv":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bot_deploy.datasets.names import SPECIAL_LABELS
 from bot_deploy.errors import require_range
 
-from .verdict import MATCH, NO_MATCH, UNCERTAIN, decide
+from .verdict import MATCH, NO_MATCH, UNCERTAIN, make_verdict
 
 if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Calibration
@@ -43,7 +43,6 @@ class PersonIdentifier:
         self._threshold = UNCALIBRATED_THRESHOLD if min_score is None else min_score
         if self._calibration:
             self._threshold = self._calibration.threshold
-        self._gallery_size = len(gallery)
 
     @property
     def outlier_threshold(self) -> float:
@@ -58,7 +57,7 @@ class PersonIdentifier:
 
     def candidates(self, embedding: Vectors) -> list[Candidate]:
         """The people most similar to the unit vector `embedding` [D], best first; each with the best score."""
-        top, self._gallery_size = SEARCH_SIZE, len(self.gallery)
+        top = SEARCH_SIZE
         while True:
             hits = self.gallery.search(embedding, top)
             people: dict[str, Candidate] = {}
@@ -71,10 +70,14 @@ class PersonIdentifier:
                 return list(people.values())
             top *= SEARCH_GROWTH
 
-    def decide(self, score: float) -> str:
-        """`verdict.MATCH`, `UNCERTAIN` or `NO_MATCH` for the score of a candidate."""
+    def decide_score(self, score: float, gallery_size: int) -> str:
+        """`verdict.MATCH`, `UNCERTAIN` or `NO_MATCH` for the score of a candidate among `gallery_size` images.
+
+        Without a calibration, fixed thresholds decide: a live demo has to name people. `verdict.make_verdict`, for
+        `bot match`, says "uncalibrated" instead.
+        """
         if self._calibration:
-            return decide(self._calibration, score, self._gallery_size).decision
+            return make_verdict(self._calibration, score, gallery_size).decision
         if score >= self._threshold:
             return MATCH
         return UNCERTAIN if score >= self._threshold - UNCERTAIN_MARGIN else NO_MATCH

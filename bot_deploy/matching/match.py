@@ -18,7 +18,7 @@ from bot_deploy.gallery import open_gallery
 from bot_deploy.progress import show_progress
 
 from .queries import NO_METADATA, Query, cameras_of, merge_queries, read_query
-from .verdict import Verdict, decide
+from .verdict import Verdict, make_verdict
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -170,7 +170,7 @@ def rank(
         # Only now: `min_score` must not change the neighbourhoods that re-ranking compares.
         hits = [hit for hit in hits if hit.score >= min_score][:top]
         matches = tuple(_match(hit, number, gallery.root) for number, hit in enumerate(hits, start=1))
-        verdict = decide(calibration, matches[0].score if matches else None, sizes[own_cameras])
+        verdict = make_verdict(calibration, matches[0].score if matches else None, sizes[own_cameras])
         identity = next((name for name in (query.folder, query.metadata.identity) if name in gallery_identities), None)
         rankings.append(Ranking(query.path, matches, verdict, query.metadata._replace(identity=identity), query.shots))
     return rankings

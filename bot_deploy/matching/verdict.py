@@ -24,7 +24,7 @@ class Verdict:
     gallery_false_accept_rate: float | None = None  # probability that some stranger in this gallery scores as high
 
 
-def decide(calibration: Calibration | None, score: float | None, images: int) -> Verdict:
+def make_verdict(calibration: Calibration | None, score: float | None, images: int) -> Verdict:
     """The verdict on the best `score` (None: there is no match) of a search among `images` gallery images."""
     if calibration is None:
         return Verdict(

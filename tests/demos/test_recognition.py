@@ -149,7 +149,7 @@ def test_automatic_enrolment_needs_enough_embeddings(gallery: Gallery) -> None:
 def test_an_uncertain_person_is_enrolled_only_after_some_seconds(gallery: Gallery) -> None:
     enrol(gallery, Ann=(200, 0, 0))
     alike = (100, 160, 0)  # a cosine of 0.53 with Ann: uncertain
-    assert PersonIdentifier(gallery, None).decide(float(vector_of(RED) @ vector_of(alike))) == "uncertain"
+    assert PersonIdentifier(gallery, None).decide_score(float(vector_of(RED) @ vector_of(alike)), 1) == "uncertain"
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1, auto_enrol=True)
     frames = round(10 * STRANGER_AFTER_S)
     watch(recognizer, [scene((alike, walker(10)))] * frames)

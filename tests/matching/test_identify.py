@@ -72,16 +72,17 @@ def test_junk_and_distractors_are_no_candidates(tmp_path: Path, monkeypatch: pyt
 def test_decisions_without_calibration(gallery: Gallery) -> None:
     identifier = PersonIdentifier(gallery, None)
     scores = (UNCALIBRATED_THRESHOLD, UNCALIBRATED_THRESHOLD - 0.01, UNCALIBRATED_THRESHOLD - UNCERTAIN_MARGIN - 0.01)
-    assert [identifier.decide(score) for score in scores] == ["match", "uncertain", "no match"]
+    assert [identifier.decide_score(score, 1) for score in scores] == ["match", "uncertain", "no match"]
     assert identifier.outlier_threshold == pytest.approx(UNCALIBRATED_THRESHOLD - UNCERTAIN_MARGIN)
     assert "not calibrated" in identifier.rule
-    assert PersonIdentifier(gallery, None, 0.8).decide(0.79) == "uncertain"
+    assert PersonIdentifier(gallery, None, 0.8).decide_score(0.79, 1) == "uncertain"
 
 
 def test_decisions_follow_the_calibration(gallery: Gallery) -> None:
     enrol(gallery, Ann=RED)
     identifier = PersonIdentifier(gallery, CALIBRATION)
-    assert [identifier.decide(score) for score in (0.71, 0.69, 0.29)] == ["match", "uncertain", "no match"]
+    assert [identifier.decide_score(score, 1) for score in (0.71, 0.69, 0.29)] == ["match", "uncertain", "no match"]
+    assert identifier.decide_score(0.71, 10**9) == "uncertain"  # strangers in so many images score as high
     assert identifier.outlier_threshold == 0.3
     assert [identifier.reaches_threshold(score) for score in (0.71, 0.69)] == [True, False]
     assert "0.700 or more (calibrated)" in identifier.rule
@@ -89,6 +90,6 @@ def test_decisions_follow_the_calibration(gallery: Gallery) -> None:
 
 def test_a_minimum_score_replaces_the_calibration(gallery: Gallery) -> None:
     identifier = PersonIdentifier(gallery, CALIBRATION, 0.4)
-    assert identifier.decide(0.45) == "match"
+    assert identifier.decide_score(0.45, 1) == "match"
     assert identifier.reaches_threshold(0.45)
     assert identifier.outlier_threshold == pytest.approx(0.4 - UNCERTAIN_MARGIN)

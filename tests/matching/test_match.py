@@ -29,7 +29,7 @@ from bot_deploy.evaluation.rerank import k_reciprocal
 from bot_deploy.gallery import GalleryItem
 from bot_deploy.matching.match import Match, Ranking, rank
 from bot_deploy.matching.queries import Query, merge_queries, read_queries
-from bot_deploy.matching.verdict import Verdict, decide
+from bot_deploy.matching.verdict import Verdict, make_verdict
 
 CALIBRATION = Calibration(
     data="d", genuine_pairs=100, impostor_pairs=1000, target_false_accept_rate=0.01,
@@ -160,12 +160,12 @@ def test_each_query_by_itself(filled: Filled) -> None:
             assert ranking.query == query.path
             check(ranking, filled, filled.expected(query, 0.35, **filters)[:20])
             left = len(filled.expected(query, **filters))
-            assert ranking.verdict == decide(CALIBRATION, ranking.matches[0].score, left)
+            assert ranking.verdict == make_verdict(CALIBRATION, ranking.matches[0].score, left)
     assert 20 in lengths  # both limits were met
     assert min(lengths) < 20
     (nobody,) = rank(queries[:1], filled.gallery, CALIBRATION, 20, 0.99)
     assert nobody.matches == ()
-    assert nobody.verdict == decide(CALIBRATION, None, len(filled.gallery))
+    assert nobody.verdict == make_verdict(CALIBRATION, None, len(filled.gallery))
 
 
 def test_other_cameras_than_each_querys_own(filled: Filled) -> None:
@@ -194,7 +194,7 @@ def test_rerank_like_the_whole_small_gallery(
         order = [near[place] for place in np.argsort(distances, kind="stable")]
         assert order != near
         check(ranking, filled, [one for one in order if one[0] >= 0.1][:top])
-        assert ranking.verdict == decide(CALIBRATION, ranking.matches[0].score, len(filled.gallery))
+        assert ranking.verdict == make_verdict(CALIBRATION, ranking.matches[0].score, len(filled.gallery))
 
 
 def test_rerank_of_nothing(filled: Filled) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bot_deploy.artifacts.contract import Calibration
-from bot_deploy.matching.verdict import decide, false_accept_rate, gallery_false_accept_rate
+from bot_deploy.matching.verdict import false_accept_rate, gallery_false_accept_rate, make_verdict
 
 CALIBRATION = Calibration(
     data="d", genuine_pairs=100, impostor_pairs=1000, target_false_accept_rate=0.01,
@@ -45,7 +45,7 @@ def test_rate_in_a_gallery(rate: float, images: int, probability: float) -> None
     ],
 )
 def test_decision(score: float | None, images: int, decision: str) -> None:
-    verdict = decide(CALIBRATION, score, images)
+    verdict = make_verdict(CALIBRATION, score, images)
     assert verdict.decision == decision
     assert verdict.explanation.startswith(f"{decision}: ")
     if score is not None:
@@ -55,14 +55,14 @@ def test_decision(score: float | None, images: int, decision: str) -> None:
 
 
 def test_explanation() -> None:
-    assert decide(CALIBRATION, 0.6, 1000).explanation == (
+    assert make_verdict(CALIBRATION, 0.6, 1000).explanation == (
         "uncertain: the best score is 0.600 (false-accept rate 1 % for a pair, 100 % for a gallery of 1000 images); "
         "strangers often score as high in this many images"
     )
 
 
 def test_a_model_without_calibration() -> None:
-    verdict = decide(None, 0.99, 10)
+    verdict = make_verdict(None, 0.99, 10)
     assert verdict.decision == "uncalibrated"
     assert "bot calibrate" in verdict.explanation
     assert verdict.false_accept_rate is None
