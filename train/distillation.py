@@ -31,37 +31,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Guidance:
-    """What a run learns from besides labels: a teacher's unit vectors, and crops without identities."""
+class TeacherTargets:
+    """The targets of distillation: a teacher's embeddings of the labelled and the unlabelled crops."""
 
     teacher: str  # path of its file
     description: str  # its backbone and embedding space
-    labelled: Tensor  # its unit vectors of the training crops [N, D]
-    unlabelled: Tensor  # the same of the unlabelled crops [M, D]
-    crops: tuple[Crop, ...]  # the unlabelled crops
-    sources: tuple[str, ...]  # where they come from
+    labeled_embeddings: Tensor  # unit vectors of the training crops [N, D]
+    unlabeled_embeddings: Tensor  # unit vectors of the unlabelled crops [M, D]
+    unlabeled_crops: tuple[Crop, ...]
+    unlabeled_sources: tuple[str, ...]  # folders and .zip files of these crops
 
     @property
     def dim(self) -> int:
         """The length of the teacher's vectors."""
-        return self.labelled.shape[1]
+        return self.labeled_embeddings.shape[1]
 
     @property
-    def source_names(self) -> tuple[str, ...]:
+    def unlabeled_names(self) -> tuple[str, ...]:
         """The names of the unlabelled data without their folders, for contracts."""
-        return tuple(Path(source).name for source in self.sources)
+        return tuple(Path(source).name for source in self.unlabeled_sources)
 
     @property
     def fingerprint(self) -> str:
         """Changes when the teacher or the unlabelled crops change."""
-        parts = (self.description, crops_fingerprint(self.crops))
+        parts = (self.description, crops_fingerprint(self.unlabeled_crops))
         return weights_fingerprint([(str(number), part.encode()) for number, part in enumerate(parts)])
 
 
 def embed_with_teacher(
     teacher: str | Path, labelled: Sequence[Crop], unlabelled: Sequence[Crop], sources: Sequence[str]
-) -> Guidance:
-    """The guidance of the model in `teacher` for the crops; its vectors are kept in the embedding cache.
+) -> TeacherTargets:
+    """The embeddings of the crops by the model in `teacher`; they are kept in the embedding cache.
 
     Raises:
         InputError: not a model, or a crop that is not a usable image.
@@ -76,13 +76,13 @@ def embed_with_teacher(
         vectors: Vectors = embed_or_reuse(embedder, crops, label, model=find_model(teacher))
         return torch.from_numpy(vectors)
 
-    return Guidance(
+    return TeacherTargets(
         teacher=str(teacher),
         description=f"{contract.arch} {contract.embedding_space}",
-        labelled=embed(labelled, "training"),
-        unlabelled=embed(unlabelled, "unlabelled"),
-        crops=tuple(unlabelled),
-        sources=tuple(map(str, sources)),
+        labeled_embeddings=embed(labelled, "training"),
+        unlabeled_embeddings=embed(unlabelled, "unlabelled"),
+        unlabeled_crops=tuple(unlabelled),
+        unlabeled_sources=tuple(map(str, sources)),
     )
 
 
@@ -94,7 +94,7 @@ def check_teacher(teacher: str | Path | None, unlabelled: Sequence[str | Path]) 
         )
 
 
-def draw_unlabelled(count: int, batches: int, size: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def draw_unlabeled(count: int, batches: int, size: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Indices [batches, size] below `count`: one random order of all crops after the other."""
     needed = batches * size
     orders = [rng.permutation(count) for _ in range(-(-needed // count))] if count and needed else []

@@ -16,7 +16,7 @@ from torch import nn
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.backends.torch import full_float32
-from bot_deploy.datasets import open_dataset, open_unlabelled
+from bot_deploy.datasets import open_dataset, open_unlabeled
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
@@ -27,10 +27,10 @@ from bot_deploy.runs import CHECKPOINT_NAME
 from . import run_files, transforms
 from .data import TrainingSet, open_training_set
 from .distillation import (
-    Guidance,
+    TeacherTargets,
     check_teacher,
     direction_loss,
-    draw_unlabelled,
+    draw_unlabeled,
     embed_with_teacher,
     relation_loss,
 )
@@ -91,12 +91,12 @@ def train(
     world = join_world()
     try:
         with full_float32():
-            guidance = None
+            targets = None
             if teacher:
-                crops = open_unlabelled(list(map(str, unlabelled)))
-                guidance = embed_with_teacher(teacher, dataset.train, crops, list(map(str, unlabelled)))
+                crops = open_unlabeled(list(map(str, unlabelled)))
+                targets = embed_with_teacher(teacher, dataset.train, crops, list(map(str, unlabelled)))
             precise = resolve_precision(recipe, world.device)
-            path = _train(precise, dataset, Path(out), world, resume=resume, guidance=guidance)
+            path = _train(precise, dataset, Path(out), world, resume=resume, targets=targets)
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"the GPU's memory is too small ({str(error).partition('.')[0]}); take a smaller batch "
@@ -108,7 +108,7 @@ def train(
 
 
 def _train(
-    recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume: bool, guidance: Guidance | None
+    recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume: bool, targets: TeacherTargets | None
 ) -> Path:
     num_ids = len({crop.identity for crop in dataset.train})
     _check_identities(recipe, num_ids, world, dataset.name)
@@ -118,10 +118,10 @@ def _train(
         dataclasses.replace(recipe, weights="none") if resuming else recipe,
         num_ids,
         world.device,
-        guidance.dim if guidance else 0,
+        targets.dim if targets else 0,
     )
     if world.is_first:
-        run_files.open_run(out, recipe, dataset, resume=resume, guidance=guidance)
+        run_files.open_run(out, recipe, dataset, resume=resume, targets=targets)
         _check_disk_space(state, out)
     if resuming:
         restore_state(state, out / run_files.STATE_NAME)
@@ -129,25 +129,25 @@ def _train(
         run_files.write_metrics(out, state.metrics)  # the run may have been killed before it wrote its last epoch
     if state.epoch >= recipe.epochs:  # finished; the variants of an ablation share runs
         return out / CHECKPOINT_NAME
-    crops = _open_crops(recipe_of_epoch(recipe, state.epoch + 1), dataset, world, guidance)
+    crops = _open_crops(recipe_of_epoch(recipe, state.epoch + 1), dataset, world, targets)
     if world.is_first:
         if recipe.eval_at_start and not state.metrics:
             state.metrics.append(_evaluate(EpochMetrics(epoch=0), state.model, recipe, dataset, world))
             logger.info(str(state.metrics[0]))
-        _log_start(recipe, dataset, out, world, guidance)
-    _train_epochs(state, recipe, dataset, out, world, guidance, crops)
+        _log_start(recipe, dataset, out, world, targets)
+    _train_epochs(state, recipe, dataset, out, world, targets, crops)
     return out / CHECKPOINT_NAME
 
 
-def _log_start(recipe: Recipe, dataset: Dataset, out: Path, world: World, guidance: Guidance | None) -> None:
+def _log_start(recipe: Recipe, dataset: Dataset, out: Path, world: World, targets: TeacherTargets | None) -> None:
     devices = world.device if world.size == 1 else f"{world.size} x {world.device}"
     num_ids = len({crop.identity for crop in dataset.train})
     logger.info(
         f"training {recipe.arch} {recipe.height}x{recipe.width} on {len(dataset.train)} crops of {num_ids} "
         f"identities, {recipe.epochs} epochs in {recipe.precision} on {devices}, into {out}"
     )
-    if guidance:
-        logger.info(f"teacher {guidance.description}, with {len(guidance.crops)} unlabelled crops")
+    if targets:
+        logger.info(f"teacher {targets.description}, with {len(targets.unlabeled_crops)} unlabelled crops")
 
 
 def _train_epochs(
@@ -156,7 +156,7 @@ def _train_epochs(
     dataset: Dataset,
     out: Path,
     world: World,
-    guidance: Guidance | None,
+    targets: TeacherTargets | None,
     crops: tuple[TrainingSet, TrainingSet | None],
 ) -> None:
     """Trains the epochs that are left; the files of the run are written after each."""
@@ -164,7 +164,7 @@ def _train_epochs(
     while state.epoch < recipe.epochs:
         stage = recipe_of_epoch(recipe, state.epoch + 1)
         if crops[0].size != (stage.height, stage.width):
-            crops = _open_crops(stage, dataset, world, guidance)
+            crops = _open_crops(stage, dataset, world, targets)
         metrics = train_epoch(state, crops[0], stage, world, network, crops[1])
         if not world.is_first:
             continue
@@ -172,7 +172,7 @@ def _train_epochs(
             metrics = _evaluate(metrics, state.model, stage, dataset, world)
         state.metrics.append(metrics)
         logger.info(str(metrics))
-        _save_checkpoint(state.model, out / CHECKPOINT_NAME, stage, dataset, guidance)
+        _save_checkpoint(state.model, out / CHECKPOINT_NAME, stage, dataset, targets)
         save_state(state, out / run_files.STATE_NAME)
         run_files.write_metrics(out, state.metrics)
         run_files.log_to_tensorboard(out, metrics)
@@ -188,18 +188,18 @@ def recipe_of_epoch(recipe: Recipe, epoch: int) -> Recipe:
 
 
 def _open_crops(
-    recipe: Recipe, dataset: Dataset, world: World, guidance: Guidance | None
+    recipe: Recipe, dataset: Dataset, world: World, targets: TeacherTargets | None
 ) -> tuple[TrainingSet, TrainingSet | None]:
     """The crops to train on in the recipe's size: the labelled and, if there are some, the unlabelled ones."""
     size = (recipe.height, recipe.width)
     labelled = open_training_set(dataset.train, size, world.device)
-    if not guidance:
+    if not targets:
         return labelled, None
-    labelled = dataclasses.replace(labelled, teacher=guidance.labelled)
-    if not guidance.crops or not recipe.unlabelled_batch:
+    labelled = dataclasses.replace(labelled, teacher=targets.labeled_embeddings)
+    if not targets.unlabeled_crops or not recipe.unlabeled_batch:
         return labelled, None
-    unlabelled = open_training_set(guidance.crops, size, world.device)
-    return labelled, dataclasses.replace(unlabelled, teacher=guidance.unlabelled)
+    unlabelled = open_training_set(targets.unlabeled_crops, size, world.device)
+    return labelled, dataclasses.replace(unlabelled, teacher=targets.unlabeled_embeddings)
 
 
 def train_epoch(
@@ -226,7 +226,7 @@ def train_epoch(
     # A stream of its own, so that the labelled batches are the same with and without unlabelled crops.
     unlabelled_rng = np.random.default_rng([recipe.seed, epoch, 1])
     count = len(unlabelled.crops) if unlabelled else 0
-    extra_batches = draw_unlabelled(count, len(batches), recipe.unlabelled_batch, unlabelled_rng)
+    extra_batches = draw_unlabeled(count, len(batches), recipe.unlabeled_batch, unlabelled_rng)
     epoch_label = f"epoch {epoch}/{recipe.epochs}" if world.is_first else None
     for batch, extra in show_progress(list(zip(batches, extra_batches, strict=True)), epoch_label):
         share = world.share(len(batch))
@@ -407,13 +407,13 @@ def _evaluate(metrics: EpochMetrics, model: ReID, recipe: Recipe, dataset: Datas
     return dataclasses.replace(metrics, rank1=scores.rank1, mAP=scores.mAP)
 
 
-def _save_checkpoint(model: ReID, path: Path, recipe: Recipe, dataset: Dataset, guidance: Guidance | None) -> None:
+def _save_checkpoint(model: ReID, path: Path, recipe: Recipe, dataset: Dataset, targets: TeacherTargets | None) -> None:
     num_ids = len({crop.identity for crop in dataset.train})
     state_dict = {key: value.cpu() for key, value in model.state_dict().items()}
     contract = contract_of(model, recipe.height, recipe.width)
     contract = dataclasses.replace(contract, terms=inherited_terms(recipe.weights))
-    if guidance:
-        contract = dataclasses.replace(contract, teacher=guidance.description, unlabelled=guidance.source_names)
+    if targets:
+        contract = dataclasses.replace(contract, teacher=targets.description, unlabelled=targets.unlabeled_names)
     checkpoint.save(
         path, checkpoint.Checkpoint(contract, state_dict, num_ids, recipe.last_stride, recipe.neck, dataset.sources)
     )

@@ -34,10 +34,10 @@ RANGES = {
     **dict.fromkeys(("height", "width", "epochs", "images_per_identity", "lr", "last_stride"), "above 0"),
     **dict.fromkeys(("seed", "weight_decay", "warmup_epochs", "gamma", "padding", "margin"), "0 or above"),
     **dict.fromkeys(("center_weight", "center_lr", "eval_every"), "0 or above"),
-    **dict.fromkeys(("label_weight", "relation_weight", "direction_weight", "unlabelled_batch"), "0 or above"),
+    **dict.fromkeys(("label_weight", "relation_weight", "direction_weight", "unlabeled_batch"), "0 or above"),
     "small_epochs": "0 or above",
     **dict.fromkeys(("flip_probability", "erasing_probability", "label_smoothing"), "from 0 to 1"),
-    **dict.fromkeys(("colour_jitter", "greyscale_probability", "jpeg_probability"), "from 0 to 1"),
+    **dict.fromkeys(("color_jitter", "grayscale_probability", "jpeg_probability"), "from 0 to 1"),
 }
 
 CHOICES = {
@@ -51,7 +51,7 @@ MIN_IDENTITIES = 2  # in a batch: the triplet loss compares a person with anothe
 # key -> greatest value; larger numbers are slips of the keyboard, or damage
 GREATEST = {
     **dict.fromkeys(("height", "width", "padding"), MAX_IMAGE_SIDE),
-    **dict.fromkeys(("identities_per_batch", "images_per_identity", "unlabelled_batch"), 10_000),
+    **dict.fromkeys(("identities_per_batch", "images_per_identity", "unlabeled_batch"), 10_000),
     **dict.fromkeys(("epochs", "warmup_epochs", "eval_every", "small_epochs"), 1_000_000),
     "seed": 2**63 - 1,
     "last_stride": 2,
@@ -64,6 +64,9 @@ OLD_KEYS = {
     "pad": "padding",
     "erasing": "erasing_probability",
     "smoothing": "label_smoothing",
+    "colour_jitter": "color_jitter",
+    "greyscale_probability": "grayscale_probability",
+    "unlabelled_batch": "unlabeled_batch",
 }
 MAX_TOML_BYTES = 1 << 20
 RUN_TABLES = ("data", "versions")  # tables that a run's config.toml has after the recipe
@@ -94,8 +97,8 @@ class Recipe:
     flip_probability: float = 0.5  # of a horizontal flip
     padding: int = 10  # pixels around the image before a random crop
     erasing_probability: float = 0.5  # 0: no random erasing (section 3.2)
-    colour_jitter: float = 0.0  # greatest relative change of brightness, contrast and saturation; 0: no colour jitter
-    greyscale_probability: float = 0.0  # that an image loses its colours
+    color_jitter: float = 0.0  # greatest relative change of brightness, contrast and saturation; 0: no colour jitter
+    grayscale_probability: float = 0.0  # that an image loses its colours
     jpeg_probability: float = 0.0  # that an image is compressed as JPEG, with a quality from 20 to 90
 
     label_smoothing: float = 0.1  # epsilon; 0: no label smoothing (section 3.3)
@@ -110,7 +113,7 @@ class Recipe:
     label_weight: float = 1.0  # of the three losses above, beside those of a teacher
     relation_weight: float = 10.0  # with a teacher: of the cosines within a batch
     direction_weight: float = 1.0  # with a teacher: of the direction of each embedding
-    unlabelled_batch: int = 32  # with unlabelled data: their crops in a batch, beside the p * k
+    unlabeled_batch: int = 32  # with unlabelled data: their crops in a batch, beside the p * k
 
     small_epochs: int = 0  # first epochs, on crops of half the height and width
     compile: bool = False  # torch.compile

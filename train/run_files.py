@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from bot_deploy.datasets import Dataset
 
-    from .distillation import Guidance
+    from .distillation import TeacherTargets
     from .recipe import Recipe
 
 STATE_NAME, CONFIG_NAME, METRICS_NAME, CURVES_NAME = "state.pt", "config.toml", "metrics.csv", "curves.png"
@@ -72,7 +72,9 @@ class EpochMetrics:
         return "  ".join(parts)
 
 
-def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool, guidance: Guidance | None = None) -> None:
+def open_run(
+    out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool, targets: TeacherTargets | None = None
+) -> None:
     """Makes the folder `out` and writes its config.toml, so that a folder that cannot be written fails before training.
 
     Raises:
@@ -80,7 +82,7 @@ def open_run(out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool, guida
         RunError: `out` cannot be written.
     """
     config = out / CONFIG_NAME
-    text = _config(recipe, dataset, guidance)
+    text = _config(recipe, dataset, targets)
     has_state = (out / STATE_NAME).exists()  # a run that failed in its first epoch has none, and starts again
     if (has_state or (out / CHECKPOINT_NAME).exists()) and not resume:
         raise InputError(f"{out} already holds a run; resume it, or choose another folder", parameter="out")
@@ -143,7 +145,7 @@ def weights_file(source: str) -> Path:
     return path
 
 
-def _config(recipe: Recipe, dataset: Dataset, guidance: Guidance | None) -> str:
+def _config(recipe: Recipe, dataset: Dataset, targets: TeacherTargets | None) -> str:
     import torch
     import torchvision
 
@@ -152,12 +154,12 @@ def _config(recipe: Recipe, dataset: Dataset, guidance: Guidance | None) -> str:
         "crops": len(dataset.train),
         "fingerprint": crops_fingerprint(dataset.train),
     }
-    if guidance:
+    if targets:
         data |= {
-            "teacher": guidance.teacher,
-            "unlabelled": guidance.sources,
-            "unlabelled_crops": len(guidance.crops),
-            "guidance_fingerprint": guidance.fingerprint,
+            "teacher": targets.teacher,
+            "unlabelled": targets.unlabeled_sources,
+            "unlabelled_crops": len(targets.unlabeled_crops),
+            "guidance_fingerprint": targets.fingerprint,
         }
     versions = {
         "bot_deploy": __version__,

@@ -49,10 +49,10 @@ def draw_augmentation(count: int, recipe: Recipe, rng: np.random.Generator) -> A
     boxes = draw_erasing_boxes(count, recipe.height, recipe.width, recipe.erasing_probability, rng)
     # What is switched off draws nothing, so that the draws of all recipes without it stay the same.
     factors = grey = quality = None
-    if recipe.colour_jitter:
-        factors = rng.uniform(1 - recipe.colour_jitter, 1 + recipe.colour_jitter, (count, 3)).astype(np.float32)
-    if recipe.greyscale_probability:
-        grey = rng.random(count) < recipe.greyscale_probability
+    if recipe.color_jitter:
+        factors = rng.uniform(1 - recipe.color_jitter, 1 + recipe.color_jitter, (count, 3)).astype(np.float32)
+    if recipe.grayscale_probability:
+        grey = rng.random(count) < recipe.grayscale_probability
     if recipe.jpeg_probability:
         low, high = JPEG_QUALITY
         quality = rng.integers(low, high + 1, count) * (rng.random(count) < recipe.jpeg_probability)

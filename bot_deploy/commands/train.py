@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--unlabelled",
+    "--unlabeled",
+    "unlabelled",
     multiple=True,
     metavar="PATH",
     help="Folder or .zip of crops of unknown people, for the teacher alone; repeatable.",

@@ -49,7 +49,7 @@ __all__ = [
     "merge",
     "open_dataset",
     "open_merged",
-    "open_unlabelled",
+    "open_unlabeled",
     "scoring_notes",
     "training_notes",
 ]
@@ -109,7 +109,7 @@ def open_merged(sources: Sequence[str]) -> Dataset:
     return merge([open_dataset(source) for source in sources])
 
 
-def open_unlabelled(sources: Sequence[str]) -> tuple[Crop, ...]:
+def open_unlabeled(sources: Sequence[str]) -> tuple[Crop, ...]:
     """All images in `sources`, folders or .zip files, as crops whose identity is unknown (JUNK).
 
     Raises:

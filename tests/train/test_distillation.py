@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from bot_deploy.artifacts import checkpoint, read_contract
-from bot_deploy.datasets import open_dataset, open_unlabelled
+from bot_deploy.datasets import open_dataset, open_unlabeled
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.train import loop, run_files
-from bot_deploy.train.distillation import direction_loss, draw_unlabelled, embed_with_teacher, relation_loss
+from bot_deploy.train.distillation import direction_loss, draw_unlabeled, embed_with_teacher, relation_loss
 from bot_deploy.train.distributed import World
 from bot_deploy.train.losses import TripletLoss, id_loss
 from bot_deploy.train.recipe import Recipe
@@ -35,7 +35,7 @@ RECIPE = Recipe(
     warmup_epochs=0,
     padding=2,
     precision="fp32",
-    unlabelled_batch=4,
+    unlabeled_batch=4,
 )
 
 
@@ -71,7 +71,7 @@ def test_direction_loss_is_its_formula() -> None:
 
 @pytest.mark.parametrize(("count", "batches", "size"), [(10, 3, 4), (3, 4, 5), (5, 0, 4), (0, 3, 4), (7, 2, 0)])
 def test_each_unlabelled_crop_comes_as_often_as_any_other(count: int, batches: int, size: int) -> None:
-    drawn = draw_unlabelled(count, batches, size, np.random.default_rng(0))
+    drawn = draw_unlabeled(count, batches, size, np.random.default_rng(0))
     assert drawn.shape == (batches, size if count else 0)
     if drawn.size:
         often = np.bincount(drawn.ravel(), minlength=count)
@@ -177,8 +177,8 @@ def test_the_student_comes_nearer_to_the_teacher(data: Any, checkpoint_file: Pat
         RECIPE, epochs=6, label_weight=0.0, lr=1e-3, flip_probability=0, padding=0, erasing_probability=0
     )
     state = create_state(recipe, 8, "cpu", 512)
-    guidance = embed_with_teacher(checkpoint_file, data.train, (), ())
-    crops = loop._open_crops(recipe, data, ALONE, guidance)
+    targets = embed_with_teacher(checkpoint_file, data.train, (), ())
+    crops = loop._open_crops(recipe, data, ALONE, targets)
     epochs = [loop.train_epoch(state, crops[0], recipe, ALONE) for _ in range(6)]
     cosines = [epoch.teacher_cosine for epoch in epochs]
     assert cosines[-1] > cosines[0] + 0.2  # type: ignore[operator]
@@ -193,8 +193,8 @@ def test_a_resumed_run_is_bit_identical(
         width=32,
         small_epochs=2,
         epochs=3,
-        colour_jitter=0.3,
-        greyscale_probability=0.2,
+        color_jitter=0.3,
+        grayscale_probability=0.2,
         jpeg_probability=0.5,
     )
     options: dict[str, Any] = {"teacher": checkpoint_file, "unlabelled": [pictures]}
@@ -237,14 +237,14 @@ def test_small_epochs_have_half_the_size() -> None:
 
 
 def test_unlabelled_data(pictures: Path, tmp_path: Path) -> None:
-    crops = open_unlabelled([str(pictures), str(pictures)])
+    crops = open_unlabeled([str(pictures), str(pictures)])
     assert len(crops) == 26
     assert len({crop.camera for crop in crops}) == 26
     with pytest.raises(InputError, match="no such folder"):
-        open_unlabelled([str(tmp_path / "none")])
+        open_unlabeled([str(tmp_path / "none")])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no images in it"):
-        open_unlabelled([str(tmp_path / "empty")])
+        open_unlabeled([str(tmp_path / "empty")])
 
 
 def test_unlabelled_data_need_a_teacher(data: Any, pictures: Path, tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def test_values_at_the_ends_of_their_ranges() -> None:
 
 
 OLD = {"p": 8, "k": 2, "flip": 0.1, "pad": 3, "erasing": 0.2, "smoothing": 0.3, "feature": "ft"}
+OLD |= {"colour_jitter": 0.4, "greyscale_probability": 0.5, "unlabelled_batch": 6}
 NEW = Recipe(
     identities_per_batch=8,
     images_per_identity=2,
@@ -145,6 +146,9 @@ NEW = Recipe(
     padding=3,
     erasing_probability=0.2,
     label_smoothing=0.3,
+    color_jitter=0.4,
+    grayscale_probability=0.5,
+    unlabeled_batch=6,
     feature="before",
 )
 

@@ -161,7 +161,7 @@ def test_resume_with_another_recipe_is_refused(change: dict[str, Any], finished:
 def test_a_run_of_an_older_version_is_resumed(finished: Path, data: Dataset) -> None:
     config = finished / "config.toml"
     text = config.read_text(encoding="utf-8")
-    newer = ("colour_jitter", "greyscale_", "jpeg_", "label_weight", "relation_", "direction_", "unlabelled_", "small_")
+    newer = ("color_jitter", "grayscale_", "jpeg_", "label_weight", "relation_", "direction_", "unlabeled_", "small_")
     older = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(newer))
     older = older.replace("identities_per_batch", "p").replace("images_per_identity", "k").replace("padding", "pad")
     older = older.replace("_probability", "").replace("label_smoothing", "smoothing").replace('"after"', '"fi"')

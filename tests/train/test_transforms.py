@@ -295,7 +295,7 @@ def test_jpeg_is_pillows() -> None:
 
 def test_the_switches_of_augmentation_leave_the_other_draws_alone() -> None:
     plain = transforms.draw_augmentation(50, Recipe(), np.random.default_rng(0))
-    recipe = Recipe(colour_jitter=0.4, greyscale_probability=0.3, jpeg_probability=0.5)
+    recipe = Recipe(color_jitter=0.4, grayscale_probability=0.3, jpeg_probability=0.5)
     changed = transforms.draw_augmentation(50, recipe, np.random.default_rng(0))
     for name in ("flipped", "top", "left", "boxes"):
         assert np.array_equal(getattr(plain, name), getattr(changed, name))
