@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .parity import TOLERANCES, Parity, Tolerance, compare_embeddings, sample_crops
     from .pipeline import export
     from .to_tensorrt import BuiltEngine, to_engine
+    from .wrap import wrap_model
 
 __all__ = [
     "TOLERANCES",
@@ -29,6 +30,7 @@ __all__ = [
     "import_checkpoint",
     "sample_crops",
     "to_engine",
+    "wrap_model",
 ]
 
 # name -> the module that defines it
@@ -38,6 +40,7 @@ _MODULES = {
     **dict.fromkeys(("TOLERANCES", "Parity", "Tolerance", "compare_embeddings", "sample_crops"), "parity"),
     "export": "pipeline",
     **dict.fromkeys(("BuiltEngine", "to_engine"), "to_tensorrt"),
+    "wrap_model": "wrap",
 }
 
 

@@ -17,7 +17,7 @@ from bot_deploy.models.cache import find_artifact, models_folder
 from bot_deploy.models.fetch import fetch, find_cached_file
 from bot_deploy.synthetic import generate_dataset
 
-from .wrap import check_artifact, wrap
+from .wrap import check_artifact, wrap_model
 
 if TYPE_CHECKING:
     from bot_deploy.datasets import Dataset
@@ -59,7 +59,7 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
 
                 state_dict, source = source, Path(temporary) / f"{network.name}.onnx"
                 osnet_to_onnx(state_dict, source, (network.input.height, network.input.width))
-            artifact = wrap(
+            artifact = wrap_model(
                 source,
                 target / f"model{source.suffix}",
                 size=(network.input.height, network.input.width),

@@ -23,7 +23,7 @@ from bot_deploy.choices import (
     feature_code,
     feature_name,
 )
-from bot_deploy.datasets import open_merged
+from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError, ParityError, RunError
 from bot_deploy.evaluation.protocol import evaluate_dataset
@@ -63,7 +63,7 @@ def export(
     precisions: Sequence[str] = ("fp32",),
     data: str | Path | None = None,
     *,
-    engine: str | None = None,
+    engine_precision: str | None = None,
     engine_batch: tuple[int, int, int] = ENGINE_BATCH_SIZES,
     gpu_archs: Sequence[str] = (),
     feature: str | None = None,
@@ -81,7 +81,7 @@ def export(
         data: data set with crops to compare on; query and gallery, if any, are also scored. INT8 calibration uses its
             training crops, or all its crops if there are none. By default the crops of the training, which are not
             scored, or synthetic crops if they are not there.
-        engine: precision of a TensorRT engine; None for no engine.
+        engine_precision: "fp32", "fp16" or "int8" for a TensorRT engine; None for no engine.
         engine_batch: batch sizes of the engine: smallest, the one to tune for, largest.
         gpu_archs: compute capabilities of the engine's GPUs, such as "sm89"; by default that of this machine, or sm80,
             sm86, sm89 and sm120 without a GPU.
@@ -96,16 +96,18 @@ def export(
         InputError: no such checkpoint, data set, precision, feature, opset, batch or GPU.
         RunError: the folder cannot be written, or the engine cannot be built.
     """
-    unknown = [precision for precision in (*precisions, engine or PRECISIONS[0]) if precision not in PRECISIONS]
+    unknown = [
+        precision for precision in (*precisions, engine_precision or PRECISIONS[0]) if precision not in PRECISIONS
+    ]
     if unknown:
         raise InputError(f"unknown precision {unknown[0]!r}; choose from {', '.join(PRECISIONS)}")
-    if engine:  # what cannot be built is refused before any work
+    if engine_precision:  # what cannot be built is refused before any work
         _, gpu_archs = check_engine(engine_batch, gpu_archs)
     source = find_model(checkpoint)
     if source.is_dir():
         source = source / CHECKPOINT_NAME
-    dataset = open_merged((str(data),) if data else _training_sources(source))
-    if data and not dataset.train and "int8" in {*precisions, engine}:
+    dataset = open_dataset(*((data,) if data else _training_sources(source)))
+    if data and not dataset.train and "int8" in {*precisions, engine_precision}:
         logger.warning(
             f"{dataset.name} has no training crops, so INT8 calibration uses its query and gallery: the scores of the "
             "INT8 model on them are optimistic"
@@ -123,9 +125,9 @@ def export(
     for precision in precisions:
         exported.append(export_onnx(context, precision, exported))
         _log(exported[-1])
-    if engine:
+    if engine_precision:
         try:
-            exported.append(export_engine(context, engine, engine_batch, gpu_archs, exported))
+            exported.append(export_engine(context, engine_precision, engine_batch, gpu_archs, exported))
             _log(exported[-1])
         except ParityError as error:
             logger.warning(str(error))

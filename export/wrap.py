@@ -90,7 +90,7 @@ class ForeignModel(Protocol):
         """Writes the wrapped graph; with `free_batch`, a fixed batch size is replaced by any."""
 
 
-def wrap(
+def wrap_model(
     source: str | Path,
     out: str | Path,
     *,

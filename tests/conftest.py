@@ -54,7 +54,7 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory, people: Path) -> P
     model = ReID("resnet18", 8)
     path = tmp_path_factory.mktemp("run") / "model.pt"
     saved = checkpoint.Checkpoint(contract_of(model, 128, 64), model.state_dict(), 8, 1, "bnneck", (str(people),))
-    checkpoint.save(path, saved)
+    checkpoint.save(saved, path)
     return path
 
 

@@ -140,7 +140,7 @@ def test_the_position_embedding_is_resized(tmp_path: Path) -> None:
 def test_a_run_with_images_of_another_size_is_a_start(tmp_path: Path) -> None:
     first = ReID(VIT, 5, size=(64, 32))
     saved = Checkpoint(contract_of(first, 64, 32), first.state_dict(), 5, 1, "bnneck", ("none",))
-    checkpoint.save(tmp_path / "model.pt", saved)
+    checkpoint.save(saved, tmp_path / "model.pt")
     rebuilt = checkpoint.load(tmp_path / "model.pt").build()
     assert all(torch.equal(value, first.state_dict()[key]) for key, value in rebuilt.state_dict().items())
     second = ReID(VIT, 7, size=(128, 64))
@@ -246,7 +246,7 @@ def test_crops_of_two_sizes_need_a_network_that_takes_them(people: Path, tmp_pat
 def test_without_timm_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ReID(CNN, 5)
     saved = Checkpoint(contract_of(model, 64, 32), model.state_dict(), 5, 1, "bnneck", ("none",))
-    checkpoint.save(tmp_path / "model.pt", saved)
+    checkpoint.save(saved, tmp_path / "model.pt")
     monkeypatch.setitem(sys.modules, "timm", None)
     message = r"^timm is not installed; pip install 'bot-deploy\[timm\]'$"
     with pytest.raises(RunError, match=message):

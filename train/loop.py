@@ -415,5 +415,5 @@ def _save_checkpoint(model: ReID, path: Path, recipe: Recipe, dataset: Dataset, 
     if targets:
         contract = dataclasses.replace(contract, teacher=targets.description, unlabelled=targets.unlabeled_names)
     checkpoint.save(
-        path, checkpoint.Checkpoint(contract, state_dict, num_ids, recipe.last_stride, recipe.neck, dataset.sources)
+        checkpoint.Checkpoint(contract, state_dict, num_ids, recipe.last_stride, recipe.neck, dataset.sources), path
     )

@@ -73,8 +73,8 @@ class Checkpoint:
         )
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes `checkpoint` to `path` atomically.
+def save(checkpoint: Checkpoint, path: str | Path) -> None:
+    """Writes `checkpoint` to the file `path` atomically; the order of the arguments is that of `torch.save`.
 
     Raises:
         InputError: a value of its contract is out of range, so that it could not be read again.
@@ -82,7 +82,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     """
     from_json(checkpoint.contract.to_json(), str(path))
     fields = {**vars(checkpoint), "contract": checkpoint.contract.to_json(), "kind": KIND}
-    write_atomically(path, lambda temporary: torch.save(fields, temporary))
+    write_atomically(Path(path), lambda temporary: torch.save(fields, temporary))
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -138,7 +138,7 @@ def read_contract(path: Path) -> Contract:
 
 def write_contract(path: Path, contract: Contract) -> None:
     """Replaces the contract in the checkpoint `path`; the weights stay as they are."""
-    save(path, replace(load(path), contract=contract))
+    save(replace(load(path), contract=contract), path)
 
 
 def load_tensors(path: str | Path) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from .options import COUNT, RenamedOption
+from .options import COUNT, RecipeCommand, RenamedOption
 
 
-@click.command()
+@click.command(cls=RecipeCommand)
 @click.option("--data", multiple=True, help="Data to train on; repeatable, to merge data sets; default: synthetic.")
 @click.option("--test", help="Data to evaluate on; default: --data. Table 3 needs another data set.")
 @click.option("--table", type=int, default=1, show_default=True, help="Number of the paper's table: 1, 2, 3, 5 or 6.")
@@ -57,7 +57,7 @@ def ablate(
     from bot_deploy import runs
     from bot_deploy.choices import SYNTHETIC
     from bot_deploy.console import say, show
-    from bot_deploy.datasets import check_sources, describe_dataset, open_dataset, open_merged, training_notes
+    from bot_deploy.datasets import check_sources, describe_dataset, open_dataset, training_notes
     from bot_deploy.errors import InputError
     from bot_deploy.train import run_files
     from bot_deploy.train.recipe import load_recipe
@@ -84,7 +84,7 @@ def ablate(
             names = ", ".join(variant.name for variant in variants)
             raise InputError(f"no row {', '.join(unknown)}; choose from {names}", parameter="rows")
         variants = [by_name[row] for row in chosen]
-    train_data = open_merged(data or (SYNTHETIC,))
+    train_data = open_dataset(*(data or (SYNTHETIC,)))
     test_data = open_dataset(test) if test else train_data
     notes = training_notes(
         dataclasses.replace(train_data, query=test_data.query, gallery=test_data.gallery),

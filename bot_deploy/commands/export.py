@@ -113,7 +113,7 @@ def export_command(
         out,
         ("fp32", *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])),
         data,
-        engine=engine,
+        engine_precision=engine,
         engine_batch=batch_sizes,
         gpu_archs=[arch.strip() for arch in gpu_arch.split(",") if arch.strip()],
         feature=feature,

@@ -77,5 +77,5 @@ def import_command(
     if imported.unused_keys:
         say(f"left out, because only training needs it: {', '.join(imported.unused_keys)}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(out, saved)
+    checkpoint.save(saved, out)
     say(f"wrote {out}; score it with `bot eval` before you rely on it")

@@ -38,6 +38,23 @@ class RenamedOption(click.Option):
             self.opts = names
 
 
+class RecipeCommand(click.Command):
+    """A command with --set; an unknown option that is the key of a recipe gets a hint."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from bot_deploy.train.recipe import FIELDS, OLD_KEYS
+
+            key = error.option_name.lstrip("-").replace("-", "_")
+            if key not in FIELDS and key not in OLD_KEYS:
+                raise
+            raise click.UsageError(
+                f"No such option {error.option_name!r}; keys of the recipe are set by --set {key}=VALUE", ctx
+            ) from None
+
+
 class Address(click.ParamType):  # type: ignore[type-arg]
     """A path or an address, or where it stands: `env:NAME` or `@FILE`, because `ps` shows arguments to everybody."""
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from .model_choice import choose_model, say_terms
-from .options import OFFLINE
+from .options import OFFLINE, RecipeCommand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@click.command()
+@click.command(cls=RecipeCommand)
 @click.option(
     "--data", multiple=True, help="Folder, .zip or .csv of crops; repeatable, to merge data sets; default: synthetic."
 )
@@ -65,7 +65,7 @@ def train(
     from bot_deploy import runs
     from bot_deploy.choices import SYNTHETIC
     from bot_deploy.console import say
-    from bot_deploy.datasets import describe_dataset, open_merged, training_notes
+    from bot_deploy.datasets import describe_dataset, open_dataset, training_notes
     from bot_deploy.errors import InputError
     from bot_deploy.models import box
     from bot_deploy.train import run_files
@@ -91,7 +91,7 @@ def train(
         if out is None and "WORLD_SIZE" in os.environ:
             raise InputError("name the folder of the run, so that all processes of torchrun share it", parameter="out")
         out = out or runs.new_folder(_run_name(recipe))
-    dataset = open_merged(data)
+    dataset = open_dataset(*data)
     if os.environ.get("RANK", "0") == "0":
         for line in (
             *describe_dataset(dataset),

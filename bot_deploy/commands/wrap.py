@@ -88,8 +88,7 @@ def wrap(
     require_path(file, "model file")
     check_sources([data])
 
-    from bot_deploy.export.wrap import check_artifact
-    from bot_deploy.export.wrap import wrap as wrap_model
+    from bot_deploy.export.wrap import check_artifact, wrap_model
 
     artifact = wrap_model(
         file,

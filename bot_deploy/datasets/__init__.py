@@ -48,7 +48,6 @@ __all__ = [
     "describe_names",
     "merge",
     "open_dataset",
-    "open_merged",
     "open_unlabeled",
     "scoring_notes",
     "training_notes",
@@ -66,12 +65,16 @@ READERS: tuple[tuple[str, Callable[[str, Sequence[File]], Dataset]], ...] = (
 )
 
 
-def open_dataset(source: str | Path) -> Dataset:
+def open_dataset(source: str | Path, *others: str | Path) -> Dataset:
     """The data set at `source`: a folder, a .zip, a .csv, or the word `synthetic` for generated people.
+
+    Several sources are merged; identities and cameras of different sources never coincide.
 
     Raises:
         InputError: nothing there, or no known layout; the message lists them, and why each one does not fit.
     """
+    if others:
+        return merge([open_dataset(path) for path in (source, *others)])
     name = str(source)
     root = _synthetic() if name == SYNTHETIC else Path(source)
     check_sources([name])
@@ -98,15 +101,6 @@ def check_sources(sources: Sequence[str]) -> None:
             raise layout_error(f"{source}: no such folder or file")
         if source != SYNTHETIC:
             require_path(Path(source), "folder or file")
-
-
-def open_merged(sources: Sequence[str]) -> Dataset:
-    """All of `sources` as one data set; identities and cameras of different sources never coincide.
-
-    Raises:
-        InputError: as `open_dataset` does.
-    """
-    return merge([open_dataset(source) for source in sources])
 
 
 def open_unlabeled(sources: Sequence[str]) -> tuple[Crop, ...]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bot_deploy.choices import METRICS
+from bot_deploy.datasets import Dataset, open_dataset
+from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError
 
 from .metrics import DotProducts, evaluate
@@ -17,9 +19,10 @@ from .rerank import k_reciprocal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from bot_deploy.datasets import Crop, Dataset
-    from bot_deploy.embedder import Embedder, Vectors
+    from bot_deploy.datasets import Crop
+    from bot_deploy.embedder import Vectors
 
 
 COSINE, EUCLIDEAN = METRICS
@@ -34,8 +37,8 @@ class Scores:
     rank10: float
     mAP: float  # noqa: N815 - the field's spelling
     mINP: float  # noqa: N815
-    queries: int  # all query crops, also those without a true match; rank-1, mAP and so on leave these out
-    gallery: int  # all gallery crops
+    queries: int  # number of all query crops, also those without a true match; rank-1, mAP and so on leave these out
+    gallery: int  # number of all gallery crops
     seconds: float  # for embedding and ranking
 
     def to_dict(self) -> dict[str, float]:
@@ -60,8 +63,8 @@ def embed_crops(embedder: Embedder, crops: Sequence[Crop], crops_name: str) -> V
 
 
 def evaluate_dataset(
-    embedder: Embedder,
-    dataset: Dataset,
+    model: Embedder | str | Path,
+    data: Dataset | str | Path,
     metric: str = COSINE,
     *,
     rerank: bool = False,
@@ -69,11 +72,11 @@ def evaluate_dataset(
     single_shot: bool = False,
     embed: Callable[[Embedder, Sequence[Crop], str], Vectors] = embed_crops,
 ) -> Scores:
-    """Scores `embedder` on the query and gallery crops of `dataset`.
+    """Scores `model` on the query and gallery crops of `data`.
 
     Args:
-        embedder: the model.
-        dataset: needs query and gallery.
+        model: an embedder, or the file that it is opened from.
+        data: a data set with query and gallery, or the path that it is opened from.
         metric: "cosine" for unit vectors; "euclidean" for embedders whose vectors differ in length.
         rerank: rank by `k_reciprocal` distances.
         camera_filter: ignore the gallery crops of a query's own identity and camera, as the protocol does. Without
@@ -82,8 +85,11 @@ def evaluate_dataset(
         embed: a function with the parameters of `embed_crops`; `embed_or_reuse` reads the embedding cache.
 
     Raises:
-        InputError: query or gallery is missing, a crop is not a usable image, or nothing can be scored.
+        InputError: query or gallery is missing, a crop is not a usable image, or nothing can be scored; model or data
+            cannot be opened.
     """
+    embedder = model if isinstance(model, Embedder) else open_embedder(model)
+    dataset = data if isinstance(data, Dataset) else open_dataset(data)
     dataset.require_splits("query", "gallery")
     started = time.perf_counter()
     query, gallery = embed(embedder, dataset.query, "query"), embed(embedder, dataset.gallery, "gallery")

@@ -83,20 +83,21 @@ def check_gallery(address: str) -> None:
         check_folder(Path(address))
 
 
-def open_index(address: str, contract: Contract) -> LocalIndex | MilvusIndex:
+def open_index(address: str | Path, contract: Contract) -> LocalIndex | MilvusIndex:
     """The index at `address`: a folder from `bot index`, a .db file, or milvus://host:19530/name.
 
     Raises:
         InputError: no index there, or one of another model than that of `contract`.
         RunError: it cannot be read.
     """
+    address = str(address)
     return _check_model(MilvusIndex(address) if is_milvus(address) else LocalIndex(Path(address)), contract)
 
 
-def open_or_create_index(address: str, contract: Contract, root: Path) -> LocalIndex | MilvusIndex:
+def open_or_create_index(address: str | Path, contract: Contract, root: str | Path) -> LocalIndex | MilvusIndex:
     """Opens the index at `address`, or makes an empty one for files below `root`; see `open_index`."""
-    path = Path(address)
-    new = (contract.embedding_space, contract.dim, root.absolute())
+    path, address = Path(address), str(address)
+    new = (contract.embedding_space, contract.dim, Path(root).absolute())
     if is_milvus(address):
         return _check_model(MilvusIndex(address, *new), contract)
     if not is_local_index(path) and (path.is_file() or (path.is_dir() and not is_empty_folder(path))):
@@ -109,7 +110,7 @@ def _check_model(gallery: LocalIndex | MilvusIndex, contract: Contract) -> Local
         return gallery
     gallery.close()
     raise InputError(
-        f"{gallery.address}: made by another model ({gallery.embedding_space}, {gallery.dim} numbers; "
+        f"{gallery.address}: made by another model ({gallery.embedding_space}, {gallery.dim} dimensions; "
         f"yours is {contract.embedding_space}, {contract.dim}); give that model, "
         f"or index again: bot index {gallery.root} -o ANOTHER",
         parameter="model",
@@ -121,12 +122,13 @@ def is_empty_folder(folder: Path) -> bool:
     return all(path.name.startswith(".") for path in folder.iterdir())
 
 
-def open_folder_gallery(folder: Path, embedder: Embedder) -> tuple[LocalIndex, IndexUpdate]:
+def open_folder_gallery(folder: str | Path, embedder: Embedder) -> tuple[LocalIndex, IndexUpdate]:
     """The up-to-date gallery of the crops below `folder`; its index is kept in the user's cache.
 
     Raises:
         InputError: no such folder, or not one usable image in it.
     """
+    folder = Path(folder)
     check_folder(folder)
     contract = embedder.contract
     try:

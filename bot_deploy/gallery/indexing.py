@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,6 @@ from .scan import file_digest, file_state, scan_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from bot_deploy.embedder import Embedder
 
@@ -47,7 +47,7 @@ class IndexUpdate:
 
 def index_folder(
     gallery: Gallery,
-    folder: Path,
+    folder: str | Path,
     embedder: Embedder,
     metadata: Mapping[str, CropMetadata] | None = None,
     *,
@@ -78,6 +78,7 @@ def index_folder(
         InputError: no such folder, not one usable image in it, `metadata` about none of its files, a gallery of
             another folder without `add` or `replace`, or names of new files that contradict each other.
     """
+    folder = Path(folder)
     items = list(gallery.items())
     scanned = scanned or scan_images(folder)
     if not scanned.files:  # perhaps an empty mount: the gallery is kept

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,6 @@ from .pairs import PairScores, bin_edges, count_pairs, score_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from bot_deploy.artifacts.contract import Contract
     from bot_deploy.datasets import Crop
@@ -185,20 +185,23 @@ def check_storable(model: Path) -> None:
         check_writable(engine_file.sidecar_path(model) if model.suffix == ".engine" else model)
 
 
-def store_calibration(model: Path, calibration: Calibration, measured: Contract | None = None) -> None:
+def store_calibration(model: str | Path, calibration: Calibration, measured_contract: Contract | None = None) -> None:
     """Writes `calibration` into the contract of the artifact `model`, in place of an older one.
 
     Args:
         model: the artifact.
         calibration: its thresholds.
-        measured: the contract of the embedder that gave the scores; None if the file cannot have changed since.
+        measured_contract: the contract of the embedder that gave the scores; None if the file cannot have changed
+            since.
 
     Raises:
         InputError: no model of ours, or a checkpoint. A calibration belongs to the exported model.
-        RunError: the file cannot be written, or it has become another model than `measured`.
+        RunError: the file cannot be written, or it has become another model than that of
+            `measured_contract`.
     """
+    model = Path(model)
     check_storable(model)
     contract = read_contract(model)
-    if measured and replace(measured, calibration=contract.calibration) != contract:
+    if measured_contract and replace(measured_contract, calibration=contract.calibration) != contract:
         raise RunError(f"{model}: was replaced by another model during the calibration; calibrate again")
     write_contract(model, replace(contract, calibration=calibration))

@@ -37,7 +37,7 @@ def raw(saved: Checkpoint, **changes: Any) -> dict[str, Any]:
 
 
 def test_round_trip(saved: Checkpoint, tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "model.pt", saved)
+    checkpoint.save(saved, tmp_path / "model.pt")
     loaded = checkpoint.load(tmp_path / "model.pt")
     for field in dataclasses.fields(Checkpoint):
         if field.name != "state":
@@ -50,7 +50,7 @@ def test_round_trip(saved: Checkpoint, tmp_path: Path) -> None:
 
 
 def test_the_built_network_gives_the_same_embeddings(saved: Checkpoint, tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "model.pt", saved)
+    checkpoint.save(saved, tmp_path / "model.pt")
     loaded = checkpoint.load(str(tmp_path / "model.pt"))
     model = loaded.build()
     assert contract_of(model, 64, 32) == saved.contract
@@ -71,7 +71,7 @@ def test_the_built_network_gives_the_same_embeddings(saved: Checkpoint, tmp_path
 def test_the_options_of_the_network_are_stored(last_stride: int, neck: str, feature: str, tmp_path: Path) -> None:
     model = ReID("mobilenet_v2", 3, last_stride=last_stride, neck=neck, feature=feature)
     contract = contract_of(model, 64, 32)
-    checkpoint.save(tmp_path / "m.pt", Checkpoint(contract, model.state_dict(), 3, last_stride, neck, ("x",)))
+    checkpoint.save(Checkpoint(contract, model.state_dict(), 3, last_stride, neck, ("x",)), tmp_path / "m.pt")
     built = checkpoint.load(tmp_path / "m.pt").build().eval()
     assert built.feature == feature
     assert (built.classifier.bias is None) == (neck == "bnneck")
@@ -141,14 +141,14 @@ def test_a_damaged_contract(contract: str, words: str, saved: Checkpoint, tmp_pa
 
 
 def test_the_contract_is_readable_json(saved: Checkpoint, tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "model.pt", saved)
+    checkpoint.save(saved, tmp_path / "model.pt")
     fields = json.loads(torch.load(tmp_path / "model.pt", weights_only=True)["contract"])
     assert (fields["arch"], fields["height"], fields["width"], fields["dim"]) == ("mobilenet_v2", 64, 32, 1280)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 1000, -1])
 def test_a_truncated_checkpoint(keep: int, saved: Checkpoint, tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "model.pt", saved)
+    checkpoint.save(saved, tmp_path / "model.pt")
     data = (tmp_path / "model.pt").read_bytes()
     (tmp_path / "model.pt").write_bytes(data[:keep])
     with pytest.raises(InputError, match=r"model\.pt"):

@@ -60,5 +60,5 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = ReID("resnet18", 4)
     path = tmp_path_factory.mktemp("tiny") / "model.pt"
     saved = checkpoint.Checkpoint(contract_of(network, 32, 16), network.state_dict(), 4, 1, "bnneck", ("people",))
-    checkpoint.save(path, saved)
+    checkpoint.save(saved, path)
     return path

@@ -11,7 +11,7 @@ import pytest
 from helpers.commands import run_bot
 
 from bot_deploy import images
-from bot_deploy.datasets import LAYOUTS_HELP, Crop, Dataset, open_dataset, open_merged
+from bot_deploy.datasets import LAYOUTS_HELP, Crop, Dataset, open_dataset
 from bot_deploy.errors import InputError
 
 MARKET = [
@@ -202,9 +202,9 @@ def test_not_a_zip(tmp_path: Path, content: bytes | None) -> None:
 
 def test_a_path_with_the_separator_of_merged_sets_is_one_source(tmp_path: Path) -> None:
     both = [str(write(tmp_path / name, MARKET)) for name in ("a + b", "c")]
-    dataset = open_merged(both)
+    dataset = open_dataset(*both)
     assert dataset.sources == tuple(both)
-    assert open_merged(dataset.sources) == dataset
+    assert open_dataset(*dataset.sources) == dataset
 
 
 @pytest.mark.parametrize("module", ["bot_deploy.datasets", "bot_deploy.commands.match", "bot_deploy.gallery"])

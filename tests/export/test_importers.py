@@ -419,7 +419,7 @@ def test_no_such_file_and_damaged_ones(tmp_path: Path) -> None:
 
 def test_the_stem_travels_and_older_checkpoints_have_torchvisions(tmp_path: Path) -> None:
     saved = import_checkpoint(stored(authors(resnet()), tmp_path), **SIZE).checkpoint
-    checkpoint.save(tmp_path / "model.pt", saved)
+    checkpoint.save(saved, tmp_path / "model.pt")
     loaded = checkpoint.load(tmp_path / "model.pt")
     assert (loaded.stem, loaded.contract) == ("no-relu", saved.contract)
     torch.testing.assert_close(embedded(loaded, pictures()), embedded(saved, pictures()), atol=0, rtol=0)

@@ -17,7 +17,7 @@ from bot_deploy import open_embedder
 from bot_deploy.artifacts import read_contract, write_contract
 from bot_deploy.choices import BACKENDS
 from bot_deploy.errors import InputError
-from bot_deploy.export.wrap import wrap
+from bot_deploy.export.wrap import wrap_model
 
 HEIGHT, WIDTH, CELLS, DIM = 32, 16, 8, 12
 CROPS = np.random.default_rng(3).integers(0, 256, (5, HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -104,7 +104,7 @@ def test_the_artifact_does_the_preprocessing(
 ) -> None:
     source = write_model(tmp_path / "theirs.onnx", layout=layout)
     options: dict[str, Any] = {"color": color, "pixel_range": pixel_range, "mean": mean, "std": std}
-    artifact = wrap(source, tmp_path / "ours.onnx", data=people, **options)
+    artifact = wrap_model(source, tmp_path / "ours.onnx", data=people, **options)
     assert not artifact.rejected
     embedder = open_embedder(artifact.path)
     divisor = 255.0 if pixel_range == "0-1" else 1.0
@@ -123,7 +123,7 @@ def test_the_artifact_does_the_preprocessing(
 
 @pytest.mark.parametrize("opset", [9, 13, 17, 18, 21])
 def test_opsets_of_the_original_are_kept(opset: int, people: Path, tmp_path: Path) -> None:
-    artifact = wrap(write_model(tmp_path / "theirs.onnx", opset=opset), tmp_path / "ours.onnx", data=people)
+    artifact = wrap_model(write_model(tmp_path / "theirs.onnx", opset=opset), tmp_path / "ours.onnx", data=people)
     assert not artifact.rejected
     assert onnx.load(artifact.path).opset_import[0].version == opset
     assert np.abs(open_embedder(artifact.path).run(CROPS) - expected(CROPS)).max() < 1e-5
@@ -132,7 +132,7 @@ def test_opsets_of_the_original_are_kept(opset: int, people: Path, tmp_path: Pat
 @pytest.mark.parametrize(("batch", "baked", "freed"), [(1, "", True), (1, "reshape", True), (4, "slice", False)])
 def test_a_fixed_batch_size_becomes_any(batch: int, baked: str, freed: bool, people: Path, tmp_path: Path) -> None:
     source = write_model(tmp_path / "theirs.onnx", batch=batch, baked=baked)
-    artifact = wrap(source, tmp_path / "ours.onnx", data=people)
+    artifact = wrap_model(source, tmp_path / "ours.onnx", data=people)
     assert not artifact.rejected
     dim = onnx.load(artifact.path).graph.input[0].type.tensor_type.shape.dim[0]
     assert bool(dim.dim_param) == freed
@@ -143,9 +143,9 @@ def test_a_fixed_batch_size_becomes_any(batch: int, baked: str, freed: bool, peo
 
 
 def test_vectors_with_trailing_ones_and_half_floats(people: Path, tmp_path: Path) -> None:
-    spatial = wrap(write_model(tmp_path / "a.onnx", output_rank=4), tmp_path / "a2.onnx", data=people)
+    spatial = wrap_model(write_model(tmp_path / "a.onnx", output_rank=4), tmp_path / "a2.onnx", data=people)
     assert np.abs(open_embedder(spatial.path).run(CROPS) - expected(CROPS)).max() < 1e-5
-    half = wrap(
+    half = wrap_model(
         write_model(tmp_path / "b.onnx", float_type=TensorProto.FLOAT16),
         tmp_path / "b2.onnx",
         data=people,
@@ -161,7 +161,7 @@ def test_openvino_ir(people: Path, tmp_path: Path) -> None:
     source = write_model(tmp_path / "theirs.onnx", batch=1, baked="reshape")
     ir = tmp_path / "theirs.xml"
     ov.save_model(ov.convert_model(str(source)), str(ir), compress_to_fp16=False)
-    artifact = wrap(ir, tmp_path / "ours" / "model.xml", color="BGR", data=people)
+    artifact = wrap_model(ir, tmp_path / "ours" / "model.xml", color="BGR", data=people)
     assert not artifact.rejected
     embedder = open_embedder(artifact.path)
     for count in (1, 2, 5):
@@ -207,7 +207,7 @@ def test_what_does_not_fit_is_refused(people: Path, tmp_path: Path, onnx_file: P
 
     def refuses(message: str, source: Path = theirs, **options: Any) -> None:
         with pytest.raises(InputError, match=message):
-            wrap(source, out, data=people, **options)
+            wrap_model(source, out, data=people, **options)
         assert not out.exists()
 
     refuses("takes crops of 32x16", size=(256, 128))
@@ -244,14 +244,14 @@ def _graph(path: Path, inputs: Any, outputs: Any, nodes: Any) -> Path:
 
 def test_an_output_can_be_named(people: Path, tmp_path: Path) -> None:
     source = write_model(tmp_path / "two.onnx", outputs=2)
-    artifact = wrap(source, tmp_path / "ours.onnx", data=people, output="vectors")
+    artifact = wrap_model(source, tmp_path / "ours.onnx", data=people, output="vectors")
     assert np.abs(open_embedder(artifact.path).run(CROPS) - expected(CROPS)).max() < 1e-5
 
 
 def test_other_preprocessing_is_another_embedding_space(people: Path, tmp_path: Path) -> None:
     source = write_model(tmp_path / "theirs.onnx")
     spaces = {
-        read_contract(wrap(source, tmp_path / f"{color}.onnx", color=color, data=people).path).embedding_space
+        read_contract(wrap_model(source, tmp_path / f"{color}.onnx", color=color, data=people).path).embedding_space
         for color in ("RGB", "BGR")
     }
     assert len(spaces) == 2
@@ -270,7 +270,7 @@ def test_a_graph_whose_embeddings_differ_is_rejected(
         return original(self, replace(preprocessing, color="BGR"), end)
 
     monkeypatch.setattr(wrap_onnx.ForeignOnnx, "_front", wrong)
-    artifact = wrap(write_model(tmp_path / "theirs.onnx"), tmp_path / "ours.onnx", data=people)
+    artifact = wrap_model(write_model(tmp_path / "theirs.onnx"), tmp_path / "ours.onnx", data=people)
     assert artifact.rejected
     assert artifact.path.name == "ours.onnx.rejected"
     assert not (tmp_path / "ours.onnx").exists()
@@ -305,7 +305,9 @@ def test_suffixes_agree() -> None:
 
 def test_the_anchor(shared: Path, tmp_path: Path) -> None:
     source = shared / "anchors/person-reidentification-retail-0265/person-reidentification-retail-0265.xml"
-    artifact = wrap(source, tmp_path / "model.xml", size=(256, 128), color="BGR", data=shared / "data/VIPeR.v1.0.zip")
+    artifact = wrap_model(
+        source, tmp_path / "model.xml", size=(256, 128), color="BGR", data=shared / "data/VIPeR.v1.0.zip"
+    )
     assert artifact.parity
     assert artifact.parity.min_cosine > 0.99999
     contract = read_contract(artifact.path)

@@ -164,7 +164,7 @@ def test_verify_fails_other_weights_with_exit_code_3(
     state = copy.deepcopy(saved.state)
     state["backbone.layer4.1.conv2.weight"] += 0.05
     model = replace(saved, state=state).build()
-    checkpoint.save(tmp_path / "other.pt", replace(saved, state=state, contract=contract_of(model, 128, 64)))
+    checkpoint.save(replace(saved, state=state, contract=contract_of(model, 128, 64)), tmp_path / "other.pt")
     result = CliRunner().invoke(verify, [str(onnx_file), str(tmp_path / "other.pt"), "--data", str(people)])
     assert isinstance(result.exception, ParityError)
     assert result.exception.exit_code == 3
@@ -175,7 +175,7 @@ def test_verify_fails_other_weights_with_exit_code_3(
 def test_verify_refuses_models_of_different_sizes(onnx_file: Path, checkpoint_file: Path, tmp_path: Path) -> None:
     saved = checkpoint.load(checkpoint_file)
     small = replace(saved, contract=replace(saved.contract, height=64, width=32))
-    checkpoint.save(tmp_path / "small.pt", small)
+    checkpoint.save(small, tmp_path / "small.pt")
     result = CliRunner().invoke(verify, [str(onnx_file), str(tmp_path / "small.pt")])
     assert isinstance(result.exception, InputError)
     assert "crops of 128x64 cannot be compared with 512 from 64x32" in str(result.exception)

@@ -47,7 +47,7 @@ def test_other_backbones_export_with_trained_looking_statistics(tmp_path: Path, 
     model = ReID(arch, 5).train()
     model(torch.randn(8, 3, 64, 32))  # sets batch-norm statistics, so that embeddings differ between images
     saved = checkpoint.Checkpoint(contract_of(model, 64, 32), model.state_dict(), 5, 1, "bnneck", ("none",))
-    checkpoint.save(tmp_path / "model.pt", saved)
+    checkpoint.save(saved, tmp_path / "model.pt")
     to_onnx(inference_graph(saved, saved.contract), saved.contract, tmp_path / "model.onnx")
     images = np.random.default_rng(0).integers(0, 256, (5, 64, 32, 3), dtype=np.uint8)
     exported, torch_ = open_embedder(tmp_path / "model.onnx"), open_embedder(tmp_path / "model.pt")

@@ -53,7 +53,7 @@ def unbalanced(source: Path, factor: float, channels: slice, out: Path) -> Path:
     for name in ("weight", "bias"):
         state[f"backbone.layer2.0.bn1.{name}"][channels] *= factor
     state["backbone.layer2.0.conv2.weight"][:, channels] /= factor  # ReLU(a x) = a ReLU(x)
-    checkpoint.save(out, replace(saved, state=state))
+    checkpoint.save(replace(saved, state=state), out)
     return out
 
 
@@ -98,7 +98,7 @@ def test_feature_before_the_neck(checkpoint_file: Path, people: Path, tmp_path: 
     saved = checkpoint.load(checkpoint_file)
     torch.manual_seed(2)
     state = {**saved.state, "neck.running_mean": torch.rand(512), "neck.running_var": 1 + torch.rand(512)}
-    checkpoint.save(tmp_path / "model.pt", replace(saved, state=state))
+    checkpoint.save(replace(saved, state=state), tmp_path / "model.pt")
     artifact = export_onnx(prepare_export(tmp_path / "model.pt", tmp_path, open_dataset(people), feature="before"))
     assert not artifact.rejected
     embedder = open_embedder(artifact.path)
@@ -297,7 +297,7 @@ def test_int8_calibration_on_scored_crops_is_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     dataset = open_dataset(people)
-    monkeypatch.setattr(pipeline, "open_merged", lambda _: dataset if has_train else replace(dataset, train=()))
+    monkeypatch.setattr(pipeline, "open_dataset", lambda _: dataset if has_train else replace(dataset, train=()))
     monkeypatch.setattr(
         pipeline,
         "export_onnx",
@@ -339,7 +339,7 @@ def test_ibn_in_lower_precision(precision: str, people: Path, tmp_path: Path) ->
     with torch.no_grad():
         model(normed)
     saved = Checkpoint(contract_of(model, 64, 32), model.state_dict(), 3, 1, "bnneck", ("none",))
-    checkpoint.save(tmp_path / "model.pt", saved)
+    checkpoint.save(saved, tmp_path / "model.pt")
     artifact = export_onnx(prepare_export(tmp_path / "model.pt", tmp_path, open_dataset(people)), precision)
     assert artifact.parity is not None
     assert artifact.parity.min_cosine > {"fp16": 0.999, "int8": 0.95}[precision]

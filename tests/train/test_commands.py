@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from helpers.commands import run_python
 
 from bot_deploy import cli
@@ -136,3 +137,10 @@ finally:
     assert finished.stderr.startswith(f"bot: {message}"), finished.stderr
     assert (finished.returncode, finished.stdout.strip()) == (2, "False")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("option", "key"), [("--epochs", "epochs"), ("--label-smoothing", "label_smoothing")])
+def test_an_option_that_is_a_key_gets_a_hint(option: str, key: str) -> None:
+    result = CliRunner().invoke(cli.bot, ["train", option, "4"])
+    assert result.exit_code == 2
+    assert f"No such option '{option}'; keys of the recipe are set by --set {key}=VALUE" in result.output

@@ -63,7 +63,7 @@ def own_checkpoint(path: Path, num_ids: int, *, neck: str = "bnneck", seed: int 
         {k: torch.rand_like(v) if v.is_floating_point() else torch.tensor(seed) for k, v in model.state_dict().items()}
     )
     contract = contract_of(model, 32, 16)
-    checkpoint.save(path, checkpoint.Checkpoint(contract, model.state_dict(), num_ids, 1, neck, ("nothing",)))
+    checkpoint.save(checkpoint.Checkpoint(contract, model.state_dict(), num_ids, 1, neck, ("nothing",)), path)
     return model.state_dict()
 
 
@@ -252,7 +252,7 @@ def test_the_folder_of_a_run_stands_for_its_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_backbone_names_it(arch: str, tmp_path: Path) -> None:
     model = ReID(arch, 5)
     saved = checkpoint.Checkpoint(checkpoint.contract_of(model, 32, 16), model.state_dict(), 5, 1, "bnneck", ("x",))
-    checkpoint.save(tmp_path / "model.pt", saved)
+    checkpoint.save(saved, tmp_path / "model.pt")
     with pytest.raises(InputError, match=rf"weights of {arch}, not of mobilenet_v2; set arch={arch}$") as caught:
         weights.initialize(ReID(ARCH, 5), str(tmp_path))
     assert caught.value.parameter == "set"
