@@ -72,21 +72,23 @@ class RecordingRecognizer(LiveRecognizer):
 @click.option("--video", type=click.Path(path_type=Path), required=True, help="Video in which the people walk past.")
 @click.option("--scene", type=click.Path(path_type=Path), required=True, help="Folder of frames; `query` holds crops.")
 @click.option(
-    "--min-score", type=NumberRange(-1, 1), help="Lowest cosine of a match; default: the calibrated threshold."
+    "--threshold",
+    type=NumberRange(-1, 1),
+    help="Cosine from which a person is recognised; default: the calibrated one.",
 )
-def main(model: Path, detector: Path, video: Path, scene: Path, min_score: float | None) -> None:
+def main(model: Path, detector: Path, video: Path, scene: Path, threshold: float | None) -> None:
     """Prints the tables of benchmarks/README.md."""
     configure_opencv()
     embedder, person_detector = open_embedder(model), open_detector(detector)
-    enrol_in_video(video, person_detector, embedder, min_score)
-    search_scene(scene, person_detector, embedder, min_score)
+    enrol_in_video(video, person_detector, embedder, threshold)
+    search_scene(scene, person_detector, embedder, threshold)
 
 
-def enrol_in_video(video: Path, detector: Detector, embedder: Embedder, min_score: float | None) -> None:
+def enrol_in_video(video: Path, detector: Detector, embedder: Embedder, threshold: float | None) -> None:
     """Runs the whole demo with recording, automatic enrolment and an empty gallery."""
     with tempfile.TemporaryDirectory() as folder, open_source(str(video)) as source:
         gallery = open_enrolment_gallery(f"{folder}/people.gallery", embedder)
-        recognizer = RecordingRecognizer(detector, embedder, gallery, source.fps, min_score=min_score, auto_enrol=True)
+        recognizer = RecordingRecognizer(detector, embedder, gallery, source.fps, threshold=threshold, auto_enrol=True)
         with Recorder(Path(folder) / "out.mp4", Path(folder) / "events.jsonl", source.fps) as recorder:
             summary = app.run(source, recognizer, recorder)
         print(f"{video.name}, {detector.name}; {recognizer.identifier.rule}; {len(gallery)} crops in the gallery")
@@ -120,7 +122,7 @@ def enrol_in_video(video: Path, detector: Detector, embedder: Embedder, min_scor
     )
 
 
-def search_scene(folder: Path, detector: Detector, embedder: Embedder, min_score: float | None) -> None:
+def search_scene(folder: Path, detector: Detector, embedder: Embedder, threshold: float | None) -> None:
     """Recognises one person, with two crops in the gallery, on sixteen frames."""
     with tempfile.TemporaryDirectory() as temporary, open_source(str(folder)) as source:
         crops = Path(temporary) / QUERY_IDENTITY
@@ -128,7 +130,7 @@ def search_scene(folder: Path, detector: Detector, embedder: Embedder, min_score
         for crop in sorted((folder / "query").glob("*.jpg")):
             (crops / crop.name).write_bytes(crop.read_bytes())
         gallery = open_enrolment_gallery(temporary, embedder)
-        recognizer = RecordingRecognizer(detector, embedder, gallery, source.fps, min_score=min_score)
+        recognizer = RecordingRecognizer(detector, embedder, gallery, source.fps, threshold=threshold)
         with Recorder(None, None, source.fps) as recorder:
             app.run(source, recognizer, recorder)
         print(f"{QUERY_IDENTITY} on the frames of {folder.name}; {recognizer.identifier.rule}")

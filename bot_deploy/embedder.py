@@ -45,7 +45,7 @@ class Embedder:
     contract: Contract
     backend: str  # runtime with version, and device; shown in messages, and part of the key of the embedding cache
     compute: Callable[[Pixels], Vectors]  # uint8 [N, height, width, 3] -> [N, dim]; `run` checks the result
-    batch: int = 32  # images per run; larger batches no longer fit the cache of a CPU
+    batch: int = 32  # number of images in a batch; larger batches no longer fit the cache of a CPU
     unit: bool = True  # whether embeddings have length 1; experiments with Euclidean distances use others
 
     def run(self, batch: Pixels) -> Vectors:

@@ -102,7 +102,7 @@ class LiveRecognizer:
         gallery: Gallery,
         fps: float,
         *,
-        min_score: float | None = None,
+        threshold: float | None = None,
         embed_every: int = EMBED_EVERY_FRAMES,
         auto_enrol: bool = False,
     ) -> None:
@@ -113,11 +113,11 @@ class LiveRecognizer:
             embedder: embeds their crops; its calibration gives the threshold of a match.
             gallery: the known people; also the place to enrol.
             fps: frames per second of the source, without pauses.
-            min_score: lowest cosine of a match, in place of the calibration.
+            threshold: cosine from which a person is recognised, in place of the calibration.
             embed_every: frames between two embeddings of a track.
             auto_enrol: whether strangers are enrolled automatically.
         """
-        self.identifier = PersonIdentifier(gallery, embedder.contract.calibration, min_score)
+        self.identifier = PersonIdentifier(gallery, embedder.contract.calibration, threshold)
         self.enroller = Enroller(gallery)
         self.timer = StageTimer()
         self._builder = TrackletBuilder(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import RunError
 from bot_deploy.files import check_writable, lock, write_atomically
-from bot_deploy.models.cache import find_artifact, models_folder
+from bot_deploy.models.cache import find_model_file, models_folder
 from bot_deploy.models.fetch import fetch, find_cached_file
 from bot_deploy.synthetic import generate_dataset
 
@@ -39,7 +39,7 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
         InputError, RunError: as `fetch` and `wrap`.
         ParityError: the artifact's embeddings differ from those of the original.
     """
-    found = find_artifact(network.name)
+    found = find_model_file(network.name)
     if found and (folder is None or found.parent.parent == folder):
         return found
     if found and folder:
@@ -48,7 +48,7 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
     source = fetch(network, folder)
     target = _writable(source.parent, network.name)
     with lock(target / ".wrap.lock", lambda: logger.info(f"another process wraps {network.name}; waiting for it")):
-        found = find_artifact(network.name, (target.parent,))
+        found = find_model_file(network.name, (target.parent,))
         if found:
             return found
         if by_hand:
@@ -68,7 +68,7 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
                 mean=network.input.mean,
                 std=network.input.std,
                 data=_draw_people(Path(temporary) / "people"),
-                output=network.output,
+                output_name=network.output,
             )
         check_artifact(artifact)
     logger.info(

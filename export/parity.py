@@ -49,7 +49,7 @@ TOLERANCES = {
 class Parity:
     """The differences between the embeddings of a candidate and of a reference on `crops` real crops."""
 
-    crops: int
+    crops: int  # number of crops
     batches: tuple[int, ...]
     max_abs_error: float
     min_cosine: float

@@ -70,13 +70,13 @@ def export(
     flip: bool = False,
     opset: int = OPSET,
 ) -> list[ExportedModel]:
-    """Exports a checkpoint to ONNX, and to a TensorRT engine if asked, and compares every artifact with PyTorch.
+    """Exports a checkpoint to ONNX, and to a TensorRT engine if asked, and compares every file with PyTorch.
 
-    An artifact that fails the comparison is kept as *.rejected; check `ExportedModel.rejected`.
+    A file that fails the comparison is kept as *.rejected; check `ExportedModel.rejected`.
 
     Args:
         checkpoint: a checkpoint, the folder of a run, or "box" for the built-in model.
-        out: folder for the artifacts; by default that of the checkpoint, or a new one under runs/ for "box".
+        out: folder for the model files; by default that of the checkpoint, or a new one under runs/ for "box".
         precisions: of the ONNX files: "fp32", "fp16", "int8".
         data: data set with crops to compare on; query and gallery, if any, are also scored. INT8 calibration uses its
             training crops, or all its crops if there are none. By default the crops of the training, which are not

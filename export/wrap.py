@@ -100,9 +100,9 @@ def wrap_model(
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
     data: str | Path | Dataset = SYNTHETIC,
-    output: str | None = None,
+    output_name: str | None = None,
 ) -> ExportedModel:
-    """Wraps the model in `source` as an artifact at `out`: uint8 [N, H, W, 3] RGB in, unit vectors [N, D] out.
+    """Wraps the model in `source` as a model file at `out`: uint8 [N, H, W, 3] RGB in, unit vectors [N, D] out.
 
     The model gets (pixel / r - mean) / std, where r is 1 for the range "0-255" and 255 for "0-1". A graph with a fixed
     batch size becomes one for any batch size, if its embeddings stay the same; otherwise the backend runs it several
@@ -117,7 +117,7 @@ def wrap_model(
         mean: subtracted from the pixels in `pixel_range`; one number, or one for each channel in the model's order.
         std: divides the result; as `mean`.
         data: data set with crops to compare on, opened or not.
-        output: name of the output with the embeddings, if there are several.
+        output_name: the output with the embeddings, if there are several.
 
     Raises:
         InputError: no such file, not such a model, no image input, no output [N, D], or values that do not fit it.
@@ -125,7 +125,7 @@ def wrap_model(
     """
     source, out = Path(source), Path(out)
     _check_source(source, out)
-    model: ForeignModel = import_module(f"bot_deploy.export.{FORMATS[source.suffix]}").open_foreign(source, output)
+    model: ForeignModel = import_module(f"bot_deploy.export.{FORMATS[source.suffix]}").open_foreign(source, output_name)
     preprocessing, mean_of_unit_range, std_of_unit_range = _preprocessing(
         model.image_input, size, color, pixel_range, mean, std
     )
@@ -202,12 +202,12 @@ def choose_output(names: Sequence[str], output: str | None, source: Path) -> int
     """
     if output is not None and output not in names:
         raise InputError(
-            f"{source}: has no output {output!r}; choose from {', '.join(names)[:200]}", parameter="output"
+            f"{source}: has no output {output!r}; choose from {', '.join(names)[:200]}", parameter="output_name"
         )
     if output is None and len(names) != 1:
         raise InputError(
             f"{source}: has {len(names)} outputs ({', '.join(names)[:200]}); name the one with the embeddings",
-            parameter="output",
+            parameter="output_name",
         )
     return names.index(output) if output is not None else 0
 

@@ -40,7 +40,7 @@ from .options import COUNT, RecipeCommand, RenamedOption
     help="Number of trainings of each row; their scores are averaged.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Value of a recipe key; repeatable.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the table; default: runs/ablation-TABLE.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the table; default: runs/ablation-TABLE.")
 def ablate(
     data: tuple[str, ...],
     test: str | None,

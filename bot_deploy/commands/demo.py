@@ -45,7 +45,12 @@ if TYPE_CHECKING:
 )
 @click.option("--auto-enrol", is_flag=True, help="Automatic enrolment of strangers as person-1, person-2, ...")
 @click.option(
-    "--min-score", type=NumberRange(-1, 1), help="Lowest cosine of a match; default: by `bot calibrate`, or 0.6."
+    "--threshold",
+    "--min-score",
+    "threshold",
+    cls=RenamedOption,
+    type=NumberRange(-1, 1),
+    help="Cosine from which a person is recognised; default: by `bot calibrate`, or 0.6.",
 )
 @click.option(
     "--embed-every",
@@ -112,7 +117,7 @@ def demo(
     model: Path | None,
     detector: Path | None,
     auto_enrol: bool,
-    min_score: float | None,
+    threshold: float | None,
     embed_every: int,
     min_confidence: float | None,
     max_overlap: float,
@@ -176,7 +181,7 @@ def demo(
             embedder,
             people,
             frames.fps,
-            min_score=min_score,
+            threshold=threshold,
             embed_every=embed_every,
             auto_enrol=auto_enrol,
         )

@@ -11,7 +11,7 @@ from .options import JSON, RenamedOption, runtime
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--images",
     "folder",
@@ -30,8 +30,12 @@ from .options import JSON, RenamedOption, runtime
 )
 @runtime
 @JSON
-def doctor(model: Path, folder: Path, max_crops: int, device: str, threads: int, batch: int, as_json: bool) -> None:
+def doctor(
+    model: Path | None, folder: Path, max_crops: int, device: str, threads: int, batch: int, as_json: bool
+) -> None:
     """Measure on your own crops what wrong preprocessing would do to MODEL, and look for signs of it.
+
+    Without MODEL, the newest export is examined, or else the built-in model.
 
     Cosines compare a crop that is preprocessed wrongly with the same crop preprocessed correctly: the loss if only
     the query or only the gallery is wrong. The other columns compare crops that are all preprocessed wrongly: the

@@ -11,7 +11,7 @@ from .options import JSON, RenamedOption, runtime
 
 
 @click.command("eval")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--data",
     default="synthetic",
@@ -37,7 +37,7 @@ from .options import JSON, RenamedOption, runtime
 )
 @JSON
 def evaluate(
-    model: Path,
+    model: Path | None,
     data: str,
     device: str,
     threads: int,
@@ -49,6 +49,8 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Score MODEL by the Market-1501 protocol: rank-1, rank-5, rank-10, mAP, mINP.
+
+    Without MODEL, the newest export is scored, or else the built-in model.
 
     Embeddings are kept in your cache folder and reused while model and data stay the same.
     """

@@ -17,16 +17,16 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
 
 @click.command("export")
 @click.argument("source", metavar="[RUN|CKPT|box]", required=False, type=click.Path(path_type=Path))
-@click.option("--fp16", is_flag=True, help="Additional artifact: model.fp16.onnx.")
+@click.option("--fp16", is_flag=True, help="Additional file: model.fp16.onnx.")
 @click.option(
     "--int8",
     is_flag=True,
-    help="Additional artifact: model.int8.onnx. INT8 calibration uses the training crops of --data.",
+    help="Additional file: model.int8.onnx. INT8 calibration uses the training crops of --data.",
 )
 @click.option(
     "--trt",
     is_flag=True,
-    help="Additional artifact: model.engine for TensorRT, in FP16 unless --fp32 or --int8 is given.",
+    help="Additional file: model.engine for TensorRT, in FP16 unless --fp32 or --int8 is given.",
 )
 @click.option("--fp32", is_flag=True, help="Engine in float32 instead of FP16; needs --trt.")
 @click.option(
@@ -57,7 +57,9 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
     "--data",
     help="Crops to compare on, also scored if they have query and gallery; default: training crops, not scored.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the artifacts; default: that of the run.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="Folder for the model files; default: that of the run."
+)
 @JSON
 def export_command(
     source: Path | None,
@@ -76,7 +78,7 @@ def export_command(
 ) -> None:
     """Export the model of a RUN folder or CKPT file (default: the newest run), or `box`, to ONNX, and verify it.
 
-    Each artifact's embeddings are compared with PyTorch's. If one differs by more than its precision explains, it is
+    The embeddings of each file are compared with PyTorch's. If one differs by more than its precision explains, it is
     kept as *.rejected and the exit code is 3.
     """
     if fp32 and int8:
@@ -101,7 +103,7 @@ def export_command(
         raise InputError(f"{source}: no such run or checkpoint; `bot train` makes one")
     check_sources([data] if data else [])
     if out and out.suffix.lower() in {*BACKENDS, ".pth"}:
-        raise InputError(f"{out}: name a folder for the artifacts, such as {out.parent}", parameter="out")
+        raise InputError(f"{out}: name a folder for the model files, such as {out.parent}", parameter="out")
 
     from bot_deploy.export import export
 

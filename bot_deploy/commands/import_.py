@@ -21,7 +21,7 @@ from .options import FEATURE, FEATURE_METAVAR, IMAGE_SIDE
     show_default=True,
     help="Toolkit that wrote FILE; auto: recognised by its keys.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Checkpoint to write, a .pt file.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Checkpoint to write, a .pt file.")
 @click.option("--height", type=IMAGE_SIDE, default=IMAGE_HEIGHT, show_default=True, help="Height of crops in pixels.")
 @click.option("--width", type=IMAGE_SIDE, default=IMAGE_WIDTH, show_default=True, help="Width of crops in pixels.")
 @click.option("--last-stride", type=click.IntRange(1, 2), help="Last stride of the backbone; default: the toolkit's.")

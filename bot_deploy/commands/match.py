@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bot_deploy.matching.queries import Query
 
 
+MIN_DATE = 1e8  # seconds since 1970; smaller times are frame numbers
 CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five digits
 
 
@@ -38,9 +39,14 @@ CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five 
     type=COUNT,
     default=TOP_MATCHES,
     show_default=True,
-    help="Number of matches for each query.",
+    help="Number of images in the rank list of each query.",
 )
-@click.option("--min-score", type=NumberRange(-1, 1), default=-1, help="Lowest cosine of a match.")
+@click.option(
+    "--min-score",
+    type=NumberRange(-1, 1),
+    default=-1,
+    help="Lowest cosine of a listed image; the verdict keeps its own threshold.",
+)
 @click.option(
     "--rerank",
     is_flag=True,
@@ -50,8 +56,13 @@ CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five 
 @click.option("--camera", "cameras", type=CAMERA, multiple=True, help="Camera ID to search; repeatable.")
 @click.option("--exclude-camera", "excluded", type=CAMERA, multiple=True, help="Camera ID to leave out; repeatable.")
 @click.option("--exclude-same-camera", is_flag=True, help="Filter that leaves out the query's own camera.")
-@click.option("--since", metavar="TIME", help="Earliest time, such as 2026-01-31T12:00 (UTC if it has no zone).")
-@click.option("--until", metavar="TIME", help="Latest time.")
+@click.option(
+    "--since",
+    metavar="TIME",
+    help="Earliest time, such as 2026-01-31T12:00 (UTC if it has no zone), or a frame number where the gallery's names "
+    "have frame numbers, as in Market-1501.",
+)
+@click.option("--until", metavar="TIME", help="Latest time, as --since.")
 @runtime
 @click.option(
     "--html", type=click.Path(path_type=Path), metavar="F.html", help="Page of the rank lists, with its images in it."
@@ -216,6 +227,11 @@ def _explain_filters(filters: Filters, gallery: ReadableGallery) -> None:
                 f"no gallery image has a {quantity}; give it in file names such as c2_2026-01-31_12-00-00.jpg, or by "
                 "`bot index --metadata`"
             )
+    times = [item.time for item in items if item.time is not None]
+    limits = [limit for limit in (filters.get("since"), filters.get("until")) if limit is not None]
+    if times and any((limit >= MIN_DATE) != (max(times) >= MIN_DATE) for limit in limits):
+        kind = "dates" if max(times) >= MIN_DATE else f"frame numbers, up to {max(times):.0f}"
+        say(f"the times of this gallery are {kind}; give --since and --until in the same way")
 
 
 def _files(broken: Mapping[Path, object]) -> list[dict[str, str]]:

@@ -24,13 +24,13 @@ def choose_model(model: str | Path | None) -> Path:
     from bot_deploy.artifacts import FILE_MODULES, check_model_file
     from bot_deploy.errors import InputError
     from bot_deploy.models import box
-    from bot_deploy.models.cache import find_artifact, find_model
+    from bot_deploy.models.cache import find_model, find_model_file
     from bot_deploy.models.table import NamedModel, find_named_network
 
     if model is None:
         return runs.newest_model() or box.PATH
     network = find_named_network(str(model))
-    if isinstance(network, NamedModel) and not Path(model).is_file() and not find_artifact(network.name):
+    if isinstance(network, NamedModel) and not Path(model).is_file() and not find_model_file(network.name):
         from bot_deploy.export.by_name import prepare_model
 
         return prepare_model(network)

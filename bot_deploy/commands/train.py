@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Folder or .zip of crops of unknown people, for the teacher alone; repeatable.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; default: runs/RECIPE.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the run; default: runs/RECIPE.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Value of a recipe key; repeatable.")
 @click.option(
     "--resume",

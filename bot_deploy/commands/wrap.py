@@ -9,7 +9,7 @@ import click
 
 from bot_deploy.choices import COLORS, PIXEL_RANGES
 
-from .options import JSON
+from .options import JSON, RenamedOption
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -56,10 +56,17 @@ class Size(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--std", type=Numbers(), default="1", metavar="S|S,S,S", help="Standard deviation, as --mean; default: 1."
 )
-@click.option("--output", metavar="NAME", help="Name of the output with the embeddings, if FILE has several.")
+@click.option(
+    "--output-name",
+    "--output",
+    "output_name",
+    cls=RenamedOption,
+    metavar="NAME",
+    help="Name of the output with the embeddings, if FILE has several.",
+)
 @click.option("--data", default="synthetic", show_default=True, help="Crops to compare on.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="File to write; default: runs/NAME/model.onnx or model.xml."
+    "-o", "--out", type=click.Path(path_type=Path), help="File to write; default: runs/NAME/model.onnx or model.xml."
 )
 @JSON
 def wrap(
@@ -69,14 +76,14 @@ def wrap(
     pixel_range: str,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    output: str | None,
+    output_name: str | None,
     data: str,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Make an artifact around the ReID model of another toolkit in FILE, an .onnx or the .xml of an OpenVINO IR.
+    """Convert a ReID network of another toolkit, ONNX or OpenVINO IR, to a model file of bot_deploy.
 
-    The artifact takes crops as they are and holds its contract, so every command opens it. The exit code is 3 if its
+    The model takes crops as they are and holds its contract, so every command opens it. The exit code is 3 if its
     embeddings differ from those of FILE.
     """
     from bot_deploy import runs
@@ -99,7 +106,7 @@ def wrap(
         mean=mean,
         std=std,
         data=data,
-        output=output,
+        output_name=output_name,
     )
     if as_json:
         show_json(artifact.to_dict())

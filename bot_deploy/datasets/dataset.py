@@ -68,7 +68,7 @@ class Crop:
     """One image of one person."""
 
     path: Path | zipfile.Path
-    identity: int
+    identity: int  # a number, for scores; in galleries and matches an identity is a name
     camera: int
     has_known_camera: bool = True  # if not, `camera` is a number of this crop alone
     identity_name: str = ""  # the identity as folders, file names or tables write it

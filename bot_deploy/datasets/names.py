@@ -52,7 +52,7 @@ DAY_PATTERN = re.compile(r"(?:19|20)\d\d-?[01]\d-?[0-3]\d")
 class CropMetadata(NamedTuple):
     """Identity, camera and time of a crop; None where unknown."""
 
-    identity: str | None = None
+    identity: str | None = None  # a name; in `datasets.Crop` it is `identity_name`
     camera: int | None = None
     time: float | None = None  # seconds since 1970, UTC; the frame number where a name holds only that
 

@@ -39,7 +39,7 @@ class Effect:
 class Diagnosis:
     """The effects of mistakes and the warnings, measured on `crops` crops."""
 
-    crops: int
+    crops: int  # number of crops
     mean_similarity: float  # mean cosine between different crops, preprocessed correctly
     effects: tuple[Effect, ...]  # the lowest mean cosine first
     warnings: tuple[DoctorWarning, ...]

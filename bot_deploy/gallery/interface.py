@@ -26,7 +26,7 @@ class GalleryItem(NamedTuple):  # a gallery may have a million; a dataclass take
     size: int = 0  # bytes
     stamp: int = 0  # of the file's times and inode, see `scan.file_stamp`; 0: the content must be read again
     digest: bytes = b""  # of the content
-    identity: str | None = None
+    identity: str | None = None  # a name; in `datasets.Crop` it is `identity_name`
     camera: int | None = None
     time: float | None = None  # seconds since 1970, UTC; the frame number where a name holds only that
     error: str = ""

@@ -173,7 +173,7 @@ def _curve(
 
 
 def check_storable(model: Path) -> None:
-    """Checks that `store_calibration` can write to the artifact `model`.
+    """Checks that `store_calibration` can write to the model file `model`.
 
     Raises:
         InputError: it is a checkpoint. A calibration belongs to the exported model.
@@ -186,10 +186,10 @@ def check_storable(model: Path) -> None:
 
 
 def store_calibration(model: str | Path, calibration: Calibration, measured_contract: Contract | None = None) -> None:
-    """Writes `calibration` into the contract of the artifact `model`, in place of an older one.
+    """Writes `calibration` into the contract of the model file `model`, in place of an older one.
 
     Args:
-        model: the artifact.
+        model: the exported model.
         calibration: its thresholds.
         measured_contract: the contract of the embedder that gave the scores; None if the file cannot have changed
             since.

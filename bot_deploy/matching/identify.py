@@ -34,13 +34,13 @@ class Candidate(NamedTuple):
 class PersonIdentifier:
     """Finds the people of a gallery that look like an embedding, and decides whether a score is a match."""
 
-    def __init__(self, gallery: Gallery, calibration: Calibration | None, min_score: float | None = None) -> None:
-        """Uses the thresholds of `calibration`; `min_score`, the lowest cosine of a match, replaces them."""
+    def __init__(self, gallery: Gallery, calibration: Calibration | None, threshold: float | None = None) -> None:
+        """Uses the thresholds of `calibration`; `threshold`, the lowest cosine of a match, replaces them."""
         self.gallery = gallery
-        if min_score is not None:
-            require_range("min_score", min_score, -1, 1)
-        self._calibration = calibration if min_score is None else None
-        self._threshold = UNCALIBRATED_THRESHOLD if min_score is None else min_score
+        if threshold is not None:
+            require_range("threshold", threshold, -1, 1)
+        self._calibration = calibration if threshold is None else None
+        self._threshold = UNCALIBRATED_THRESHOLD if threshold is None else threshold
         if self._calibration:
             self._threshold = self._calibration.threshold
 

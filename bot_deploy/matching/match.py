@@ -33,19 +33,19 @@ RERANKED_MATCHES = 1000  # best matches by cosine that re-ranking sorts again
 
 @dataclass(frozen=True)
 class Match:
-    """One gallery image; `score` is the cosine with the query, -1 to 1."""
+    """One image of a rank list, of the same person or not; `score` is its cosine with the query, -1 to 1."""
 
     path: Path
     score: float
     rank: int  # from 1
-    identity: str | None = None
+    identity: str | None = None  # a name; in `datasets.Crop` it is `identity_name`
     camera: int | None = None
     time: float | None = None  # see `gallery.GalleryItem`
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The best matches of one query, the best first, and the verdict on the first."""
+    """The rank list of one query: gallery images, the most similar first, and the verdict on the first."""
 
     query: Path
     matches: tuple[Match, ...]
@@ -81,7 +81,7 @@ def match(
             Milvus address, or a single image file to compare with the query.
         model: an embedder, or the file that it is opened from; None for the built-in model.
         top: number of matches.
-        min_score: lowest cosine of a match, -1 to 1.
+        min_score: lowest cosine of a listed image, -1 to 1; the verdict keeps its own threshold.
         rerank: sort the best RERANKED_MATCHES by k-reciprocal re-ranking; scores remain cosines.
         exclude_same_camera: leave out the images from the query's own cameras.
         filters: `cameras`, `exclude_cameras`, `since`, `until`: see `gallery.Filters`.
@@ -135,7 +135,7 @@ def rank(
         gallery: the images to rank.
         calibration: of the model, for the verdict on the first match; None if it has none.
         top: number of matches for each query.
-        min_score: lowest cosine of a match, -1 to 1.
+        min_score: lowest cosine of a listed image, -1 to 1; the verdict keeps its own threshold.
         rerank: sort the best RERANKED_MATCHES by the distance of `k_reciprocal`; scores remain cosines.
         exclude_same_camera: leave out the images from a query's own cameras.
         filters: `cameras`, `exclude_cameras`, `since`, `until`: see `gallery.Filters`.

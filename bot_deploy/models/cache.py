@@ -1,4 +1,4 @@
-"""The folders of models with a name: FOLDER/NAME/ holds the files of one network, and its artifact.
+"""The folders of models with a name: FOLDER/NAME/ holds the files of one network, and its model file.
 
 A folder is looked up in $BOT_MODELS and in the user's cache, in this order. New files go to the first of them.
 """
@@ -15,7 +15,7 @@ from . import box
 from .table import NAMED_MODELS
 
 FOLDER_VARIABLE = "BOT_MODELS"
-ARTIFACTS = ("model.onnx", "model.xml")  # names of an artifact in the folder of its model
+MODEL_FILES = ("model.onnx", "model.xml")  # names of the model file in the folder of its name
 
 
 def models_folder() -> Path:
@@ -29,17 +29,17 @@ def search_folders() -> tuple[Path, ...]:
     return (*([Path(own)] if own else []), cache_folder("models"))
 
 
-def find_artifact(name: str, folders: tuple[Path, ...] | None = None) -> Path | None:
-    """The artifact of the model `name`; None if there is none."""
+def find_model_file(name: str, folders: tuple[Path, ...] | None = None) -> Path | None:
+    """The model file of the model `name`; None if there is none."""
     if Path(name).name != name:  # a path is no name
         return None
-    candidates = (folder / name / file for folder in folders or search_folders() for file in ARTIFACTS)
+    candidates = (folder / name / file for folder in folders or search_folders() for file in MODEL_FILES)
     return next((path for path in candidates if path.is_file()), None)
 
 
-def artifact_names() -> list[str]:
-    """The names of all models with an artifact."""
-    paths = (path for folder in search_folders() for file in ARTIFACTS for path in folder.glob(f"*/{file}"))
+def model_names() -> list[str]:
+    """The names of all models with a model file."""
+    paths = (path for folder in search_folders() for file in MODEL_FILES for path in folder.glob(f"*/{file}"))
     return sorted({path.parent.name for path in paths})
 
 
@@ -54,7 +54,7 @@ def find_model(model: str | Path) -> Path:
     path = Path(model)
     if path.is_file():
         return path
-    artifact = find_artifact(str(model))
-    if artifact is None and any(str(model) == network.name for network in NAMED_MODELS):
+    file = find_model_file(str(model))
+    if file is None and any(str(model) == network.name for network in NAMED_MODELS):
         raise InputError(f"{model} is not in the cache; `bot models --fetch {model}` fetches it")
-    return artifact or path
+    return file or path

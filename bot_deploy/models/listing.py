@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import box
-from .cache import artifact_names, find_artifact
+from .cache import find_model_file, model_names
 from .fetch import find_cached_file
 from .table import NAMED_DETECTORS, NAMED_MODELS, Accuracy, NamedDetector, NamedModel
 
@@ -35,7 +35,7 @@ def list_models() -> list[ListedModel]:
     models = [_listed(network) for network in NAMED_MODELS]
     detectors = [_listed(network) for network in NAMED_DETECTORS]
     names = {box.NAME, *(listed.name for listed in (*models, *detectors))}
-    own = [_own(name) for name in artifact_names() if name not in names]
+    own = [_own(name) for name in model_names() if name not in names]
     return [_boxed(), *models, *own, *detectors]
 
 
@@ -53,7 +53,7 @@ def _boxed() -> ListedModel:
 
 def _listed(network: NamedModel | NamedDetector) -> ListedModel:
     file = find_cached_file(network)
-    path = find_artifact(network.name) if isinstance(network, NamedModel) else file
+    path = find_model_file(network.name) if isinstance(network, NamedModel) else file
     return ListedModel(
         name=network.name,
         kind="model" if isinstance(network, NamedModel) else "detector",
@@ -69,7 +69,7 @@ def _listed(network: NamedModel | NamedDetector) -> ListedModel:
 
 
 def _own(name: str) -> ListedModel:
-    path = find_artifact(name)
+    path = find_model_file(name)
     assert path
     weights = path.with_suffix(".bin")  # of an OpenVINO IR
     files = [path, weights] if path.suffix == ".xml" and weights.is_file() else [path]

@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_refused(people: Path, tmp_path: Path, onnx_file: P
     refuses("std", std=(float("nan"),))
     refuses("one number or three", mean=(1.0, 2.0))
     refuses("color", color="CMYK")
-    refuses("has no output 'logits'", output="logits")
+    refuses("has no output 'logits'", output_name="logits")
     refuses("has a contract already", onnx_file)
     refuses("2 outputs", write_model(tmp_path / "two.onnx", outputs=2))
     refuses("no such model", tmp_path / "none.onnx")
@@ -244,7 +244,7 @@ def _graph(path: Path, inputs: Any, outputs: Any, nodes: Any) -> Path:
 
 def test_an_output_can_be_named(people: Path, tmp_path: Path) -> None:
     source = write_model(tmp_path / "two.onnx", outputs=2)
-    artifact = wrap_model(source, tmp_path / "ours.onnx", data=people, output="vectors")
+    artifact = wrap_model(source, tmp_path / "ours.onnx", data=people, output_name="vectors")
     assert np.abs(open_embedder(artifact.path).run(CROPS) - expected(CROPS)).max() < 1e-5
 
 
