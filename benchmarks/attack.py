@@ -27,6 +27,7 @@ import click
 from attacks import artifacts, kills, names, numbers, pictures, races, special_files, stores
 from attacks.harness import TIMEOUT_S, Outcome, generator, peak_mib, run
 from attacks.material import Material
+from attacks.verbs import preload
 
 KINDS = {
     "pictures": pictures.ATTACKS,
@@ -39,9 +40,18 @@ KINDS = {
     "kills": kills.ATTACKS,
 }
 # The share of --count that each kind gets; a picture is decoded in a millisecond, a command takes tenths of a second.
-SHARES = {"pictures": 1.0, "artifacts": 0.3, "stores": 0.2, "names": 0.03, "special files": 0.02, "numbers": 0.1}
-SHARES["races"] = 0.02
+SHARES = {
+    "pictures": 1.0,
+    "artifacts": 0.3,
+    "stores": 0.2,
+    "names": 0.03,
+    "special files": 0.02,
+    "numbers": 0.1,
+    "races": 0.02,
+}
 KILL_SHARES = {"train": 1.0, "index": 1.0, "demo": 1.0, "calibrate": 0.4, "export": 0.4}
+TIMEOUTS_S = {"races": kills.TIMEOUT_S, "kills": kills.TIMEOUT_S}  # of one attack that runs several whole verbs
+PRELOADING = {"artifacts", "special files"}  # kinds that import PyTorch, which counts in no attack
 MAX_SHOWN = 10  # failures that are printed in full
 
 
@@ -73,6 +83,8 @@ def plan(kind: str, seed: int, count: int, killed: int) -> list[str]:
 def attack_in_this_process(kind: str, seed: int, todo: list[str], first: int, log: Path) -> None:
     """Runs the attacks of `kind` from number `first`; writes a line to `log` before each, and its outcome after it."""
     os.environ["XDG_CACHE_HOME"] = str(log.parent / "cache")
+    if kind in PRELOADING:
+        preload()
     with log.open("a") as lines:
         material = Material(Path(tempfile.mkdtemp(dir=log.parent)))
         for number in range(first, len(todo)):
@@ -80,7 +92,7 @@ def attack_in_this_process(kind: str, seed: int, todo: list[str], first: int, lo
             lines.flush()
             rng = generator(seed, kind, number)
             rng.random()  # the first number chose the name
-            timeout_s = kills.TIMEOUT_S if kind == "kills" else TIMEOUT_S
+            timeout_s = TIMEOUTS_S.get(kind, TIMEOUT_S)
             outcome = run(KINDS[kind][todo[number]], todo[number], rng, material, timeout_s)
             lines.write(json.dumps({"number": number, "peak_mib": peak_mib(), **asdict(outcome)}) + "\n")
             lines.flush()
@@ -92,7 +104,7 @@ def attack_in_a_child(
     """The results by name, and the peak memory in MiB; a child that dies is replaced from the next attack on."""
     tallies: dict[str, Tally] = {}
     peak = 0.0
-    timeout_s = 2 * (kills.TIMEOUT_S if kind == "kills" else TIMEOUT_S)
+    timeout_s = 2 * TIMEOUTS_S.get(kind, TIMEOUT_S)
     while first < len(todo):
         log = folder / f"{kind}-{first}.jsonl"
         program = [sys.executable, __file__, "--child", str(log), "--kind", kind, "--seed", str(seed)]

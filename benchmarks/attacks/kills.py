@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .material import Material
 
-TIMEOUT_S = 300  # of one attack
+TIMEOUT_S = 600  # of one attack
 FILES_PER_COMMIT = 4  # crops between two commits of an index
 MIN_COSINE_OF_TRACK = 0.9  # of the mean of a track, which a demo enrols, with its best crop
 CLOCKS_S = (0, 0, -86_400, 7 * 86_400)  # of the run after a kill: sometimes its clock is a day behind, or a week ahead
