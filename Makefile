@@ -26,15 +26,16 @@ lint: .venv/ready docs  ## style, types, import rules and the build of the docum
 docs: .venv/ready  ## the documentation as web pages, in build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-floors:  ## the runtime's tests with the lowest declared versions, in build/floors
+floors:  ## the tests of the runtime, the trainer and the exporter with the lowest declared versions, in build/floors
 	$(PYTHON) -m venv --clear build/floors
 	build/floors/bin/python -m pip install --quiet uv
 	build/floors/bin/uv pip compile --quiet --resolution lowest-direct pyproject.toml --output-file build/floors/floors.txt \
-		--extra cpu --extra train --extra export --extra demo --extra parquet --extra openvino --extra scale
+		--extra cpu --extra train --extra export --extra demo --extra parquet --extra openvino --extra scale --extra models --extra timm
 	build/floors/bin/uv pip install --quiet --python build/floors/bin/python -r build/floors/floors.txt pytest hypothesis
 	build/floors/bin/uv pip install --quiet --python build/floors/bin/python --no-deps --editable .
 	build/floors/bin/python -m pytest -m "not slow" tests/artifacts tests/backends tests/gallery tests/matching \
-		tests/commands tests/video tests/demos tests/parity/test_onnx.py tests/test_images.py tests/test_embedder.py tests/test_without_torch.py
+		tests/commands tests/video tests/demos tests/models tests/parity tests/export tests/train tests/test_images.py \
+		tests/test_embedder.py tests/test_without_torch.py
 
 clean:  ## removes .venv and what was built; keeps runs/
 	rm -rf .venv build dist *.egg-info
