@@ -116,7 +116,8 @@ class _FeatureMap(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         if features.ndim == 3:  # noqa: PLR2004 - tokens
-            features = features[:, self.prefix_tokens :].reshape(len(features), *self.grid, -1)
+            # The number of images stays symbolic in an export, which len() would not allow.
+            features = features[:, self.prefix_tokens :].reshape(features.shape[0], *self.grid, -1)
         return features.permute(0, 3, 1, 2)
 
 

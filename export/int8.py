@@ -14,31 +14,34 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
 from bot_deploy.sampling import evenly_spread
 from bot_deploy.telemetry import without_telemetry
 
 from .quantizer import quantize
-from .sensitivity import embedding_costs
+from .sensitivity import embedding_costs, run_with
 from .to_onnx import save_with_contract
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import onnx
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from bot_deploy.artifacts.contract import Contract
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
     from bot_deploy.model import InferenceGraph
 
+    from .sensitivity import Layer
+
 logger = logging.getLogger(__name__)
 
 IMAGES_PER_RUN = 32
 MAX_EVALUATION_CROPS = 64  # crops that a graph is evaluated on here; the parity check uses others
-RANKING_CROPS = 32  # of these, the crops that convolutions are ranked on
+RANKING_CROPS = 32  # of these, the crops that layers are ranked on
 MEAN_CROPS = 256  # crops that the mean error is measured on
 # Cosines with float32 on the evaluation crops. A mean of 0.993 has cost 0.7 points of mAP, a mean of 0.997 0.2 points.
 MIN_COSINE, MIN_MEAN_COSINE = 0.985, 0.997
@@ -49,13 +52,13 @@ class Attempt:
     """What one graph quantises."""
 
     residual_sums: bool  # also the sums of residual blocks
-    float32_convs: int  # number of convolutions that stay in float32, the most sensitive ones
+    float32_layers: int  # number of layers that stay in float32, the most sensitive ones
 
 
 # From the fastest graph to the most accurate.
 ATTEMPTS = (
-    Attempt(residual_sums=True, float32_convs=0),
-    *(Attempt(residual_sums=False, float32_convs=count) for count in (0, 2, 4, 6, 8, 12, 16)),
+    Attempt(residual_sums=True, float32_layers=0),
+    *(Attempt(residual_sums=False, float32_layers=count) for count in (0, 2, 4, 6, 8, 12, 16)),
 )
 
 
@@ -73,27 +76,27 @@ def to_int8(
         tensorrt: symmetric int8 activations and float biases, which is all that TensorRT parses.
 
     Returns:
-        The names of the convolutions that stay in float32, in the order of the graph.
+        The names of the layers that stay in float32, in the order of the graph.
     """
     import onnx
 
-    reference = _Float32Model.open(source, crops)
-    ranked: list[str] = []  # convolutions, the most sensitive first
-    float32_convs: list[str] = []
+    reference = _Float32Model.open(source, graph, crops)
+    ranked: list[str] = []  # layers, the most sensitive first
+    float32_layers: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         ranges = Path(folder) / "ranges.json"
         for attempt in ATTEMPTS:
-            if attempt.float32_convs and not ranked:
-                ranked = _rank_convolutions(graph, _every_nth(reference.evaluation_crops, RANKING_CROPS))
-            float32_convs = ranked[: attempt.float32_convs]
-            nodes = [reference.conv_nodes[name] for name in float32_convs]
+            if attempt.float32_layers and not ranked:
+                ranked = _rank_layers(graph, reference.layer_nodes, _every_nth(reference.evaluation_crops, RANKING_CROPS))
+            float32_layers = ranked[: attempt.float32_layers]
+            nodes = [reference.layer_nodes[name] for name in float32_layers]
             quantize(source, out, crops, ranges, nodes, residual_sums=attempt.residual_sums, tensorrt=tensorrt)
             if reference.neck:
                 _remove_mean_error(out, reference.neck)
             if _is_close(out, reference, attempt):
                 break
     save_with_contract(onnx.load(str(out)), contract, out)
-    return [name for name in reference.conv_nodes if name in float32_convs]
+    return [name for name in reference.layer_nodes if name in float32_layers]
 
 
 # ---- the float32 model ----
@@ -113,27 +116,48 @@ class _Neck:
 class _Float32Model:
     """The float32 model that every attempt starts from and is compared with."""
 
-    conv_nodes: dict[str, str]  # name of a convolution in the backbone -> name of its node in the graph
+    layer_nodes: dict[str, str]  # name of a layer in the backbone -> name of its node in the graph
     neck: _Neck | None  # None for the feature before the neck
     evaluation_crops: Pixels
     embeddings: Vectors  # of `evaluation_crops`, [N, D]
 
     @classmethod
-    def open(cls, path: Path, crops: Pixels) -> _Float32Model:
+    def open(cls, path: Path, graph: InferenceGraph, crops: Pixels) -> _Float32Model:
         import onnx
 
-        nodes = onnx.load(str(path)).graph.node
+        model = onnx.load(str(path)).graph
         rows = evenly_spread(len(crops), MAX_EVALUATION_CROPS)
         return cls(
-            conv_nodes={
-                node.input[1].removeprefix("backbone.").removesuffix(".weight"): node.name
-                for node in nodes
-                if node.op_type == "Conv"
-            },
-            neck=_find_neck(path, nodes, _every_nth(crops, MEAN_CROPS)),
+            layer_nodes=_find_layers(model, graph),
+            neck=_find_neck(path, model.node, _every_nth(crops, MEAN_CROPS)),
             evaluation_crops=crops[rows],
             embeddings=_compute(path.read_bytes(), OUTPUT_NAME, crops[rows]),
         )
+
+
+def _find_layers(model: onnx.GraphProto, graph: InferenceGraph) -> dict[str, str]:
+    """The nodes of the graph that are layers of the backbone.
+
+    A convolution keeps the name of its weights. Those of a linear layer are transposed and named anew, so their values
+    are compared.
+    """
+    from onnx import numpy_helper
+
+    arrays = {tensor.name: tensor for tensor in model.initializer}
+    linear = {
+        module.weight.detach().numpy().T.tobytes(): name
+        for name, module in graph.backbone.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    nodes: dict[str, str] = {}
+    for node in model.node:
+        if node.op_type == "Conv":
+            nodes[node.input[1].removeprefix("backbone.").removesuffix(".weight")] = node.name
+        elif linear and node.op_type == "MatMul" and node.input[1] in arrays:
+            name = linear.get(numpy_helper.to_array(arrays[node.input[1]]).tobytes())
+            if name:
+                nodes[name] = node.name
+    return nodes
 
 
 def _find_neck(path: Path, nodes: Sequence[onnx.NodeProto], crops: Pixels) -> _Neck | None:
@@ -147,24 +171,25 @@ def _find_neck(path: Path, nodes: Sequence[onnx.NodeProto], crops: Pixels) -> _N
 # ---- the steps of an attempt ----
 
 
-def _rank_convolutions(graph: InferenceGraph, crops: Pixels) -> list[str]:
-    """The convolutions by their cost to the embeddings in INT8 for each of their weights, the most costly first.
+def _rank_layers(graph: InferenceGraph, names: Collection[str], crops: Pixels) -> list[str]:
+    """The layers `names` by their cost to the embeddings in INT8 for each of their weights, the most costly first.
 
     The cost is divided by the number of weights. A late layer of MobileNetV2 is half of the file: in float32 it loses
     most of what INT8 saves, and it gains no more accuracy than a small early layer.
     """
     costs = embedding_costs(graph, crops, _imitate_int8)
     sizes = {name: weights.numel() for name, weights in graph.backbone.named_parameters()}
-    return sorted(costs, key=lambda name: -costs[name] / sizes[f"{name}.weight"])
+    ranked = [name for name in costs if name in names]
+    return sorted(ranked, key=lambda name: -costs[name] / sizes[f"{name}.weight"])
 
 
-def _imitate_int8(conv: nn.Conv2d, features: Tensor) -> Tensor:
+def _imitate_int8(layer: Layer, features: Tensor) -> Tensor:
     low, high = features.min().clamp(max=0), features.max().clamp(min=0)
     step = (high - low).clamp(min=1e-12) / 255
-    weight_steps = conv.weight.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12) / 127
-    weights = torch.round(conv.weight / weight_steps) * weight_steps
-    output: Tensor = conv._conv_forward(torch.round(features / step) * step, weights, conv.bias)  # noqa: SLF001
-    return output
+    inner = tuple(range(1, layer.weight.ndim))
+    weight_steps = layer.weight.abs().amax(dim=inner, keepdim=True).clamp(min=1e-12) / 127
+    weights = torch.round(layer.weight / weight_steps) * weight_steps
+    return run_with(layer, torch.round(features / step) * step, weights, layer.bias)
 
 
 def _remove_mean_error(path: Path, neck: _Neck) -> None:
@@ -185,7 +210,7 @@ def _is_close(path: Path, reference: _Float32Model, attempt: Attempt) -> bool:
     lowest, mean = float(cosines.min()), float(cosines.mean())
     residual_sums = "INT8" if attempt.residual_sums else "float32"
     logger.info(
-        f"INT8 with residual sums in {residual_sums} and {attempt.float32_convs} layers in float32: "
+        f"INT8 with residual sums in {residual_sums} and {attempt.float32_layers} layers in float32: "
         f"min cosine {lowest:.4f}, mean cosine {mean:.4f}"
     )
     return lowest >= MIN_COSINE and mean >= MIN_MEAN_COSINE

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from bot_deploy.images import Pixels
 
 CALIBRATION_BATCH = 32
-OPERATIONS = ("Conv", "Relu", "Clip", "MaxPool")
+LINEAR = "MatMul"  # linear layers; a product of two activations stays in float32
+OPERATIONS = ("Conv", "Relu", "Clip", "MaxPool", LINEAR)
 RESIDUAL_SUM = "Add"
 
 
@@ -68,16 +69,25 @@ def quantize(
             per_channel=True,
             activation_type=QuantType.QInt8 if tensorrt else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(float32_nodes),
+            nodes_to_exclude=[*float32_nodes, *_products(source)],
             extra_options={
                 # A range is the mean over batches; the widest range of all crops would be that of an outlier.
                 "CalibMovingAverage": True,
                 "ActivationSymmetric": tensorrt,
                 "QuantizeBias": not tensorrt,
                 # The output of an activation after a convolution is quantised all the same.
-                "OpTypesToExcludeOutputQuantization": [] if residual_sums else ["Conv"],
+                "OpTypesToExcludeOutputQuantization": [LINEAR] if residual_sums else [LINEAR, "Conv"],
             },
         )
+
+
+def _products(source: Path) -> list[str]:
+    """The names of the nodes in `source` that multiply two activations, as attention does."""
+    import onnx
+
+    graph = onnx.load(str(source)).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return [node.name for node in graph.node if node.op_type == LINEAR and not weights & set(node.input)]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import torch
 
 from bot_deploy.artifacts.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
 from bot_deploy.choices import OPSET
-from bot_deploy.errors import InputError
+from bot_deploy.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +38,7 @@ def to_onnx(graph: InferenceGraph, contract: Contract, path: Path, opset: int = 
 
     Raises:
         InputError: `opset` is not one of OPSETS.
+        RunError: a network that cannot be exported for any number of images.
     """
     save_with_contract(onnx_model(graph, contract, opset), contract, path)
 
@@ -72,6 +73,8 @@ def onnx_model(
             )
             optimizer.remove_unused_nodes(program.model)
     model = program.model_proto
+    if model.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
+        raise RunError(f"{contract.arch}: PyTorch exports it for one number of images alone; choose another network")
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
         part.ClearField("metadata_props")  # stack traces with the paths of the machine that exported
     return model

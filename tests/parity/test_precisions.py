@@ -271,7 +271,7 @@ def test_convolutions_are_ranked_by_cost_for_each_weight(
     # 9,408 weights, 36,864 and 2,359,296: a cost per weight of 1e-7, 5e-7 and 4e-9.
     costs = {"conv1": 0.00094, "layer1.0.conv1": 0.0184, "layer4.0.conv2": 0.0094}
     monkeypatch.setattr(int8, "embedding_costs", lambda *_: costs)
-    assert int8._rank_convolutions(context.graph, crops) == ["layer1.0.conv1", "conv1", "layer4.0.conv2"]
+    assert int8._rank_layers(context.graph, costs, crops) == ["layer1.0.conv1", "conv1", "layer4.0.conv2"]
 
 
 def test_int8_calibrates_on_crops_that_are_not_scored(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
@@ -328,9 +328,10 @@ def test_int8_for_tensorrt_is_symmetric_and_builds(context: ExportContext, tmp_p
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_ibn_in_lower_precision(precision: str, people: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arch", ["resnet18_ibn_a", "mobilenet_v2_in"])
+def test_instance_norm_in_lower_precision(arch: str, precision: str, people: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = ReID("resnet18_ibn_a", 3).train()
+    model = ReID(arch, 3).train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
             module.momentum = None  # statistics of all crops, so that embeddings differ between images

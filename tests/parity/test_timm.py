@@ -1,0 +1,121 @@
+"""Backbones of timm from training to INT8: every precision against PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+from torch import nn
+
+from bot_deploy import open_embedder
+from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
+from bot_deploy.datasets import open_dataset
+from bot_deploy.errors import RunError
+from bot_deploy.export.graph import inference_graph
+from bot_deploy.export.pipeline import export_onnx, prepare_export
+from bot_deploy.export.to_onnx import to_onnx
+from bot_deploy.model import InferenceGraph, ReID
+from bot_deploy.train import loop
+from bot_deploy.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytest.importorskip("timm", reason="needs timm, of the extra `timm`")
+
+RECIPE = Recipe(
+    weights="none", height=64, width=32, epochs=1, warmup_epochs=0, identities_per_batch=4, lr=1e-4, precision="fp32"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "convolutions", "linear"),
+    [("efficientnet_lite0", 49, 0), ("test_convnext", 13, 18), ("test_vit", 1, 24), ("mobilenetv4_conv_small", 45, 0)],
+)
+def test_from_training_to_int8(name: str, convolutions: int, linear: int, people: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(people)
+    path = loop.train(replace(RECIPE, arch=f"timm:{name}"), dataset, tmp_path)
+    context = prepare_export(path, tmp_path, dataset)
+    exported: Any = []
+    for precision in ("fp32", "fp16", "int8"):
+        exported.append(export_onnx(context, precision, exported))
+        assert not exported[-1].rejected
+        assert not exported[-1].float32_layers
+    float32, half, int8 = (onnx.load(str(model.path)).graph for model in exported)
+    types = {tensor.name: tensor.data_type for tensor in half.initializer}
+    layers = [node for node in half.node if node.op_type in {"Conv", "MatMul"} and node.input[1] in types]
+    assert len(layers) == convolutions + linear
+    assert {types[node.input[1]] for node in layers} == {TensorProto.FLOAT16}
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in int8.initializer}
+    made_by = {output: node for node in int8.node for output in node.output}
+    # Products of two activations, as in attention, are not layers: they stay in float32.
+    layers = [node for node in int8.node if node.op_type in {"Conv", "MatMul"}]
+    weights = [made_by[node.input[1]] for node in layers if node.input[1] in made_by]
+    quantised = [values[node.input[0]] for node in weights if node.op_type == "DequantizeLinear"]
+    assert [array.dtype for array in quantised if array.ndim > 1] == [np.dtype(np.int8)] * (convolutions + linear)
+    crops = context.crops[:6]
+    reference = context.reference.run(crops)
+    embedded = [open_embedder(model.path, "cpu").run(crops) for model in exported]
+    cosines = [float((vectors * reference).sum(1).min()) for vectors in embedded]
+    assert np.all(cosines >= np.array([0.99999, 0.999, 0.97]))
+    assert cosines[2] < 0.999999  # INT8 rounds
+    assert float32.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+
+
+def test_folding_keeps_the_activation_that_timm_puts_into_a_batch_norm() -> None:
+    torch.manual_seed(0)
+    model = ReID("timm:test_efficientnet", 3, size=(64, 32)).train()
+    model(torch.randn(8, 3, 64, 32))  # statistics to fold
+    contract = contract_of(model, 64, 32)
+    saved = Checkpoint(contract, model.state_dict(), 3, 1, "bnneck", ("none",))
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 64, 32, 3), dtype=np.uint8))
+    plain, folded = InferenceGraph(model.eval(), contract), inference_graph(saved, contract)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), plain(images), atol=1e-5, rtol=0)
+    assert not [module for module in folded.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+class _ActivatedBetween(nn.Module):
+    """A convolution, a ReLU in place and a batch-norm: these cannot be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.norm(self.relu(self.conv(images)))
+        return features
+
+
+def test_a_batch_norm_after_an_activation_is_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = ReID("resnet18", 3, size=(16, 8))
+    model.backbone, model.neck = _ActivatedBetween(), nn.BatchNorm1d(4)
+    model.backbone.norm.running_mean.uniform_(-1, 1)
+    contract = contract_of(model.eval(), 16, 8)
+    saved = Checkpoint(contract, model.state_dict(), 3, 1, "bnneck", ("none",))
+    monkeypatch.setattr(Checkpoint, "build", lambda _: model)
+    images = torch.randint(0, 256, (3, 16, 8, 3), dtype=torch.uint8)
+    folded = inference_graph(saved, contract)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), InferenceGraph(model, contract).eval()(images))
+    assert [module for module in folded.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+class _OneBatchSize(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.reshape(len(images), 3, 16, 8)  # len() is a number, not a symbol
+
+
+def test_a_network_for_one_number_of_images_is_refused(tmp_path: Path) -> None:
+    model = ReID("resnet18", 3, size=(16, 8))
+    model.backbone, model.neck = _OneBatchSize(), nn.BatchNorm1d(3)
+    contract = contract_of(model.eval(), 16, 8)
+    with pytest.raises(RunError, match="resnet18: PyTorch exports it for one number of images alone"):
+        to_onnx(InferenceGraph(model, contract).eval(), contract, tmp_path / "model.onnx")
