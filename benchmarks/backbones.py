@@ -8,6 +8,8 @@ and the neck take their statistics from the crops, as in training; those of Imag
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,7 +29,6 @@ from bot_deploy.model import ReID
 from bot_deploy.train import weights as initial_weights
 from bot_deploy.train.transforms import normalise
 
-PRECISIONS = ("fp32", "fp16", "int8")
 BATCHES = (1, 32)
 CROPS = 64
 
@@ -38,7 +39,11 @@ CROPS = 64
 @click.option("--weights", "files", multiple=True, metavar="ARCH=FILE", help="Initial weights; repeatable.")
 @click.option("--height", default=256)
 @click.option("--width", default=128)
+@click.option("--precisions", default="fp32,fp16,int8")
 @click.option("--seconds", default=10.0, help="Seconds of timing for each file and batch size.")
+@click.option(
+    "--cpu-time", is_flag=True, help="CPU time of one thread instead of the clock: on a machine with other load."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to keep the exported files in.")
 def main(
     archs: tuple[str, ...],
@@ -46,7 +51,9 @@ def main(
     files: tuple[str, ...],
     height: int,
     width: int,
+    precisions: str,
     seconds: float,
+    cpu_time: bool,
     out: Path | None,
 ) -> None:
     archs = archs or ("mobilenet_v2", "mobilenet_v2_in", "timm:tf_efficientnet_lite0")
@@ -57,18 +64,17 @@ def main(
         print("| --- | --- | --- | --- | --- | --- | --- |")
         models: dict[str, Path] = {}
         for arch in archs:
-            models |= export(arch, weights.get(arch), data, (height, width), folder / arch.replace(":", "-"))
+            models |= export(arch, weights.get(arch), data, (height, width), precisions.split(","), folder)
         crops = sample_crops(open_dataset(data), (height, width), max(BATCHES))
         crops = np.concatenate([crops] * max(BATCHES))[: max(BATCHES)]
-        embedders = {name: open_embedder(path, "cpu") for name, path in models.items()}
+        embedders = {name: open_embedder(path, "cpu", threads=int(cpu_time)) for name, path in models.items()}
         print("\n| model | " + " | ".join(f"batch {batch}: median ms, fastest, ratio" for batch in BATCHES) + " |")
         print("| --- |" + " --- |" * len(BATCHES))
         cells: dict[str, list[str]] = {name: [] for name in embedders}
         for batch in BATCHES:
-            calls = [
-                lambda embedder=embedder, batch=batch: embedder.run(crops[:batch]) for embedder in embedders.values()
-            ]
-            timed = dict(zip(embedders, time_in_turns(calls, seconds), strict=True))
+            calls = [partial(embedder.run, crops[:batch]) for embedder in embedders.values()]
+            clock = time.process_time if cpu_time else time.perf_counter
+            timed = dict(zip(embedders, time_in_turns(calls, seconds, clock), strict=True))
             for name, durations in timed.items():
                 baseline = timed[f"{archs[0]} {name.rpartition(' ')[2]}"]
                 median, fastest = np.median(durations) * 1000, min(durations) * 1000
@@ -78,19 +84,22 @@ def main(
             print(f"| {name} | {' | '.join(texts)} |")
 
 
-def export(arch: str, weights: str | None, data: str, size: tuple[int, int], out: Path) -> dict[str, Path]:
-    """Exports `arch` in every precision and prints a row for each; returns name -> file."""
+def export(
+    arch: str, weights: str | None, data: str, size: tuple[int, int], precisions: list[str], folder: Path
+) -> dict[str, Path]:
+    """Exports `arch` in `precisions` and prints a row for each; returns name -> file."""
     dataset = open_dataset(data)
     torch.manual_seed(0)
     model = ReID(arch, 2, size=size)
     initial_weights.initialise(model, weights or "none")
     set_statistics(model, torch.from_numpy(sample_crops(dataset, size, CROPS)))
+    out = folder / arch.replace(":", "-")
     out.mkdir(parents=True, exist_ok=True)
     saved = checkpoint.Checkpoint(contract_of(model, *size), model.state_dict(), 2, 1, "bnneck", dataset.sources)
     checkpoint.save(out / "model.pt", saved)
     context = prepare_export(out / "model.pt", out, dataset)
     exported = []
-    for precision in PRECISIONS:
+    for precision in precisions:
         exported.append(export_onnx(context, precision, exported))
         parity, path, rejected = exported[-1].parity, exported[-1].path, exported[-1].rejected
         assert parity is not None
