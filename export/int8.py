@@ -87,7 +87,8 @@ def to_int8(
         ranges = Path(folder) / "ranges.json"
         for attempt in ATTEMPTS:
             if attempt.float32_layers and not ranked:
-                ranked = _rank_layers(graph, reference.layer_nodes, _every_nth(reference.evaluation_crops, RANKING_CROPS))
+                ranking_crops = _every_nth(reference.evaluation_crops, RANKING_CROPS)
+                ranked = _rank_layers(graph, reference.layer_nodes, ranking_crops)
             float32_layers = ranked[: attempt.float32_layers]
             nodes = [reference.layer_nodes[name] for name in float32_layers]
             quantize(source, out, crops, ranges, nodes, residual_sums=attempt.residual_sums, tensorrt=tensorrt)
