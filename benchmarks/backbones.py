@@ -27,7 +27,7 @@ from bot_deploy.export.parity import sample_crops
 from bot_deploy.export.pipeline import export_onnx, prepare_export
 from bot_deploy.model import ReID
 from bot_deploy.train import weights as initial_weights
-from bot_deploy.train.transforms import normalise
+from bot_deploy.train.transforms import normalize
 
 BATCHES = (1, 32)
 CROPS = 64
@@ -121,7 +121,7 @@ def set_statistics(model: ReID, crops: torch.Tensor) -> None:
             module.momentum = None  # the mean over all batches
     with torch.no_grad():
         for start in range(0, len(crops), 32):
-            model(normalise(crops[start : start + 32], model.mean, model.std))
+            model(normalize(crops[start : start + 32], model.mean, model.std))
     model.eval()
 
 
