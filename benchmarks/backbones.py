@@ -27,7 +27,7 @@ from bot_deploy.export.parity import sample_crops
 from bot_deploy.export.pipeline import export_onnx, prepare_export
 from bot_deploy.model import ReID
 from bot_deploy.train import weights as initial_weights
-from bot_deploy.train.transforms import normalize
+from bot_deploy.train.transforms import normalize_pixels
 
 BATCHES = (1, 32)
 CROPS = 64
@@ -91,7 +91,7 @@ def export(
     dataset = open_dataset(data)
     torch.manual_seed(0)
     model = ReID(arch, 2, size=size)
-    initial_weights.initialise(model, weights or "none")
+    initial_weights.initialize(model, weights or "none")
     set_statistics(model, torch.from_numpy(sample_crops(dataset, size, CROPS)))
     out = folder / arch.replace(":", "-")
     out.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def set_statistics(model: ReID, crops: torch.Tensor) -> None:
             module.momentum = None  # the mean over all batches
     with torch.no_grad():
         for start in range(0, len(crops), 32):
-            model(normalize(crops[start : start + 32], model.mean, model.std))
+            model(normalize_pixels(crops[start : start + 32], model.mean, model.std))
     model.eval()
 
 

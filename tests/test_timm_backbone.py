@@ -90,7 +90,7 @@ def test_training_normalises_as_the_contract_says(
         seen.append((mean, std))
         return images.permute(0, 3, 1, 2) / 255
 
-    monkeypatch.setattr(transforms, "normalize", record)
+    monkeypatch.setattr(transforms, "normalize_pixels", record)
     recipe = Recipe(arch=VIT, weights="none", height=32, width=16, epochs=1, identities_per_batch=4, precision="fp32")
     path = loop.train(recipe, open_dataset(people), tmp_path / "run")
     contract = checkpoint.load(path).contract
