@@ -328,10 +328,9 @@ def test_int8_for_tensorrt_is_symmetric_and_builds(context: ExportContext, tmp_p
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-@pytest.mark.parametrize("arch", ["resnet18_ibn_a", "mobilenet_v2_in"])
-def test_instance_norm_in_lower_precision(arch: str, precision: str, people: Path, tmp_path: Path) -> None:
+def test_ibn_in_lower_precision(precision: str, people: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = ReID(arch, 3).train()
+    model = ReID("resnet18_ibn_a", 3).train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
             module.momentum = None  # statistics of all crops, so that embeddings differ between images
