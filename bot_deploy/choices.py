@@ -20,6 +20,7 @@ MAX_IMAGE_SIDE = 4096  # pixels; a larger one is a slip of the keyboard, or dama
 OFFLINE_VARIABLE = "BOT_OFFLINE"  # set it to 1, and nothing is fetched
 
 # ---- data sets ----
+SYNTHETIC = "synthetic"  # names the built-in data set
 MERGE_SEPARATOR = " + "  # between the sources of a merged data set where they are shown, and in files of old runs
 
 # ---- where a model runs ----
@@ -61,13 +62,13 @@ PIXEL_RANGES = {"0-255": 1.0, "0-1": 255.0}  # of the pixels that such a model t
 TOP_MATCHES = 10  # of each query
 TARGET_FALSE_ACCEPT_RATE = 1e-3
 
-# ---- live ----
+# ---- video, live or not ----
 EMBED_EVERY_FRAMES = 5  # frames between two embeddings of a track
 MAX_BOX_OVERLAP = 0.45  # IoU of two boxes, above which the less certain one is dropped
 MIN_PERSON_HEIGHT = 40  # pixels; a smaller crop says little about who it is
 
-# ---- data ----
-SYNTHETIC = "synthetic"  # names the built-in data set
+# ---- messages ----
+MAX_NAMED_FILES = 10  # broken files that messages name, one a line; a hundred thousand lines would hide all others
 
 
 def feature_code(feature: str) -> str:
@@ -78,6 +79,3 @@ def feature_code(feature: str) -> str:
 def feature_name(feature: str) -> str:
     """The name of a feature: "after" for "fi", "before" for "ft"; any other word stays as it is."""
     return {code: name for name, code in FEATURES.items()}.get(feature, feature)
-
-
-MAX_NAMED_FILES = 10  # broken files that messages name, one a line; a hundred thousand lines would hide all others

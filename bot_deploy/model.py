@@ -1,5 +1,7 @@
 """The networks that are trained and exported: a backbone, BNNeck and a classifier, and the inference graph.
 
+It has nothing to do with the folder models/, which finds model files by name.
+
 A new backbone family is one builder and one row of `BACKBONES`; those of timm need no row, see timm_backbone.py. This
 file needs torch; a machine that runs an exported model does not import it.
 """
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
-NORMALISED_BOTTLENECKS, INSTANCE_NORM = 13, "_in"  # of MobileNetV2; and the end of the keys of these layers
+NORMALISED_BOTTLENECKS = 13  # of MobileNetV2 with instance normalisation
+INSTANCE_NORM = "_in"  # end of the keys of these layers
 L2_LENGTH = 16.0  # length of the features after an l2norm neck; at length 1 the logits would be too small to train
 
 
@@ -39,10 +42,10 @@ class Backbone:
     stems: tuple[str, ...] = STEMS[:1]  # stems that it can be built with
     torchvision_name: str | None = None  # name of its ImageNet weights in torchvision
     imported_last_stride: int | None = None  # last stride in other toolkits' checkpoints, if all use the same
-    added: str = ""  # in the keys of layers that torchvision's weights lack; they start at their initial values
+    extra_layers_key: str = ""  # in the keys of layers that torchvision's weights lack; these start untrained
     timm_name: str | None = None  # its name in timm
-    prefix: str = "backbone"  # before the keys of its ImageNet weights
-    one_size: bool = False  # built for one size of images
+    weights_prefix: str = "backbone"  # before the keys of its ImageNet weights
+    has_fixed_size: bool = False  # built for one size of images
     mean: tuple[float, float, float] = MEAN  # of the normalisation that its ImageNet weights are for
     std: tuple[float, float, float] = STD
 
@@ -111,10 +114,11 @@ BACKBONES = {
     **{f"{name}_ibn_a": Backbone(partial(_build_resnet, name, ibn=True), stems=STEMS) for name in RESNETS},
     "mobilenet_v2": Backbone(_build_mobilenet_v2, torchvision_name="mobilenet_v2", imported_last_stride=2),
     "mobilenet_v2_in": Backbone(
-        partial(_build_mobilenet_v2, instance_norm=True), torchvision_name="mobilenet_v2", added=f"{INSTANCE_NORM}."
+        partial(_build_mobilenet_v2, instance_norm=True),
+        torchvision_name="mobilenet_v2",
+        extra_layers_key=f"{INSTANCE_NORM}.",
     ),
 }
-ARCHS = tuple(BACKBONES)
 
 
 def find_backbone(arch: str) -> Backbone:
@@ -130,8 +134,8 @@ def find_backbone(arch: str) -> Backbone:
         return Backbone(
             partial(timm_backbone.build, name),
             timm_name=name,
-            prefix="backbone.net",
-            one_size=bool(config.fixed_input_size),
+            weights_prefix="backbone.net",
+            has_fixed_size=bool(config.fixed_input_size),
             mean=tuple(config.mean),
             std=tuple(config.std),
         )

@@ -1,5 +1,7 @@
 """Writes a compact ONNX file: half the size, runs as fast as an ordinary export, and training can start from it.
 
+`benchmarks/box.py` makes the built-in model with it; `bot export` does not write such files.
+
 Convolutions are stored in FP16, and a Cast behind each makes float32 of them. Batch-norm is not folded. Runtimes do
 both when they load the file (ONNX Runtime's constant folding and its fusion of convolution and batch-norm), so that
 everything computes in float32.

@@ -14,7 +14,10 @@ from pathlib import Path
 import click
 import pytest
 
+from bot_deploy.artifacts import FILE_MODULES
+from bot_deploy.choices import BACKENDS, DEVICES
 from bot_deploy.cli import COMMANDS, bot
+from bot_deploy.model import BACKBONES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [  # not CHANGELOG.md, which may name what no longer exists
@@ -110,6 +113,23 @@ def test_architecture_shows_the_layers_that_are_checked() -> None:
     blocks = [block for _, block in FENCE.findall((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))]
     shown = next(block for block in blocks if block.startswith(layers[0]))
     assert [re.split(r"\s{2,}", line)[0] for line in shown.splitlines()] == layers
+
+
+def test_deploy_shows_every_device_with_its_files() -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8").partition("## Choose a device")[2]
+    rows = re.findall(r"^\| `([\w-]+)` \| ([.\w, ]+) \|", text, re.MULTILINE)
+    files_of = {
+        device: {suffix for suffix in BACKENDS if device in BACKENDS[suffix]} for device in DEVICES[1:]
+    }  # without auto
+    assert {device: set(files.split(", ")) for device, files in rows} == files_of
+    assert set(FILE_MODULES) == set(BACKENDS)  # every file that can be read can be run
+
+
+def test_train_names_every_backbone() -> None:
+    (row,) = re.findall(r"^\| `arch` .*", (ROOT / "docs" / "train.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = set(re.findall(r"`(\w+)`", row))
+    ibn = {f"{name}_ibn_a" for name in named if name.startswith("resnet")}  # "with `_ibn_a` behind it"
+    assert named | ibn >= set(BACKBONES)
 
 
 def test_a_wrong_option_is_found() -> None:

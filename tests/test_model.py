@@ -15,7 +15,7 @@ from torchvision import models
 from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.artifacts.contract import Contract
 from bot_deploy.errors import InputError
-from bot_deploy.model import ARCHS, IBN, L2_LENGTH, STEMS, InferenceGraph, ReID
+from bot_deploy.model import BACKBONES, IBN, L2_LENGTH, STEMS, InferenceGraph, ReID
 
 SMALL = "mobilenet_v2"
 
@@ -82,7 +82,7 @@ def test_keys_and_shapes_are_torchvisions(arch: str, dim: int, last_stride: int)
 
 def test_every_backbone_of_the_table_is_tested_here() -> None:
     plain = {"resnet18", "resnet34", "resnet50", "resnet101"}
-    assert set(ARCHS) == {*plain, *(f"{arch}_ibn_a" for arch in plain), SMALL, f"{SMALL}_in"}
+    assert set(BACKBONES) == {*plain, *(f"{arch}_ibn_a" for arch in plain), SMALL, f"{SMALL}_in"}
 
 
 def test_instance_norm_follows_the_stem_and_thirteen_bottlenecks() -> None:

@@ -53,7 +53,7 @@ def create_state(recipe: Recipe, num_ids: int, device: str, teacher_dim: int = 0
         InputError: initial weights that do not fit, or an unknown backbone.
         RunError: the ImageNet weights could not be downloaded.
     """
-    if recipe.small_epochs and find_backbone(recipe.arch).one_size:
+    if recipe.small_epochs and find_backbone(recipe.arch).has_fixed_size:
         raise InputError(f"{recipe.arch} takes images of one size; set small_epochs=0", parameter="set")
     with torch.random.fork_rng(devices=[]):  # only the CPU's generator is used
         torch.default_generator.manual_seed(recipe.seed)

@@ -68,8 +68,8 @@ def load_weights(model: ReID, state: Mapping[str, object], source: str) -> None:
     else:
         # The layout of torchvision or timm, whose heads are for the 1,000 ImageNet classes.
         features = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
-        given = add_prefix(backbone.prefix, checkpoint.check_tensors(features, source))
-        added = backbone.added
+        given = add_prefix(backbone.weights_prefix, checkpoint.check_tensors(features, source))
+        added = backbone.extra_layers_key
         optional = {key for key in expected if not key.startswith("backbone.") or (added and added in key)}
     try:
         given = _fit_timm_weights(model, backbone, given, saved)
@@ -88,16 +88,16 @@ def _fit_timm_weights(
 ) -> dict[str, Tensor]:
     """`given` as the network of timm in `model` takes them; `saved` is the contract of a checkpoint of ours."""
     name, size = backbone.timm_name, saved.size if saved else model.size
-    if name is None or (saved and (saved.arch != model.arch or not backbone.one_size or size == model.size)):
+    if name is None or (saved and (saved.arch != model.arch or not backbone.has_fixed_size or size == model.size)):
         return given
-    prefix = f"{backbone.prefix}."
+    prefix = f"{backbone.weights_prefix}."
     inner = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
     others = {key: value for key, value in given.items() if not key.startswith(prefix)}
     if saved:
         fitted = timm_backbone.resize_weights(name, inner, size, model.size)
     else:
-        fitted = timm_backbone.fit_weights(model.get_submodule(backbone.prefix), name, inner)
-    return {**add_prefix(backbone.prefix, fitted), **others}
+        fitted = timm_backbone.fit_weights(model.get_submodule(backbone.weights_prefix), name, inner)
+    return {**add_prefix(backbone.weights_prefix, fitted), **others}
 
 
 def _backbone_of(given: Mapping[str, Tensor]) -> str | None:

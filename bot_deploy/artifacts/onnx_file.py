@@ -9,7 +9,7 @@ the file, nor with the sizes that a damaged file claims.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bot_deploy.errors import InputError
 from bot_deploy.files import write_atomically
@@ -71,7 +71,7 @@ def write_contract(path: Path, contract: Contract) -> None:
             size = path.stat().st_size
             while file.tell() < size:
                 start = file.tell()
-                number, end = _read_tag(file, size)
+                number, end = _read_field(file, size)
                 payload = file.tell() - start
                 file.seek(start)
                 field = file.read(end - start)
@@ -133,28 +133,31 @@ def _read_model(file: BinaryIO, size: int) -> tuple[dict[str, str], set[str]]:
                 raise ValueError("no graph in it")
             return entries, locations
         message, message_end = open_messages[-1]
-        number, end = _read_tag(file, message_end)
-        submessage = SUBMESSAGES[message].get(number)
+        field = _read_field(file, message_end)
+        submessage = SUBMESSAGES[message].get(field.text_number)
         if submessage:
-            open_messages.append((submessage, end))
-            entry = {}
-        elif message in {"metadata", "external"} and number in {KEY, VALUE}:
-            length = end - file.tell()
+            open_messages.append((submessage, field.end))
+            entry = {}  # the key and the value in it, if it is metadata or external
+        elif message in {"metadata", "external"} and field.text_number in {KEY, VALUE}:
+            length = field.end - file.tell()
             text_bytes += length
             if text_bytes > MAX_TEXT_BYTES:
                 raise ValueError("more text than a model has")
-            entry[number] = file.read(length).decode(errors="replace")
+            entry[field.text_number] = file.read(length).decode(errors="replace")
         else:
-            file.seek(end)
+            file.seek(field.end)
     raise ValueError("more fields than a model has")
 
 
-def _read_tag(file: BinaryIO, message_end: int) -> tuple[int, int]:
-    """Reads the tag of the next field: its number, and the position where the field ends.
+class _Field(NamedTuple):
+    """A field of a message; the file is read up to its payload."""
 
-    The field number is returned as 0 if the field is not length-delimited, because only a length-delimited field can
-    hold a message.
-    """
+    text_number: int  # its number if it can hold text or another message, as it is length-delimited; 0 if it cannot
+    end: int  # position in the file, behind the payload
+
+
+def _read_field(file: BinaryIO, message_end: int) -> _Field:
+    """Reads the tag of the next field, and the length in front of a length-delimited payload, or a number."""
     tag = _read_varint(file)
     number, wire_type = tag >> 3, tag & 7
     if wire_type == VARINT:
@@ -171,7 +174,7 @@ def _read_tag(file: BinaryIO, message_end: int) -> tuple[int, int]:
         raise ValueError("field number 0")
     if end > message_end:
         raise ValueError("cut short")
-    return number if wire_type == LENGTH_DELIMITED else 0, end
+    return _Field(number if wire_type == LENGTH_DELIMITED else 0, end)
 
 
 def _read_varint(file: BinaryIO) -> int:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,6 @@ from .crop_renderer import render_crop, sample_placement
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 DEFAULT_TRAIN_IDENTITIES, DEFAULT_TEST_IDENTITIES = 120, 60
-CROP_NAME = re.compile(r"(\d{4}|-1)_c[1-6]s1_\d{6}_\d{2}\.jpg")
 
 # Random generators are seeded with [seed, number, ...]. Distractors and junk have numbers of their own there, while
 # their file names say 0000 and -1. The last two numbers belong to no person, but to a use of random numbers.

@@ -23,7 +23,7 @@ from bot_deploy.export.exported_model import ExportedModel
 from bot_deploy.export.graph import inference_graph
 from bot_deploy.export.pipeline import ExportContext, export_engine, export_onnx, prepare_export
 from bot_deploy.export.to_onnx import to_onnx
-from bot_deploy.model import ARCHS, IBN, InferenceGraph, ReID
+from bot_deploy.model import BACKBONES, IBN, InferenceGraph, ReID
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +64,7 @@ def cosines(first: Path, second: Path, crops: Pixels) -> Any:
 # ---- the graph ----
 
 
-@pytest.mark.parametrize("arch", [arch for arch in ARCHS if "101" not in arch and "34" not in arch])
+@pytest.mark.parametrize("arch", [arch for arch in BACKBONES if "101" not in arch and "34" not in arch])
 def test_folding_batch_norms_keeps_the_embeddings(arch: str) -> None:
     torch.manual_seed(0)
     model = ReID(arch, 3).train()
