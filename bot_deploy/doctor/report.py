@@ -60,6 +60,7 @@ class Diagnosis:
             "mean_similarity": _finite(self.mean_similarity),
             "effects": [effect.to_dict() for effect in self.effects],
             "warnings": [asdict(warning) for warning in self.warnings],
+            "broken": len(self.broken),
             "broken_files": [str(error) for error in self.broken],
             "verdict": self.summary,
         }

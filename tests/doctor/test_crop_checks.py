@@ -139,6 +139,7 @@ def test_the_command(onnx_file: Path, crops: list[Pixels], tmp_path: Path) -> No
     document = json.loads(result.stdout)
     assert document["model"] == str(onnx_file)
     assert document["crops"] == 12
+    assert document["broken"] == 1
     assert len(document["effects"]) == len(mistakes.MISTAKES)
     figures = {"changed", "mean_cosine", "min_cosine", "nearest_changed", "mean_similarity"}
     assert set(document["effects"][0]) == {"name", "sign", *figures}
