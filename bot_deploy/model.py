@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bot_deploy import timm_backbone
-from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, NECKS, STD, STEMS
+from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, NECKS, STD, STEMS, feature_code
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class ReID(nn.Module):
             raise InputError(f"unknown neck {neck!r}; choose from {', '.join(NECKS)}")
         if stem not in backbone.stems:
             raise InputError(f"{arch} has no stem {stem!r}; choose from {', '.join(backbone.stems)}")
-        self.arch, self.feature, self.size = arch, feature, size
+        self.arch, self.feature, self.size = arch, feature_code(feature), size
         self.mean, self.std = backbone.mean, backbone.std  # of its input
         self.backbone, self.dim = backbone.build(last_stride, stem, size)
         self.neck = _build_neck(neck, self.dim)
@@ -220,7 +220,7 @@ class InferenceGraph(nn.Module):
     def __init__(self, model: ReID, contract: Contract, *, unit: bool = True) -> None:
         super().__init__()
         self.unit, self.flip = unit, contract.flip
-        self.backbone, self.neck = model.backbone, model.neck if contract.feature == "fi" else nn.Identity()
+        self.backbone, self.neck = model.backbone, model.neck if contract.feature == "after" else nn.Identity()
         mean, std = torch.tensor(contract.mean), torch.tensor(contract.std)
         # (x / 255 - mean) / std as one multiply and one add.
         self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from bot_deploy.choices import FEATURES, MAX_IMAGE_SIDE, MEAN, PRECISIONS, STD
+from bot_deploy.choices import FEATURES, MAX_IMAGE_SIDE, MEAN, PRECISIONS, STD, feature_code, feature_name
 from bot_deploy.errors import InputError
 
 from .decoding import decode_fields, decode_json
@@ -28,7 +28,7 @@ CONTRACT_FORMAT = 1
 SUPPORTED = {
     "color": ("RGB",),
     "resize": ("bilinear-antialias",),
-    "feature": tuple(FEATURES.values()),
+    "feature": tuple(FEATURES),
     "flip": (False, True),
     "precision": PRECISIONS,
 }
@@ -83,7 +83,7 @@ class Contract:
     resize: str = "bilinear-antialias"  # kernel of images.resize
     mean: tuple[Mean, Mean, Mean] = MEAN  # subtracted in the network, from pixels scaled to [0, 1]
     std: tuple[Std, Std, Std] = STD
-    feature: str = "fi"  # "fi": after BNNeck (paper section 3.5); "ft": before it
+    feature: str = "after"  # "after" or "before" BNNeck (paper section 3.5); files hold the paper's "fi" or "ft"
     flip: bool = False  # True: the mean of the embeddings of the image and its mirror image
     precision: str = "fp32"  # precision of the backbone: "fp32", "fp16" or "int8"
     calibration: Calibration | None = None
@@ -91,6 +91,9 @@ class Contract:
     unlabelled: tuple[Description, ...] = ()  # names of training data that only the teacher labelled
     terms: Description = ""  # what the model may be used for; a model that starts from its weights inherits them
     format: int = CONTRACT_FORMAT
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "feature", feature_name(self.feature))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -100,10 +103,11 @@ class Contract:
     @property
     def embedding_space(self) -> str:
         """Name of the embedding space. Embeddings with the same name can be compared; precision and flip may differ."""
-        return f"{self.fingerprint}-{self.feature}"
+        return f"{self.fingerprint}-{feature_code(self.feature)}"
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        fields = {**dataclasses.asdict(self), "feature": feature_code(self.feature)}
+        return json.dumps(fields, sort_keys=True)
 
 
 def from_json(text: str, source: str) -> Contract:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, STEMS, TOOLKITS, feature_name
+from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, STEMS, TOOLKITS
 
 from .options import FEATURE, FEATURE_METAVAR, IMAGE_SIDE
 
@@ -69,7 +69,7 @@ def import_command(
         bgr=bgr,
     )
     saved, contract = imported.checkpoint, imported.checkpoint.contract
-    neck = f"embedding {feature_name(contract.feature)} BNNeck" if saved.neck == "bnneck" else "no neck"
+    neck = f"embedding {contract.feature} BNNeck" if saved.neck == "bnneck" else "no neck"
     say(f"{imported.toolkit}: {contract.arch}, {saved.num_ids} identities, {neck}")
     assumptions = [*imported.assumptions, f"crops of {height}x{width}"]
     say(f"assumed, because the weights do not show it: {'; '.join(assumptions)}")

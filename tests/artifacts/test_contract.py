@@ -39,7 +39,7 @@ def test_round_trip() -> None:
 
 def test_defaults_are_imagenet_rgb_after_the_neck() -> None:
     contract = Contract(arch="resnet50", height=256, width=128, dim=2048, fingerprint="")
-    assert (contract.color, contract.feature, contract.format) == ("RGB", "fi", 1)
+    assert (contract.color, contract.feature, contract.format) == ("RGB", "after", 1)
     assert contract.mean == (0.485, 0.456, 0.406)
     assert contract.std == (0.229, 0.224, 0.225)
 
@@ -47,7 +47,8 @@ def test_defaults_are_imagenet_rgb_after_the_neck() -> None:
 def test_json_holds_every_field_and_repeats() -> None:
     document = json.loads(CONTRACT.to_json())
     as_lists = {"mean": [0.5, 0.25, 0.125], "std": [0.1, 0.2, 0.3], "unlabelled": []}
-    assert document == {**dataclasses.asdict(CONTRACT), **as_lists}
+    assert document == {**dataclasses.asdict(CONTRACT), **as_lists, "feature": "ft"}  # the paper's name, as ever
+    assert (CONTRACT.feature, CONTRACT.embedding_space) == ("before", "0123456789abcdef-ft")
     assert CONTRACT.to_json() == dataclasses.replace(CONTRACT).to_json()
 
 

@@ -110,7 +110,7 @@ def test_every_layout_embeds_as_its_toolkit_does(case: str, tmp_path: Path) -> N
     saved = imported.checkpoint
     assert imported.toolkit == kind
     assert (saved.contract.arch, saved.stem, saved.last_stride, saved.num_ids) == (arch, stem, last_stride, 9)
-    assert (saved.neck, saved.contract.feature) == (("bnneck", "fi") if prefix else ("none", "ft"))
+    assert (saved.neck, saved.contract.feature) == (("bnneck", "after") if prefix else ("none", "before"))
     assert saved.contract.size == (32, 16)
     assert saved.contract.mean == pytest.approx(how.get("mean", IMAGENET[0]))
     assert saved.contract.std == pytest.approx(how.get("std", IMAGENET[1]))
@@ -227,7 +227,7 @@ def test_authors_without_a_neck(tmp_path: Path) -> None:
     theirs = {k: v for k, v in authors(backbone).items() if not k.startswith("bottleneck.")}
     path = stored({**theirs, "classifier.bias": torch.ones(9)}, tmp_path)
     saved = import_checkpoint(path, **SIZE).checkpoint
-    assert (saved.neck, saved.contract.feature) == ("none", "ft")
+    assert (saved.neck, saved.contract.feature) == ("none", "before")
     assert saved.state["classifier.bias"].tolist() == [1] * 9
     images = pictures()
     torch.testing.assert_close(
@@ -241,7 +241,12 @@ def test_authors_without_a_neck(tmp_path: Path) -> None:
 def test_the_feature_has_two_names(tmp_path: Path) -> None:
     path = stored(authors(resnet()), tmp_path)
     features = {name: import_checkpoint(path, **SIZE, feature=name) for name in ("after", "fi", "before", "ft")}
-    assert [imported.checkpoint.contract.feature for imported in features.values()] == ["fi", "fi", "ft", "ft"]
+    assert [imported.checkpoint.contract.feature for imported in features.values()] == [
+        "after",
+        "after",
+        "before",
+        "before",
+    ]
     assert features["before"].checkpoint.contract == features["ft"].checkpoint.contract
     with pytest.raises(InputError, match=r"theirs\.pth: unknown feature 'fx'; choose from after, before"):
         import_checkpoint(path, feature="fx")

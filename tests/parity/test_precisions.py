@@ -102,7 +102,7 @@ def test_feature_before_the_neck(checkpoint_file: Path, people: Path, tmp_path: 
     artifact = export_onnx(prepare_export(tmp_path / "model.pt", tmp_path, open_dataset(people), feature="before"))
     assert not artifact.rejected
     embedder = open_embedder(artifact.path)
-    assert embedder.contract.feature == "ft"
+    assert embedder.contract.feature == "before"
     crops = np.random.default_rng(1).integers(0, 256, (4, 128, 64, 3), dtype=np.uint8)
     graph = InferenceGraph(replace(saved, state=state).build(), saved.contract).eval()
     with torch.inference_mode():

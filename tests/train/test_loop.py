@@ -149,7 +149,7 @@ def test_every_trick_has_a_switch(changes: dict[str, Any], finished: Path, data:
         assert float(row["center_loss"]) == 0
     if "feature" in changes:
         assert row["id_loss"] == metrics_without_time(finished)[0]["id_loss"]  # another embedding, the same training
-        assert checkpoint.load(tmp_path / "run" / "model.pt").contract.feature == "ft"
+        assert checkpoint.load(tmp_path / "run" / "model.pt").contract.feature == "before"
     else:
         assert row["id_loss"] != metrics_without_time(finished)[0]["id_loss"]
 
