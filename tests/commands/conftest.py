@@ -36,7 +36,7 @@ def bot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
 
 @pytest.fixture
-def people(tmp_path: Path) -> Path:
+def tiny_people(tmp_path: Path) -> Path:
     """A data set of four people, all for evaluation."""
     return draw_people(tmp_path / "people", ["ann", "bob", "cid", "dee"])
 

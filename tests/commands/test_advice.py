@@ -40,7 +40,7 @@ def of_result(name: str, printed: Printed) -> object:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_wrong_dim_in_one_contract_spoils_nothing_of_the_good_model(
-    name: str, people: Path, model: Path, tmp_path: Path, bot: Callable[..., Printed]
+    name: str, tiny_people: Path, model: Path, tmp_path: Path, bot: Callable[..., Printed]
 ) -> None:
     command = COMMANDS[name].replace("MODEL", "model.onnx").split()
     assert bot(*COMMANDS["index"].replace("MODEL", "model.onnx").split()).code == 0
@@ -63,13 +63,18 @@ FAILURE = "CUDA failure 2: out of memory"
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "demo"])  # which runs in another process
 def test_a_failure_of_the_device_blames_no_file(
-    name: str, people: Path, model: Path, tmp_path: Path, bot: Callable[..., Printed], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    tiny_people: Path,
+    model: Path,
+    tmp_path: Path,
+    bot: Callable[..., Printed],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     command = COMMANDS[name].replace("MODEL", "model.onnx").split()
     assert bot(*COMMANDS["index"].replace("MODEL", "model.onnx").split()).code == 0
     with LocalIndex(tmp_path / "x.gallery") as gallery:
         items = sorted(gallery.items())
-    (people / "test" / "ann" / "c1_9.png").write_bytes((people / "test" / "ann" / "c1_0.png").read_bytes())
+    (tiny_people / "test" / "ann" / "c1_9.png").write_bytes((tiny_people / "test" / "ann" / "c1_0.png").read_bytes())
 
     class Session:
         def __init__(self, session: object) -> None:
@@ -96,13 +101,13 @@ def test_a_failure_of_the_device_blames_no_file(
 
 
 def test_a_gallery_in_use_is_not_damaged(
-    people: Path, model: Path, tmp_path: Path, bot: Callable[..., Printed], monkeypatch: pytest.MonkeyPatch
+    tiny_people: Path, model: Path, tmp_path: Path, bot: Callable[..., Printed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.1)
     commands = {name: COMMANDS[name].replace("MODEL", model.name).split() for name in COMMANDS}
     assert bot(*commands["index"]).code == 0
     before = bot(*commands["match with an index"])
-    (people / "test" / "ann" / "c1_9.png").write_bytes((people / "test" / "ann" / "c1_0.png").read_bytes())
+    (tiny_people / "test" / "ann" / "c1_9.png").write_bytes((tiny_people / "test" / "ann" / "c1_0.png").read_bytes())
     with LocalIndex(tmp_path / "x.gallery") as gallery, gallery._writing():
         assert bot(*commands["match with an index"]) == before  # a reader waits for nobody
         printed = bot(*commands["index"])
@@ -129,7 +134,7 @@ def spoil_dim(content: dict[str, Any]) -> None:
 def test_export_stops_before_it_writes(
     spoil: Callable[[dict[str, Any]], None],
     message: str,
-    people: Path,
+    tiny_people: Path,
     tiny_checkpoint: Path,
     tmp_path: Path,
     bot: Callable[..., Printed],
@@ -139,7 +144,7 @@ def test_export_stops_before_it_writes(
     content = torch.load(tiny_checkpoint, weights_only=True)
     spoil(content)
     torch.save(content, tmp_path / "model.pt")
-    printed = bot("export", "model.pt", "--data", people, "--out", "out", "--json")
+    printed = bot("export", "model.pt", "--data", tiny_people, "--out", "out", "--json")
     assert (printed.code, printed.out) == (1, ""), printed.err
     assert message in printed.err.splitlines()[-1]
     assert "Traceback" not in printed.err

@@ -74,7 +74,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 def test_a_damaged_model_is_one_line(
     name: str,
     damage: str,
-    people: Path,
+    tiny_people: Path,
     model: Path,
     tiny_checkpoint: Path,
     tmp_path: Path,
@@ -117,7 +117,7 @@ def test_a_damaged_gallery_is_one_line_and_stays(
     name: str,
     part: str,
     damage: Callable[[Path], None],
-    people: Path,
+    tiny_people: Path,
     model: Path,
     tmp_path: Path,
     bot: Callable[..., Printed],

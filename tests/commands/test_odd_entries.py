@@ -58,8 +58,10 @@ LEAVE_OUT: dict[str, tuple[str, Callable[[dict], object]]] = {
 
 
 @pytest.mark.parametrize("name", LEAVE_OUT)
-def test_odd_entries_are_left_out_and_named(name: str, people: Path, model: Path, bot: Callable[..., Printed]) -> None:
-    add_odd_entries(people / "test" / "ann")
+def test_odd_entries_are_left_out_and_named(
+    name: str, tiny_people: Path, model: Path, bot: Callable[..., Printed]
+) -> None:
+    add_odd_entries(tiny_people / "test" / "ann")
     command, count_images = LEAVE_OUT[name]
     if name == "match with an index":
         bot(*LEAVE_OUT["index"][0].split())
@@ -88,12 +90,12 @@ STOP = {
 
 @pytest.mark.parametrize("name", STOP)
 def test_scores_need_every_crop_and_name_the_first_that_is_none(
-    name: str, people: Path, model: Path, tiny_checkpoint: Path, tmp_path: Path, bot: Callable[..., Printed]
+    name: str, tiny_people: Path, model: Path, tiny_checkpoint: Path, tmp_path: Path, bot: Callable[..., Printed]
 ) -> None:
     if name == "export":
         shutil.copy(tiny_checkpoint, tmp_path / "model.pt")
     before = model.read_bytes()
-    add_odd_entries(people / "test" / "ann")
+    add_odd_entries(tiny_people / "test" / "ann")
     printed = bot(*STOP[name].split())
     assert printed.code == 2, printed.err
     assert printed.out == ""
