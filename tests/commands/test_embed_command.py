@@ -114,7 +114,7 @@ def test_the_newest_model_is_the_default(onnx_file: Path, crops: Path, tmp_path:
     done = run_bot("embed", crops, "-o", "v.npy", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"model {Path('runs/x/model.onnx')} on " in done.stderr
-    assert done.stdout == "v.npy: 5 embeddings of 512 numbers\n"
+    assert done.stdout == "v.npy: 5 embeddings of 512 dimensions\n"
     assert np.load(tmp_path / "v.npy").shape == (5, 512)
 
 
