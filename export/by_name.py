@@ -39,18 +39,18 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
         InputError, RunError: as `fetch` and `wrap`.
         ParityError: the artifact's embeddings differ from those of the original.
     """
-    found = find_model_file(network.name)
-    if found and (folder is None or found.parent.parent == folder):
-        return found
-    if found and folder:
-        return _copy(found, folder / network.name)
+    artifact_path = find_model_file(network.name)
+    if artifact_path and (folder is None or artifact_path.parent.parent == folder):
+        return artifact_path
+    if artifact_path and folder:
+        return _copy(artifact_path, folder / network.name)
     by_hand = find_cached_file(network) is not None  # `fetch` prints the terms of what it fetches
     source = fetch(network, folder)
     target = _writable(source.parent, network.name)
     with lock(target / ".wrap.lock", lambda: logger.info(f"another process wraps {network.name}; waiting for it")):
-        found = find_model_file(network.name, (target.parent,))
-        if found:
-            return found
+        artifact_path = find_model_file(network.name, (target.parent,))
+        if artifact_path:
+            return artifact_path
         if by_hand:
             logger.info(f"{network.name}: {network.terms}")
         with tempfile.TemporaryDirectory() as temporary:
@@ -72,8 +72,8 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
             )
         check_artifact(artifact)
     logger.info(
-        f"{network.name}: kept as {artifact.path}. It has no calibrated threshold yet: `bot calibrate {network.name} "
-        "--data CROPS` finds one on your cameras"
+        f"{network.name}: kept as {artifact.path}. It has no calibrated threshold yet: `bot calibrate {network.name}` "
+        "measures one on crops of your cameras"
     )
     return artifact.path
 

@@ -95,40 +95,47 @@ def parse_names(paths: Sequence[str]) -> ParsedNames:
     """
     parts = [path.split("/") for path in paths]
     # Where file names have the identity, folders say nothing.
-    identity_folders = [[] if _is_benchmark_name(names[-1]) else _identity_folders(names[:-1]) for names in parts]
-    session_note = ""
+    folders = [[] if _is_benchmark_name(names[-1]) else _identity_folders(names[:-1]) for names in parts]
+    sessions = _drop_sessions(parts, folders)
+    nested = _find_nested_identities(paths, sessions.identity_folders)
+    contradictory = [
+        bool(candidates) and (candidates[-1] in sessions.ambiguous or tuple(candidates) in nested.folders)
+        for candidates in sessions.identity_folders
+    ]
+    infos = [
+        # Such a folder may be a session or a person; its crops have no identity rather than a wrong one.
+        _parse(names[:-1], names[-1], [] if is_contradictory else candidates)
+        for names, candidates, is_contradictory in zip(parts, sessions.identity_folders, contradictory, strict=True)
+    ]
+    return ParsedNames(infos, sessions.note, sessions.reason or nested.reason, contradictory)
+
+
+class _Sessions(NamedTuple):
+    """Folders of sessions below folders of identities."""
+
+    identity_folders: list[list[str]]  # of each path, without those of sessions
+    note: str  # which folders are sessions, and why; "" for none
+    reason: str  # why a folder is either a session or an identity; "" for none
+    ambiguous: set[str]  # names of such folders
+
+
+def _drop_sessions(parts: Sequence[list[str]], identity_folders: list[list[str]]) -> _Sessions:
+    """Drops the innermost level of folders as long as most of its names recur below several parents."""
+    note = ""
     while True:
         parents = _parents_of_innermost_folders(parts, identity_folders)
         recurring = [folder for folder, above in parents.items() if len(above) > 1]
-        if not recurring or 2 * len(recurring) < len(parents):
-            break
-        session_note = session_note or (
-            f"{_describe_recurring_folder(recurring[0], parents)}, so it is read as a session, "
-            "and the folder above is the identity"
-        )
+        description = _describe_recurring_folder(recurring[0], parents) if recurring else ""
+        if 2 * len(recurring) < len(parents) or not recurring:
+            reason = f"{description}, but most folders are below one" if recurring else ""
+            return _Sessions(identity_folders, note, reason, set(recurring))
+        note = note or f"{description}, so it is read as a session, and the folder above is the identity"
         identity_folders = [
             candidates[:-1]
             if len(candidates) > 1 and not _file_repeats_folder(candidates[-1], names[-1])
             else candidates
             for names, candidates in zip(parts, identity_folders, strict=True)
         ]
-    nested = _find_nested_identities(paths, identity_folders)
-    ambiguous_folders = set(recurring)
-    contradictory = [
-        bool(candidates) and (candidates[-1] in ambiguous_folders or tuple(candidates) in nested.folders)
-        for candidates in identity_folders
-    ]
-    infos = [
-        # Such a folder may be a session or a person; its crops have no identity rather than a wrong one.
-        _parse(names[:-1], names[-1], [] if is_contradictory else candidates)
-        for names, candidates, is_contradictory in zip(parts, identity_folders, contradictory, strict=True)
-    ]
-    reason = (
-        f"{_describe_recurring_folder(recurring[0], parents)}, but most folders are below one"
-        if recurring
-        else nested.reason
-    )
-    return ParsedNames(infos, session_note, reason, contradictory)
 
 
 def _parents_of_innermost_folders(

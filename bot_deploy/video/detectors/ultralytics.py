@@ -95,8 +95,8 @@ def _person(network: DetectorNetwork, names: dict[int, str]) -> int:
     """The number of the class person; of a single class, whatever it is called."""
     if not names:
         return PERSON
-    found = next((number for number, name in names.items() if name.lower() in {"person", "people", "pedestrian"}), None)
-    if found is None and len(names) > 1:
+    people = [number for number, name in names.items() if name.lower() in {"person", "people", "pedestrian"}]
+    if not people and len(names) > 1:
         shown = ", ".join(list(names.values())[:5])[:100]
         raise InputError(f"{network.path}: has no class person, but {shown} and so on")
-    return found or PERSON
+    return people[0] if people else PERSON
