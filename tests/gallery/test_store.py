@@ -150,7 +150,7 @@ def test_another_model_is_refused_with_the_remedy(address: str) -> None:
             lambda other=other: galleries.open_or_create_index(address, other, Path("/people")),
         ):
             with pytest.raises(
-                InputError, match=rf"another model \({SPACE}, 12 numbers.*--model.*bot index /people -o"
+                InputError, match=rf"another model \({SPACE}, 12 dimensions.*give that model.*bot index /people -o"
             ):
                 refused()
 
