@@ -64,6 +64,20 @@ def blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def quiet_resource_tracker() -> Iterator[None]:
+    """Inside, the process that frees the semaphores of a pool starts without its warning.
+
+    When Ctrl-C ends this process at once, that process frees them and would print that it did, after our line.
+    """
+    option = "ignore::UserWarning:multiprocessing.resource_tracker"
+    sys.warnoptions.append(option)  # Python passes them on to the processes of multiprocessing
+    try:
+        yield
+    finally:
+        sys.warnoptions.remove(option)
+
+
 def exit_now() -> None:
     """Prints the line and ends the process. What it wrote is complete or absent, as after `kill`."""
     line = f"{MESSAGE}\n".encode()

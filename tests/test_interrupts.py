@@ -87,6 +87,17 @@ def test_random_moments(command: str, onnx_file: Path, checkpoint_file: Path, pe
             assert stderr.endswith("bot: interrupted\n")
 
 
+@pytest.mark.parametrize("quiet", [True, False])
+def test_semaphores_that_a_killed_pool_leaves_are_freed_without_a_word(quiet: bool) -> None:
+    start = "from contextlib import nullcontext\nimport multiprocessing\nfrom bot_deploy import interrupts\n"
+    context = "interrupts.quiet_resource_tracker" if quiet else "nullcontext"
+    lock = f"with {context}():\n    lock = multiprocessing.get_context('spawn').Lock()\n"
+    done = run_python("-c", f"{start}{lock}interrupts.exit_now()")
+    assert done.returncode == 130
+    # Without it, Python warns: else this test would show nothing.
+    assert (done.stderr == "bot: interrupted\n") == quiet, done.stderr
+
+
 @pytest.mark.parametrize(
     "before",
     [

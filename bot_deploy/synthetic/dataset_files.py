@@ -74,7 +74,9 @@ def _render_all(root: Path, plans: list[CropPlan], workers: int) -> Iterator[int
         yield from (_write_batch(root, batch) for batch in _batches(plans))
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+    with interrupts.quiet_resource_tracker():
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    with pool:
         try:
             with interrupts.blocked():
                 futures = [pool.submit(_write_batch, root, batch) for batch in _batches(plans)]
