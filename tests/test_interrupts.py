@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
 
-MOMENTS = 6  # for each command
+MOMENTS = 4  # for each command
 # `bot`, with a line on stderr when its own code begins. Before, a Ctrl-C is Python's: about 30 ms, without any of ours.
 BOT = """
 from bot_deploy import interrupts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers.model_server import DIM, SIZE, ModelServer, expected_vectors, serve_models, write_foreign_model
+from helpers.model_server import DIM, SIZE, ModelServer, expected_vectors, write_foreign_model
 from PIL import Image
 
 from bot_deploy import open_embedder
@@ -26,22 +25,9 @@ from bot_deploy.models.table import NamedDetector
 from bot_deploy.video.detectors import choose_detector, open_detector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from bot_deploy.models.table import NamedModel
 
 CROPS = np.random.default_rng(3).integers(0, 256, (5, *SIZE, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    monkeypatch.delenv("BOT_OFFLINE", raising=False)
-    monkeypatch.setenv("BOT_MODELS", str(tmp_path / "models"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with serve_models() as running:
-        yield running
 
 
 @pytest.fixture
@@ -71,7 +57,7 @@ def test_a_network_is_fetched_wrapped_and_opened_by_name(
     assert artifact == tmp_path / "models" / "some-net" / "model.onnx"
     assert np.abs(open_embedder("some-net").run(CROPS) - expected_vectors(CROPS)).max() < 1e-5
     assert caplog.messages.count("some-net: MIT, the tests; training data: none") == 1
-    assert "`bot calibrate some-net --data CROPS` finds one" in caplog.text
+    assert "`bot calibrate some-net` measures one" in caplog.text
     assert prepare_model(network) == artifact
     assert prepare_model(network, tmp_path / "stick") == tmp_path / "stick" / "some-net" / "model.onnx"
     assert (tmp_path / "stick" / "some-net" / "model.onnx").read_bytes() == artifact.read_bytes()

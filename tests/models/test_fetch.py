@@ -9,32 +9,18 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.model_server import ModelServer, serve_models
+from helpers.model_server import ModelServer
 
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.models import fetch as fetching
 from bot_deploy.models.fetch import fetch, find_cached_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from bot_deploy.models.table import NamedModel
 
 CONTENT = {"net_xml": b"<net/>" * 30_000, "net_bin": os.urandom(200_000)}
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
-    """A server, and an empty folder of models."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    monkeypatch.delenv("BOT_OFFLINE", raising=False)
-    monkeypatch.setenv("BOT_MODELS", str(tmp_path / "models"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with serve_models() as running:
-        yield running
 
 
 @pytest.fixture
