@@ -11,7 +11,7 @@ from .options import COUNT, RecipeCommand, RenamedOption
 
 
 @click.command(cls=RecipeCommand)
-@click.option("--data", multiple=True, help="Data to train on; repeatable, to merge data sets; default: synthetic.")
+@click.option("--data", multiple=True, help="Data to train on; repeat it to merge data sets; default: synthetic.")
 @click.option("--test", help="Data to evaluate on; default: --data. Table 3 needs another data set.")
 @click.option("--table", type=int, default=1, show_default=True, help="Number of the paper's table: 1, 2, 3, 5 or 6.")
 @click.option(

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     help="Network that finds people: a file, or a name of `bot models` such as yolox-nano; `hog` is OpenCV's HOG. "
     "Default: yolox-nano if it is in the cache, or else HOG.",
 )
-@click.option("--auto-enrol", is_flag=True, help="Automatic enrolment of strangers as person-1, person-2, ...")
+@click.option("--auto-enrol", is_flag=True, help="Enrol strangers automatically, as person-1, person-2, ...")
 @click.option(
     "--threshold",
     "--min-score",
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     type=NumberRange(0, 1),
     default=MAX_BOX_OVERLAP,
     show_default=True,
-    help="Overlap (IoU) of two boxes, above which the one with the lower confidence is dropped.",
+    help="Greatest overlap (IoU) of two boxes; above it, the box with the lower confidence is dropped.",
 )
 @click.option(
     "--min-height",
@@ -89,18 +89,18 @@ if TYPE_CHECKING:
     help="Frames per second of the source; default: 1 for a folder, else the rate of the camera or video. "
     "Below 5, people are not tracked.",
 )
-@click.option("--headless", is_flag=True, help="No window, for machines without a screen.")
+@click.option("--headless", is_flag=True, help="Open no window, for machines without a screen.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="F.mp4",
-    help="Video to write, of the frames as they are shown.",
+    help="Video to write: the frames as the window shows them.",
 )
 @click.option(
     "--events",
     type=click.Path(path_type=Path),
     metavar="F.jsonl",
-    help="File to which each recognition and enrolment is added as a line of JSON; - for stdout.",
+    help="File to append to: one line of JSON for each recognition and enrolment; - for stdout.",
 )
 @click.option(
     "--snapshots",
@@ -108,9 +108,9 @@ if TYPE_CHECKING:
     default=".",
     help="Folder for the snapshots of the key s; default: this folder.",
 )
-@click.option("--max-frames", type=COUNT, help="Number of frames after which to stop.")
+@click.option("--max-frames", type=COUNT, help="Stop after this number of frames.")
 @runtime
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout at the end.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout at the end.")
 def demo(
     source: str,
     gallery: str | None,

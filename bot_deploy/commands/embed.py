@@ -18,7 +18,7 @@ from .options import JSON, MODEL, runtime
     required=True,
     type=click.Path(path_type=Path),
     metavar="F.npy|F.csv|F.parquet",
-    help="File of embeddings, a row for each image; F.npy gets F.paths.json with the paths beside it.",
+    help="File to write, one row for each image. Beside F.npy, F.paths.json gets the paths.",
 )
 @MODEL
 @runtime

@@ -19,21 +19,23 @@ from .options import JSON, RenamedOption, runtime
     help="Data set with query and gallery: a folder, .zip or .csv, or `synthetic`.",
 )
 @runtime
-@click.option("--rerank", is_flag=True, help="Ranking by k-reciprocal re-ranking (Zhong et al., 2017).")
+@click.option("--rerank", is_flag=True, help="Rank by k-reciprocal re-ranking (Zhong et al., 2017).")
 @click.option(
     "--no-camera-filter",
     is_flag=True,
-    help="Scoring that also counts gallery crops of the query's own identity and camera.",
+    help="Also count gallery crops of the query's own identity and camera.",
 )
 @click.option(
-    "--single-shot", is_flag=True, help="One gallery image of each identity, as in CUHK03's first protocol (CMC only)."
+    "--single-shot",
+    is_flag=True,
+    help="Draw one gallery image of each identity, as in CUHK03's first protocol (CMC only).",
 )
 @click.option(
     "--refresh-cache",
     "--fresh",
     cls=RenamedOption,
     is_flag=True,
-    help="New embeddings, which replace those in the embedding cache.",
+    help="Embed again, and replace what is in the embedding cache.",
 )
 @JSON
 def evaluate(

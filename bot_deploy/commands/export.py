@@ -17,18 +17,18 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
 
 @click.command("export")
 @click.argument("source", metavar="[RUN|CKPT|box]", required=False, type=click.Path(path_type=Path))
-@click.option("--fp16", is_flag=True, help="Additional file: model.fp16.onnx.")
+@click.option("--fp16", is_flag=True, help="Also write model.fp16.onnx.")
 @click.option(
     "--int8",
     is_flag=True,
-    help="Additional file: model.int8.onnx. INT8 calibration uses the training crops of --data.",
+    help="Also write model.int8.onnx. INT8 calibration uses the training crops of --data.",
 )
 @click.option(
     "--trt",
     is_flag=True,
-    help="Additional file: model.engine for TensorRT, in FP16 unless --fp32 or --int8 is given.",
+    help="Also build model.engine for TensorRT, in FP16 unless --fp32 or --int8 is given.",
 )
-@click.option("--fp32", is_flag=True, help="Engine in float32 instead of FP16; needs --trt.")
+@click.option("--fp32", is_flag=True, help="Build the engine in float32 instead of FP16; needs --trt.")
 @click.option(
     "--engine-batch",
     "--batch",
@@ -45,7 +45,11 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
     help="Compute capabilities of the engine's GPUs; default: that of this machine, or sm80,sm86,sm89,sm120 without "
     "a GPU.",
 )
-@click.option("--flip", is_flag=True, help="Average of a crop and its mirror image, inside the graph; twice the work.")
+@click.option(
+    "--flip",
+    is_flag=True,
+    help="Average the embeddings of a crop and its mirror image, inside the graph; twice the work.",
+)
 @click.option(
     "--feature",
     type=FEATURE,

@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     help="Approximate search with FAISS, for galleries of about 100,000 crops or more. The choice is stored in OUT: "
     "the graph is built again after each change of OUT; `--ann none` removes it.",
 )
-@click.option("--add", is_flag=True, help="Union of the folder and what is in OUT.")
-@click.option("--replace", is_flag=True, help="Folder in place of everything in OUT, enrolled people included.")
-@click.option("--verify", is_flag=True, help="Content check of every file; size and times are not trusted.")
+@click.option("--add", is_flag=True, help="Keep what is in OUT, and add the folder.")
+@click.option("--replace", is_flag=True, help="Drop everything in OUT, also enrolled people; keep only the folder.")
+@click.option(
+    "--verify", is_flag=True, help="Compare the content of every file, even if its size and times are the same."
+)
 @runtime
 @JSON
 def index(
@@ -60,7 +62,7 @@ def index(
 ) -> None:
     """Embed the crops in the folder GALLERY into OUT, or update OUT: only new and changed crops are embedded.
 
-    If OUT holds the crops of another folder, nothing happens without --add or --replace.
+    If OUT holds the crops of another folder, the command stops unless --add or --replace is given.
     """
     from bot_deploy import gallery as galleries
     from bot_deploy.console import say, say_left_out, show, show_json
@@ -68,7 +70,7 @@ def index(
 
     started = time.perf_counter()
     if ann and galleries.is_milvus(out):
-        raise InputError("--ann is for galleries in a folder of their own; Milvus has its own indexes")
+        raise InputError("--ann is for an index in a folder; a Milvus server has its own search")
     if add and replace:
         raise InputError("--add keeps what is in OUT, and --replace drops it; give one of them")
     if ann == "hnsw":

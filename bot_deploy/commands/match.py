@@ -32,14 +32,14 @@ CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five 
 @click.option(
     "--same-person",
     is_flag=True,
-    help="Multi-shot query: all images of the folder QUERY show one person (mean embedding).",
+    help="Take all images of the folder QUERY as one person: their mean embedding is searched (multi-shot).",
 )
 @click.option(
     "--top",
     type=COUNT,
     default=TOP_MATCHES,
     show_default=True,
-    help="Number of images in the rank list of each query.",
+    help="Number of images to list for each query.",
 )
 @click.option(
     "--min-score",
@@ -50,12 +50,12 @@ CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five 
 @click.option(
     "--rerank",
     is_flag=True,
-    help="K-reciprocal re-ranking (Zhong et al., 2017) of the best 1000 matches. Scores stay cosines, so a lower rank "
-    "may have a higher score; the verdict is about the first match.",
+    help="Sort the best 1000 matches by k-reciprocal re-ranking (Zhong et al., 2017). Scores stay cosines, so a lower "
+    "rank may have a higher score; the verdict is about the first match.",
 )
-@click.option("--camera", "cameras", type=CAMERA, multiple=True, help="Camera ID to search; repeatable.")
-@click.option("--exclude-camera", "excluded", type=CAMERA, multiple=True, help="Camera ID to leave out; repeatable.")
-@click.option("--exclude-same-camera", is_flag=True, help="Filter that leaves out the query's own camera.")
+@click.option("--camera", "cameras", type=CAMERA, multiple=True, help="Search only this camera ID; repeatable.")
+@click.option("--exclude-camera", "excluded", type=CAMERA, multiple=True, help="Leave out this camera ID; repeatable.")
+@click.option("--exclude-same-camera", is_flag=True, help="Leave out the images of the query's own camera.")
 @click.option(
     "--since",
     metavar="TIME",
@@ -65,10 +65,15 @@ CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five 
 @click.option("--until", metavar="TIME", help="Latest time, as --since.")
 @runtime
 @click.option(
-    "--html", type=click.Path(path_type=Path), metavar="F.html", help="Page of the rank lists, with its images in it."
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="F.html",
+    help="Write the rank lists as one HTML page, images included.",
 )
-@click.option("--montage", type=click.Path(path_type=Path), metavar="F.png", help="Figure of the rank lists.")
-@click.option("--csv", type=click.Path(path_type=Path), metavar="F.csv", help="Table with a row for each match.")
+@click.option("--montage", type=click.Path(path_type=Path), metavar="F.png", help="Write the rank lists as a figure.")
+@click.option(
+    "--csv", type=click.Path(path_type=Path), metavar="F.csv", help="Write a table with one row for each listed image."
+)
 @JSON
 def match(
     query: Path,

@@ -20,7 +20,7 @@ BENCH_BATCH, BENCH_SECONDS = 16, 1.0
 
 @click.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option("--fetch", is_flag=True, help="Download of each NAME into the cache.")
+@click.option("--fetch", is_flag=True, help="Download each NAME into the cache.")
 @click.option(
     "--to",
     "folder",
@@ -28,7 +28,7 @@ BENCH_BATCH, BENCH_SECONDS = 16, 1.0
     metavar="DIR",
     help="Folder to download to, for a machine without internet; set BOT_MODELS to the path of the folder there.",
 )
-@click.option("--bench", is_flag=True, help="Speed in images per second, for the models in the cache.")
+@click.option("--bench", is_flag=True, help="Measure images per second of the models in the cache.")
 @OFFLINE
 @JSON
 def models(names: tuple[str, ...], fetch: bool, folder: Path | None, bench: bool, as_json: bool) -> None:

@@ -98,13 +98,13 @@ MODEL = click.option(
 THREADS = click.option(
     "--threads", type=click.IntRange(0, MAX_THREADS), default=0, help="Number of CPU threads; default: all available."
 )
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, instead of text.")
 OFFLINE = click.option(
     "--offline",
     is_flag=True,
     expose_value=False,
     callback=_go_offline,
-    help="Offline mode: models that are not in the cache are not downloaded (as with BOT_OFFLINE=1).",
+    help="Download nothing: a model must be in the cache already (as with BOT_OFFLINE=1).",
 )
 RUNTIME_OPTIONS = (
     OFFLINE,

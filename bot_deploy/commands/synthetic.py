@@ -21,7 +21,11 @@ CLIP_OPTIONS = ("people", "cameras", "seconds", "fps", "height")
     help="Number of crops of each identity from each camera that sees it, 2 to 100.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the random numbers; it selects the people.")
-@click.option("--clip", is_flag=True, help="Clip instead of crops: a video per camera, the ground truth and a gallery.")
+@click.option(
+    "--clip",
+    is_flag=True,
+    help="Draw a clip instead of crops: a video for each camera, the ground truth and a gallery.",
+)
 @click.option(
     "--people", default=8, show_default=True, help="Number of people in the clip, 1 to 60; all are test identities."
 )

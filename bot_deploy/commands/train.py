@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @click.command(cls=RecipeCommand)
 @click.option(
-    "--data", multiple=True, help="Folder, .zip or .csv of crops; repeatable, to merge data sets; default: synthetic."
+    "--data", multiple=True, help="Folder, .zip or .csv of crops; repeat it to merge data sets; default: synthetic."
 )
 @click.option(
     "--recipe",
     metavar="NAME|FILE",
-    help="Name of a built-in recipe, or a .toml file; default: quick, or on synthetic data, unless with --weights box, "
-    "synthetic.",
+    help="Name of a built-in recipe, or a .toml file; default: quick. On synthetic data the default is synthetic, "
+    "except with --weights box.",
 )
 @click.option(
     "--weights",
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Resumed run: the one in --out (default: the newest run), with its own settings. --set epochs=40 adds epochs; "
+    help="Continue the run in --out (default: the newest run) with its own settings. --set epochs=40 adds epochs; "
     "--data is for data that have moved.",
 )
 @OFFLINE
