@@ -10,7 +10,7 @@ BIN := .venv/bin
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-quickstart: .venv/ready  ## match, fine-tune and export on synthetic people, in about two minutes
+quickstart: .venv/ready  ## match, fine-tune and export on synthetic people
 	$(BIN)/python -m bot_deploy.demos.quickstart
 
 test: .venv/ready  ## the whole test suite

@@ -20,7 +20,9 @@ from urllib.request import getproxies
 import torch
 from torch import Tensor, nn
 
+from .choices import OFFLINE_VARIABLE
 from .errors import InputError, RunError, missing_package, on_one_line
+from .models.fetch import is_offline
 from .telemetry import without_telemetry
 
 if TYPE_CHECKING:
@@ -196,7 +198,7 @@ def download_weights(name: str) -> Path:
     """The file with timm's weights of the network `name`, from the cache or the network.
 
     Raises:
-        InputError: timm has no weights of this network.
+        InputError: timm has no weights of this network, or $BOT_OFFLINE forbids to fetch them.
         RunError: the file could not be downloaded.
     """
     config = pretrained_config(name)
@@ -212,9 +214,17 @@ def download_weights(name: str) -> Path:
         try:
             return Path(hf_hub_download(**place, local_files_only=True))
         except OSError:
+            if is_offline():
+                raise InputError(
+                    f"the weights of {PREFIX}{name} are not in the cache, and ${OFFLINE_VARIABLE} forbids to fetch "
+                    'them; give a file, or "none"',
+                    parameter="weights",
+                ) from None
             if not getproxies():  # without a network, the download would try for half a minute
                 socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
             return Path(hf_hub_download(**place))
+    except InputError:
+        raise
     except Exception as error:  # noqa: BLE001 - its HTTP library raises anything
         raise RunError(
             f"the weights of {PREFIX}{name} could not be downloaded ({on_one_line(error)}); give a file, or "

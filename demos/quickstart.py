@@ -1,4 +1,4 @@
-"""`make quickstart`: the commands that a user types, on synthetic people, in about two minutes.
+"""`make quickstart`: the commands that a user types, on synthetic people.
 
 Searches with the model in the box, fine-tunes it on the people, exports and verifies it, and shows both.
 """

@@ -183,6 +183,17 @@ def test_imagenet_is_timms_download(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert options["local_files_only"]
 
 
+def test_offline_fetches_no_imagenet_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)  # as where `without_telemetry` imports it first
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("it looks for a server"))
+    monkeypatch.setenv("BOT_OFFLINE", "1")
+    with pytest.raises(InputError, match=r"timm:test_vit are not in the cache, and \$BOT_OFFLINE forbids"):
+        download_weights("test_vit")
+
+
 def test_imagenet_without_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 

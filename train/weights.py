@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,8 +12,10 @@ from bot_deploy import timm_backbone
 from bot_deploy.artifacts import checkpoint, read_contract
 from bot_deploy.artifacts.contract import from_json
 from bot_deploy.artifacts.state_dict import COUNTER, match_state_dict
+from bot_deploy.choices import OFFLINE_VARIABLE
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.model import BACKBONES, Backbone, ReID, add_prefix, find_backbone
+from bot_deploy.models.fetch import is_offline
 
 from .run_files import weights_file
 
@@ -30,7 +33,8 @@ def initialize(model: ReID, source: str) -> None:
     backbone with the keys of torchvision or timm. A classifier for another number of identities is left out.
 
     Raises:
-        InputError: no such file, or keys or shapes that do not fit; the message lists them.
+        InputError: no such file, keys or shapes that do not fit (the message lists them), or ImageNet weights that
+            $BOT_OFFLINE forbids to fetch.
         RunError: the ImageNet weights could not be downloaded.
     """
     if source == "none":
@@ -54,7 +58,7 @@ def inherited_terms(source: str) -> str:
 
 
 def load_weights(model: ReID, state: Mapping[str, object], source: str) -> None:
-    """Copies the tensors of `state`, read from `source`, into `model`; see `initialise`."""
+    """Copies the tensors of `state`, read from `source`, into `model`; see `initialize`."""
     expected, backbone = dict(model.state_dict()), find_backbone(model.arch)
     contract = state.get("contract") if checkpoint.is_checkpoint(state) else None
     saved = from_json(contract, source) if isinstance(contract, str) else None
@@ -122,6 +126,13 @@ def _download_imagenet(arch: str) -> dict[str, Tensor]:
     if name is None:
         raise InputError(f'torchvision has no ImageNet weights of {arch}; give a file, or "none"', parameter="weights")
     weights = models.get_model_weights(name)["IMAGENET1K_V1"]  # V1: the paper started from them
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    if is_offline() and not cached.exists():
+        raise InputError(
+            f"the ImageNet weights of {arch} are not in the cache, and ${OFFLINE_VARIABLE} forbids to fetch them; "
+            f'fetch {weights.url} by hand into {cached.parent}, or give a file, or "none"',
+            parameter="weights",
+        )
     try:
         state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:

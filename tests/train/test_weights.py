@@ -293,6 +293,26 @@ def test_imagenet_without_network_names_the_remedy(error: Exception, monkeypatch
     assert raised.value.parameter == "weights"
 
 
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_offline_takes_imagenet_weights_from_the_cache_only(
+    is_cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, state = models.MobileNet_V2_Weights.IMAGENET1K_V1, torchvision_state(ARCH)
+    monkeypatch.setattr(models.MobileNet_V2_Weights, "get_state_dict", lambda *_, **__: state)
+    monkeypatch.setenv("BOT_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    model = ReID(ARCH, 5)
+    if is_cached:
+        (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "hub" / "checkpoints" / Path(chosen.url).name).touch()
+        weights.initialize(model, "imagenet")
+        assert_backbone_is(model, state)
+    else:
+        with pytest.raises(InputError, match=rf"BOT_OFFLINE forbids .*; fetch {chosen.url} by hand into {tmp_path}"):
+            weights.initialize(model, "imagenet")
+
+
 @pytest.mark.skipif(not REAL.exists(), reason=f"no weights at {REAL}")
 def test_real_imagenet_weights() -> None:
     model = ReID(ARCH, 5)
