@@ -47,7 +47,8 @@ UNREAD_SUFFIXES = (
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF") + (("AVIF",) if HAS_AVIF else ())
 NOT_AN_IMAGE = "not a JPEG, PNG, WebP, BMP, GIF, TIFF" + (" or AVIF image" if HAS_AVIF else " image")
 MAX_PIXELS = 100_000_000  # in one image, and in all images that `read_many` decodes at one time
-TOO_LARGE = "over 100 megapixels; crop or shrink it first"
+# What a pixel of a format counts, beside those of the others: the decoder of WebP needs about twice their memory.
+PIXEL_COSTS = {"WEBP": 2}
 MAX_INPUT_BYTES = 320_000_000  # of one file, and of all files that `read_many` holds at one time
 PNG_SIGNATURE_BYTES = 8
 JPEG_END = b"\xff\xd9"  # the last bytes of a JPEG; they occur nowhere else after its header
@@ -182,13 +183,13 @@ def _decode(data: bytes, name: str, size: tuple[int, int] | None, memory: _Memor
     with _convert_pillow_errors(name):
         stream = io.BytesIO(data)
         with Image.open(stream, formats=FORMATS) as image:
-            _check_size(image)
+            _check_size(image, name)
             # libjpeg would make the missing rest grey.
             if image.format == "JPEG" and JPEG_END not in data[stream.tell() :]:
                 raise ImageError(f"{name}: corrupt or truncated (the JPEG has no end)")
             if image.format == "PNG":
                 _check_png(data)
-            count = image.width * image.height
+            count = _pixel_count(image)
             with memory.pixels.take(count):
                 pixels = _pixels(image, size)
                 image.close()
@@ -228,7 +229,7 @@ def convert_image(image: Image.Image, name: str) -> Pixels:
         ImageError: as `read_image`; the message begins with `name`.
     """
     with _convert_pillow_errors(name):
-        _check_size(image)
+        _check_size(image, name)
         return _pixels(image, None)
 
 
@@ -238,7 +239,7 @@ def _convert_pillow_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{name}: {TOO_LARGE}") from None
+        raise _too_large(name) from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: {NOT_AN_IMAGE}") from None
     except MemoryError:
@@ -249,9 +250,19 @@ def _convert_pillow_errors(name: str) -> Iterator[None]:
         raise ImageError(f"{name}: corrupt or truncated ({error})") from None
 
 
-def _check_size(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise Image.DecompressionBombError
+def _check_size(image: Image.Image, name: str) -> None:
+    if _pixel_count(image) > MAX_PIXELS:
+        raise _too_large(name, image.format)
+
+
+def _pixel_count(image: Image.Image) -> int:
+    """The pixels of `image` as they count against MAX_PIXELS."""
+    return image.width * image.height * PIXEL_COSTS.get(image.format or "", 1)
+
+
+def _too_large(name: str, image_format: str | None = None) -> ImageError:
+    megapixels = MAX_PIXELS // PIXEL_COSTS.get(image_format or "", 1) // 1_000_000
+    return ImageError(f"{name}: over {megapixels} megapixels; crop or shrink it first")
 
 
 def _pixels(image: Image.Image, size: tuple[int, int] | None) -> Pixels:

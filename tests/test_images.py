@@ -425,12 +425,15 @@ def test_the_pixels_decoded_at_one_time_are_bounded(tmp_path: Path, monkeypatch:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
-@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_reading_many_large_pictures_stays_under_1500_megabytes(tmp_path: Path, mode: str) -> None:
-    # As on a machine with 64 cores: four images of 100 megapixels, a few hundred kilobytes each.
-    Image.new(mode, (10_000, 10_000), (90, 80, 70, 60)[: len(mode)]).save(tmp_path / "0.png")
+@pytest.mark.parametrize(("suffix", "mode", "side"), [("png", "RGBA", 10_000), ("webp", "RGBA", 7071)])
+def test_reading_many_large_pictures_stays_under_1500_megabytes(
+    tmp_path: Path, suffix: str, mode: str, side: int
+) -> None:
+    # As on a machine with 64 cores: four of the largest images, a few hundred kilobytes each.
+    first = tmp_path / f"0.{suffix}"
+    Image.new(mode, (side, side), (90, 80, 70, 60)[: len(mode)]).save(first, quality=20)
     for number in range(1, 4):
-        (tmp_path / f"{number}.png").write_bytes((tmp_path / "0.png").read_bytes())
+        (tmp_path / f"{number}.{suffix}").write_bytes(first.read_bytes())
     code = """
 import sys
 from pathlib import Path

@@ -48,7 +48,8 @@ class Checkpoint:
         """The network with these weights.
 
         Raises:
-            InputError: the weights are not those of such a network.
+            InputError: the weights are not those of such a network, or its embeddings have another length than the
+                contract says.
         """
         try:
             with torch.device("meta"):  # no memory for the sizes that a damaged file claims
@@ -59,6 +60,8 @@ class Checkpoint:
             raise InputError(
                 f"the checkpoint's weights do not fit its own description ({on_one_line(error)})"
             ) from None
+        if model.dim != self.contract.dim:
+            raise InputError(f"the checkpoint's contract says dim {self.contract.dim}, its network has {model.dim}")
         return model
 
     def _network(self) -> ReID:

@@ -128,11 +128,12 @@ def spoil_dim(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
-    [(spoil_weights, "NaN or infinite numbers"), (spoil_dim, "contract does not fit its network")],
+    ("spoil", "code", "message"),
+    [(spoil_weights, 1, "NaN or infinite numbers"), (spoil_dim, 2, "contract says dim 256, its network has ")],
 )
 def test_export_stops_before_it_writes(
     spoil: Callable[[dict[str, Any]], None],
+    code: int,
     message: str,
     tiny_people: Path,
     tiny_checkpoint: Path,
@@ -145,7 +146,7 @@ def test_export_stops_before_it_writes(
     spoil(content)
     torch.save(content, tmp_path / "model.pt")
     printed = bot("export", "model.pt", "--data", tiny_people, "--out", "out", "--json")
-    assert (printed.code, printed.out) == (1, ""), printed.err
+    assert (printed.code, printed.out) == (code, ""), printed.err
     assert message in printed.err.splitlines()[-1]
     assert "Traceback" not in printed.err
     assert not list(tmp_path.glob("out/*"))
