@@ -69,6 +69,7 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
                 std=network.input.std,
                 data=_draw_people(Path(temporary) / "people"),
                 output_name=network.output,
+                terms=network.terms,
             )
         check_artifact(artifact)
     logger.info(

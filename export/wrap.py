@@ -101,6 +101,7 @@ def wrap_model(
     std: Sequence[float] = (1.0,),
     data: str | Path | Dataset = SYNTHETIC,
     output_name: str | None = None,
+    terms: str = "",
 ) -> ExportedModel:
     """Wraps the model in `source` as a model file at `out`: uint8 [N, H, W, 3] RGB in, unit vectors [N, D] out.
 
@@ -118,6 +119,7 @@ def wrap_model(
         std: divides the result; as `mean`.
         data: data set with crops to compare on, opened or not.
         output_name: the output with the embeddings, if there are several.
+        terms: what the model may be used for, in a sentence; kept in the contract.
 
     Raises:
         InputError: no such file, not such a model, no image input, no output [N, D], or values that do not fit it.
@@ -140,6 +142,7 @@ def wrap_model(
         precision=model.precision,
         mean=mean_of_unit_range,
         std=std_of_unit_range,
+        terms=terms,
     )
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     crops = sample_crops(dataset, contract.size)

@@ -63,6 +63,7 @@ def test_a_network_is_fetched_wrapped_and_opened_by_name(
     assert (tmp_path / "stick" / "some-net" / "model.onnx").read_bytes() == artifact.read_bytes()
     assert server.requests == ["/net.onnx"]
     assert open_embedder("some-net").contract.calibration is None
+    assert open_embedder("some-net").contract.terms == network.terms
 
 
 def test_match_takes_a_name_and_says_that_it_is_not_calibrated(
