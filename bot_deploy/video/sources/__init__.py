@@ -22,7 +22,7 @@ __all__ = ["Frame", "Source", "check_source", "open_source"]
 # Tried in this order. Each takes (address, name for messages, fps, make_capture) and returns None for another kind.
 OPENERS = (open_camera, open_web_video, open_stream, open_frame_folder, open_video)
 MIN_FPS, MAX_FPS = 1e-3, 1000  # frames per second
-KINDS = "a camera number, a video, a folder of frames or an address such as rtsp://…"
+KINDS = "a camera number, a video, a folder of frames or an address such as rtsp://host/stream"
 
 
 def open_source(
