@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from helpers.commands import run_bot
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,6 +80,11 @@ def test_addresses_in_a_text(scheme: str, around: str, rest: str) -> None:
 def test_a_text_without_address_stays() -> None:
     text = "a.jpg: no such file; see https://example.org/help, or C:/x"
     assert mask_addresses(text) == text
+
+
+@pytest.mark.parametrize("source", ["nowhere", "99"])
+def test_the_example_in_a_message_is_shown(source: str, tmp_path: Path) -> None:
+    assert "such as rtsp://host/stream" in run_bot("demo", "--source", source, cwd=tmp_path).stderr.splitlines()[-1]
 
 
 def test_an_address_from_a_variable_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

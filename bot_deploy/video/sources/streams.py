@@ -94,7 +94,9 @@ def _camera_remedy(device: Path) -> str:
     if not sys.platform.startswith("linux"):
         return "is it plugged in, allowed in the privacy settings, and not used by another program?"
     if not others:
-        return "there is no camera (no /dev/video*); plug one in, or give a video or an rtsp:// address"
+        return (
+            "there is no camera (no /dev/video*); plug one in, or give a video or an address such as rtsp://host/stream"
+        )
     if device not in others:
         return f"cameras of this machine: {numbers}"
     if not os.access(device, os.R_OK | os.W_OK):
