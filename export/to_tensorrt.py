@@ -108,7 +108,8 @@ def check_engine(batch: tuple[int, int, int], gpu_archs: Sequence[str]) -> tuple
     """
     if not 1 <= batch[0] <= batch[1] <= batch[2]:
         raise InputError(
-            f"batch {':'.join(map(str, batch))}: choose min:opt:max with 1 <= min <= opt <= max", parameter="batch"
+            f"batch {':'.join(map(str, batch))}: choose min:opt:max with 1 <= min <= opt <= max",
+            parameter="engine_batch",
         )
     package, chosen = choose_builder(gpu_archs)
     trt, _ = nvidia.load_tensorrt(package)

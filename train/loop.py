@@ -179,7 +179,7 @@ def _train_epochs(
 
 
 def recipe_of_epoch(recipe: Recipe, epoch: int) -> Recipe:
-    """`recipe` with the size of the crops in `epoch`: the first `small_epochs` have half the height, width and pad."""
+    """`recipe` with the crops of `epoch`: the first `small_epochs` have half the height, width and padding."""
     if epoch > recipe.small_epochs:
         return recipe
     return dataclasses.replace(

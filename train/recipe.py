@@ -113,7 +113,7 @@ class Recipe:
     label_weight: float = 1.0  # of the three losses above, beside those of a teacher
     relation_weight: float = 10.0  # with a teacher: of the cosines within a batch
     direction_weight: float = 1.0  # with a teacher: of the direction of each embedding
-    unlabeled_batch: int = 32  # with unlabelled data: their crops in a batch, beside the p * k
+    unlabeled_batch: int = 32  # with unlabelled data: their crops in a batch, beside the labelled ones
 
     small_epochs: int = 0  # first epochs, on crops of half the height and width
     compile: bool = False  # torch.compile

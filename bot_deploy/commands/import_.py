@@ -8,7 +8,7 @@ import click
 
 from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, STEMS, TOOLKITS
 
-from .options import FEATURE, FEATURE_METAVAR, IMAGE_SIDE
+from .options import COLOR, FEATURE, FEATURE_METAVAR, IMAGE_SIDE, ImageSize
 
 
 @click.command("import")
@@ -22,8 +22,14 @@ from .options import FEATURE, FEATURE_METAVAR, IMAGE_SIDE
     help="Toolkit that wrote FILE; auto: recognised by its keys.",
 )
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Checkpoint to write, a .pt file.")
-@click.option("--height", type=IMAGE_SIDE, default=IMAGE_HEIGHT, show_default=True, help="Height of crops in pixels.")
-@click.option("--width", type=IMAGE_SIDE, default=IMAGE_WIDTH, show_default=True, help="Width of crops in pixels.")
+@click.option(
+    "--size",
+    type=ImageSize(),
+    default=f"{IMAGE_HEIGHT}x{IMAGE_WIDTH}",
+    show_default=True,
+    help="Height and width of crops in pixels.",
+)
+@COLOR
 @click.option("--last-stride", type=click.IntRange(1, 2), help="Last stride of the backbone; default: the toolkit's.")
 @click.option("--stem", type=click.Choice(STEMS), help="Layers of a ResNet before its stages; default: the toolkit's.")
 @click.option(
@@ -32,16 +38,21 @@ from .options import FEATURE, FEATURE_METAVAR, IMAGE_SIDE
     metavar=FEATURE_METAVAR,
     help="Feature after or before the neck as the embedding; default: after, if there is a neck.",
 )
-@click.option("--bgr", is_flag=True, help="Model trained on BGR images, as OpenCV reads them.")
+# Older names of --size and --color.
+@click.option("--height", type=IMAGE_SIDE, hidden=True)
+@click.option("--width", type=IMAGE_SIDE, hidden=True)
+@click.option("--bgr", is_flag=True, hidden=True)
 def import_command(
     file: Path,
     toolkit: str,
     out: Path,
-    height: int,
-    width: int,
+    size: tuple[int, int],
+    color: str,
     last_stride: int | None,
     stem: str | None,
     feature: str | None,
+    height: int | None,
+    width: int | None,
     bgr: bool,
 ) -> None:
     """Convert the state dict of another toolkit in FILE to a checkpoint for `bot export` and `bot eval`."""
@@ -58,22 +69,22 @@ def import_command(
     from bot_deploy.artifacts import checkpoint
     from bot_deploy.export.importers.checkpoint import import_checkpoint
 
+    size = (height or size[0], width or size[1])
     imported = import_checkpoint(
         file,
         toolkit,
-        height=height,
-        width=width,
+        size=size,
+        color="BGR" if bgr else color,
         last_stride=last_stride,
         stem=stem,
         feature=feature,
-        bgr=bgr,
     )
     saved, contract = imported.checkpoint, imported.checkpoint.contract
     neck = f"embedding {contract.feature} BNNeck" if saved.neck == "bnneck" else "no neck"
     say(f"{imported.toolkit}: {contract.arch}, {saved.num_ids} identities, {neck}")
-    assumptions = [*imported.assumptions, f"crops of {height}x{width}"]
+    assumptions = [*imported.assumptions, f"crops of {size[0]}x{size[1]}"]
     say(f"assumed, because the weights do not show it: {'; '.join(assumptions)}")
-    say("change it with --stem, --last-stride, --height and --width")
+    say("change it with --stem, --last-stride, --size and --color")
     if imported.unused_keys:
         say(f"left out, because only training needs it: {', '.join(imported.unused_keys)}")
     out.parent.mkdir(parents=True, exist_ok=True)

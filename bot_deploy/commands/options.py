@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bot_deploy.addresses import read_address
-from bot_deploy.choices import DEVICES, FEATURES, MAX_BATCH, MAX_IMAGE_SIDE, MAX_THREADS, OFFLINE_VARIABLE
+from bot_deploy.choices import COLORS, DEVICES, FEATURES, MAX_BATCH, MAX_IMAGE_SIDE, MAX_THREADS, OFFLINE_VARIABLE
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,21 @@ class NumberRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number.", param, ctx)
         return number
+
+
+class ImageSize(click.ParamType):  # type: ignore[type-arg]
+    """Height and width in pixels, such as 256x128."""
+
+    name = "HxW"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(value))
+        if not match:
+            self.fail(f"{value!r} is not HEIGHTxWIDTH, such as 256x128", param, ctx)
+        size = int(match[1]), int(match[2])
+        if not all(1 <= side <= MAX_IMAGE_SIDE for side in size):
+            self.fail(f"{value}: sides are from 1 to {MAX_IMAGE_SIDE} pixels", param, ctx)
+        return size
 
 
 class RenamedOption(click.Option):
@@ -87,6 +103,9 @@ COUNT = click.IntRange(1, 1_000_000_000)
 IMAGE_SIDE = click.IntRange(1, MAX_IMAGE_SIDE)
 # The paper's names, fi and ft, are accepted but not shown.
 FEATURE = click.Choice([*FEATURES, *FEATURES.values()])
+COLOR = click.option(
+    "--color", type=click.Choice(COLORS), default="RGB", show_default=True, help="Channel order that the model takes."
+)
 FEATURE_METAVAR = f"[{'|'.join(FEATURES)}]"
 MODEL = click.option(
     "--model",

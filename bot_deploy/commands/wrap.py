@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
 
-from bot_deploy.choices import COLORS, PIXEL_RANGES
+from bot_deploy.choices import PIXEL_RANGES
 
-from .options import JSON, RenamedOption
+from .options import COLOR, JSON, ImageSize, RenamedOption
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -24,24 +23,12 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is not one number, or three such as 0.485,0.456,0.406", param, ctx)
 
 
-class Size(click.ParamType):  # type: ignore[type-arg]
-    """Height and width, such as 256x128."""
-
-    name = "HxW"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(value))
-        if not match:
-            self.fail(f"{value!r} is not HEIGHTxWIDTH, such as 256x128", param, ctx)
-        return int(match[1]), int(match[2])
-
-
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--size", type=Size(), help="Height and width of crops, such as 256x128; default: those of the graph.")
 @click.option(
-    "--color", type=click.Choice(COLORS), default="RGB", show_default=True, help="Channel order of the model."
+    "--size", type=ImageSize(), help="Height and width of crops, such as 256x128; default: those of the graph."
 )
+@COLOR
 @click.option(
     "--range",
     "pixel_range",

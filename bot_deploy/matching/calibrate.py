@@ -146,7 +146,8 @@ def check_pair_counts(
         raise InputError(
             f"{data}: {impostor} pairs of different people are too few for a false-accept rate of "
             f"{target_false_accept_rate:g}; "
-            + (f"choose {lowest:g} or more, or give more identities" if lowest < 1 else "give more identities")
+            + (f"choose {lowest:g} or more, or give more identities" if lowest < 1 else "give more identities"),
+            parameter="far" if lowest < 1 else "data",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,7 @@ from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
 from bot_deploy.artifacts.contract import weights_fingerprint
 from bot_deploy.artifacts.state_dict import list_keys, match_state_dict
-from bot_deploy.choices import FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, STD, STEMS, feature_code, feature_name
+from bot_deploy.choices import COLORS, FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, STD, STEMS, feature_code, feature_name
 from bot_deploy.errors import InputError
 from bot_deploy.model import BACKBONES, RESNETS, ReID
 
@@ -21,7 +22,6 @@ from .key_layouts import AUTO, LAYOUTS, KeyLayout, check_supported, detect_backb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 WRAPPERS = ("state_dict", "model")  # where torchreid and fast-reid put the state dict
 UNKNOWN_DATA = "unknown data"  # stands in the checkpoint for the training data
@@ -47,32 +47,34 @@ class _RenamedWeights:
 
 
 def import_checkpoint(
-    path: Path,
+    path: str | Path,
     toolkit: str = AUTO,
     *,
-    height: int = IMAGE_HEIGHT,
-    width: int = IMAGE_WIDTH,
+    size: tuple[int, int] = (IMAGE_HEIGHT, IMAGE_WIDTH),
+    color: str = "RGB",
     last_stride: int | None = None,
     stem: str | None = None,
     feature: str | None = None,
-    bgr: bool = False,
 ) -> ImportedCheckpoint:
     """Converts the state dict in `path`, bare or under "model" or "state_dict"; no key is ignored.
 
     Args:
         path: the file.
         toolkit: one of `choices.TOOLKITS`, or "auto" to recognise the toolkit by its keys.
-        height: height of the crops in pixels.
-        width: width of the crops in pixels.
+        size: height and width of the crops in pixels.
+        color: channel order that the model was trained on, "RGB" or "BGR". The first convolution of a BGR model is
+            changed to take RGB.
         last_stride: 1 or 2; None for the toolkit's default.
         stem: one of `choices.STEMS`; None for the toolkit's own.
         feature: "after" or "before" the neck; None for "after" if there is a neck.
-        bgr: the model was trained on BGR images; its first convolution is changed to take RGB.
 
     Raises:
-        InputError: no such file, pickled code in it, an unknown network or layout, or unknown or missing weights.
+        InputError: no such file, pickled code in it, an unknown network, layout or color, or unknown or
+            missing weights.
     """
-    state = read_state_dict(path)
+    if color not in COLORS:
+        raise InputError(f"color {color!r}; choose from {', '.join(COLORS)}", parameter="color")
+    state = read_state_dict(Path(path))
     try:
         layout = _choose_layout(toolkit, state)
         check_supported(state)
@@ -89,11 +91,11 @@ def import_checkpoint(
         model, unused = _build_network(weights, arch, last_stride, stem, feature, assumptions)
     except InputError as error:
         raise InputError(f"{path}: {error}", parameter=error.parameter) from None
-    if bgr:
+    if color == "BGR":
         first = next(model.backbone.parameters())  # the first convolution's weight
         first.data = first.data.flip(1)
         mean, std = (mean[2], mean[1], mean[0]), (std[2], std[1], std[0])
-    contract = contract_of(model, height, width)
+    contract = contract_of(model, *size)
     # The same weights with other settings, such as another stride, are another model.
     settings = repr((last_stride, stem, model.feature, mean, std)).encode()
     combined = weights_fingerprint([("weights", contract.fingerprint.encode()), ("settings", settings)])

@@ -172,7 +172,7 @@ def test_a_model_of_bgr_images_takes_rgb(written: Any, tmp_path: Path) -> None:
     theirs = written(backbone)
     neck = necked(theirs, "bottleneck" if written is authors else "heads.bottleneck.0")
     how = {"relu": False} if written is authors else UNPADDED
-    imported = import_checkpoint(stored(theirs, tmp_path), **SIZE, bgr=True).checkpoint
+    imported = import_checkpoint(stored(theirs, tmp_path), **SIZE, color="BGR").checkpoint
     assert imported.contract.color == "RGB"
     rgb = pictures()
     bgr = rgb.flip(3)
@@ -195,7 +195,13 @@ def test_settings_that_weights_do_not_show_can_be_given(tmp_path: Path) -> None:
 
 def test_other_settings_are_another_model(tmp_path: Path) -> None:
     path = stored(authors(resnet()), tmp_path)
-    options: list[dict[str, Any]] = [{}, {"last_stride": 2}, {"stem": "torchvision"}, {"feature": "ft"}, {"bgr": True}]
+    options: list[dict[str, Any]] = [
+        {},
+        {"last_stride": 2},
+        {"stem": "torchvision"},
+        {"feature": "ft"},
+        {"color": "BGR"},
+    ]
     prints = {import_checkpoint(path, **SIZE, **option).checkpoint.contract.fingerprint for option in options}
     assert len(prints) == len(options)
 
@@ -444,7 +450,7 @@ def test_every_toolkit_of_the_choices_has_a_layout() -> None:
 def test_the_command_reports_layout_and_assumptions(tmp_path: Path) -> None:
     path = stored(fastreid(resnet(), classifier="heads.classifier.weight") | small("heads.classifier.t"), tmp_path)
     out = tmp_path / "new" / "model.pt"
-    result = CliRunner().invoke(import_command, [str(path), "--out", str(out), "--height", "32", "--width", "16"])
+    result = CliRunner().invoke(import_command, [str(path), "--out", str(out), "--size", "32x16"])
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
     assert "fast-reid: resnet18, 9 identities, embedding after BNNeck" in result.stderr
@@ -452,6 +458,20 @@ def test_the_command_reports_layout_and_assumptions(tmp_path: Path) -> None:
     assert "crops of 32x16" in result.stderr
     assert "left out, because only training needs it: heads.classifier.t" in result.stderr
     assert checkpoint.load(out).contract.size == (32, 16)
+
+
+def test_older_options_do_the_same(tmp_path: Path) -> None:
+    path = stored(fastreid(resnet()), tmp_path)
+    for name, options in {
+        "new": ["--size", "32x16", "--color", "BGR"],
+        "old": ["--height", "32", "--width", "16", "--bgr"],
+        "rgb": ["--size", "32x16"],
+    }.items():
+        result = CliRunner().invoke(import_command, [str(path), "--out", str(tmp_path / f"{name}.pt"), *options])
+        assert result.exit_code == 0, result.output
+    new, old, rgb = (checkpoint.load(tmp_path / f"{name}.pt") for name in ("new", "old", "rgb"))
+    assert new.contract == old.contract != rgb.contract
+    assert all(torch.equal(new.state[key], old.state[key]) for key in new.state)
 
 
 @pytest.mark.parametrize(
@@ -480,7 +500,7 @@ def test_from_import_to_a_verified_export(people: Path, tmp_path: Path) -> None:
     _, make, _, written, prefix, how, _, _ = CASES["fast-reid, IBN"]
     backbone = make()
     theirs = written(backbone)
-    sized = ["--height", "32", "--width", "16"]
+    sized = ["--size", "32x16"]
     result = CliRunner().invoke(
         import_command, [str(stored(theirs, tmp_path)), "--out", str(tmp_path / "model.pt"), *sized]
     )

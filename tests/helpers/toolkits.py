@@ -12,7 +12,7 @@ from bot_deploy.artifacts import checkpoint
 from bot_deploy.model import InferenceGraph
 
 State = dict[str, Tensor]
-SIZE = {"height": 32, "width": 16}
+SIZE = {"size": (32, 16)}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
