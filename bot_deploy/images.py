@@ -25,7 +25,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from bot_deploy.errors import ImageError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -386,6 +386,13 @@ def warn_of_skipped(source: str | Path, skipped: Counter[str]) -> None:
     if skipped:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common())
         logger.warning(f"{source}: {skipped.total()} images are left out ({kinds}); convert them to JPEG or PNG")
+
+
+def broken_files(errors: Mapping[Path, object]) -> list[dict[str, str]]:
+    """The broken files in `errors` for JSON: path and error, without the path that the message begins with."""
+    return [
+        {"path": str(path), "error": str(error).removeprefix(f"{path}: ")} for path, error in sorted(errors.items())
+    ]
 
 
 def read_many(

@@ -50,7 +50,7 @@ def doctor(
     model = choose_model(model)
     embedder = open_model(model, device, threads=threads, batch=batch, check=False)
     diagnosis = diagnose(embedder, folder, max_crops)
-    say_left_out(diagnosis.broken)
+    say_left_out(list(diagnosis.broken.values()))
     if as_json:
         show_json({"model": str(model), **diagnosis.to_dict()})
     else:

@@ -39,6 +39,7 @@ def embed(
     from bot_deploy.console import say_left_out, show, show_json
     from bot_deploy.errors import InputError
     from bot_deploy.files import prepare_output, require_path
+    from bot_deploy.images import broken_files
     from bot_deploy.reports import embedding_files
 
     prepare_output(out, "a file of embeddings", embedding_files.SUFFIXES)
@@ -49,8 +50,8 @@ def embed(
     paths = _files(inputs)
     embedder = open_model(model, device, threads=threads, batch=batch)
     vectors, errors = embedder.embed_files(paths)
-    broken = [(path, error) for path, error in zip(paths, errors, strict=True) if error]
-    say_left_out([error for _, error in broken])
+    broken = {path: error for path, error in zip(paths, errors, strict=True) if error}
+    say_left_out(list(broken.values()))
     usable = [row for row, error in enumerate(errors) if not error]
     if not usable:
         raise InputError(f"none of the {len(paths)} images is usable; nothing was written")
@@ -65,7 +66,7 @@ def embed(
         "images": len(usable),
         "dim": embedder.contract.dim,
         "broken": len(broken),
-        "broken_files": [{"path": str(path), "error": str(error)} for path, error in broken],
+        "broken_files": broken_files(broken),
     }
     if as_json:
         show_json(document)

@@ -67,6 +67,7 @@ def index(
     from bot_deploy import gallery as galleries
     from bot_deploy.console import say, say_left_out, show, show_json
     from bot_deploy.errors import InputError
+    from bot_deploy.images import broken_files
 
     started = time.perf_counter()
     if ann and galleries.is_milvus(out):
@@ -86,7 +87,8 @@ def index(
         update = galleries.index_folder(
             gallery, folder, embedder, table, add=add, replace=replace, verify=verify, scanned=scanned
         )
-        broken = gallery.broken()
+        root = folder if gallery.root == folder.absolute() else gallery.root
+        broken = {root / item.path: item.error for item in gallery.broken()}
         document |= {
             "images": len(gallery),
             "new": update.new,
@@ -94,10 +96,9 @@ def index(
             "removed": update.removed,
             "unchanged": update.unchanged,
             "broken": len(broken),
-            "broken_files": [{"path": item.path, "error": item.error} for item in broken],
+            "broken_files": broken_files(broken),
         }
-        root = folder if gallery.root == folder.absolute() else gallery.root
-        say_left_out([f"{root / item.path}: {item.error}" for item in broken])
+        say_left_out([f"{path}: {error}" for path, error in broken.items()])
         if isinstance(gallery, galleries.LocalIndex):
             if ann == "none":
                 gallery.drop_hnsw()

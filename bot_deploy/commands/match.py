@@ -13,8 +13,6 @@ from .model_choice import choose_model, open_model
 from .options import COUNT, JSON, MODEL, Address, NumberRange, runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from bot_deploy.embedder import Embedder
     from bot_deploy.errors import ImageError
     from bot_deploy.gallery import Filters, ReadableGallery
@@ -107,6 +105,7 @@ def match(
     from bot_deploy.errors import InputError
     from bot_deploy.files import require_path
     from bot_deploy.gallery import check_gallery, open_gallery
+    from bot_deploy.images import broken_files
     from bot_deploy.matching.match import rank
     from bot_deploy.reports.montage import write_rank_list_figure
     from bot_deploy.reports.page import describe_filters, describe_queries, describe_threshold, write_html
@@ -131,8 +130,8 @@ def match(
     )
     opened_gallery, shown_gallery = open_gallery(gallery, embedder), mask_address(gallery)
     root, size = opened_gallery.root, len(opened_gallery)
-    broken = {root / item.path: f"{root / item.path}: {item.error}" for item in opened_gallery.broken()}
-    say_left_out(list(broken.values()))
+    broken = {root / item.path: item.error for item in opened_gallery.broken()}
+    say_left_out([f"{path}: {error}" for path, error in broken.items()])
     if not size:
         say(f"{shown_gallery}: an empty gallery, so nobody can be found in it; `bot index` or `bot demo` adds people")
     calibration = embedder.contract.calibration
@@ -153,8 +152,8 @@ def match(
     document = {
         **({"queries": documents} if query.is_dir() and not same_person else documents[0]),
         "model": str(model),
-        "gallery": {"images": size, "broken": len(broken), "broken_files": _files(broken)},
-        **({"broken_queries": _files(broken_queries)} if query.is_dir() else {}),
+        "gallery": {"images": size, "broken": len(broken), "broken_files": broken_files(broken)},
+        **({"broken_queries": broken_files(broken_queries)} if query.is_dir() else {}),
     }
     if as_json:
         show_json(document)
@@ -237,7 +236,3 @@ def _explain_filters(filters: Filters, gallery: ReadableGallery) -> None:
     if times and any((limit >= MIN_DATE) != (max(times) >= MIN_DATE) for limit in limits):
         kind = "dates" if max(times) >= MIN_DATE else f"frame numbers, up to {max(times):.0f}"
         say(f"the times of this gallery are {kind}; give --since and --until in the same way")
-
-
-def _files(broken: Mapping[Path, object]) -> list[dict[str, str]]:
-    return [{"path": str(path), "error": str(error)} for path, error in sorted(broken.items())]

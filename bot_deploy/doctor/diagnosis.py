@@ -44,12 +44,12 @@ def diagnose(embedder: Embedder, folder: Path, count: int = MAX_CROPS) -> Diagno
         InputError: no such folder, or fewer than two usable images in it.
     """
     paths: list[Path] = []
-    broken: list[ImageError] = []
+    broken: dict[Path, ImageError] = {}
     statistics: list[CropStatistics] = []
     batches = _InputBatches(embedder)
     for path, source in _read_crops(folder, count):
         if isinstance(source, ImageError):
-            broken.append(source)
+            broken[path] = source
             continue
         paths.append(path)
         statistics.append(measure_crop(source))
@@ -80,7 +80,7 @@ def diagnose(embedder: Embedder, folder: Path, count: int = MAX_CROPS) -> Diagno
         mean_similarity=mean_similarity,
         effects=tuple(sorted(effects, key=lambda effect: np.nan_to_num(effect.mean_cosine, nan=-2))),
         warnings=tuple(warnings),
-        broken=tuple(broken),
+        broken=broken,
     )
 
 

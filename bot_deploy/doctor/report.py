@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bot_deploy.images import broken_files
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from bot_deploy.errors import ImageError
 
     from .crop_checks import DoctorWarning
@@ -43,7 +48,7 @@ class Diagnosis:
     mean_similarity: float  # mean cosine between different crops, preprocessed correctly
     effects: tuple[Effect, ...]  # the lowest mean cosine first
     warnings: tuple[DoctorWarning, ...]
-    broken: tuple[ImageError, ...]  # files that were left out
+    broken: Mapping[Path, ImageError]  # files that were left out
 
     @property
     def summary(self) -> str:
@@ -61,7 +66,7 @@ class Diagnosis:
             "effects": [effect.to_dict() for effect in self.effects],
             "warnings": [asdict(warning) for warning in self.warnings],
             "broken": len(self.broken),
-            "broken_files": [str(error) for error in self.broken],
+            "broken_files": broken_files(self.broken),
             "verdict": self.summary,
         }
 

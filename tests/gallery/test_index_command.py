@@ -35,7 +35,7 @@ def test_index_and_match(onnx_file: Path, people: Path, tmp_path: Path) -> None:
     assert [document["new"] for document in documents] == [total + 1, 0]
     assert [document["unchanged"] for document in documents] == [0, total + 1]
     assert documents[1]["images"] == total
-    assert documents[1]["broken_files"] == [{"path": "broken.jpg", "error": "the file is empty"}]
+    assert documents[1]["broken_files"] == [{"path": f"{root}/broken.jpg", "error": "the file is empty"}]
 
     def matches(gallery: object, *options: object) -> Any:
         done = run_bot("match", query, gallery, "--model", onnx_file, "--json", *options, XDG_CACHE_HOME=str(tmp_path))
@@ -153,7 +153,7 @@ def test_a_graph_without_faiss_is_refused_before_work(
         (["index", "{tmp}/none", "-o", "{tmp}/x.gallery", "--model", "{model}"], "none: no such folder"),
         (
             ["index", "{crops}", "-o", "milvus://h/n", "--ann", "hnsw", "--model", "{model}"],
-            "--ann is for galleries in",
+            "--ann is for an index in a folder",
         ),
         (["index", "{crops}", "-o", "{tmp}/x", "--metadata", "{tmp}/no.csv", "--model", "{model}"], "no.csv: not a"),
     ],
@@ -190,6 +190,7 @@ def test_a_flood_of_broken_files_is_summarised(
         document = json.loads(printed.out)
         broken = document.get("broken_queries") or document.get("broken_files") or document["gallery"]["broken_files"]
         assert len(broken) == 300
+        assert all(Path(file["path"]).is_file() and file["path"] not in file["error"] for file in broken)
 
 
 def test_another_folder_needs_add_or_replace(
