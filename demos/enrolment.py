@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bot_deploy.embedder import Embedder, Vectors
-    from bot_deploy.gallery import Gallery
+    from bot_deploy.gallery import Index
     from bot_deploy.images import Pixels
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ MAX_RETRY_WAIT_S = 0.5  # before another automatic name, when another machine ha
 class Enroller:
     """Adds people to a gallery: a crop in a folder with the person's name, and its embedding."""
 
-    def __init__(self, gallery: Gallery) -> None:
+    def __init__(self, gallery: Index) -> None:
         self.gallery = gallery
         self.names = {name for item in gallery.items() if not item.error and (name := person_name(item)) is not None}
 
@@ -149,7 +149,7 @@ def check_name(name: str) -> None:
         raise InputError(f"{name}: looks like a camera, a date or a part of a data set; choose another name")
 
 
-def open_enrolment_gallery(address: str | None, embedder: Embedder) -> Gallery:
+def open_enrolment_gallery(address: str | None, embedder: Embedder) -> Index:
     """Opens the gallery at `address`: an index of `bot index`, a folder of crops, or a Milvus address.
 
     A gallery that does not exist, or an empty folder, becomes an empty gallery with its crops in the folder `crops`
@@ -161,7 +161,7 @@ def open_enrolment_gallery(address: str | None, embedder: Embedder) -> Gallery:
     """
     address = address or DEFAULT_GALLERY
     path = Path(address)
-    gallery: Gallery
+    gallery: Index
     if not galleries.is_index(address) and path.is_dir() and not galleries.is_empty_folder(path):
         gallery, _ = galleries.open_folder_gallery(path, embedder)
     else:

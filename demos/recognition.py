@@ -17,7 +17,7 @@ from .enrolment import Enroller
 
 if TYPE_CHECKING:
     from bot_deploy.embedder import Embedder, Vectors
-    from bot_deploy.gallery import Gallery
+    from bot_deploy.gallery import Index
     from bot_deploy.video.detectors import Detector
     from bot_deploy.video.sources import Frame
     from bot_deploy.video.tracklets import Tracklet, TrackletBox
@@ -99,7 +99,7 @@ class LiveRecognizer:
         self,
         detector: Detector,
         embedder: Embedder,
-        gallery: Gallery,
+        gallery: Index,
         fps: float,
         *,
         threshold: float | None = None,

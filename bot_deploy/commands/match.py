@@ -15,7 +15,7 @@ from .options import COUNT, JSON, MODEL, Address, NumberRange, runtime
 if TYPE_CHECKING:
     from bot_deploy.embedder import Embedder
     from bot_deploy.errors import ImageError
-    from bot_deploy.gallery import Filters, ReadableGallery
+    from bot_deploy.gallery import Filters, Gallery
     from bot_deploy.matching.queries import Query
 
 
@@ -217,7 +217,7 @@ def _read_queries(
     return [merge_queries(source, queries)] if same_person else queries, broken
 
 
-def _explain_filters(filters: Filters, gallery: ReadableGallery) -> None:
+def _explain_filters(filters: Filters, gallery: Gallery) -> None:
     """Prints why a filter leaves nothing, if no image of `gallery` has a camera ID or a time."""
     from bot_deploy.console import say
 

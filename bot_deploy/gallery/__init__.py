@@ -1,7 +1,7 @@
-"""The gallery: the crops that a query is compared with, as unit vectors beside their files, kept between runs.
+"""The gallery: the crops that a query is compared with, as unit vectors beside their files.
 
-A gallery has an index: in a folder (local_index.py), or a collection in Milvus (milvus.py). Both have the methods in
-interface.py.
+An index keeps a gallery between runs: in a folder (local_index.py), or as a collection in Milvus (milvus.py). Both have
+the methods of `Index` in interface.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bot_deploy.files import cache_folder
 from .database import DamagedError
 from .image_gallery import ImageGallery
 from .indexing import IndexUpdate, describe_images, index_folder
-from .interface import Filters, Gallery, GalleryItem, ReadableGallery, SearchHit
+from .interface import Filters, Gallery, GalleryItem, Index, SearchHit
 from .local_index import LocalIndex, is_local_index
 from .metadata import read_metadata
 from .milvus import MilvusIndex, is_milvus
@@ -40,10 +40,10 @@ __all__ = [
     "Gallery",
     "GalleryItem",
     "ImageGallery",
+    "Index",
     "IndexUpdate",
     "LocalIndex",
     "MilvusIndex",
-    "ReadableGallery",
     "SearchHit",
     "check_folder",
     "check_gallery",
@@ -147,7 +147,7 @@ def open_folder_gallery(folder: str | Path, embedder: Embedder) -> tuple[LocalIn
         raise
 
 
-def open_gallery(address: str | Path, embedder: Embedder | None = None) -> ReadableGallery:
+def open_gallery(address: str | Path, embedder: Embedder | None = None) -> Gallery:
     """The gallery at `address`: a folder of crops, an index that `bot index` made, a Milvus address, or one image.
 
     The index of a folder is kept in the user's cache: only new and changed files are embedded.

@@ -1,4 +1,4 @@
-"""Makes a gallery mirror a folder of crops: only new and changed files are embedded."""
+"""Makes an index mirror a folder of crops: only new and changed files are embedded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from bot_deploy.embedder import Embedder
 
-    from .interface import Gallery
+    from .interface import Index
     from .parts import Part
     from .scan import FileState, ScanResult
 
@@ -46,7 +46,7 @@ class IndexUpdate:
 
 
 def index_folder(
-    gallery: Gallery,
+    index: Index,
     folder: str | Path,
     embedder: Embedder,
     metadata: Mapping[str, CropMetadata] | None = None,
@@ -57,17 +57,17 @@ def index_folder(
     scanned: ScanResult | None = None,
     refuse_contradictions: bool = True,
 ) -> IndexUpdate:
-    """Makes `gallery` hold the images below `folder`, with their present content, and no others of that folder.
+    """Makes `index` hold the images below `folder`, with their present content, and no others of that folder.
 
     A file counts as unchanged if its size, times and inode are the same, or if its content is. A broken file is not
     decoded again until it changes.
 
     Args:
-        gallery: the gallery to update. Images of other folders that were added to it stay.
-        folder: the folder of the images. It may be the gallery's own, a part of it, or the same after a move.
-        embedder: the model of the gallery.
+        index: the index to update. Images of other folders that were added to it stay.
+        folder: the folder of the images. It may be the index's own, a part of it, or the same after a move.
+        embedder: the model of the index.
         metadata: by path below `folder`; it has precedence over names, and is kept until it is given again.
-        add: adds another folder to those in the gallery.
+        add: adds another folder to those in the index.
         replace: removes everything that is not below `folder`.
         verify: reads every file again, even if size, times and inode are the same; broken ones are tried again.
         scanned: what `scan_images` found in `folder`; None: it is scanned now.
@@ -75,17 +75,17 @@ def index_folder(
             these crops have no identity.
 
     Raises:
-        InputError: no such folder, not one usable image in it, `metadata` about none of its files, a gallery of
+        InputError: no such folder, not one usable image in it, `metadata` about none of its files, an index of
             another folder without `add` or `replace`, or names of new files that contradict each other.
     """
     folder = Path(folder)
-    items = list(gallery.items())
+    items = list(index.items())
     scanned = scanned or scan_images(folder)
-    if not scanned.files:  # perhaps an empty mount: the gallery is kept
+    if not scanned.files:  # perhaps an empty mount: the index is kept
         raise _unusable(folder, 0)
     metadata = metadata or {}
     _check_metadata(metadata, scanned.files, folder)
-    part = find_part(gallery, folder, items, scanned.files, add=add, replace=replace)
+    part = find_part(index, folder, items, scanned.files, add=add, replace=replace)
     base = folder if part.root == folder.absolute() else part.root  # paths in messages begin as `folder` does
     known = part.items
     states = scanned.files
@@ -102,17 +102,17 @@ def index_folder(
         part.prefix + path: GalleryItem(part.prefix + path, error=error) for path, error in scanned.unreadable.items()
     }
     removed = _removed_paths(known, states, unreadable, base)
-    if part.root != gallery.root or replace:
+    if part.root != index.root or replace:
         removed += [item.path for item in items if item.path not in known and (replace or not is_outside(item.path))]
     if changes.updated:
-        gallery.update_metadata(changes.updated)
+        index.update_metadata(changes.updated)
     if removed:
-        gallery.remove(removed)
-    gallery.set_root(part.root)  # before the new files, which a killed process must not leave below the old root
+        index.remove(removed)
+    index.set_root(part.root)  # before the new files, which a killed process must not leave below the old root
     if newly_unreadable := [item for path, item in unreadable.items() if known.get(path) != item]:
-        gallery.add(newly_unreadable, np.zeros((len(newly_unreadable), gallery.dim), np.float32))
-    _embed(changes.embed, states, gallery, base, embedder)
-    if not len(gallery):
+        index.add(newly_unreadable, np.zeros((len(newly_unreadable), index.dim), np.float32))
+    _embed(changes.embed, states, index, base, embedder)
+    if not len(index):
         raise _unusable(folder, len(states))
     new = sum(item.path not in known for item in changes.embed)
     changed = len(changes.embed) - new - changes.retried
@@ -145,7 +145,7 @@ class _Names:
 
 @dataclass(frozen=True)
 class _Changes:
-    """The items of a gallery that an update writes."""
+    """The items of an index that an update writes."""
 
     embed: list[GalleryItem]  # new files, changed ones, and broken ones that are tried again
     updated: list[GalleryItem]  # files with other metadata or another stamp, but the same content
@@ -197,17 +197,17 @@ def _removed_paths(
 
 
 def _embed(
-    items: list[GalleryItem], states: Mapping[str, FileState], gallery: Gallery, base: Path, embedder: Embedder
+    items: list[GalleryItem], states: Mapping[str, FileState], index: Index, base: Path, embedder: Embedder
 ) -> None:
     with progress_counter("indexing") as progress:
         for start in range(0, len(items), FILES_PER_COMMIT):
             progress(start, len(items))
-            _embed_batch(items[start : start + FILES_PER_COMMIT], states, gallery, base, embedder)
+            _embed_batch(items[start : start + FILES_PER_COMMIT], states, index, base, embedder)
         progress(len(items), max(1, len(items)))
 
 
 def _embed_batch(
-    items: list[GalleryItem], states: Mapping[str, FileState], gallery: Gallery, base: Path, embedder: Embedder
+    items: list[GalleryItem], states: Mapping[str, FileState], index: Index, base: Path, embedder: Embedder
 ) -> None:
     paths = [base / item.path for item in items]
     digests = [file_digest(path) for path in paths]
@@ -224,7 +224,7 @@ def _embed_batch(
                 error=str(error or "").removeprefix(f"{path}: "),
             )
         )
-    gallery.add(embedded, vectors)
+    index.add(embedded, vectors)
 
 
 def _has_content_of(previous: GalleryItem, item: GalleryItem, base: Path) -> bool:

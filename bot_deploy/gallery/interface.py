@@ -1,4 +1,4 @@
-"""The interface of every gallery: its items, filters, search hits and methods."""
+"""The interfaces of a gallery, which is searched, and of an index, which keeps one: items, filters, hits, methods."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Filters(TypedDict, total=False):
     until: float | None  # latest time, inclusive
 
 
-class ReadableGallery(Protocol):
-    """A gallery that can be searched: items and their unit vectors float32 [N, D]."""
+class Gallery(Protocol):
+    """A gallery, which is searched: items and their unit vectors float32 [N, D]."""
 
     root: Path  # of the items' paths
 
@@ -90,8 +90,8 @@ class ReadableGallery(Protocol):
     def close(self) -> None: ...
 
 
-class Gallery(ReadableGallery, Protocol):
-    """A gallery that is kept between runs. Every change is complete or absent."""
+class Index(Gallery, Protocol):
+    """A gallery that is kept between runs and can change. Every change is complete or absent."""
 
     address: str  # as messages show it, without user and password
     embedding_space: str  # `Contract.embedding_space` of the vectors

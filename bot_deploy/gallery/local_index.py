@@ -93,7 +93,7 @@ class _Header(NamedTuple):
 
 
 class LocalIndex:
-    """The embedded store; see `interface.Gallery` for its methods. Several threads may use it at once."""
+    """The embedded store; see `interface.Index` for its methods. Several threads may use it at once."""
 
     def __init__(self, folder: Path, embedding_space: str = "", dim: int = 0, root: Path | None = None) -> None:
         """Opens the index in `folder`. With `root`, a missing one is made for `embedding_space`.

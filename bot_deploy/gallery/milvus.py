@@ -51,7 +51,7 @@ MISSING = {"identity": "", "camera": -1, "time": -1e300}
 
 
 class MilvusIndex:
-    """See `interface.Gallery`. Searches are exact: the index is FLAT, by cosine, over float32 vectors."""
+    """See `interface.Index`. Searches are exact: the index is FLAT, by cosine, over float32 vectors."""
 
     def __init__(self, address: str, embedding_space: str = "", dim: int = 0, root: Path | None = None) -> None:
         """Opens the collection at `address`. With `root`, a missing one is made for `embedding_space`.

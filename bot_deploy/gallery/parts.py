@@ -1,4 +1,4 @@
-"""Which part of a gallery mirrors a folder: all of it, a folder in it, or a folder that was added to it."""
+"""Which part of an index mirrors a folder: all of it, a folder in it, or a folder that was added to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .scan import file_digest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .interface import Gallery, GalleryItem
+    from .interface import GalleryItem, Index
     from .scan import FileState
 
 MOVED_SAMPLE = 100  # files that are read to see whether a folder was moved
@@ -22,15 +22,15 @@ MOVED_SAMPLE = 100  # files that are read to see whether a folder was moved
 
 @dataclass(frozen=True)
 class Part:
-    """The part of a gallery that mirrors one folder."""
+    """The part of an index that mirrors one folder."""
 
-    root: Path  # of the gallery
+    root: Path  # of the index
     prefix: str  # of the paths of the folder's files below `root`
     items: dict[str, GalleryItem]  # by path below `root`
 
 
 def find_part(
-    gallery: Gallery,
+    index: Index,
     folder: Path,
     items: list[GalleryItem],
     files: Mapping[str, FileState],
@@ -38,12 +38,12 @@ def find_part(
     add: bool,
     replace: bool,
 ) -> Part:
-    """The part of `gallery` that mirrors `folder` from now on.
+    """The part of `index` that mirrors `folder` from now on.
 
     Raises:
-        InputError: all images of the gallery are in another folder, and neither `add` nor `replace` is given.
+        InputError: all images of the index are in another folder, and neither `add` nor `replace` is given.
     """
-    root, target = gallery.root.resolve(), folder.resolve()
+    root, target = index.root.resolve(), folder.resolve()
     own = {item.path: item for item in items if not is_outside(item.path)}
     if not items or replace or root == target:
         return Part(folder.absolute(), "", own)
@@ -53,14 +53,14 @@ def find_part(
         prefix = target.as_posix() + "/"
     part = {item.path: item for item in items if item.path.startswith(prefix)}
     if part or add:
-        return Part(gallery.root, prefix, part)
+        return Part(index.root, prefix, part)
     if root.is_relative_to(target) and len(own) == len(items):  # its crops are there, under longer paths
         return Part(folder.absolute(), "", {})
     if _was_moved(own, files, folder):
         return Part(folder.absolute(), "", own)
     raise InputError(
-        f"{gallery.address}: holds {len(items)} images of {gallery.root}, and they are not below {folder}; name "
-        "another gallery, or choose: `bot index --add` keeps them and adds the folder, `bot index --replace` drops them"
+        f"{index.address}: holds {len(items)} images of {index.root}, and they are not below {folder}; name "
+        "another index, or choose: `bot index --add` keeps them and adds the folder, `bot index --replace` drops them"
     )
 
 
@@ -74,5 +74,5 @@ def _was_moved(items: Mapping[str, GalleryItem], files: Mapping[str, FileState],
 
 
 def is_outside(path: str) -> bool:
-    """Whether the file at `path` was added from a folder that is not below the gallery's root."""
+    """Whether the file at `path` was added from a folder that is not below the index's root."""
     return path.startswith(("../", "/")) or path[1:3] == ":/"  # Path is slow for a million names

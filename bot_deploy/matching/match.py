@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from bot_deploy.artifacts.contract import Calibration
     from bot_deploy.datasets.names import CropMetadata
-    from bot_deploy.gallery import Filters, ReadableGallery, SearchHit
+    from bot_deploy.gallery import Filters, Gallery, SearchHit
     from bot_deploy.images import Pixels
 
 RERANKED_MATCHES = 1000  # best matches by cosine that re-ranking sorts again
@@ -63,7 +63,7 @@ class Ranking:
 
 def match(
     query: str | Path | Pixels | Sequence[str | Path | Pixels],
-    gallery: ReadableGallery | str | Path,
+    gallery: Gallery | str | Path,
     model: Embedder | str | Path | None = None,
     top: int = TOP_MATCHES,
     min_score: float = -1,
@@ -119,7 +119,7 @@ def match(
 
 def rank(
     queries: Sequence[Query],
-    gallery: ReadableGallery,
+    gallery: Gallery,
     calibration: Calibration | None,
     top: int = TOP_MATCHES,
     min_score: float = -1,
@@ -181,7 +181,7 @@ def _match(hit: SearchHit, rank: int, root: Path) -> Match:
     return Match(root / item.path, hit.score, rank, item.identity, item.camera, item.time)
 
 
-def _rerank(query: Query, hits: list[SearchHit], gallery: ReadableGallery) -> list[SearchHit]:
+def _rerank(query: Query, hits: list[SearchHit], gallery: Gallery) -> list[SearchHit]:
     """`hits` sorted by their k-reciprocal distance from `query`."""
     vectors = gallery.vectors([hit.item.path for hit in hits])
     distances = k_reciprocal(query.vector[None], vectors)[0]

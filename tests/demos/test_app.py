@@ -33,7 +33,7 @@ from bot_deploy.demos.overlay import STRIP_WIDTH
 from bot_deploy.demos.recognition import LiveRecognizer
 from bot_deploy.demos.recorder import Recorder
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.gallery import Gallery
+from bot_deploy.gallery import Index
 from bot_deploy.matching.identify import Candidate, PersonIdentifier
 from bot_deploy.video.sources import Frame, open_source
 from bot_deploy.video.tracklets import TrackletBuilder
@@ -112,14 +112,14 @@ class FakeWindow:
 
 
 @pytest.fixture
-def gallery(tmp_path: Path) -> Iterator[Gallery]:
+def gallery(tmp_path: Path) -> Iterator[Index]:
     opened = open_enrolment_gallery(str(tmp_path / "g"), embedder())
     yield opened
     opened.close()
 
 
 def run(
-    gallery: Gallery,
+    gallery: Index,
     frames: list[Frame | BaseException],
     events: Path,
     window: FakeWindow | None = None,
@@ -134,7 +134,7 @@ def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_events_have_time_name_and_box(gallery: Gallery, tmp_path: Path) -> None:
+def test_events_have_time_name_and_box(gallery: Index, tmp_path: Path) -> None:
     enrol(gallery, Ann=RED)
     summary = run(gallery, list(frames_of([BOTH] * 8)), tmp_path / "events")
     (event,) = lines(tmp_path / "events")
@@ -153,17 +153,17 @@ def test_events_have_time_name_and_box(gallery: Gallery, tmp_path: Path) -> None
     assert 0 < sum(summary.stages.values()) <= summary.seconds
 
 
-def test_max_frames_ends_the_run(gallery: Gallery, tmp_path: Path) -> None:
+def test_max_frames_ends_the_run(gallery: Index, tmp_path: Path) -> None:
     assert run(gallery, list(frames_of([BOTH] * 8)), tmp_path / "events", max_frames=3).frames == 3
 
 
-def test_ctrl_c_ends_the_run(gallery: Gallery, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ctrl_c_ends_the_run(gallery: Index, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     summary = run(gallery, [*frames_of([BOTH] * 4), KeyboardInterrupt(), *frames_of([BOTH])], tmp_path / "events")
     assert summary.frames == 4
     assert "stopped" in caplog.text
 
 
-def test_a_problem_is_logged_once(gallery: Gallery, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_problem_is_logged_once(gallery: Index, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     good = list(frames_of([BOTH] * 4))
     bad = [Frame(BOTH, 3, 0.5, problem="camera 0 gives no picture"), Frame(BOTH, 3, 0.6, problem="camera 0 gives none")]
     window = FakeWindow()
@@ -174,7 +174,7 @@ def test_a_problem_is_logged_once(gallery: Gallery, tmp_path: Path, caplog: pyte
     assert (plain[:20, :300] != with_problem[:20, :300]).any()
 
 
-def test_a_click_and_a_name_enrol_a_person(gallery: Gallery, tmp_path: Path) -> None:
+def test_a_click_and_a_name_enrol_a_person(gallery: Index, tmp_path: Path) -> None:
     window = FakeWindow(None, None, (225, 100), "e", *"Bob", "\r")
     summary = run(gallery, list(frames_of([BOTH] * 12)), tmp_path / "events", window)
     assert (summary.enrolled, len(enrolled_names(gallery))) == (["Bob"], 1)
@@ -185,24 +185,24 @@ def test_a_click_and_a_name_enrol_a_person(gallery: Gallery, tmp_path: Path) -> 
     assert window.shown[-1].shape == (240, 320 + STRIP_WIDTH, 3)
 
 
-def test_a_bad_name_or_no_selected_box_enrols_no_one(gallery: Gallery, tmp_path: Path) -> None:
+def test_a_bad_name_or_no_selected_box_enrols_no_one(gallery: Index, tmp_path: Path) -> None:
     window = FakeWindow(None, None, "e", "x", "\r", (225, 100), "e", *"a/b", "\r", None)
     summary = run(gallery, list(frames_of([BOTH] * 12)), tmp_path / "events", window)
     assert (summary.frames, summary.enrolled, len(enrolled_names(gallery))) == (12, [], 0)
 
 
-def test_a_single_person_needs_no_click(gallery: Gallery, tmp_path: Path) -> None:
+def test_a_single_person_needs_no_click(gallery: Index, tmp_path: Path) -> None:
     alone = scene((GREEN, RED_BOX))
     summary = run(gallery, list(frames_of([alone] * 8)), tmp_path / "events", FakeWindow(None, None, "e", "\r"))
     assert summary.enrolled == ["person-1"]
 
 
-def test_space_pauses_and_q_quits(gallery: Gallery, tmp_path: Path) -> None:
+def test_space_pauses_and_q_quits(gallery: Index, tmp_path: Path) -> None:
     window = FakeWindow(None, " ", None, None, " ", None, "q")
     assert run(gallery, list(frames_of([BOTH] * 8)), tmp_path / "events", window).frames == 4
 
 
-def test_closing_the_window_while_a_name_is_typed_ends_the_run(gallery: Gallery, tmp_path: Path) -> None:
+def test_closing_the_window_while_a_name_is_typed_ends_the_run(gallery: Index, tmp_path: Path) -> None:
     window = FakeWindow(None, (225, 100), "e", "B", "close", "o", "b", "\r")
     summary = run(gallery, list(frames_of([BOTH] * 8)), tmp_path / "events", window)
     assert (summary.frames, summary.enrolled) == (3, [])
@@ -210,7 +210,7 @@ def test_closing_the_window_while_a_name_is_typed_ends_the_run(gallery: Gallery,
 
 @pytest.mark.parametrize("is_live", [True, False])
 def test_a_live_source_survives_a_gallery_that_fails_once(
-    is_live: bool, gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    is_live: bool, gallery: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Film, "is_live", is_live)
     original, calls = PersonIdentifier.candidates, iter(range(99))
@@ -229,7 +229,7 @@ def test_a_live_source_survives_a_gallery_that_fails_once(
     assert caplog.text.count("the server is away") == 1
 
 
-def test_a_snapshot_is_the_shown_picture(gallery: Gallery, tmp_path: Path) -> None:
+def test_a_snapshot_is_the_shown_picture(gallery: Index, tmp_path: Path) -> None:
     from PIL import Image
 
     window = FakeWindow(None, "s")

@@ -20,7 +20,7 @@ from bot_deploy import gallery as galleries
 from bot_deploy.demos import enrolment
 from bot_deploy.demos.enrolment import Enroller, check_name, open_enrolment_gallery
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.gallery import Gallery, GalleryItem
+from bot_deploy.gallery import GalleryItem, Index
 from bot_deploy.matching.identify import PersonIdentifier
 
 # A program that opens the gallery g, waits for the file go, and enrols one stranger.
@@ -39,13 +39,13 @@ print(enroller.enrol_stranger(crop, vector).name)
 """
 
 
-def candidate_names(gallery: Gallery, colour: tuple[int, int, int]) -> list[str]:
+def candidate_names(gallery: Index, colour: tuple[int, int, int]) -> list[str]:
     """Names of the candidates for a crop of this colour, best first."""
     return [candidate.name for candidate in PersonIdentifier(gallery, None).candidates(vector_of(colour))]
 
 
 @contextmanager
-def opened(address: Path) -> Iterator[Gallery]:
+def opened(address: Path) -> Iterator[Index]:
     with closing(open_enrolment_gallery(str(address), embedder())) as gallery:
         yield gallery
 

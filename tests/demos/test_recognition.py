@@ -33,7 +33,7 @@ from bot_deploy.demos.recognition import (
     TrackedPerson,
 )
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.gallery import Gallery
+from bot_deploy.gallery import Index
 from bot_deploy.matching.identify import PersonIdentifier
 from bot_deploy.video.detectors import Detections, Detector
 from bot_deploy.video.sources import open_source
@@ -44,7 +44,7 @@ def walker(x: float, y: float = 60, tall: float = 150) -> Box:
 
 
 @pytest.fixture
-def gallery(tmp_path: Path) -> Iterator[Gallery]:
+def gallery(tmp_path: Path) -> Iterator[Index]:
     opened = open_enrolment_gallery(str(tmp_path / "g"), embedder())
     yield opened
     opened.close()
@@ -62,7 +62,7 @@ def names(persons: list[TrackedPerson]) -> set[str | None]:
     return {person.name for person in persons}
 
 
-def test_people_are_named_where_they_are(gallery: Gallery) -> None:
+def test_people_are_named_where_they_are(gallery: Index) -> None:
     enrol(gallery, Ann=RED, Bob=BLUE)
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10)
     seen, _ = watch(recognizer, [scene((RED, walker(10 + step)), (BLUE, walker(200 - step))) for step in range(6)])
@@ -72,7 +72,7 @@ def test_people_are_named_where_they_are(gallery: Gallery) -> None:
     assert all(person.candidate and person.candidate.score == pytest.approx(1, abs=1e-3) for person in seen[-1])
 
 
-def test_each_recognition_is_one_event(gallery: Gallery) -> None:
+def test_each_recognition_is_one_event(gallery: Index) -> None:
     enrol(gallery, Ann=RED)
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10)
     pictures = [scene((RED, walker(10 + step)), (GREEN, walker(200))) for step in range(30)]
@@ -80,7 +80,7 @@ def test_each_recognition_is_one_event(gallery: Gallery) -> None:
     assert [(event.kind, event.person.name) for event in events] == [("recognised", "Ann")]
 
 
-def test_a_stranger_is_unknown(gallery: Gallery) -> None:
+def test_a_stranger_is_unknown(gallery: Index) -> None:
     enrol(gallery, Ann=RED)
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10)
     seen, _ = watch(recognizer, [scene((BLUE, walker(10)))] * 5)
@@ -91,7 +91,7 @@ def test_a_stranger_is_unknown(gallery: Gallery) -> None:
     assert person.candidate.score == pytest.approx(float(vector_of(RED) @ vector_of(BLUE)), abs=2e-3)
 
 
-def test_one_person_has_one_track_on_a_frame(gallery: Gallery) -> None:
+def test_one_person_has_one_track_on_a_frame(gallery: Index) -> None:
     """Two people look like Ann; the more similar one is Ann."""
     enrol(gallery, Ann=RED)
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10)
@@ -100,7 +100,7 @@ def test_one_person_has_one_track_on_a_frame(gallery: Gallery) -> None:
     assert {person.xyxy[0]: person.name for person in seen[-1]} == {200: "Ann", 20: None}
 
 
-def test_a_person_who_returns_is_recognised_and_not_enrolled_twice(gallery: Gallery) -> None:
+def test_a_person_who_returns_is_recognised_and_not_enrolled_twice(gallery: Index) -> None:
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, auto_enrol=True)
     away = [scene()] * 90
     pictures = (
@@ -117,7 +117,7 @@ def test_a_person_who_returns_is_recognised_and_not_enrolled_twice(gallery: Gall
 
 
 @pytest.mark.parametrize("pause", [0.0, 30.0])
-def test_a_pause_of_a_motion_recorder_keeps_tracking(pause: float, gallery: Gallery, tmp_path: Path) -> None:
+def test_a_pause_of_a_motion_recorder_keeps_tracking(pause: float, gallery: Index, tmp_path: Path) -> None:
     """Sixty frames, ten a second, of one person; with the pause, the mean rate is below two a second."""
     path = tmp_path / "motion.mkv"
     with av.open(str(path), "w") as container:
@@ -138,7 +138,7 @@ def test_a_pause_of_a_motion_recorder_keeps_tracking(pause: float, gallery: Gall
     assert tracks == [[], *[[1]] * 29, *([[], *[[2]] * 29] if pause else [[1]] * 30)]
 
 
-def test_automatic_enrolment_needs_enough_embeddings(gallery: Gallery) -> None:
+def test_automatic_enrolment_needs_enough_embeddings(gallery: Index) -> None:
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, auto_enrol=True)
     watch(recognizer, [scene((RED, walker(10)))] * MIN_EMBEDDINGS_TO_ENROL)
     assert len(enrolled_names(gallery)) == 0
@@ -146,7 +146,7 @@ def test_automatic_enrolment_needs_enough_embeddings(gallery: Gallery) -> None:
     assert len(enrolled_names(gallery)) == 1
 
 
-def test_an_uncertain_person_is_enrolled_only_after_some_seconds(gallery: Gallery) -> None:
+def test_an_uncertain_person_is_enrolled_only_after_some_seconds(gallery: Index) -> None:
     enrol(gallery, Ann=(200, 0, 0))
     alike = (100, 160, 0)  # a cosine of 0.53 with Ann: uncertain
     assert PersonIdentifier(gallery, None).decide_score(float(vector_of(RED) @ vector_of(alike)), 1) == "uncertain"
@@ -158,7 +158,7 @@ def test_an_uncertain_person_is_enrolled_only_after_some_seconds(gallery: Galler
     assert len(enrolled_names(gallery)) == 2
 
 
-def test_a_second_track_of_a_known_person_is_not_enrolled(gallery: Gallery) -> None:
+def test_a_second_track_of_a_known_person_is_not_enrolled(gallery: Index) -> None:
     """Two boxes on Ann."""
     enrol(gallery, Ann=RED)
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1, auto_enrol=True)
@@ -167,7 +167,7 @@ def test_a_second_track_of_a_known_person_is_not_enrolled(gallery: Gallery) -> N
 
 
 def test_automatic_enrolment_stops_after_a_failure(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    gallery: Index, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     enrol(gallery, Ann=RED)
 
@@ -181,7 +181,7 @@ def test_automatic_enrolment_stops_after_a_failure(
     assert caplog.text.count("the disk is full") == 1
 
 
-def test_a_name_given_by_hand_stays_on_an_occluded_track(gallery: Gallery) -> None:
+def test_a_name_given_by_hand_stays_on_an_occluded_track(gallery: Index) -> None:
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1)
     desk = walker(100, y=100, tall=140)  # down to the frame's edge
     watch(recognizer, [scene((RED, desk))] * 4)
@@ -192,7 +192,7 @@ def test_a_name_given_by_hand_stays_on_an_occluded_track(gallery: Gallery) -> No
         assert [event.kind for event in events] == (["enrolled"] if first == 4 else [])
 
 
-def test_an_occluded_person_is_enrolled_later(gallery: Gallery) -> None:
+def test_an_occluded_person_is_enrolled_later(gallery: Index) -> None:
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1, auto_enrol=True)
     desk = walker(100, y=100, tall=140)  # down to the frame's edge
     watch(recognizer, [scene((RED, desk))] * MIN_PARTIAL_EMBEDDINGS)
@@ -201,7 +201,7 @@ def test_an_occluded_person_is_enrolled_later(gallery: Gallery) -> None:
     assert len(enrolled_names(gallery)) == 1
 
 
-def test_an_occluded_person_is_named_later(gallery: Gallery) -> None:
+def test_an_occluded_person_is_named_later(gallery: Index) -> None:
     enrol(gallery, Ann=RED)
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1)
     desk = walker(100, y=100, tall=140)  # down to the frame's edge
@@ -210,7 +210,7 @@ def test_an_occluded_person_is_named_later(gallery: Gallery) -> None:
     assert decisions == ["uncertain"] * (MIN_PARTIAL_EMBEDDINGS - 1) + ["match"]
 
 
-def test_a_passer_by_does_not_take_the_name_away(gallery: Gallery) -> None:
+def test_a_passer_by_does_not_take_the_name_away(gallery: Index) -> None:
     """A nearer person covers Ann for a moment: her box shows another colour."""
     enrol(gallery, Ann=RED, Bob=BLUE)
     box = Detections(np.array([walker(100)], np.float32), np.array([0.9], np.float32))
@@ -220,7 +220,7 @@ def test_a_passer_by_does_not_take_the_name_away(gallery: Gallery) -> None:
     assert {name for persons in seen[1:] for name in names(persons)} == {"Ann"}
 
 
-def test_a_track_that_jumps_to_another_person_gets_the_other_name(gallery: Gallery) -> None:
+def test_a_track_that_jumps_to_another_person_gets_the_other_name(gallery: Index) -> None:
     enrol(gallery, Ann=RED, Bob=BLUE)
     box = Detections(np.array([walker(100)], np.float32), np.array([0.9], np.float32))
     recognizer = LiveRecognizer(Detector("a fake", lambda _: box), embedder(), gallery, 10, embed_every=1)
@@ -228,7 +228,7 @@ def test_a_track_that_jumps_to_another_person_gets_the_other_name(gallery: Galle
     assert [event.person.name for event in events] == ["Ann", "Bob"]
 
 
-def test_enrolling_by_hand_names_the_track(gallery: Gallery) -> None:
+def test_enrolling_by_hand_names_the_track(gallery: Index) -> None:
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10)
     frames = frames_of([scene((RED, walker(10)), (BLUE, walker(200)))] * 12)
     for _ in range(4):
@@ -243,7 +243,7 @@ def test_enrolling_by_hand_names_the_track(gallery: Gallery) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "cam1"])
-def test_a_bad_name_enrols_nobody(gallery: Gallery, name: str) -> None:
+def test_a_bad_name_enrols_nobody(gallery: Index, name: str) -> None:
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10)
     watch(recognizer, [scene((RED, walker(10)))] * 3)
     with pytest.raises(InputError):
@@ -253,7 +253,7 @@ def test_a_bad_name_enrols_nobody(gallery: Gallery, name: str) -> None:
     assert len(enrolled_names(gallery)) == 0
 
 
-def test_other_views_of_an_automatically_enrolled_person_are_enrolled(gallery: Gallery) -> None:
+def test_other_views_of_an_automatically_enrolled_person_are_enrolled(gallery: Index) -> None:
     """The colour drifts from red over yellow to green; each step is like the last, the ends are not."""
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1, auto_enrol=True)
     turns = [(200, green, 0) for green in range(0, 200, 4)] + [(red, 200, 0) for red in range(200, 96, -4)]
@@ -265,7 +265,7 @@ def test_other_views_of_an_automatically_enrolled_person_are_enrolled(gallery: G
     assert best.score > float(turned @ vector_of(RED)) + 0.05
 
 
-def test_single_pictures_are_recognised_one_by_one(gallery: Gallery) -> None:
+def test_single_pictures_are_recognised_one_by_one(gallery: Index) -> None:
     enrol(gallery, Ann=RED)
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 1)
     pictures = [scene((RED, walker(10))), scene((BLUE, walker(10))), scene((RED, walker(10)))]

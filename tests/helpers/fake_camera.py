@@ -11,7 +11,7 @@ import numpy.typing as npt
 from bot_deploy.artifacts.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, Contract
 from bot_deploy.demos.enrolment import Enroller
 from bot_deploy.embedder import Embedder
-from bot_deploy.gallery import Gallery
+from bot_deploy.gallery import Index
 from bot_deploy.video.detectors import Detections, Detector
 from bot_deploy.video.sources import Frame
 
@@ -93,11 +93,11 @@ def vector_of(colour: tuple[int, int, int]) -> npt.NDArray[np.float32]:
     return embed(crop_of(colour)[None])[0]
 
 
-def enrol(gallery: Gallery, **colours: tuple[int, int, int]) -> None:
+def enrol(gallery: Index, **colours: tuple[int, int, int]) -> None:
     """Enrols a person for each name and colour."""
     for name, colour in colours.items():
         Enroller(gallery).enrol(name, crop_of(colour), vector_of(colour))
 
 
-def enrolled_names(gallery: Gallery) -> set[str | None]:
+def enrolled_names(gallery: Index) -> set[str | None]:
     return {item.identity for item in gallery.items()}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bot_deploy import gallery as galleries
 from bot_deploy.artifacts.contract import Calibration
-from bot_deploy.gallery import Gallery
+from bot_deploy.gallery import Index
 from bot_deploy.matching.identify import (
     SEARCH_SIZE,
     UNCALIBRATED_THRESHOLD,
@@ -34,12 +34,12 @@ CALIBRATION = Calibration(
 
 
 @pytest.fixture
-def gallery(tmp_path: Path) -> Iterator[Gallery]:
+def gallery(tmp_path: Path) -> Iterator[Index]:
     with closing(galleries.open_or_create_index(str(tmp_path / "g"), CONTRACT, tmp_path / "crops")) as opened:
         yield opened
 
 
-def test_several_images_of_one_person_are_one_candidate_with_the_best_score(gallery: Gallery) -> None:
+def test_several_images_of_one_person_are_one_candidate_with_the_best_score(gallery: Index) -> None:
     enrol(gallery, Ann=RED, Bob=BLUE)
     enrol(gallery, Ann=ORANGE)
     ann, bob = PersonIdentifier(gallery, None).candidates(vector_of(ORANGE))
@@ -48,7 +48,7 @@ def test_several_images_of_one_person_are_one_candidate_with_the_best_score(gall
     assert bob.score == pytest.approx(vector_of(ORANGE) @ vector_of(BLUE), abs=1e-3)
 
 
-def test_many_images_of_one_person_hide_no_other_person(gallery: Gallery) -> None:
+def test_many_images_of_one_person_hide_no_other_person(gallery: Index) -> None:
     for shade in range(SEARCH_SIZE + 6):
         enrol(gallery, Ann=(200, shade, 0))
     enrol(gallery, Bob=BLUE)
@@ -69,7 +69,7 @@ def test_junk_and_distractors_are_no_candidates(tmp_path: Path, monkeypatch: pyt
         assert [candidate.name for candidate in candidates] == ["0007"]
 
 
-def test_decisions_without_calibration(gallery: Gallery) -> None:
+def test_decisions_without_calibration(gallery: Index) -> None:
     identifier = PersonIdentifier(gallery, None)
     scores = (UNCALIBRATED_THRESHOLD, UNCALIBRATED_THRESHOLD - 0.01, UNCALIBRATED_THRESHOLD - UNCERTAIN_MARGIN - 0.01)
     assert [identifier.decide_score(score, 1) for score in scores] == ["match", "uncertain", "no match"]
@@ -78,7 +78,7 @@ def test_decisions_without_calibration(gallery: Gallery) -> None:
     assert PersonIdentifier(gallery, None, 0.8).decide_score(0.79, 1) == "uncertain"
 
 
-def test_decisions_follow_the_calibration(gallery: Gallery) -> None:
+def test_decisions_follow_the_calibration(gallery: Index) -> None:
     enrol(gallery, Ann=RED)
     identifier = PersonIdentifier(gallery, CALIBRATION)
     assert [identifier.decide_score(score, 1) for score in (0.71, 0.69, 0.29)] == ["match", "uncertain", "no match"]
@@ -88,7 +88,7 @@ def test_decisions_follow_the_calibration(gallery: Gallery) -> None:
     assert "0.700 or more (calibrated)" in identifier.rule
 
 
-def test_a_minimum_score_replaces_the_calibration(gallery: Gallery) -> None:
+def test_a_minimum_score_replaces_the_calibration(gallery: Index) -> None:
     identifier = PersonIdentifier(gallery, CALIBRATION, 0.4)
     assert identifier.decide_score(0.45, 1) == "match"
     assert identifier.reaches_threshold(0.45)
