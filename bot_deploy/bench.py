@@ -108,7 +108,7 @@ def measure(
     model_seconds: list[dict[int, list[float]]] = [{} for _ in entries]
     decoding_seconds: list[dict[int, list[float]]] = [{} for _ in entries]
     for batch in show_progress(batch_sizes, "measuring", len(batch_sizes)):
-        embedders = [replace(entry.embedder, batch=batch) for entry in entries]
+        embedders = [replace(entry.embedder, batch_size=batch) for entry in entries]
         model_only = [partial(embedder.run, crops[embedder.contract.size][:batch]) for embedder in embedders]
         with_decoding = [partial(embedder.embed, files[:batch]) for embedder in embedders]
         timed = time_in_turns([*model_only, *with_decoding], seconds, clock)

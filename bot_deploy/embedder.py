@@ -45,8 +45,8 @@ class Embedder:
     contract: Contract
     backend: str  # runtime with version, and device; shown in messages, and part of the key of the embedding cache
     compute: Callable[[Pixels], Vectors]  # uint8 [N, height, width, 3] -> [N, dim]; `run` checks the result
-    batch: int = 32  # number of images in a batch; larger batches no longer fit the cache of a CPU
-    unit: bool = True  # whether embeddings have length 1; experiments with Euclidean distances use others
+    batch_size: int = 32  # number of images in a batch; larger batches no longer fit the cache of a CPU
+    unit_length: bool = True  # whether embeddings have length 1; experiments with Euclidean distances use others
 
     def run(self, batch: Pixels) -> Vectors:
         """The embeddings [N, dim] of `batch` uint8 [N, height, width, 3], checked.
@@ -61,7 +61,7 @@ class Embedder:
                 f"{[len(batch), self.contract.dim]}; the model's contract does not fit its network"
             )
         lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))  # NaN or infinite if a number in the row is
-        usable = np.abs(lengths - 1) <= MAX_LENGTH_ERROR if self.unit else np.isfinite(lengths)
+        usable = np.abs(lengths - 1) <= MAX_LENGTH_ERROR if self.unit_length else np.isfinite(lengths)
         if not usable.all():
             bad = lengths[~usable]
             finite = np.isfinite(bad).all()
@@ -171,7 +171,7 @@ class Embedder:
                 continue
             rows.append(row)
             batch.append(image)
-            if len(batch) == self.batch:
+            if len(batch) == self.batch_size:
                 flush()
         flush()
         return vectors, errors
@@ -230,7 +230,7 @@ def _wrong_array(dtype: object, shape: tuple[int, ...], expected: str) -> str:
 
 
 def open_embedder(
-    path: str | Path | None = None, device: str = "auto", *, threads: int = 0, batch: int = 0, check: bool = True
+    path: str | Path | None = None, device: str = "auto", *, threads: int = 0, batch_size: int = 0, check: bool = True
 ) -> Embedder:
     """The model in `path`: an .onnx, an .engine, an .xml, or a .pt checkpoint; by default the built-in model.
 
@@ -239,7 +239,7 @@ def open_embedder(
             model, whose card is docs/model.md.
         device: one of `choices.DEVICES`; "auto" takes the first of `choices.AUTO_DEVICES` that works.
         threads: number of CPU threads; 0 for as many as this process may use.
-        batch: number of images in a batch; 0 for the backend's own choice.
+        batch_size: number of images in a batch; 0 for the backend's own choice.
         check: embed a fixed image, so that a model without usable embeddings is refused now. `bot doctor` and
             `bot export` examine such models.
 
@@ -270,5 +270,5 @@ def open_embedder(
                 opened.check()
             except RunError as error:
                 raise RunError(f"{path}: {error}", parameter=error.parameter) from None
-        return replace(opened, batch=batch or opened.batch)
+        return replace(opened, batch_size=batch_size or opened.batch_size)
     raise failures[0]

@@ -210,16 +210,16 @@ class ReID(nn.Module):
 class InferenceGraph(nn.Module):
     """The network that is evaluated and exported: images uint8 [N, H, W, 3] RGB to embeddings float32 [N, D].
 
-    Embeddings have length 1. With `unit=False` they keep the length that the network gives them, as Euclidean
+    Embeddings have length 1. With `unit_length=False` they keep the length that the network gives them, as Euclidean
     distances in experiments need it.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: ReID, contract: Contract, *, unit: bool = True) -> None:
+    def __init__(self, model: ReID, contract: Contract, *, unit_length: bool = True) -> None:
         super().__init__()
-        self.unit, self.flip = unit, contract.flip
+        self.unit_length, self.flip = unit_length, contract.flip
         self.backbone, self.neck = model.backbone, model.neck if contract.feature == "after" else nn.Identity()
         mean, std = torch.tensor(contract.mean), torch.tensor(contract.std)
         # (x / 255 - mean) / std as one multiply and one add.
@@ -235,7 +235,7 @@ class InferenceGraph(nn.Module):
         embedding: Tensor = self.neck(self.backbone(pixels).float().mean(dim=(2, 3)))
         if self.flip:
             embedding = embedding.reshape(2, -1, embedding.shape[1]).mean(0)
-        return embedding / embedding.norm(dim=1, keepdim=True).clamp(min=1e-12) if self.unit else embedding
+        return embedding / embedding.norm(dim=1, keepdim=True).clamp(min=1e-12) if self.unit_length else embedding
 
 
 def add_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ class Clock:
             self.now += seconds(next(calls), len(batch))
             return np.zeros((len(batch), 2), np.float32)
 
-        return bench.Entry(name, Embedder(CONTRACT, name, run, unit=False))
+        return bench.Entry(name, Embedder(CONTRACT, name, run, unit_length=False))
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ EMBEDDER = Embedder(
     Contract(arch="mean", height=4, width=2, dim=3, fingerprint="0" * 16),
     "the mean colour",
     lambda batch: batch.mean((1, 2), dtype=np.float32),
-    batch=2,
-    unit=False,
+    batch_size=2,
+    unit_length=False,
 )
 RED, GREEN, BLUE = 200, 100, 50
 
@@ -129,7 +129,7 @@ def test_a_pil_image_is_turned_upright_like_its_file(orientation: int, tmp_path:
         Contract(arch="pixels", height=4, width=4, dim=48, fingerprint="0" * 16),
         "the pixels",
         lambda batch: batch.reshape(len(batch), -1).astype(np.float32),
-        unit=False,
+        unit_length=False,
     )
     with Image.open(path) as image:
         np.testing.assert_array_equal(pixels.embed(image), pixels.embed(path))

@@ -401,5 +401,5 @@ def test_the_neck_l2norm() -> None:
     contract = contract_of(model, 64, 32)
     images = torch.randint(0, 256, (3, 64, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
-        unit, raw = (InferenceGraph(model, contract, unit=unit).eval()(images) for unit in (True, False))
+        unit, raw = (InferenceGraph(model, contract, unit_length=unit).eval()(images) for unit in (True, False))
     assert torch.allclose(raw, L2_LENGTH * unit, atol=1e-4)

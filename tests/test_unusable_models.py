@@ -116,12 +116,12 @@ def test_doctor_names_the_defect(crops: Path, tmp_path: Path) -> None:
 # ---- in a batch ----
 
 
-def embedder(change: object, *, unit: bool = True) -> Embedder:
+def embedder(change: object, *, unit_length: bool = True) -> Embedder:
     def compute(batch: np.ndarray) -> np.ndarray:
         vectors = np.full((len(batch), 12), 12**-0.5, np.float32)
         return change(vectors)  # type: ignore[operator, no-any-return]
 
-    return Embedder(contract(), "a spoilt model", compute, unit=unit)
+    return Embedder(contract(), "a spoilt model", compute, unit_length=unit_length)
 
 
 def _set(row: int, column: int, value: float) -> object:
@@ -147,12 +147,12 @@ def test_embeddings_of_another_shape_are_an_error(change: object) -> None:
 
 def test_embeddings_that_keep_their_length_need_only_be_finite(people: Path) -> None:
     images = np.zeros((3, 16, 8, 3), np.uint8)
-    assert embedder(lambda v: 7 * v, unit=False).run(images).max() == np.float32(7) * np.float32(12**-0.5)
+    assert embedder(lambda v: 7 * v, unit_length=False).run(images).max() == np.float32(7) * np.float32(12**-0.5)
     with pytest.raises(RunError, match="NaN or infinite"):
-        embedder(_set(1, 1, np.nan), unit=False).run(images)
+        embedder(_set(1, 1, np.nan), unit_length=False).run(images)
     from bot_deploy.datasets import open_dataset
 
-    scores = evaluate_dataset(embedder(lambda v: 7 * v, unit=False), open_dataset(people), EUCLIDEAN)
+    scores = evaluate_dataset(embedder(lambda v: 7 * v, unit_length=False), open_dataset(people), EUCLIDEAN)
     assert 0 < scores.mAP <= 100
 
 

@@ -214,9 +214,9 @@ def score_checkpoint(path: Path, feature: str, metric: str, test: Dataset) -> Ra
 
     saved = checkpoint.load(path)
     contract = dataclasses.replace(saved.contract, feature=feature_code(feature))
-    graph = InferenceGraph(saved.build(), contract, unit=metric == COSINE)
+    graph = InferenceGraph(saved.build(), contract, unit_length=metric == COSINE)
     with full_float32():
-        embedder = Embedder(contract, "PyTorch", runner(graph, join_world().device), unit=graph.unit)
+        embedder = Embedder(contract, "PyTorch", runner(graph, join_world().device), unit_length=graph.unit_length)
         scores = evaluate_dataset(embedder, test, metric)
     return scores.rank1, scores.mAP
 

@@ -397,9 +397,9 @@ def _evaluate(metrics: EpochMetrics, model: ReID, recipe: Recipe, dataset: Datas
     if not dataset.query or not dataset.gallery:
         return metrics
     contract = contract_of(model, recipe.height, recipe.width)
-    graph = InferenceGraph(model, contract, unit=recipe.metric == COSINE)
+    graph = InferenceGraph(model, contract, unit_length=recipe.metric == COSINE)
     try:
-        embedder = Embedder(contract, "PyTorch", runner(graph, world.device), unit=graph.unit)
+        embedder = Embedder(contract, "PyTorch", runner(graph, world.device), unit_length=graph.unit_length)
         scores = evaluate_dataset(embedder, dataset, recipe.metric)
     except BotError as error:
         logger.warning(f"not evaluated: {error}")

@@ -46,7 +46,7 @@ def open_model(path: Path, device: str, *, threads: int, batch: int = 0, check: 
     from bot_deploy.console import say
     from bot_deploy.embedder import open_embedder
 
-    embedder = open_embedder(path, device, threads=threads, batch=batch, check=check)
+    embedder = open_embedder(path, device, threads=threads, batch_size=batch, check=check)
     say(f"model {model_name(path)} on {embedder.backend}")
     say_terms(path)
     return embedder

@@ -40,7 +40,7 @@ def verify(reference: Path, candidate: Path, data: str, device: str, threads: in
     from bot_deploy.export.parity import TOLERANCES, compare_embeddings, sample_crops, with_scores
 
     reference_model, candidate_model = (
-        open_embedder(path, device, threads=threads, batch=batch) for path in (reference, candidate)
+        open_embedder(path, device, threads=threads, batch_size=batch) for path in (reference, candidate)
     )
     a, b = reference_model.contract, candidate_model.contract
     if (a.size, a.dim) != (b.size, b.dim):

@@ -103,7 +103,7 @@ class _InputBatches:
         for name, pixels in _make_inputs(source, correct, self._embedder.contract):
             self._batch[name].append(pixels)
             self.unchanged[name] += np.array_equal(pixels, correct)
-        if len(self._batch[CORRECT]) == self._embedder.batch:
+        if len(self._batch[CORRECT]) == self._embedder.batch_size:
             self.flush()
 
     def flush(self) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEIGHT, WIDTH, DIM = 16, 8, 5
-BATCH = Embedder.batch
+BATCH = Embedder.batch_size
 CONTRACT = Contract(arch="projection", height=HEIGHT, width=WIDTH, dim=DIM, fingerprint="0" * 16)
 MATRIX = np.random.default_rng(0).normal(size=(HEIGHT * WIDTH * 3, DIM))
 

@@ -85,7 +85,7 @@ def test_flip_averages_before_the_length_is_taken(checkpoint_file: Path, people:
     embedder, saved = open_embedder(artifact.path), checkpoint.load(checkpoint_file)
     assert embedder.contract.flip
     crops = np.random.default_rng(1).integers(0, 256, (5, 128, 64, 3), dtype=np.uint8)
-    graph = InferenceGraph(saved.build(), saved.contract, unit=False).eval()
+    graph = InferenceGraph(saved.build(), saved.contract, unit_length=False).eval()
     with torch.inference_mode():
         both = [graph(torch.from_numpy(np.ascontiguousarray(side))) for side in (crops, crops[:, :, ::-1])]
         expected = functional.normalize((both[0] + both[1]) / 2, dim=1).numpy()
