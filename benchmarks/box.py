@@ -22,7 +22,7 @@ from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.export.compact import round_weights, write_compact
 from bot_deploy.export.parity import TOLERANCES, compare_embeddings, sample_crops
-from bot_deploy.matching.calibrate import choose_thresholds, score_crop_pairs
+from bot_deploy.matching.calibrate import calibration_from_scores, score_crop_pairs
 from bot_deploy.model import InferenceGraph
 from bot_deploy.models import box
 
@@ -58,7 +58,7 @@ def main(source: Path, data: str, device: str, out: Path) -> None:
         if path.stat().st_size > MAX_BYTES:
             sys.exit(f"not written: {path.stat().st_size} bytes, more than {MAX_BYTES}")
         name = f"training identities of {Path(data).name}"  # no path of this machine
-        calibration = choose_thresholds(score_crop_pairs(open_embedder(path, device), dataset.train, name), name)
+        calibration = calibration_from_scores(score_crop_pairs(open_embedder(path, device), dataset.train, name), name)
         write_contract(path, dataclasses.replace(rounded.contract, calibration=calibration))
         out.write_bytes(path.read_bytes())
     print(f"calibration: {dataclasses.replace(calibration, curve=())}")

@@ -14,7 +14,7 @@ import click
 
 from bot_deploy.datasets import Crop, open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
-from bot_deploy.matching.calibrate import choose_thresholds, score_crop_pairs
+from bot_deploy.matching.calibrate import calibration_from_scores, score_crop_pairs
 from bot_deploy.matching.pairs import PairScores, bin_edges
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def main(model: Path, data: str) -> None:
     )
     print("| ---: | ---: | ---: | ---: | ---: |")
     for target in (1e-2, 1e-3, 1e-4):
-        calibration = choose_thresholds(train_scores, "training identities", target)
+        calibration = calibration_from_scores(train_scores, "training identities", target)
         row = int((bin_edges() < calibration.threshold - 1e-9).sum())
         rate = false_accept_rates[row]
         print(

@@ -59,10 +59,12 @@ COLORS = ("RGB", "BGR")  # channel orders of a model that `bot wrap` takes
 PIXEL_RANGES = {"0-255": 1.0, "0-1": 255.0}  # of the pixels that such a model takes -> divisor of our pixels
 
 # ---- matching ----
+MIN_TIMESTAMP_S = 1e8  # seconds since 1970; a smaller time of a crop is a frame number
 TOP_MATCHES = 10  # of each query
 TARGET_FALSE_ACCEPT_RATE = 1e-3
 
 # ---- video, live or not ----
+MIN_FPS, MAX_FPS = 1e-3, 1000  # frames per second of a source
 EMBED_EVERY_FRAMES = 5  # frames between two embeddings of a track
 MAX_BOX_OVERLAP = 0.45  # IoU of two boxes, above which the less certain one is dropped
 MIN_PERSON_HEIGHT = 40  # pixels; a smaller crop says little about who it is

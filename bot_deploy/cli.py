@@ -30,7 +30,7 @@ COMMANDS = {
     "embed": ("embed:embed", "Write the embeddings of images to a .npy, .csv or .parquet file."),
     "index": ("index:index", "Keep the embeddings of a gallery, for `bot match` to search."),
     "import": ("import_:import_command", "Convert a checkpoint of another toolkit."),
-    "wrap": ("wrap:wrap", "Make an artifact around a ReID model of another toolkit, ONNX or OpenVINO IR."),
+    "wrap": ("wrap:wrap", "Convert a ReID network of another toolkit, ONNX or OpenVINO IR, to a model file."),
     "models": ("models:models", "List the models and detectors that have a name, or fetch them."),
     "verify": ("verify:verify", "Compare the embeddings of two models on real crops."),
     "calibrate": ("calibrate:calibrate", "Find the score threshold for the same person, and store it in the model."),

@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from bot_deploy import images
+from bot_deploy.choices import MAX_FPS, MIN_FPS
 from bot_deploy.console import mask_document, show_json_line
 from bot_deploy.errors import InputError, RunError, require_range
 from bot_deploy.escaping import json_line
 from bot_deploy.files import unused_path
-from bot_deploy.video.tracks import MAX_FPS, MIN_FPS
 
 from .video_writer import FORMATS, FPS_DECIMALS, VideoWriter
 

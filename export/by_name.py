@@ -1,4 +1,4 @@
-"""Prepares the networks that have a name: fetches the files, and wraps them as an artifact in the folder of models."""
+"""Prepares the networks that have a name: fetches the files, and wraps them as a model file in the folder of models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bot_deploy.models.cache import find_model_file, models_folder
 from bot_deploy.models.fetch import fetch, find_cached_file
 from bot_deploy.synthetic import generate_dataset
 
-from .wrap import check_artifact, wrap_model
+from .wrap import require_parity, wrap_model
 
 if TYPE_CHECKING:
     from bot_deploy.datasets import Dataset
@@ -25,32 +25,32 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PARITY_IDENTITIES = 15  # synthetic people whose crops the artifact and the original are compared on
+PARITY_IDENTITIES = 15  # synthetic people whose crops the wrapped model and the original are compared on
 
 
 def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
-    """The artifact of `network`; the first call fetches the files, wraps them and compares the embeddings.
+    """The model file of `network`; the first call fetches the files, wraps them and compares the embeddings.
 
     Args:
         network: from the table.
-        folder: of named models; by default the artifact is looked up in all of them, and a new one is beside the files.
+        folder: of named models; by default all of them are searched, and a new model file is beside the fetched files.
 
     Raises:
         InputError, RunError: as `fetch` and `wrap`.
-        ParityError: the artifact's embeddings differ from those of the original.
+        ParityError: its embeddings differ from those of the original.
     """
-    artifact_path = find_model_file(network.name)
-    if artifact_path and (folder is None or artifact_path.parent.parent == folder):
-        return artifact_path
-    if artifact_path and folder:
-        return _copy(artifact_path, folder / network.name)
+    model_file = find_model_file(network.name)
+    if model_file and (folder is None or model_file.parent.parent == folder):
+        return model_file
+    if model_file and folder:
+        return _copy(model_file, folder / network.name)
     by_hand = find_cached_file(network) is not None  # `fetch` prints the terms of what it fetches
     source = fetch(network, folder)
     target = _writable(source.parent, network.name)
     with lock(target / ".wrap.lock", lambda: logger.info(f"another process wraps {network.name}; waiting for it")):
-        artifact_path = find_model_file(network.name, (target.parent,))
-        if artifact_path:
-            return artifact_path
+        model_file = find_model_file(network.name, (target.parent,))
+        if model_file:
+            return model_file
         if by_hand:
             logger.info(f"{network.name}: {network.terms}")
         with tempfile.TemporaryDirectory() as temporary:
@@ -59,7 +59,7 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
 
                 state_dict, source = source, Path(temporary) / f"{network.name}.onnx"
                 osnet_to_onnx(state_dict, source, (network.input.height, network.input.width))
-            artifact = wrap_model(
+            wrapped = wrap_model(
                 source,
                 target / f"model{source.suffix}",
                 size=(network.input.height, network.input.width),
@@ -71,24 +71,24 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
                 output_name=network.output,
                 terms=network.terms,
             )
-        check_artifact(artifact)
+        require_parity(wrapped)
     logger.info(
-        f"{network.name}: kept as {artifact.path}. It has no calibrated threshold yet: `bot calibrate {network.name}` "
+        f"{network.name}: kept as {wrapped.path}. It has no calibrated threshold yet: `bot calibrate {network.name}` "
         "measures one on crops of your cameras"
     )
-    return artifact.path
+    return wrapped.path
 
 
-def _copy(artifact: Path, folder: Path) -> Path:
-    """Copies `artifact` with its companion into `folder`; the file that is opened appears last."""
-    files = [artifact.with_suffix(".bin"), artifact] if artifact.suffix == ".xml" else [artifact]
+def _copy(model_file: Path, folder: Path) -> Path:
+    """Copies `model_file` with its companion into `folder`; the file that is opened appears last."""
+    files = [model_file.with_suffix(".bin"), model_file] if model_file.suffix == ".xml" else [model_file]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written ({error.strerror or error})") from None
     for file in files:
         write_atomically(folder / file.name, partial(shutil.copyfile, file))
-    return folder / artifact.name
+    return folder / model_file.name
 
 
 def _writable(folder: Path, name: str) -> Path:

@@ -73,11 +73,11 @@ def unverified_path(final: Path) -> Iterator[Path]:
 
 
 def rejected_path(final: Path) -> Path:
-    """The path of an artifact that failed verification."""
+    """The path of a model file that failed verification."""
     return final.with_name(f"{final.name}.rejected")
 
 
-def publish_artifact(path: Path, final: Path, parity: Parity | None) -> Path:
+def publish(path: Path, final: Path, parity: Parity | None) -> Path:
     """Renames the verified file `path` and its companions to `final`, or to the rejected path; returns the new path.
 
     Deletes what an earlier export left at the other of the two paths.

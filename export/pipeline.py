@@ -1,4 +1,4 @@
-"""Exports a checkpoint: each artifact is written, compared with PyTorch, and only then gets its name."""
+"""Exports a checkpoint: each file is written, compared with PyTorch, and only then gets its name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from bot_deploy.models import box
 from bot_deploy.models.cache import find_model
 from bot_deploy.runs import CHECKPOINT_NAME
 
-from .exported_model import ENGINE_NAME, ONNX_NAMES, ExportedModel, publish_artifact, rejected_path, unverified_path
+from .exported_model import ENGINE_NAME, ONNX_NAMES, ExportedModel, publish, rejected_path, unverified_path
 from .fp16 import to_fp16
 from .graph import inference_graph
 from .int8 import to_int8
@@ -167,7 +167,7 @@ def _log(model: ExportedModel) -> None:
 
 @dataclass(frozen=True)
 class ExportContext:
-    """What all artifacts of one export share: the network, and what they are compared with and on."""
+    """What all files of one export share: the network, and what they are compared with and on."""
 
     out: Path
     opset: int
@@ -255,7 +255,7 @@ def export_onnx(
         float32_layers = _write_onnx(context, precision, path, exported)
         parity = _compare_with_pytorch(context, path, precision)
         return ExportedModel(
-            publish_artifact(path, final, parity),
+            publish(path, final, parity),
             precision,
             context.data_name,
             parity,
@@ -289,7 +289,7 @@ def export_engine(
     with _source_onnx(context, precision, exported) as (source, float32_layers), unverified_path(final) as path:
         not_run = _reason_not_to_run(to_engine(source, path, batch=batch, gpu_archs=gpu_archs).sidecar)
         parity = None if not_run else _compare_with_pytorch(context, path, precision)
-        published = publish_artifact(path, final, parity)
+        published = publish(path, final, parity)
         return ExportedModel(published, precision, context.data_name, parity, not_run, float32_layers)
 
 

@@ -1,4 +1,4 @@
-"""Wraps a model of another toolkit, ONNX or OpenVINO IR, so that it becomes an artifact like an exported model.
+"""Wraps a model of another toolkit, ONNX or OpenVINO IR, so that it becomes a model file like an exported one.
 
 Preprocessing goes before the network and L2 normalisation after it, in one graph with a contract. The result is
 compared with the original, which gets the same crops as arrays.
@@ -22,7 +22,7 @@ from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import BotError, InputError, ParityError, RunError
 from bot_deploy.files import prepare_output
 
-from .exported_model import ExportedModel, publish_artifact, unverified_path
+from .exported_model import ExportedModel, publish, unverified_path
 from .parity import TOLERANCES, compare_embeddings, sample_crops
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class ImageInput:
-    """The only input of a model, and what its shape says."""
+class InputShape:
+    """What the shape of a model's only input says."""
 
     layout: str  # "NCHW" or "NHWC"
     batch: int | None  # None: any
@@ -79,7 +79,7 @@ class ImageInput:
 class ForeignModel(Protocol):
     """A model of another toolkit, opened by one of the modules in FORMATS."""
 
-    image_input: ImageInput
+    input_shape: InputShape
     precision: str  # one of choices.PRECISIONS
     weights: list[tuple[str, bytes]]  # for the fingerprint
 
@@ -129,7 +129,7 @@ def wrap_model(
     _check_source(source, out)
     model: ForeignModel = import_module(f"bot_deploy.export.{FORMATS[source.suffix]}").open_foreign(source, output_name)
     preprocessing, mean_of_unit_range, std_of_unit_range = _preprocessing(
-        model.image_input, size, color, pixel_range, mean, std
+        model.input_shape, size, color, pixel_range, mean, std
     )
     dim = _check_output(model, preprocessing, source)
     fields = repr(sorted(asdict(preprocessing).items())).encode()
@@ -146,10 +146,10 @@ def wrap_model(
     )
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     crops = sample_crops(dataset, contract.size)
-    prepare_output(out, "the artifact", [source.suffix])
+    prepare_output(out, "the model file", [source.suffix])
     reference = Embedder(contract, "the original", _reference(model, preprocessing))
     # A fixed batch size is tried without first; the comparison decides whether that is the same network.
-    attempts = (False,) if model.image_input.batch is None else (True, False)
+    attempts = (False,) if model.input_shape.batch is None else (True, False)
     with unverified_path(out) as path:
         for free_batch in attempts:
             last = free_batch == attempts[-1]
@@ -166,16 +166,16 @@ def wrap_model(
             logger.info("with another batch size the graph gives other embeddings, so it keeps its own")
         for line in (f"parity with the original on {dataset.name}:", *parity.table().splitlines()):
             logger.info(line)
-        return ExportedModel(publish_artifact(path, out, parity), contract.precision, dataset.name, parity)
+        return ExportedModel(publish(path, out, parity), contract.precision, dataset.name, parity)
 
 
-def check_artifact(artifact: ExportedModel) -> None:
-    """Raises a ParityError if `artifact` was rejected."""
-    if artifact.rejected:
-        raise ParityError(f"embeddings differ from the original's; kept as {artifact.path}, which must not be used")
+def require_parity(model: ExportedModel) -> None:
+    """Raises a ParityError if `model` was rejected."""
+    if model.rejected:
+        raise ParityError(f"embeddings differ from the original's; kept as {model.path}, which must not be used")
 
 
-def find_image_input(names: Sequence[str], shape: Sequence[int | None] | None, source: Path) -> ImageInput:
+def find_input_shape(names: Sequence[str], shape: Sequence[int | None] | None, source: Path) -> InputShape:
     """What the shape of the input says; None is a dimension that may vary.
 
     Raises:
@@ -188,9 +188,9 @@ def find_image_input(names: Sequence[str], shape: Sequence[int | None] | None, s
         )
     shown = "unknown" if shape is None else [size if size is not None else "any" for size in shape]
     if shape is not None and len(shape) == IMAGE_DIMS and shape[1] == CHANNELS:
-        return ImageInput("NCHW", shape[0], shape[2], shape[3])
+        return InputShape("NCHW", shape[0], shape[2], shape[3])
     if shape is not None and len(shape) == IMAGE_DIMS and shape[3] == CHANNELS:
-        return ImageInput("NHWC", shape[0], shape[1], shape[2])
+        return InputShape("NHWC", shape[0], shape[1], shape[2])
     raise InputError(
         f"{source}: its input {names[0]!r} has the shape {shown}, which is no batch of colour images [N, 3, H, W] or "
         "[N, H, W, 3]"
@@ -221,13 +221,13 @@ def _check_source(source: Path, out: Path) -> None:
     if not source.is_file():
         raise InputError(f"{source}: no such model file")
     if out.suffix != source.suffix:
-        raise InputError(f"{out}: the artifact ends in {source.suffix}, as the model", parameter="out")
+        raise InputError(f"{out}: the model file ends in {source.suffix}, as the original", parameter="out")
     if out.exists() and out.samefile(source):
         raise InputError(f"{out}: is the file to wrap; name another", parameter="out")
 
 
 def _preprocessing(
-    image_input: ImageInput,
+    input_shape: InputShape,
     size: tuple[int, int] | None,
     color: str,
     pixel_range: str,
@@ -239,7 +239,7 @@ def _preprocessing(
         raise InputError(f"color {color!r}; choose from {', '.join(COLORS)}", parameter="color")
     if pixel_range not in PIXEL_RANGES:
         raise InputError(f"range {pixel_range!r}; choose from {', '.join(PIXEL_RANGES)}", parameter="range")
-    height, width = _image_size(image_input, size)
+    height, width = _image_size(input_shape, size)
     divisor = PIXEL_RANGES[pixel_range]
     means, stds = _channels(mean, "mean"), _channels(std, "std")
     if not all(MIN_STD <= value * divisor <= MAX_STD for value in stds):
@@ -265,12 +265,12 @@ def _channels(values: Sequence[float], name: str) -> tuple[float, ...]:
     return tuple(float(value) for value in (values if len(values) == CHANNELS else [values[0]] * CHANNELS))
 
 
-def _image_size(image_input: ImageInput, size: tuple[int, int] | None) -> tuple[int, int]:
-    fixed = (image_input.height, image_input.width)
+def _image_size(input_shape: InputShape, size: tuple[int, int] | None) -> tuple[int, int]:
+    fixed = (input_shape.height, input_shape.width)
     if size is None:
         if None in fixed:
             raise InputError("the model takes crops of any size; name the one it was trained on", parameter="size")
-        size = (image_input.height or 0, image_input.width or 0)
+        size = (input_shape.height or 0, input_shape.width or 0)
     if any(own not in {None, given} for own, given in zip(fixed, size, strict=True)):
         raise InputError(
             f"the model takes crops of {fixed[0] or 'any'}x{fixed[1] or 'any'} (height x width), not "
@@ -284,10 +284,10 @@ def _image_size(image_input: ImageInput, size: tuple[int, int] | None) -> tuple[
 
 def _check_output(model: ForeignModel, preprocessing: Preprocessing, source: Path) -> int:
     """The length of an embedding: the model runs once on noise."""
-    batch = model.image_input.batch or 1
+    batch = model.input_shape.batch or 1
     shape = (batch, preprocessing.height, preprocessing.width, CHANNELS)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    values = model.run(preprocessing.apply(noise, model.image_input.layout))
+    values = model.run(preprocessing.apply(noise, model.input_shape.layout))
     dims = list(values.shape)
     if len(dims) < 2 or dims[0] != batch or any(size != 1 for size in dims[2:]) or not 2 <= dims[1] <= MAX_DIM:  # noqa: PLR2004
         spatial = "; it still has a height and a width, so the graph lacks pooling" if len(dims) == IMAGE_DIMS else ""
@@ -302,14 +302,14 @@ def _check_output(model: ForeignModel, preprocessing: Preprocessing, source: Pat
 
 def _reference(model: ForeignModel, preprocessing: Preprocessing) -> Callable[[Pixels], Vectors]:
     """The original as a function like `Embedder.compute`, one batch of its own size after the other."""
-    size = model.image_input.batch or 1
+    size = model.input_shape.batch or 1
 
     def run(batch: Pixels) -> Vectors:
         rows = []
         for start in range(0, len(batch), size):
             part = batch[start : start + size]
             full = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
-            output = model.run(preprocessing.apply(full, model.image_input.layout))
+            output = model.run(preprocessing.apply(full, model.input_shape.layout))
             rows.append(output.reshape(size, -1)[: len(part)])
         vectors = np.concatenate(rows)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -11,7 +11,7 @@ from bot_deploy.artifacts.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
 from bot_deploy.backends.onnxruntime import open_session
 from bot_deploy.errors import InputError, RunError, on_one_line
 
-from .wrap import choose_output, find_image_input
+from .wrap import choose_output, find_input_shape
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ def open_foreign(source: Path, output: str | None) -> ForeignOnnx:
     """The ONNX model at `source`.
 
     Raises:
-        InputError: not ONNX, an artifact of ours, no image input, or no such output.
+        InputError: not ONNX, a model file of ours, no image input, or no such output.
         RunError: ONNX Runtime is not installed.
     """
     if METADATA_KEY in onnx_file.read_metadata(source):  # also refuses weights outside the model's folder
@@ -63,7 +63,7 @@ class ForeignOnnx:
         constants = {tensor.name for tensor in graph.initializer}
         self.inputs = [value for value in graph.input if value.name not in constants]
         dims = _dims(self.inputs[0]) if self.inputs else None
-        self.image_input = find_image_input([value.name for value in self.inputs], dims, source)
+        self.input_shape = find_input_shape([value.name for value in self.inputs], dims, source)
         self.output = graph.output[choose_output([value.name for value in graph.output], output, source)].name
         self.input_type = self.inputs[0].type.tensor_type.elem_type
         types = onnx.TensorProto
@@ -96,7 +96,7 @@ class ForeignOnnx:
             )
         model = onnx.compose.add_prefix(self.model, PREFIX)
         graph = model.graph
-        batch = self.image_input.batch
+        batch = self.input_shape.batch
         if free_batch and batch is not None:
             _free_reshapes(graph, batch)
             batch = None
@@ -141,7 +141,7 @@ class ForeignOnnx:
             constants["scale"] = np.array(preprocessing.scale, np.float32)
             constants["offset"] = np.array(preprocessing.offset, np.float32)
             steps += [("Mul", ["scale"], {}), ("Add", ["offset"], {})]
-        if self.image_input.layout == "NCHW":
+        if self.input_shape.layout == "NCHW":
             steps.append(("Transpose", [], {"perm": [0, 3, 1, 2]}))
         if self.input_type not in {TensorProto.FLOAT, TensorProto.UINT8}:
             steps.append(("Cast", [], {"to": self.input_type}))

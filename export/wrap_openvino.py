@@ -11,7 +11,7 @@ from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
 from bot_deploy.errors import InputError, RunError, missing_package, on_one_line
 from bot_deploy.telemetry import without_telemetry
 
-from .wrap import choose_output, find_image_input
+from .wrap import choose_output, find_input_shape
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ class ForeignIR:
         self.output = choose_output(outputs, output, source)
         dims = [port.get_partial_shape() for port in model.inputs]
         shape = None if len(dims) != 1 or dims[0].rank.is_dynamic else [_length(size) for size in dims[0]]
-        self.image_input = find_image_input([_name(port) for port in model.inputs], shape, source)
+        self.input_shape = find_input_shape([_name(port) for port in model.inputs], shape, source)
         quantised = any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
         self.precision = "int8" if quantised else "fp32"
         self.weights = [("graph", source.read_bytes()), ("weights", ir_file.weights_path(source).read_bytes())]
@@ -75,10 +75,10 @@ class ForeignIR:
         """Writes the .xml at `path` and its .bin."""
         ov, model = self.ov, self._read()
         if free_batch:
-            _free_reshapes(model, self.image_input.batch or 1)
-        batch = -1 if free_batch or self.image_input.batch is None else self.image_input.batch
+            _free_reshapes(model, self.input_shape.batch or 1)
+        batch = -1 if free_batch or self.input_shape.batch is None else self.input_shape.batch
         sides = (contract.height, contract.width)
-        shape = (batch, 3, *sides) if self.image_input.layout == "NCHW" else (batch, *sides, 3)
+        shape = (batch, 3, *sides) if self.input_shape.layout == "NCHW" else (batch, *sides, 3)
         try:
             model.reshape({model.input(0): ov.PartialShape(list(shape))})
             wrapped = self._with_preprocessing(model, preprocessing)
@@ -110,7 +110,7 @@ class ForeignIR:
         pixels = ops.add(
             ops.multiply(pixels, np.array(preprocessing.scale, np.float32)), np.array(preprocessing.offset, np.float32)
         )
-        if self.image_input.layout == "NCHW":
+        if self.input_shape.layout == "NCHW":
             pixels = ops.transpose(pixels, np.array([0, 3, 1, 2], np.int64))
         if parameter.get_element_type() != ov.Type.f32:
             pixels = ops.convert(pixels, parameter.get_element_type().get_type_name())

@@ -1,4 +1,4 @@
-"""Training, from crops to a checkpoint: `train(recipe, dataset, out)`.
+"""Training, from crops to a checkpoint: `train(recipe, data, out)`.
 
 The names below are loaded when they are used, so that `import bot_deploy.train` imports no torch.
 """

@@ -59,7 +59,7 @@ DISK_RESERVE = 64 * 2**20  # bytes, for tables and curves
 
 def train(
     recipe: Recipe | str | Path,
-    dataset: Dataset | str | Path,
+    data: Dataset | str | Path,
     out: str | Path,
     *,
     resume: bool = False,
@@ -73,7 +73,7 @@ def train(
 
     Args:
         recipe: a recipe, the name of a built-in recipe, or a .toml file.
-        dataset: a data set, or what `open_dataset` takes: a folder, .zip or .csv of crops, or "synthetic".
+        data: a data set, or what `open_dataset` takes: a folder, .zip or .csv of crops, or "synthetic".
         out: folder of the run.
         resume: continue the run in `out`, if there is one; on a CPU the final weights are bit-identical to those of a
             run without a stop.
@@ -85,7 +85,7 @@ def train(
         RunError: a loss that is not finite, a folder that cannot be written, or too little disk or GPU memory.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    dataset = open_dataset(dataset) if isinstance(dataset, str | Path) else dataset
+    dataset = open_dataset(data) if isinstance(data, str | Path) else data
     dataset.require_splits("train")
     check_teacher(teacher, unlabelled)
     world = join_world()
@@ -160,7 +160,7 @@ def _train_epochs(
     crops: tuple[TrainingSet, TrainingSet | None],
 ) -> None:
     """Trains the epochs that are left; the files of the run are written after each."""
-    network = wrap_model(state.model, recipe, world)
+    network = prepare_network(state.model, recipe, world)
     while state.epoch < recipe.epochs:
         stage = recipe_of_epoch(recipe, state.epoch + 1)
         if crops[0].size != (stage.height, stage.width):
@@ -212,7 +212,7 @@ def train_epoch(
 ) -> EpochMetrics:
     """Trains the next epoch. Its random draws depend only on the seed and the epoch.
 
-    `network` is `state.model` as `wrap_model` returns it; by default the model itself.
+    `network` is `state.model` as `prepare_network` returns it; by default the model itself.
     """
     epoch = state.epoch + 1
     rng = np.random.default_rng([recipe.seed, epoch])
@@ -327,7 +327,7 @@ def update_weights(state: TrainingState, loss: Tensor, recipe: Recipe) -> None:
     state.scaler.update()
 
 
-def wrap_model(model: ReID, recipe: Recipe, world: World) -> nn.Module:
+def prepare_network(model: ReID, recipe: Recipe, world: World) -> nn.Module:
     """`model` with the wrappers for several processes and for torch.compile that the run needs."""
     network: nn.Module = model
     if world.size > 1:

@@ -52,8 +52,8 @@ def calibrate(
     from bot_deploy.matching.calibrate import (
         MAX_REJECTED_GENUINE,
         calibration_crops,
+        calibration_from_scores,
         check_storable,
-        choose_thresholds,
         score_crop_pairs,
         store_calibration,
     )
@@ -77,7 +77,7 @@ def calibrate(
     for line in describe_dataset(dataset):
         say(line)
     scores = score_crop_pairs(embedder, crops, dataset.name, far)
-    calibration = choose_thresholds(scores, dataset.name, far)
+    calibration = calibration_from_scores(scores, dataset.name, far)
     store_calibration(model, calibration, embedder.contract)
     say(
         f"{calibration.genuine_pairs} genuine pairs, {calibration.impostor_pairs} pairs of different people",

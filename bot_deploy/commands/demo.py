@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bot_deploy.choices import EMBED_EVERY_FRAMES, MAX_BOX_OVERLAP, MIN_PERSON_HEIGHT
+from bot_deploy.choices import EMBED_EVERY_FRAMES, MAX_BOX_OVERLAP, MAX_FPS, MIN_FPS, MIN_PERSON_HEIGHT
 
 from .model_choice import choose_model, open_model
 from .options import COUNT, MODEL, Address, NumberRange, RenamedOption, runtime
@@ -85,7 +85,7 @@ if TYPE_CHECKING:
 @click.option("--max-height", type=COUNT, help="Greatest height of a person, in pixels.")
 @click.option(
     "--fps",
-    type=NumberRange(1e-3, 1000),
+    type=NumberRange(MIN_FPS, MAX_FPS),
     help="Frames per second of the source; default: 1 for a folder, else the rate of the camera or video. "
     "Below 5, people are not tracked.",
 )

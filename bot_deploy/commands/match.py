@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bot_deploy.choices import TOP_MATCHES
+from bot_deploy.choices import MIN_TIMESTAMP_S, TOP_MATCHES
 
 from .model_choice import choose_model, open_model
 from .options import COUNT, JSON, MODEL, Address, NumberRange, runtime
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from bot_deploy.matching.queries import Query
 
 
-MIN_DATE = 1e8  # seconds since 1970; smaller times are frame numbers
 CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five digits
 
 
@@ -233,6 +232,6 @@ def _explain_filters(filters: Filters, gallery: Gallery) -> None:
             )
     times = [item.time for item in items if item.time is not None]
     limits = [limit for limit in (filters.get("since"), filters.get("until")) if limit is not None]
-    if times and any((limit >= MIN_DATE) != (max(times) >= MIN_DATE) for limit in limits):
-        kind = "dates" if max(times) >= MIN_DATE else f"frame numbers, up to {max(times):.0f}"
+    if times and any((limit >= MIN_TIMESTAMP_S) != (max(times) >= MIN_TIMESTAMP_S) for limit in limits):
+        kind = "dates" if max(times) >= MIN_TIMESTAMP_S else f"frame numbers, up to {max(times):.0f}"
         say(f"the times of this gallery are {kind}; give --since and --until in the same way")

@@ -82,9 +82,9 @@ def wrap(
     require_path(file, "model file")
     check_sources([data])
 
-    from bot_deploy.export.wrap import check_artifact, wrap_model
+    from bot_deploy.export.wrap import require_parity, wrap_model
 
-    artifact = wrap_model(
+    wrapped = wrap_model(
         file,
         out or runs.new_folder(file.stem) / f"model{file.suffix}",
         size=size,
@@ -96,9 +96,9 @@ def wrap(
         output_name=output_name,
     )
     if as_json:
-        show_json(artifact.to_dict())
-    check_artifact(artifact)
+        show_json(wrapped.to_dict())
+    require_parity(wrapped)
     say(
-        f"wrote {artifact.path}; score it with `bot eval` before you rely on it: parity does not show a wrong "
+        f"wrote {wrapped.path}; score it with `bot eval` before you rely on it: parity does not show a wrong "
         "size, colour or range"
     )

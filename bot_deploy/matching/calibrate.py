@@ -63,7 +63,7 @@ def calibrate(
     embedder = model if isinstance(model, Embedder) else open_embedder(model)
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     scores = score_crop_pairs(embedder, calibration_crops(dataset), dataset.name, target_false_accept_rate)
-    return choose_thresholds(scores, dataset.name, target_false_accept_rate)
+    return calibration_from_scores(scores, dataset.name, target_false_accept_rate)
 
 
 def calibration_crops(dataset: Dataset) -> list[Crop]:
@@ -93,7 +93,7 @@ def score_crop_pairs(
     return score_pairs(embed_crops(embedder, crops, "crops"), identities, cameras)
 
 
-def choose_thresholds(
+def calibration_from_scores(
     scores: PairScores, data: str, target_false_accept_rate: float = TARGET_FALSE_ACCEPT_RATE
 ) -> Calibration:
     """The calibration with the lowest threshold that keeps to `target_false_accept_rate`.

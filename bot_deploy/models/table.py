@@ -28,7 +28,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class ImageInput:
+class NetworkInput:
     """The images that a network takes: (pixel / r - mean) / std, where r is 1 for "0-255" and 255 for "0-1"."""
 
     height: int  # pixels
@@ -57,7 +57,7 @@ class NamedNetwork:
     authors: str
     licence: str  # of the network, an SPDX name
     data_terms: str  # what the training data allowed
-    input: ImageInput
+    input: NetworkInput
 
     @property
     def bytes(self) -> int:
@@ -103,7 +103,7 @@ def _intel(
         authors="Intel",
         licence="Apache-2.0",
         data_terms="not published",
-        input=ImageInput(IMAGE_HEIGHT, IMAGE_WIDTH, "BGR", "0-255"),
+        input=NetworkInput(IMAGE_HEIGHT, IMAGE_WIDTH, "BGR", "0-255"),
         dim=256,
         published=published,
         measured=measured,
@@ -123,7 +123,7 @@ def _yolox(name: str, side: int, size: int, sha256: str) -> NamedDetector:
         authors="Megvii",
         licence="Apache-2.0",
         data_terms="COCO; its annotations CC-BY-4.0, its images under their owners' terms",
-        input=ImageInput(side, side, "BGR", "0-255"),
+        input=NetworkInput(side, side, "BGR", "0-255"),
     )
 
 
@@ -142,7 +142,7 @@ def _osnet(width: str, size: int, sha256: str) -> NamedModel:
         authors="Zhou et al. (torchreid)",
         licence="MIT",
         data_terms="MSMT17, DukeMTMC-reID and CUHK03, which are for research",
-        input=ImageInput(IMAGE_HEIGHT, IMAGE_WIDTH, "RGB", "0-1", MEAN, STD),
+        input=NetworkInput(IMAGE_HEIGHT, IMAGE_WIDTH, "RGB", "0-1", MEAN, STD),
         dim=512,
     )
 
@@ -229,7 +229,7 @@ NAMED_MODELS: tuple[NamedModel, ...] = (
         authors="Tencent, in OpenCV Zoo",
         licence="Apache-2.0",
         data_terms="Market-1501, DukeMTMC-reID, MSMT17 and CUHK03, which are for research",
-        input=ImageInput(IMAGE_HEIGHT, IMAGE_WIDTH, "RGB", "0-1", MEAN, STD),
+        input=NetworkInput(IMAGE_HEIGHT, IMAGE_WIDTH, "RGB", "0-1", MEAN, STD),
         dim=768,  # the output is [1, 768, 1, 1]
         published=Accuracy(MARKET, 95.0, 87.9),
     ),

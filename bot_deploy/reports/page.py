@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from bot_deploy import images
+from bot_deploy.choices import MIN_TIMESTAMP_S
 from bot_deploy.errors import ImageError
 from bot_deploy.escaping import escape
 from bot_deploy.files import write_atomically
@@ -33,7 +34,6 @@ logger = logging.getLogger(__name__)
 SUFFIXES = frozenset({".html", ".htm"})
 WEBP_QUALITY = 80  # of the thumbnails
 CACHED_THUMBNAILS = 4096  # many queries may match one gallery image
-MIN_TIMESTAMP_S = 1e8  # a smaller time is a frame number, see `gallery.GalleryItem`
 
 
 def write_html(rankings: Sequence[Ranking], details: Mapping[str, str], root: Path, path: Path) -> None:

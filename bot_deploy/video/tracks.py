@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from bot_deploy.choices import MAX_FPS, MIN_FPS
 from bot_deploy.errors import require_range
 from bot_deploy.telemetry import without_telemetry
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
     from .detectors import Detections
 
-MIN_FPS, MAX_FPS = 1e-3, 1000  # frames per second of a source
 MIN_TRACKING_FPS = 5  # frames per second; below it, people move too far between two frames
 MIN_TIME_STEP_S = 1e-6  # seconds from frame to frame
 LOST_TRACK_S = 2.0  # seconds for which ByteTrack continues a lost track

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bot_deploy.models.table import ImageInput, NamedModel, RemoteFile
+from bot_deploy.models.table import NamedModel, NetworkInput, RemoteFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ class ModelServer(ThreadingHTTPServer):
             authors="the tests",
             licence="MIT",
             data_terms="none",
-            input=ImageInput(*SIZE, "BGR", "0-1", (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)),
+            input=NetworkInput(*SIZE, "BGR", "0-1", (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)),
             dim=DIM,
         )
 

@@ -24,7 +24,7 @@ def train_one_step(recipe: Recipe, world: World) -> dict[str, Any]:
     pixels = torch.randn(64, 3, recipe.height, recipe.width, generator=generator)
     labels = torch.arange(16).repeat_interleave(4)
     share = world.share(64)
-    network = loop.wrap_model(state.model, recipe, world)
+    network = loop.prepare_network(state.model, recipe, world)
     state.model.train()
     # Batch-norm uses its running statistics: those of half a batch differ, and SyncBatchNorm needs a GPU.
     for module in state.model.modules():

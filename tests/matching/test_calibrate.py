@@ -27,7 +27,7 @@ from bot_deploy.errors import InputError, RunError
 from bot_deploy.matching.calibrate import (
     MAX_REJECTED_GENUINE,
     calibrate,
-    choose_thresholds,
+    calibration_from_scores,
     score_crop_pairs,
     store_calibration,
 )
@@ -50,7 +50,7 @@ CALIBRATION = Calibration(
 @pytest.mark.parametrize("target", [0.1, 0.01, 0.002])
 def test_threshold_is_the_lowest_that_keeps_the_target(target: float) -> None:
     vectors, ids, cams = random_embeddings(40, 2, 6, 1.0)
-    calibration = choose_thresholds(score_pairs(vectors, ids, cams), "crowd", target)
+    calibration = calibration_from_scores(score_pairs(vectors, ids, cams), "crowd", target)
     cosines = vectors.astype(np.float64) @ vectors.T
     above = np.triu(np.ones_like(cosines, bool), 1)
     same_id = np.equal.outer(ids, ids)
@@ -71,17 +71,17 @@ def test_threshold_is_the_lowest_that_keeps_the_target(target: float) -> None:
 def test_too_few_pairs_are_refused_with_the_remedy() -> None:
     few = score_pairs(*random_embeddings(10, 2, 3, 0.5))
     with pytest.raises(InputError, match=r"only 90 genuine pairs \(one person, two cameras\); at least 100 are needed"):
-        choose_thresholds(few, "few", 0.1)
+        calibration_from_scores(few, "few", 0.1)
     more = score_pairs(*random_embeddings(20, 2, 4, 0.5))
     with pytest.raises(InputError, match=r"too few for a false-accept rate of 1e-05; choose 0\.009 or more, or give"):
-        choose_thresholds(more, "few", 1e-5)
+        calibration_from_scores(more, "few", 1e-5)
     for target in (0.0, 1.0, -1, float("nan")):
         with pytest.raises(InputError, match="between 0 and 1"):
-            choose_thresholds(more, "few", target)
+            calibration_from_scores(more, "few", target)
 
 
 def test_threshold_holds_on_other_people() -> None:
-    calibration = choose_thresholds(score_pairs(*random_embeddings(150, 2, 4, 1.0, seed=1)), "some", 1e-2)
+    calibration = calibration_from_scores(score_pairs(*random_embeddings(150, 2, 4, 1.0, seed=1)), "some", 1e-2)
     vectors, ids, _ = random_embeddings(150, 2, 4, 1.0, seed=2)
     cosines = vectors @ vectors.T
     rate = (cosines[~np.equal.outer(ids, ids)] >= calibration.threshold).mean()
@@ -99,7 +99,7 @@ def test_calibrate_a_model_on_a_data_set(opened: bool, onnx_file: Path, people: 
     crops = [*dataset.query, *dataset.gallery]
     ids, cams = [crop.identity for crop in crops], [crop.camera for crop in crops]
     vectors, _ = embedder.embed_files([crop.path for crop in crops])
-    assert calibration == choose_thresholds(score_pairs(vectors, ids, cams), str(people), 0.05)
+    assert calibration == calibration_from_scores(score_pairs(vectors, ids, cams), str(people), 0.05)
     assert (calibration.genuine_pairs, calibration.impostor_pairs) == count_pairs(ids, cams)
     assert calibration.target_false_accept_rate == 0.05
     assert open_embedder(onnx_file).contract.calibration is None  # nothing is stored

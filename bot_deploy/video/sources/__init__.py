@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_deploy.addresses import mask_address
+from bot_deploy.choices import MAX_FPS, MIN_FPS
 from bot_deploy.errors import InputError, require_range
 
 from .base import Frame, Source
@@ -21,7 +22,6 @@ __all__ = ["Frame", "Source", "check_source", "open_source"]
 
 # Tried in this order. Each takes (address, name for messages, fps, make_capture) and returns None for another kind.
 OPENERS = (open_camera, open_web_video, open_stream, open_frame_folder, open_video)
-MIN_FPS, MAX_FPS = 1e-3, 1000  # frames per second
 KINDS = "a camera number, a video, a folder of frames or an address such as rtsp://host/stream"
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bot_deploy.images import Pixels
 
 DEFAULT_FPS = 25.0  # where a capture reports no usable frame rate
-MAX_FPS = 300.0  # some containers report 1000 or 90000, which is the rate of their clock
+MAX_REPORTED_FPS = 300.0  # some containers report 1000 or 90000, which is the rate of their clock
 
 
 class Capture(Protocol):
@@ -59,11 +59,11 @@ def to_rgb(pixels: Pixels) -> Pixels:
 
 
 def frame_rate(capture: Capture) -> float:
-    """Frames per second as the capture reports them; `DEFAULT_FPS` if that is not above 0 and at most `MAX_FPS`."""
+    """Frames per second of a capture; `DEFAULT_FPS` if that is not above 0 and at most `MAX_REPORTED_FPS`."""
     import cv2
 
     fps = capture.get(cv2.CAP_PROP_FPS)
-    return fps if 0 < fps <= MAX_FPS else DEFAULT_FPS
+    return fps if 0 < fps <= MAX_REPORTED_FPS else DEFAULT_FPS
 
 
 def release(capture: Capture) -> None:

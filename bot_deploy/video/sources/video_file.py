@@ -12,7 +12,7 @@ import numpy as np
 from bot_deploy.errors import InputError
 
 from .base import Frame, Source
-from .capture import DEFAULT_FPS, MAX_FPS
+from .capture import DEFAULT_FPS, MAX_REPORTED_FPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -151,7 +151,7 @@ def _frame_rate(stream: VideoStream, packets: list[Packet[VideoStream]]) -> floa
     usual = 1 / median(gaps) if gaps else 0.0
     reported = float(stream.average_rate or stream.guessed_rate or 0)
     fps = reported if usual / 2 <= reported <= 2 * usual or not usual else usual
-    return fps if 0 < fps <= MAX_FPS else DEFAULT_FPS
+    return fps if 0 < fps <= MAX_REPORTED_FPS else DEFAULT_FPS
 
 
 def _upright(picture: VideoFrame) -> Pixels:
