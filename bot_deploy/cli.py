@@ -19,24 +19,24 @@ from bot_deploy.escaping import escape
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-# command -> (module:function, one line for --help)
+# command -> (module:function, one line for --help), in the order of the work: make a model, use it, measure it
 COMMANDS = {
     "train": ("train:train", "Train a model on identities seen by several cameras."),
-    "ablate": ("ablate:ablate", "Repeat a table of the paper: the gain from each training trick."),
+    "export": ("export:export_command", "Export a trained model to ONNX and check that it gives the same embeddings."),
+    "match": ("match:match", "Find the person of an image in a gallery, or compare two images."),
+    "index": ("index:index", "Keep the embeddings of a gallery, for `bot match` to search."),
+    "embed": ("embed:embed", "Write the embeddings of images to a .npy, .csv or .parquet file."),
+    "calibrate": ("calibrate:calibrate", "Find the score threshold for the same person, and store it in the model."),
+    "demo": ("demo:demo", "Recognise people live, from a webcam, a video or a stream."),
+    "eval": ("evaluate:evaluate", "Score a model: rank-1, mAP and mINP on query and gallery."),
+    "verify": ("verify:verify", "Compare the embeddings of two models on real crops."),
     "bench": ("bench:bench", "Measure the latency and throughput of models on every backend."),
     "doctor": ("doctor:doctor", "Measure the effect of wrong preprocessing on your crops, and look for signs of it."),
-    "eval": ("evaluate:evaluate", "Score a model: rank-1, mAP and mINP on query and gallery."),
-    "export": ("export:export_command", "Export a trained model to ONNX and check that it gives the same embeddings."),
-    "embed": ("embed:embed", "Write the embeddings of images to a .npy, .csv or .parquet file."),
-    "index": ("index:index", "Keep the embeddings of a gallery, for `bot match` to search."),
-    "import": ("import_:import_command", "Convert a checkpoint of another toolkit."),
-    "wrap": ("wrap:wrap", "Convert a ReID network of another toolkit, ONNX or OpenVINO IR, to a model file."),
     "models": ("models:models", "List the models and detectors that have a name, or fetch them."),
-    "verify": ("verify:verify", "Compare the embeddings of two models on real crops."),
-    "calibrate": ("calibrate:calibrate", "Find the score threshold for the same person, and store it in the model."),
-    "match": ("match:match", "Find the person of an image in a gallery, or compare two images."),
-    "demo": ("demo:demo", "Recognise people live, from a webcam, a video or a stream."),
+    "wrap": ("wrap:wrap", "Convert a ReID network of another toolkit, ONNX or OpenVINO IR, to a model file."),
+    "import": ("import_:import_command", "Convert a checkpoint of another toolkit."),
     "synthetic": ("synthetic:synthetic", "Draw synthetic pedestrians: a data set of crops, or a video clip."),
+    "ablate": ("ablate:ablate", "Repeat a table of the paper: the gain from each training trick."),
 }
 
 

@@ -23,7 +23,7 @@ from bot_deploy.choices import (
     feature_code,
     feature_name,
 )
-from bot_deploy.datasets import open_dataset
+from bot_deploy.datasets import Dataset, open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError, ParityError, RunError
 from bot_deploy.evaluation.protocol import evaluate_dataset
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from bot_deploy.artifacts.contract import Contract
     from bot_deploy.artifacts.engine_file import Sidecar
-    from bot_deploy.datasets import Dataset
     from bot_deploy.evaluation.protocol import Scores
     from bot_deploy.images import Pixels
 
@@ -61,7 +60,7 @@ def export(
     checkpoint: str | Path,
     out: str | Path | None = None,
     precisions: Sequence[str] = ("fp32",),
-    data: str | Path | None = None,
+    data: Dataset | str | Path | None = None,
     *,
     engine_precision: str | None = None,
     engine_batch: tuple[int, int, int] = ENGINE_BATCH_SIZES,
@@ -78,9 +77,9 @@ def export(
         checkpoint: a checkpoint, the folder of a run, or "box" for the built-in model.
         out: folder for the model files; by default that of the checkpoint, or a new one under runs/ for "box".
         precisions: of the ONNX files: "fp32", "fp16", "int8".
-        data: data set with crops to compare on; query and gallery, if any, are also scored. INT8 calibration uses its
-            training crops, or all its crops if there are none. By default the crops of the training, which are not
-            scored, or synthetic crops if they are not there.
+        data: data set with crops to compare on, opened or not; query and gallery, if any, are also scored. INT8
+            calibration uses its training crops, or all its crops if there are none. By default the crops of the
+            training, which are not scored, or synthetic crops if they are not there.
         engine_precision: "fp32", "fp16" or "int8" for a TensorRT engine; None for no engine.
         engine_batch: batch sizes of the engine: smallest, the one to tune for, largest.
         gpu_archs: compute capabilities of the engine's GPUs, such as "sm89"; by default that of this machine, or sm80,
@@ -106,7 +105,7 @@ def export(
     source = find_model(checkpoint)
     if source.is_dir():
         source = source / CHECKPOINT_NAME
-    dataset = open_dataset(*((data,) if data else _training_sources(source)))
+    dataset = data if isinstance(data, Dataset) else open_dataset(*((data,) if data else _training_sources(source)))
     if data and not dataset.train and "int8" in {*precisions, engine_precision}:
         logger.warning(
             f"{dataset.name} has no training crops, so INT8 calibration uses its query and gallery: the scores of the "
