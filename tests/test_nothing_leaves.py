@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
+from helpers.command_lines import COMMAND_LINES, cases, command_line
 
 from bot_deploy.telemetry import OPENVINO_SENDER, ORT_VARIABLE, without_telemetry
 
@@ -18,20 +19,11 @@ if TYPE_CHECKING:
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace to see connect()")
 
-COMMANDS = {
-    "match": "match {crop} {gallery} --model {onnx} --device cpu --json",
-    "match with openvino": "match {crop} {gallery} --model {onnx} --device openvino --json",
-    "index": "index {gallery} --model {onnx} --out {out}/people.gallery",
-    "embed": "embed {gallery} --model {onnx} --out {out}/vectors.npy",
-    "eval": "eval {onnx} --data {people}",
-    "eval of a checkpoint": "eval {checkpoint} --data {people}",
-    "verify": "verify {onnx} {onnx} --data {people}",
-    "doctor": "doctor {onnx} --images {gallery}",
-    "bench": "bench {onnx} --device cpu --images {gallery} --seconds 0 --batches 1",
-    "export": "export {checkpoint} --data {people} --out {out}",
-    "calibrate": "calibrate {out}/model.onnx --data {people} --far 0.1",
-    "demo with tracks": "demo --source {gallery} --fps 10 --gallery {out}/seen.gallery --model {onnx} --headless",
-    "demo": "demo --source {gallery} --gallery {out}/seen.gallery --model {onnx} --headless --max-frames 3",
+# Cases beside those that all tests share, with more options.
+OPTIONS = {
+    "match with openvino": "--device openvino",
+    "eval of a checkpoint": "",
+    "demo with tracks": "--fps 10 --max-frames 4",
 }
 
 
@@ -62,8 +54,8 @@ def connections(trace: Path) -> list[str]:
 
 @needs_strace
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
-def test_no_verb_connects_or_leaves_files(
+@pytest.mark.parametrize("name", [*cases("match with an index", "embed as a table"), *OPTIONS])
+def test_no_command_connects_or_leaves_files(
     name: str, onnx_file: Path, checkpoint_file: Path, people: Path, tmp_path: Path
 ) -> None:
     if "openvino" in name and find_spec("openvino") is None:
@@ -73,11 +65,18 @@ def test_no_verb_connects_or_leaves_files(
     out.mkdir()
     for path in sorted((people / "bounding_box_test").iterdir())[:4]:
         shutil.copy(path, gallery)
-    shutil.copy(onnx_file, out)  # `bot calibrate` changes it
-    words = COMMANDS[name].format(
-        crop=min(gallery.iterdir()), gallery=gallery, onnx=onnx_file, out=out, people=people, checkpoint=checkpoint_file
+    shutil.copy(onnx_file, out / "model.onnx")  # `bot calibrate` changes it
+    line = command_line(
+        name if name in COMMAND_LINES else name.split(maxsplit=1)[0],
+        MODEL=checkpoint_file if "checkpoint" in name else out / "model.onnx",
+        CHECKPOINT=checkpoint_file,
+        QUERY=min(gallery.iterdir()),
+        CROPS=gallery,
+        DATA=people,
+        OUT=out / "new",
     )
-    done = run_traced(tmp_path / "trace", tmp_path / "home", "-m", "bot_deploy", *words.split())
+    options = OPTIONS.get(name, "").split()
+    done = run_traced(tmp_path / "trace", tmp_path / "home", "-m", "bot_deploy", *line, *options)
     assert done.returncode == 0, done.stderr
     assert connections(tmp_path / "trace") == []
     files = {path.relative_to(tmp_path / "home") for path in (tmp_path / "home").rglob("*") if path.is_file()}

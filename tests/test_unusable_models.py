@@ -9,6 +9,7 @@ import click
 import numpy as np
 import onnx
 import pytest
+from helpers.command_lines import cases, command_line
 from helpers.commands import run_bot
 from helpers.fake_camera import CONTRACT, write_colour_model
 from helpers.random_gallery import contract, draw
@@ -76,31 +77,16 @@ def test_a_contract_that_does_not_fit_its_network(changes: dict[str, int], devic
     assert "\n" not in str(refused.value)
 
 
-COMMANDS = {
-    "embed": ["embed", "CROPS", "--model", "MODEL", "--out", "OUT.npy"],
-    "index": ["index", "CROPS", "--model", "MODEL", "--out", "OUT.gallery"],
-    "match": ["match", "CROP", "CROPS", "--model", "MODEL", "--json"],
-    "eval": ["eval", "MODEL", "--data", "CROPS"],
-    "calibrate": ["calibrate", "MODEL", "--data", "CROPS"],
-    "verify": ["verify", "MODEL", "MODEL", "--data", "CROPS"],
-    "bench": ["bench", "MODEL", "--device", "cpu", "--images", "CROPS", "--seconds", "0"],
-    "demo": ["demo", "--source", "CROPS", "--gallery", "OUT.gallery", "--model", "MODEL", "--headless"],
-}
-
-
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", cases("match with an index", "match of a folder", "embed as a table", "export", "doctor")
+)
 def test_every_command_stops_with_one_line(name: str, crops: Path, tmp_path: Path) -> None:
-    words = {
-        "MODEL": spoilt_model(tmp_path / "model.onnx", np.nan),
-        "CROPS": crops,
-        "CROP": crops / "person 0" / "c0_0.png",
-        "OUT.npy": tmp_path / "out.npy",
-        "OUT.gallery": tmp_path / "out.gallery",
-    }
-    done = run_bot(*(words.get(word, word) for word in COMMANDS[name]), XDG_CACHE_HOME=str(tmp_path / "cache"))
+    model = spoilt_model(tmp_path / "model.onnx", np.nan)
+    places = {"CROPS": crops, "DATA": crops, "QUERY": crops / "person 0" / "c0_0.png", "OUT": tmp_path / "out"}
+    done = run_bot(*command_line(name, MODEL=model, **places), XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""
-    assert done.stderr.splitlines()[-1].startswith(f"bot: {words['MODEL']}: ONNX Runtime")
+    assert done.stderr.splitlines()[-1].startswith(f"bot: {model}: ONNX Runtime")
     assert "NaN or infinite numbers" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.npy").exists()

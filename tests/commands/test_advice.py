@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import pytest
+from helpers.command_lines import cases, command_line
 from onnx import helper
 
 from bot_deploy.artifacts.contract import METADATA_KEY
@@ -18,16 +19,19 @@ if TYPE_CHECKING:
 
     from helpers.commands import Printed
 
-COMMANDS = {
-    "match": "match people/test/ann/c1_0.png people/test --model MODEL --json",
-    "match with an index": "match people/test/ann/c1_0.png x.gallery --model MODEL --json",
-    "index": "index people/test -o x.gallery --verify --model MODEL --json",
-    "eval": "eval MODEL --data people --json",
-    "calibrate": "calibrate MODEL --data people --far 0.5 --json",
-    "demo": "demo --source people/test --gallery x.gallery --model MODEL --headless --json",
-    "embed": "embed people/test -o x.npy --model MODEL --json",
-    "verify": "verify MODEL MODEL --data people --json",
-}
+PLACES = {"QUERY": "people/test/ann/c1_0.png", "CROPS": "people/test", "DATA": "people", "OUT": "x"}
+LEFT_OUT = (
+    "export",
+    "bench",
+    "doctor",
+    "embed as a table",
+)  # see the last test; and doctor opens a model to say what is wrong with it
+
+
+def words(name: str, model: str = "model.onnx") -> list[str]:
+    """The words of a command with JSON; `bot index` reads each file again."""
+    line = command_line(name, MODEL=model, **PLACES)
+    return [*line, *(["--verify"] if name == "index" else []), "--json"]
 
 
 def of_result(name: str, printed: Printed) -> object:
@@ -38,18 +42,18 @@ def of_result(name: str, printed: Printed) -> object:
     return document
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", cases(*LEFT_OUT))
 def test_a_wrong_dim_in_one_contract_spoils_nothing_of_the_good_model(
     name: str, tiny_people: Path, model: Path, tmp_path: Path, bot: Callable[..., Printed]
 ) -> None:
-    command = COMMANDS[name].replace("MODEL", "model.onnx").split()
-    assert bot(*COMMANDS["index"].replace("MODEL", "model.onnx").split()).code == 0
+    command = words(name)
+    assert bot(*words("index")).code == 0
     before = of_result(name, bot(*command))
     wrong = onnx.load(str(model))
     (contract,) = [json.loads(entry.value) for entry in wrong.metadata_props if entry.key == METADATA_KEY]
     helper.set_model_props(wrong, {METADATA_KEY: json.dumps({**contract, "dim": 4})})
     onnx.save(wrong, str(tmp_path / "wrong.onnx"))
-    printed = bot(*COMMANDS[name].replace("MODEL", "wrong.onnx").split())
+    printed = bot(*words(name, "wrong.onnx"))
     assert printed.code == 2
     assert printed.out == ""
     assert printed.err.splitlines()[-1].startswith("bot: wrong.onnx: ")
@@ -61,7 +65,7 @@ def test_a_wrong_dim_in_one_contract_spoils_nothing_of_the_good_model(
 FAILURE = "CUDA failure 2: out of memory"
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "demo"])  # which runs in another process
+@pytest.mark.parametrize("name", cases(*LEFT_OUT, "demo"))  # which runs in another process
 def test_a_failure_of_the_device_blames_no_file(
     name: str,
     tiny_people: Path,
@@ -70,8 +74,8 @@ def test_a_failure_of_the_device_blames_no_file(
     bot: Callable[..., Printed],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    command = COMMANDS[name].replace("MODEL", "model.onnx").split()
-    assert bot(*COMMANDS["index"].replace("MODEL", "model.onnx").split()).code == 0
+    command = words(name)
+    assert bot(*words("index")).code == 0
     with LocalIndex(tmp_path / "x.gallery") as gallery:
         items = sorted(gallery.items())
     (tiny_people / "test" / "ann" / "c1_9.png").write_bytes((tiny_people / "test" / "ann" / "c1_0.png").read_bytes())
@@ -104,17 +108,16 @@ def test_a_gallery_in_use_is_not_damaged(
     tiny_people: Path, model: Path, tmp_path: Path, bot: Callable[..., Printed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.1)
-    commands = {name: COMMANDS[name].replace("MODEL", model.name).split() for name in COMMANDS}
-    assert bot(*commands["index"]).code == 0
-    before = bot(*commands["match with an index"])
+    assert bot(*words("index")).code == 0
+    before = bot(*words("match with an index"))
     (tiny_people / "test" / "ann" / "c1_9.png").write_bytes((tiny_people / "test" / "ann" / "c1_0.png").read_bytes())
     with LocalIndex(tmp_path / "x.gallery") as gallery, gallery._writing():
-        assert bot(*commands["match with an index"]) == before  # a reader waits for nobody
-        printed = bot(*commands["index"])
+        assert bot(*words("match with an index")) == before  # a reader waits for nobody
+        printed = bot(*words("index"))
     assert (printed.code, printed.out) == (1, "")
     assert "another process has been writing to it" in printed.err.splitlines()[-1]
     assert "damaged" not in printed.err
-    assert json.loads(bot(*commands["index"]).out)["images"] == 37
+    assert json.loads(bot(*words("index")).out)["images"] == 37
 
 
 def spoil_weights(content: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 import pytest
+from helpers.command_lines import cases, command_line
 from onnx import helper
 
 from bot_deploy.artifacts.contract import METADATA_KEY
@@ -18,17 +19,7 @@ if TYPE_CHECKING:
 
     from helpers.commands import Printed
 
-COMMANDS = {
-    "match": "match people/test/ann/c1_0.png people/test --model MODEL --json",
-    "index": "index people/test -o x.gallery --model MODEL --json",
-    "eval": "eval MODEL --data people --json",
-    "calibrate": "calibrate MODEL --data people --far 0.5 --json",
-    "export": "export MODEL --data people --out out --json",
-    "demo": "demo --source people/test --gallery x.gallery --model MODEL --headless --json",
-    "embed": "embed people/test -o x.npy --model MODEL --json",
-    "verify": "verify MODEL MODEL --data people --json",
-    "doctor": "doctor MODEL --images people/test --json",
-}
+PLACES = {"QUERY": "people/test/ann/c1_0.png", "CROPS": "people/test", "DATA": "people", "OUT": "x"}
 
 
 def cut(path: Path) -> None:
@@ -70,7 +61,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", cases("match with an index", "match of a folder", "embed as a table", "bench"))
 def test_a_damaged_model_is_one_line(
     name: str,
     damage: str,
@@ -84,7 +75,7 @@ def test_a_damaged_model_is_one_line(
         model = shutil.copy(tiny_checkpoint, tmp_path / "model.pt")
     DAMAGES[damage](model)
     before = model.read_bytes()
-    printed = bot(*COMMANDS[name].replace("MODEL", model.name).split())
+    printed = bot(*command_line(name, MODEL=model.name, CHECKPOINT=model.name, **PLACES), "--json")
     assert printed.code == 2, printed.err
     assert printed.out == ""
     assert "Traceback" not in printed.err
@@ -99,12 +90,6 @@ def test_a_damaged_model_is_one_line(
 
 # ---- galleries ----
 
-STORE_COMMANDS = {
-    "match": "match people/test/ann/c1_0.png x.gallery --model model.onnx --json",
-    "index": "index people/test -o x.gallery --model model.onnx --json",
-    "demo": "demo --source people/test --gallery x.gallery --model model.onnx --headless --json",
-}
-
 
 def stored(gallery: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in gallery.iterdir()}
@@ -112,7 +97,7 @@ def stored(gallery: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("damage", [empty, overwrite, cut])
 @pytest.mark.parametrize("part", ["sqlite", "vectors"])
-@pytest.mark.parametrize("name", STORE_COMMANDS)
+@pytest.mark.parametrize("name", ["match with an index", "index", "demo"])
 def test_a_damaged_gallery_is_one_line_and_stays(
     name: str,
     part: str,
@@ -122,12 +107,12 @@ def test_a_damaged_gallery_is_one_line_and_stays(
     tmp_path: Path,
     bot: Callable[..., Printed],
 ) -> None:
-    assert bot(*STORE_COMMANDS["index"].split()).code == 0
+    assert bot(*command_line("index", MODEL=model.name, **PLACES)).code == 0
     gallery = tmp_path / "x.gallery"
     (file,) = [path for path in gallery.iterdir() if part in path.name]
     damage(file)
     before = stored(gallery)
-    printed = bot(*STORE_COMMANDS[name].split())
+    printed = bot(*command_line(name, MODEL=model.name, **PLACES), "--json")
     assert printed.code == 2
     assert printed.out == ""
     *_, last = printed.err.splitlines()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from helpers.command_lines import COMMAND_LINES, cases, command_line
 from helpers.commands import run_in_process_of_bot
 from helpers.fake_camera import BLUE, RED, crop_of, scene
 from helpers.random_gallery import draw_people
@@ -26,22 +27,6 @@ FOLDER = "$x^$\x1b]0;title\x07\u202e<b>\nrank"
 PEOPLE = ["al\x1b[31mice", "bo\nb\u2066", "=1+2", "zo\x9b31m\x7fe"]
 FILE = "c{camera}_{shot}\x1b[2J\r\n\u202e@SUM(1)\t.png"
 QUERY = "=cmd|'\x1b[A\n\u202e;+1.png"
-# With these words, each command writes what it shows and what it stores.
-COMMANDS = {
-    "match": "match QUERY CROPS --model MODEL --csv OUT.csv --html OUT.html --montage OUT.png",
-    "match with an index": "match QUERY OUT.gallery --model MODEL",
-    "match of a folder": "match CROPS CROPS --model MODEL --top 1",
-    "index": "index CROPS -o OUT.gallery --model MODEL",
-    "eval": "eval MODEL --data DATA",
-    "calibrate": "calibrate MODEL --data DATA --far 0.5",
-    "export": "export CHECKPOINT --data DATA --out OUT",
-    "verify": "verify MODEL MODEL --data DATA",
-    "embed": "embed CROPS -o OUT.npy --model MODEL",
-    "embed as a table": "embed QUERY -o OUT.csv --model MODEL",
-    "doctor": "doctor MODEL --images CROPS",
-    "bench": "bench MODEL --images CROPS --device cpu --seconds 0 --batches 1",
-    "demo": "demo --source CROPS --gallery CROPS --model MODEL --headless --max-frames 2",
-}
 
 
 @pytest.fixture
@@ -55,17 +40,21 @@ def root(tmp_path: Path, model: Path) -> Path:
 
 
 def words(name: str, root: Path, checkpoint: Path) -> list[str]:
-    places = {
-        "MODEL": root / "\u202emodel.onnx",
-        "CROPS": root / "test",
-        "DATA": root,
-        "QUERY": QUERY,
-        "CHECKPOINT": checkpoint,
-        **{
-            f"OUT{suffix}": root / f"out\x1b[0m{suffix}" for suffix in ("", ".gallery", ".csv", ".html", ".png", ".npy")
-        },
+    out = root / "out\x1b[0m"
+    line = command_line(
+        name,
+        MODEL=root / "\u202emodel.onnx",
+        CROPS=root / "test",
+        DATA=root,
+        QUERY=QUERY,
+        CHECKPOINT=checkpoint,
+        OUT=out,
+    )
+    options = {
+        "match": ["--csv", f"{out}.csv", "--html", f"{out}.html", "--montage", f"{out}.png"],
+        "demo": ["--gallery", str(root / "test")],
     }
-    return [str(places.get(word, word)) for word in COMMANDS[name].split()]
+    return [*line, *options.get(name, [])]
 
 
 def is_visible(text: str) -> bool:
@@ -78,12 +67,12 @@ def ready(name: str, root: Path, bot: Callable[..., Printed], tiny_checkpoint: P
     """The words of a command, after an index was made where it needs one; data sets without their broken file."""
     if "index" in name and name != "index":
         assert bot(*words("index", root, tiny_checkpoint)).code == 0
-    if "DATA" in COMMANDS[name]:
+    if "DATA" in COMMAND_LINES[name]:
         next((root / "test").rglob("*broken*")).unlink()
     return words(name, root, tiny_checkpoint)
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "export"])  # which takes long: see below
+@pytest.mark.parametrize("name", cases("export"))  # which takes long: see below
 def test_only_visible_characters_are_printed(name: str, ready: list[str], bot: Callable[..., Printed]) -> None:
     printed = bot(*ready)
     assert printed.code == 0, printed.err
@@ -102,7 +91,7 @@ def texts(document: object) -> list[str]:
     return [text for value in document for text in texts(value)] if isinstance(document, list) else []
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in {"eval", "demo", "bench"}])
+@pytest.mark.parametrize("name", cases("eval", "demo", "bench"))
 def test_json_gives_names_back(name: str, ready: list[str], root: Path, bot: Callable[..., Printed]) -> None:
     printed = bot(*ready, "--json")
     assert printed.code == 0, printed.err
