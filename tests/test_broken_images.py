@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers.commands import run_bot, run_python
 from helpers.image_files import HEIGHT, NOISE, SMOOTH, WAYS, WIDTH, bmp, decode_or_none, encode, encoded_as, exif, png
+from helpers.special_files import make_special_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -199,24 +200,17 @@ def test_a_zip_compares_its_checksum(tmp_path: Path) -> None:
 
 def special_files(folder: Path) -> dict[Path, str]:
     """Makes what is no regular file, each with a word of its error."""
-    os.mkfifo(folder / "fifo.jpg")
-    (folder / "to fifo.jpg").symlink_to("fifo.jpg")
-    (folder / "loop.jpg").symlink_to("loop.jpg")
-    (folder / "broken.jpg").symlink_to("nothing")
-    (folder / "zero.jpg").symlink_to("/dev/zero")
+    make_special_files(folder)
     (folder / "terminal.jpg").symlink_to("/dev/tty")
-    (folder / "folder.jpg").mkdir()
-    with (folder / "sparse.jpg").open("wb") as file:
-        file.truncate(1 << 40)
     listener = socket.socket(socket.AF_UNIX)
     with contextlib.chdir(folder):  # an address has at most 108 bytes
         listener.bind("socket.jpg")
     listener.close()
     words = {
         "fifo": "not a regular file",
-        "to fifo": "not a regular file",
+        "to_fifo": "not a regular file",
         "loop": "symbolic links",
-        "broken": "No such file",
+        "none": "No such file",
         "zero": "not a regular file",
         "terminal": "",
         "folder": "Is a directory",

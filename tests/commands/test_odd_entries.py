@@ -8,6 +8,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from helpers.special_files import NAMES, make_special_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,19 +18,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
 
-ODD = ["c1_fifo.jpg", "c1_folder.jpg", "c1_loop.jpg", "c1_none.jpg", "c1_sparse.jpg", "c1_to_fifo.jpg", "c1_zero.jpg"]
+ODD = [f"c1_{name}.jpg" for name in NAMES]
 
 
 def add_odd_entries(folder: Path) -> None:
     """Makes the entries ODD in `folder`, and a link to the folder in itself."""
-    os.mkfifo(folder / "c1_fifo.jpg")
-    (folder / "c1_to_fifo.jpg").symlink_to("c1_fifo.jpg")
-    (folder / "c1_loop.jpg").symlink_to("c1_loop.jpg")
-    (folder / "c1_none.jpg").symlink_to("nothing")
-    (folder / "c1_zero.jpg").symlink_to("/dev/zero")
-    (folder / "c1_folder.jpg").mkdir()
-    with (folder / "c1_sparse.jpg").open("wb") as file:
-        file.truncate(1 << 40)
+    make_special_files(folder, "c1_")
     (folder / "to_itself").symlink_to(".")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers.networks import left_after_folding
 from onnx import TensorProto, numpy_helper
 from torch.nn import functional
 
@@ -66,16 +67,7 @@ def cosines(first: Path, second: Path, crops: Pixels) -> Any:
 
 @pytest.mark.parametrize("arch", [arch for arch in BACKBONES if "101" not in arch and "34" not in arch])
 def test_folding_batch_norms_keeps_the_embeddings(arch: str) -> None:
-    torch.manual_seed(0)
-    model = ReID(arch, 3).train()
-    model(torch.randn(8, 3, 64, 32))  # statistics to fold
-    contract = contract_of(model, 64, 32)
-    saved = Checkpoint(contract, model.state_dict(), 3, 1, "bnneck", ("none",))
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 64, 32, 3), dtype=np.uint8))
-    plain, folded = InferenceGraph(model.eval(), contract), inference_graph(saved, contract)
-    with torch.inference_mode():
-        torch.testing.assert_close(folded(images), plain(images), atol=1e-5, rtol=0)
-    left = [module for module in folded.backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    model, left = left_after_folding(arch)
     assert len(left) == (0 if "ibn" not in arch else sum(isinstance(module, IBN) for module in model.modules()))
 
 
