@@ -3,7 +3,7 @@ r"""Attacks the installed product and prints what it stood: damaged files, odd n
 python benchmarks/attack.py --seed 1 --count 2000 --kills 50
 
 `--kills 50` kills `bot train`, `index` and `demo` 50 times each, and `calibrate` and `export` 20 times. The column
-"refused" says of kills how often the verb was still running; a kill that comes too late is tried again, earlier.
+"refused" says of kills how often the command was still running; a kill that comes too late is tried again, earlier.
 
 An attack fails if it ends with a traceback, a signal, no end, another exit code than 0, 1, 2, 3 or 130, more than a few
 lines of messages, a damaged input that passes for right, or a lost row. Each one has its own random numbers:
@@ -25,9 +25,9 @@ from pathlib import Path
 
 import click
 from attacks import artifacts, kills, names, numbers, pictures, races, special_files, stores
+from attacks.command_process import preload
 from attacks.harness import TIMEOUT_S, Outcome, generator, peak_mib, run
 from attacks.material import Material
-from attacks.verbs import preload
 
 KINDS = {
     "pictures": pictures.ATTACKS,
@@ -50,7 +50,7 @@ SHARES = {
     "races": 0.02,
 }
 KILL_SHARES = {"train": 1.0, "index": 1.0, "demo": 1.0, "calibrate": 0.4, "export": 0.4}
-TIMEOUTS_S = {"races": kills.TIMEOUT_S, "kills": kills.TIMEOUT_S}  # of one attack that runs several whole verbs
+TIMEOUTS_S = {"races": kills.TIMEOUT_S, "kills": kills.TIMEOUT_S}  # of one attack that runs several whole commands
 PRELOADING = {"artifacts", "special files"}  # kinds that import PyTorch, which counts in no attack
 MAX_SHOWN = 10  # failures that are printed in full
 

@@ -42,7 +42,7 @@ cli.main(["fail"])
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
-def test_help_lists_every_verb_with_what_it_does(option: str) -> None:
+def test_help_lists_every_command_with_what_it_does(option: str) -> None:
     done = run_bot(option)
     assert done.returncode == 0
     assert done.stderr == ""

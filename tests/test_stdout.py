@@ -59,14 +59,14 @@ def commands(model: Path, people: Path, out: Path) -> dict[str, list[object]]:
     }
 
 
-@pytest.mark.parametrize("verb", ["match", "index", "eval", "embed", "doctor", "demo"])
-def test_json_is_one_document(verb: str, onnx_file: Path, people: Path, tmp_path: Path) -> None:
-    arguments = commands(onnx_file, people, tmp_path)[verb]
-    done = run_in_process_of_bot(NOISE, verb, *arguments, "--json", cwd=tmp_path)
+@pytest.mark.parametrize("name", ["match", "index", "eval", "embed", "doctor", "demo"])
+def test_json_is_one_document(name: str, onnx_file: Path, people: Path, tmp_path: Path) -> None:
+    arguments = commands(onnx_file, people, tmp_path)[name]
+    done = run_in_process_of_bot(NOISE, name, *arguments, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert isinstance(json.loads(done.stdout), dict)
     assert done.stdout.count("\n") == 1
-    of_a_run = () if verb == "doctor" else ("of a run", "of C, which", "of Python, which")  # doctor uses `compute`
+    of_a_run = () if name == "doctor" else ("of a run", "of C, which", "of Python, which")  # doctor uses `compute`
     for kind in ("of Python", "of a descriptor", "of C", *of_a_run):
         assert f"NOISE {kind}" in done.stderr
 

@@ -1,6 +1,6 @@
-"""Whole verbs of `bot` killed at random moments: train, index, calibrate, export, and a demo that enrols.
+"""Whole commands of `bot` killed at random moments: train, index, calibrate, export, and a demo that enrols.
 
-Each attack kills a verb once or twice, checks what it left, runs the verb again to its end, and checks the result.
+Each attack kills a command once or twice, checks what it left, runs it again to its end, and checks the result.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from bot_deploy.gallery import open_or_create_index
 from bot_deploy.images import read_image
 
 from .artifacts import trained_checkpoint
+from .command_process import finish, kill, kill_surely, preload
 from .harness import Fell
 from .material import CONTRACT, STREET_FPS, contract_fields, draw_crop, set_contract
-from .verbs import finish, kill, kill_surely, preload
 
 if TYPE_CHECKING:
     import random
@@ -44,18 +44,18 @@ def check_no_leftovers(folder: Path) -> None:
 
 
 def succeeds(words: tuple[object, ...], material: Material, rng: random.Random, codes: tuple[int, ...] = (0,)) -> Any:
-    """Runs the verb after a kill, sometimes with another clock; raises Fell unless it ends well."""
-    finished = finish(words, material.folder / "verb", rng.choice(CLOCKS_S))
+    """Runs the command after a kill, sometimes with another clock; raises Fell unless it ends well."""
+    finished = finish(words, material.folder / "command", rng.choice(CLOCKS_S))
     if finished.code not in codes:
         raise Fell(f"the next bot {words[0]}: exit code {finished.code}, {finished.stderr[-300:]!r}")
     return finished
 
 
 def duration(words: tuple[object, ...], material: Material) -> float:
-    """Seconds of a run of the verb without a kill; raises Fell unless it succeeds."""
+    """Seconds of a run of the command without a kill; raises Fell unless it succeeds."""
     preload()  # outside of the time
     started = time.monotonic()
-    finished = finish(words, material.folder / "verb")
+    finished = finish(words, material.folder / "command")
     if finished.code:
         raise Fell(f"bot {words[0]} without a kill: {finished.stderr[-300:]!r}")
     return time.monotonic() - started
@@ -94,7 +94,7 @@ def small_commits() -> None:
 def index(rng: random.Random, material: Material) -> bool:
     """Kills `bot index`; no committed row is lost, and the next run completes it."""
     scratch = material.empty_scratch()
-    store, crops, log = scratch / "people.gallery", scratch / "crops", material.folder / "verb"
+    store, crops, log = scratch / "people.gallery", scratch / "crops", material.folder / "command"
     shutil.copytree(material.crops, crops)
     words = ("index", crops, "-o", store, "--model", material.model, *CPU, "--json")
     if rng.random() < 0.3:
@@ -130,7 +130,7 @@ def index(rng: random.Random, material: Material) -> bool:
 
 def calibrate(rng: random.Random, material: Material) -> bool:
     """Kills `bot calibrate`; the model has the old or the new calibration, and is otherwise as it was."""
-    folder, log = material.empty_scratch(), material.folder / "verb"
+    folder, log = material.empty_scratch(), material.folder / "command"
     old = CONTRACT.calibration if rng.random() < 0.5 else None
     fields = contract_fields() if old else contract_fields(calibration=None)
     path = set_contract(material.model, json.dumps(fields), folder / "model.onnx")
@@ -177,7 +177,7 @@ def check_picture(path: Path) -> None:
 
 def export(rng: random.Random, material: Material) -> bool:
     """Kills `bot export`; model.onnx is the old or the new one, and the next export clears up after the killed one."""
-    folder, log = material.empty_scratch(), material.folder / "verb"
+    folder, log = material.empty_scratch(), material.folder / "command"
     (folder / "model.pt").write_bytes(trained_checkpoint())
     path, crop = folder / "model.onnx", draw_crop(1, 1)
     words = ("export", folder / "model.pt", "--data", material.people, "--out", folder)
@@ -215,7 +215,7 @@ SETTINGS = ("epochs=3", "height=64", "width=32", "identities_per_batch=2", "imag
 
 def train(rng: random.Random, material: Material) -> bool:
     """Kills `bot train`; the run is resumed, and its weights and metrics are those of a run without a stop."""
-    run, log = material.empty_scratch() / "run", material.folder / "verb"
+    run, log = material.empty_scratch() / "run", material.folder / "command"
     words: tuple[object, ...] = ("train", "--recipe", "quick", "--weights", "none", "--data", material.people)
     words += ("--out", run, *(word for setting in SETTINGS for word in ("--set", setting)))
 
@@ -272,7 +272,7 @@ def check_run(run: Path, expected: list[list[str]]) -> None:
 
 def demo(rng: random.Random, material: Material) -> bool:
     """Kills `bot demo` while it enrols; who was reported is in the gallery, events are whole lines, the video opens."""
-    scratch, log = material.empty_scratch(), material.folder / "verb"
+    scratch, log = material.empty_scratch(), material.folder / "command"
     store, events, video = scratch / "people.gallery", scratch / "events.jsonl", scratch / "seen.mp4"
     words: tuple[object, ...] = ("demo", "--source", material.street, "--fps", STREET_FPS, "--headless")
     words += ("--detector", material.street_detector, "--model", material.model, *CPU, "--embed-every", 1)

@@ -107,7 +107,7 @@ def gallery(rng: random.Random, material: Material) -> bool:
 
 
 def argument(rng: random.Random, material: Material) -> bool:
-    """An odd name as an argument of a verb."""
+    """An odd name as an argument of a command."""
     name = odd_name(rng)
     query = min(material.crops.iterdir())
     model = ("--model", material.model)

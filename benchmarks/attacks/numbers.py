@@ -1,4 +1,4 @@
-"""Odd numbers in every numeric option of every verb, and in the keys of a recipe."""
+"""Odd numbers in every numeric option of every command, and in the keys of a recipe."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ RECIPE = [
     "center_weight",
     "warmup",
 ]
-# What a verb needs besides the option, so that a number that is accepted ends soon; a missing file ends the others.
+# What a command needs besides the option, so that a number that is accepted ends soon; a missing file ends the others.
 NEEDED = {
     "match": ("{query}", "{gallery}", "--model", "{model}"),
     "index": ("{crops}", "-o", "{scratch}/x.gallery", "--model", "{model}"),
@@ -71,32 +71,32 @@ NEEDED = {
 
 
 def numeric_options() -> list[tuple[str, str]]:
-    """Every (verb, option) with a number."""
+    """Every (command, option) with a number."""
     from bot_deploy.cli import COMMANDS
 
     found = []
-    for verb, (place, _) in COMMANDS.items():
+    for name, (place, _) in COMMANDS.items():
         module, _, function = place.partition(":")
         command: click.Command = getattr(import_module(f"bot_deploy.commands.{module}"), function)
         for parameter in command.params:
             kind = parameter.type
-            if isinstance(kind, click.types.IntParamType | click.types.FloatParamType) and verb in NEEDED:
-                found.append((verb, parameter.opts[0]))
+            if isinstance(kind, click.types.IntParamType | click.types.FloatParamType) and name in NEEDED:
+                found.append((name, parameter.opts[0]))
     return found
 
 
 def option(rng: random.Random, material: Material) -> bool:
     """An odd number for an option."""
-    verb, name = rng.choice(numeric_options())
+    command, name = rng.choice(numeric_options())
     value = rng.choice((*NEVER, *ODD))
     names = {"query": min(material.crops.iterdir()), "gallery": material.gallery, "model": material.model}
     names |= {"crops": material.crops, "people": material.people, "detector": material.detector}
     names["scratch"] = material.empty_scratch()
     os.chdir(names["scratch"])
-    words = [word.format(**names) for word in NEEDED[verb]]
-    finished = bot(verb, *words, f"{name}={value}")
+    words = [word.format(**names) for word in NEEDED[command]]
+    finished = bot(command, *words, f"{name}={value}")
     if value in NEVER and finished.code != 2:
-        raise Fell(f"bot {verb} {name}={value}: exit code {finished.code}")
+        raise Fell(f"bot {command} {name}={value}: exit code {finished.code}")
     return finished.code != 0
 
 

@@ -122,19 +122,19 @@ def through_command(rng: random.Random, path: Path, material: Material) -> bool:
     """A folder with this picture and a whole one."""
     Image.fromarray(draw_crop(3, 3)).save(path.with_name("0003_c2s1_000001_00.png"))
     model = ("--model", material.model, "--device", "cpu", "--threads", 1)
-    verb = rng.choice(("match", "query", "index", "embed"))
-    if verb == "embed":
+    command = rng.choice(("match", "query", "index", "embed"))
+    if command == "embed":
         finished = bot("embed", path.parent, "--out", material.folder / "vectors.npy", *model)
-    elif verb == "index":
+    elif command == "index":
         finished = bot("index", path.parent, "-o", path.parent / "out.gallery", "--json", *model)
-    elif verb == "query":
+    elif command == "query":
         finished = bot("match", path, material.gallery, "--json", *model)
     else:
         query = min(material.crops.iterdir())
         finished = bot("match", query, path.parent, "--json", *model)
-    if verb != "query" and finished.code:
-        raise Fell(f"one broken picture stopped bot {verb}: {finished.stderr[-200:]!r}")
-    if verb == "embed":
+    if command != "query" and finished.code:
+        raise Fell(f"one broken picture stopped bot {command}: {finished.stderr[-200:]!r}")
+    if command == "embed":
         vectors = np.load(material.folder / "vectors.npy")
         if not np.isfinite(vectors).all():
             raise Fell("an embedding of NaN was written")

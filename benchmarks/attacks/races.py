@@ -16,10 +16,10 @@ from bot_deploy import open_embedder
 from bot_deploy.gallery import index_folder, open_or_create_index
 from bot_deploy.images import read_image
 
+from .command_process import finish
 from .harness import Fell, refuses
 from .kills import CPU, check_index
 from .material import CONTRACT, contract_fields, draw_crop, set_contract
-from .verbs import finish
 
 if TYPE_CHECKING:
     import random
@@ -39,7 +39,7 @@ def clock_set_back(rng: random.Random, material: Material) -> bool:
     words = ("index", crops, "-o", store, "--model", material.model, *CPU, "--json")
     first, second = sorted(crops.iterdir())[:2]
     for _ in range(3):
-        finished = finish(words, material.folder / "verb", DAY_S * rng.choice((-3650, -1, 0, 1, 3650)))
+        finished = finish(words, material.folder / "command", DAY_S * rng.choice((-3650, -1, 0, 1, 3650)))
         if finished.code:
             raise Fell(f"bot index: {finished.stderr[-200:]!r}")
         check_index(store, material, crops)
@@ -51,7 +51,7 @@ def clock_set_back(rng: random.Random, material: Material) -> bool:
         (scratch / "x.png").rename(second)
         for path, mtime in zip((first, second), times, strict=True):
             os.utime(path, ns=(mtime, mtime))
-    if finish(words, material.folder / "verb").code:
+    if finish(words, material.folder / "command").code:
         raise Fell("bot index")
     check_index(store, material, crops)
     return False

@@ -78,7 +78,7 @@ def in_gallery(rng: random.Random, material: Material) -> bool:
 
 
 def as_argument(rng: random.Random, material: Material) -> bool:
-    """A special file where a verb expects another one is refused at once."""
+    """A special file where a command expects another one is refused at once."""
     scratch = material.empty_scratch()
     query, model = min(material.crops.iterdir()), ("--model", material.model, "--device", "cpu")
     kind = rng.choice(KINDS)

@@ -30,8 +30,8 @@ def test_quickstart_runs_end_to_end(tmp_path: Path) -> None:
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for verb in ("index", "match", "eval", "train", "export"):
-        assert f"$ bot {verb} " in result.stderr
+    for command in ("index", "match", "eval", "train", "export"):
+        assert f"$ bot {command} " in result.stderr
     for line in ("model in the box", "fine-tuned on these people"):
         rank1, mean_ap = map(float, re.search(rf"{line} +([\d.]+) +([\d.]+)", result.stdout).groups())  # type: ignore[union-attr]
         assert 5 < mean_ap < rank1 < 100  # an untrained network has 1.1 and 2.0

@@ -276,7 +276,7 @@ def test_a_graph_whose_embeddings_differ_is_rejected(
     assert not (tmp_path / "ours.onnx").exists()
 
 
-def test_the_verb_and_those_that_open_its_artifact(people: Path, tmp_path: Path) -> None:
+def test_the_command_and_those_that_open_its_model(people: Path, tmp_path: Path) -> None:
     source = write_model(tmp_path / "theirs.onnx", batch=1)
     out = tmp_path / "ours.onnx"
     done = run_bot("wrap", source, "--size", "32x16", "--range", "0-1", "--mean", "0.5", "--std", "0.5,0.5,0.5",

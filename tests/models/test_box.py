@@ -1,4 +1,4 @@
-"""The built-in model: it opens without a path, every verb finds it, and training starts from its weights."""
+"""The built-in model: it opens without a path, every command finds it, and training starts from its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs a whole verb of `bot` in a process of its own, kills it at a random moment, and runs it to its end."""
+"""Runs a whole command of `bot` in a process of its own, kills it at a random moment, and runs it to its end."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-# The process of a verb is a fork of this one, with these imported: a verb starts in milliseconds, and the kill meets
-# its work and not the imports of PyTorch.
+# The process of a command is a fork of this one, with these imported: it starts in milliseconds, and the kill meets its
+# work and not the imports of PyTorch.
 PRELOADED = (
     "torch",
     "torch._dynamo",
@@ -40,12 +40,12 @@ PRELOADED = (
 )
 POLL_S = 0.001  # between two looks at a folder
 MAX_MORE_S = 0.01  # from a change in the folder to the kill
-GROUP_TIMEOUT_S = 15  # for the helpers of a killed verb to end
+GROUP_TIMEOUT_S = 15  # for the helpers of a killed command to end
 MAX_TRIES = 6  # of a kill that comes too late; each is earlier
 
 
 def preload() -> None:
-    """Imports what the verbs import. PyTorch runs nothing in this process, whose threads a fork would lack."""
+    """Imports what the commands import. PyTorch runs nothing in this process, whose threads a fork would lack."""
     from bot_deploy.telemetry import without_telemetry
     from bot_deploy.video.opencv import configure_opencv
 
@@ -113,7 +113,7 @@ def finish(
     _, status = os.waitpid(start(words, log, clock_s, before), 0)
     texts = [log.with_suffix(suffix).read_text(errors="replace") for suffix in (".out", ".err")]
     finished = Finished(os.waitstatus_to_exitcode(status), *texts)
-    # A verb may print more lines than a refusal.
+    # A command may print more lines than a refusal.
     check_finished(finished, as_json="--json" in map(str, words), max_lines=200)
     return finished
 
@@ -129,7 +129,7 @@ def kill(
     """Starts `bot` with `words` and ends it with SIGKILL after a random part of `seconds`.
 
     In half of the cases, the kill waits for the next change in `folder` and follows it at once: most of the time, a
-    verb writes nothing. Returns whether the verb was still running.
+    command writes nothing. Returns whether the command was still running.
     """
     child = start(words, log, 0.0, before)
     ended = False
@@ -161,7 +161,7 @@ def kill_surely(
     again: Callable[[], object],
     before: Callable[[], object] | None = None,
 ) -> bool:
-    """Kills as `kill` does until a kill comes before the end of the verb; `again` runs between two tries."""
+    """Kills as `kill` does until a kill comes before the end of the command; `again` runs between two tries."""
     for number in range(MAX_TRIES):
         if number:
             again()
@@ -184,7 +184,7 @@ def contents(folder: Path) -> list[tuple[str, int, int, int]]:
 
 
 def wait_for_group(leader: int) -> None:
-    """Waits for the other processes of a verb that was killed; raises Fell if one goes on."""
+    """Waits for the other processes of a command that was killed; raises Fell if one goes on."""
     end = time.monotonic() + GROUP_TIMEOUT_S
     while time.monotonic() < end:
         try:
@@ -194,4 +194,4 @@ def wait_for_group(leader: int) -> None:
         time.sleep(POLL_S)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGKILL)
-    raise Fell(f"a helper of the killed verb still runs after {GROUP_TIMEOUT_S} s")
+    raise Fell(f"a helper of the killed command still runs after {GROUP_TIMEOUT_S} s")
