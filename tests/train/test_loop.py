@@ -339,6 +339,8 @@ def test_a_failed_evaluation_does_not_stop_the_run(
     assert [row["rank1"] for row in read_metrics(tmp_path / "run")] == ["", ""]
 
 
+# PyTorch 2.11 warns about what its own compiler does.
+@pytest.mark.filterwarnings("ignore:.*Function.*should not be instantiated:DeprecationWarning")
 def test_compile_goes_through_torch_compile_and_trains(
     data: Dataset, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
