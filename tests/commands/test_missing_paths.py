@@ -6,22 +6,12 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.commands import run_in_process_of_bot
+from helpers.commands import Printed, run_in_turn
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Opening a model, or importing PyTorch or a runtime, fails with a traceback.
-NOTHING_HEAVY = """
-import importlib.abc, sys
-
-class Refuse(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name in ("torch", "onnxruntime", "openvino", "tensorrt"):
-            raise RuntimeError(f"imports {name} too early")
-
-sys.meta_path.insert(0, Refuse())
-"""
+HEAVY = ("torch", "onnxruntime", "openvino", "tensorrt")
 CASES = [
     ("match none.jpg crops --model model.onnx", "none.jpg: no such image"),
     ("match crops none --model model.onnx", "none: no such folder"),
@@ -57,57 +47,76 @@ CASES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def of_missing_paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Printed]]:
+    """The folder of each command of CASES, and what the command printed."""
+    folders = {command: a_folder(tmp_path_factory.mktemp("missing")) for command, _ in CASES}
+    printed = run_in_turn([(folder, command.split()) for command, folder in folders.items()], without=HEAVY)
+    return dict(zip(folders, zip(folders.values(), printed, strict=True), strict=True))
+
+
+def a_folder(folder: Path) -> Path:
+    (folder / "crops").mkdir()
+    (folder / "model.onnx").write_bytes(b"not opened")
+    (folder / "model.pt").write_bytes(b"not opened")
+    return folder
+
+
 @pytest.mark.parametrize(("command", "message"), CASES, ids=[command for command, _ in CASES])
-def test_a_path_that_does_not_exist(command: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "crops").mkdir()
-    (tmp_path / "model.onnx").write_bytes(b"not opened")
-    (tmp_path / "model.pt").write_bytes(b"not opened")
-    done = run_in_process_of_bot(NOTHING_HEAVY, *command.split(), cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["crops", "model.onnx", "model.pt"]
+def test_a_path_that_does_not_exist(
+    command: str, message: str, of_missing_paths: dict[str, tuple[Path, Printed]]
+) -> None:
+    folder, done = of_missing_paths[command]
+    assert done.code == 2, done.err
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
+    assert sorted(path.name for path in folder.iterdir()) == ["crops", "model.onnx", "model.pt"]
+
+
+PIPES = [
+    "eval model.onnx --data pipe.zip",
+    "eval model.onnx --data pipe.csv",
+    "train --data pipe.zip",
+    "train --data crops --unlabelled pipe.zip",
+    "train --data crops --recipe pipe.toml",
+    "train --data crops --teacher pipe.onnx",
+    "ablate --data pipe.zip",
+    "calibrate model.onnx --data pipe.zip",
+    "verify model.pt model.onnx --data pipe.zip",
+    "export model.pt --data pipe.zip",
+    "export pipe.pt",
+    "import pipe.pth --out x.pt",
+    "wrap pipe.onnx",
+    "match pipe.png crops --model model.onnx",
+    "match crops pipe.png --model model.onnx",
+    "match crops crops --model pipe.onnx",
+    "index pipe.zip -o x.gallery --model model.onnx",
+    "index crops -o x.gallery --model model.onnx --metadata pipe.csv",
+    "embed pipe.png -o x.npy --model model.onnx",
+    "doctor model.onnx --images pipe.zip",
+    "bench pipe.onnx",
+    "demo --source pipe.mp4 --model model.onnx",
+    "demo --source crops --model model.onnx --detector pipe.onnx",
+]
+
+
+@pytest.fixture(scope="module")
+def of_pipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Printed]:
+    """What each command of PIPES printed."""
+    folder = a_folder(tmp_path_factory.mktemp("pipes"))
+    for suffix in ("zip", "csv", "toml", "onnx", "pt", "pth", "png", "mp4"):
+        os.mkfifo(folder / f"fifo.{suffix}")
+        (folder / f"pipe.{suffix}").symlink_to(f"fifo.{suffix}")
+    printed = run_in_turn([(folder, command.split()) for command in PIPES], without=HEAVY, timeout_s=60)
+    return dict(zip(PIPES, printed, strict=True))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
-@pytest.mark.parametrize(
-    "command",
-    [
-        "eval model.onnx --data pipe.zip",
-        "eval model.onnx --data pipe.csv",
-        "train --data pipe.zip",
-        "train --data crops --unlabelled pipe.zip",
-        "train --data crops --recipe pipe.toml",
-        "train --data crops --teacher pipe.onnx",
-        "ablate --data pipe.zip",
-        "calibrate model.onnx --data pipe.zip",
-        "verify model.pt model.onnx --data pipe.zip",
-        "export model.pt --data pipe.zip",
-        "export pipe.pt",
-        "import pipe.pth --out x.pt",
-        "wrap pipe.onnx",
-        "match pipe.png crops --model model.onnx",
-        "match crops pipe.png --model model.onnx",
-        "match crops crops --model pipe.onnx",
-        "index pipe.zip -o x.gallery --model model.onnx",
-        "index crops -o x.gallery --model model.onnx --metadata pipe.csv",
-        "embed pipe.png -o x.npy --model model.onnx",
-        "doctor model.onnx --images pipe.zip",
-        "bench pipe.onnx",
-        "demo --source pipe.mp4 --model model.onnx",
-        "demo --source crops --model model.onnx --detector pipe.onnx",
-    ],
-)
-def test_a_pipe_blocks_no_command(command: str, tmp_path: Path) -> None:
-    (tmp_path / "crops").mkdir()
-    (tmp_path / "model.onnx").write_bytes(b"not opened")
-    (tmp_path / "model.pt").write_bytes(b"not opened")
-    for suffix in ("zip", "csv", "toml", "onnx", "pt", "pth", "png", "mp4"):
-        os.mkfifo(tmp_path / f"fifo.{suffix}")
-        (tmp_path / f"pipe.{suffix}").symlink_to(f"fifo.{suffix}")
-    done = run_in_process_of_bot(NOTHING_HEAVY, *command.split(), cwd=tmp_path, timeout_s=60)
-    assert done.returncode == 2, done.stderr
-    assert "pipe." in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) < 10
+@pytest.mark.parametrize("command", PIPES)
+def test_a_pipe_blocks_no_command(command: str, of_pipes: dict[str, Printed]) -> None:
+    done = of_pipes[command]
+    assert done.code == 2, done.err
+    assert "pipe." in done.err
+    assert "Traceback" not in done.err
+    assert len(done.err.splitlines()) < 10

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers.commands import run_python
+from helpers.commands import Printed, run_in_turn
 
 from bot_deploy import cli
 from bot_deploy.train import ablation, allocator, loop
@@ -102,41 +102,41 @@ def test_train_prints_what_it_understood(
     assert any(" -> " in line for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("train", "--data", "gone"), "gone: no such folder or file"),
-        (("train", "--weights", "gone.pth"), "gone.pth: no such file; give a file"),
-        (("train", "--weights", "."), ".: a folder without model.pt"),
-        (("ablate", "--test", "gone"), "gone: no such folder or file"),
-        (("export", "gone"), "gone: no such run or checkpoint"),
-        (("export", ".", "--data", "gone"), "gone: no such folder or file"),
-        (("export", ".", "--out", "x.onnx"), "x.onnx: name a folder for the model files"),
-        (("export", ".", "--out", "x.ENGINE"), "x.ENGINE: name a folder for the model files"),
-        (("calibrate", "gone.onnx", "--data", "nowhere"), "nowhere: no such folder or file"),
-        (("eval", "gone.onnx"), "gone.onnx: no such model file"),
-        (("match", "gone.jpg", ".", "--model", "gone.onnx"), "gone.onnx: no such model file"),
-        (
-            ("match", "gone.jpg", "gone", "--model", "gone.onnx"),
-            "gone: no such folder; the gallery is a folder of crops",
-        ),
-    ],
-)
+WRONG_PATHS = [
+    (("train", "--data", "gone"), "gone: no such folder or file"),
+    (("train", "--weights", "gone.pth"), "gone.pth: no such file; give a file"),
+    (("train", "--weights", "."), ".: a folder without model.pt"),
+    (("ablate", "--test", "gone"), "gone: no such folder or file"),
+    (("export", "gone"), "gone: no such run or checkpoint"),
+    (("export", ".", "--data", "gone"), "gone: no such folder or file"),
+    (("export", ".", "--out", "x.onnx"), "x.onnx: name a folder for the model files"),
+    (("export", ".", "--out", "x.ENGINE"), "x.ENGINE: name a folder for the model files"),
+    (("calibrate", "gone.onnx", "--data", "nowhere"), "nowhere: no such folder or file"),
+    (("eval", "gone.onnx"), "gone.onnx: no such model file"),
+    (("match", "gone.jpg", ".", "--model", "gone.onnx"), "gone.onnx: no such model file"),
+    (
+        ("match", "gone.jpg", "gone", "--model", "gone.onnx"),
+        "gone: no such folder; the gallery is a folder of crops",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def of_wrong_paths(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], tuple[Path, Printed]]:
+    """The folder of each command of WRONG_PATHS, and what the command printed."""
+    folders = {arguments: tmp_path_factory.mktemp("wrong") for arguments, _ in WRONG_PATHS}
+    printed = run_in_turn([(folder, list(words)) for words, folder in folders.items()], without=("torch",))
+    return dict(zip(folders, zip(folders.values(), printed, strict=True), strict=True))
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG_PATHS)
 def test_wrong_paths_are_reported_before_torch_is_imported(
-    arguments: tuple[str, ...], message: str, tmp_path: Path
+    arguments: tuple[str, ...], message: str, of_wrong_paths: dict[tuple[str, ...], tuple[Path, Printed]]
 ) -> None:
-    code = f"""
-import sys
-from bot_deploy import cli
-try:
-    cli.main({list(arguments)!r})
-finally:
-    print("torch" in sys.modules)
-"""
-    finished = run_python("-c", code, cwd=tmp_path)
-    assert finished.stderr.startswith(f"bot: {message}"), finished.stderr
-    assert (finished.returncode, finished.stdout.strip()) == (2, "False")
-    assert not list(tmp_path.iterdir())
+    folder, done = of_wrong_paths[arguments]
+    assert done.err.startswith(f"bot: {message}"), done.err
+    assert (done.code, done.out) == (2, "")
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize(("option", "key"), [("--epochs", "epochs"), ("--label-smoothing", "label_smoothing")])
