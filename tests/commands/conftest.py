@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers.commands import Printed, run_bot
+from helpers.commands import Printed
 from helpers.fake_camera import write_colour_model
 from helpers.random_gallery import draw_people
 
@@ -18,17 +19,18 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def bot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Printed]:
-    """Runs `bot` in `tmp_path`: in this process, or `demo` in one of its own, because it handles signals."""
+    """Runs `bot` in `tmp_path`, in this process; `demo` leaves handlers of signals, which are put back."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
     def run(*words: object) -> Printed:
-        if words[0] == "demo":
-            done = run_bot(*words)
-            return Printed(done.returncode, done.stdout, done.stderr)
         capfd.readouterr()
+        handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
         with pytest.raises(SystemExit) as ended:
             cli.main([str(word) for word in words])
+        for number, handler in handlers.items():
+            if signal.getsignal(number) != handler:
+                signal.signal(number, handler)
         printed = capfd.readouterr()
         return Printed(int(str(ended.value.code or 0)), printed.out, printed.err)
 

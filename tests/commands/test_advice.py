@@ -65,7 +65,7 @@ def test_a_wrong_dim_in_one_contract_spoils_nothing_of_the_good_model(
 FAILURE = "CUDA failure 2: out of memory"
 
 
-@pytest.mark.parametrize("name", cases(*LEFT_OUT, "demo"))  # which runs in another process
+@pytest.mark.parametrize("name", cases(*LEFT_OUT))
 def test_a_failure_of_the_device_blames_no_file(
     name: str,
     tiny_people: Path,
