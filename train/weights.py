@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,11 +108,13 @@ def _fit_timm_weights(
 def _backbone_of(given: Mapping[str, Tensor]) -> str | None:
     """The backbone whose keys and shapes are those of `given`; None if there is none."""
     shapes = _backbone_shapes(given)
-    for arch in BACKBONES:
-        with torch.device("meta"):  # no memory for the weights
-            if _backbone_shapes(ReID(arch, 1).state_dict()) == shapes:
-                return arch
-    return None
+    return next((arch for arch in BACKBONES if _own_shapes(arch) == shapes), None)
+
+
+@cache
+def _own_shapes(arch: str) -> dict[str, torch.Size]:
+    with torch.device("meta"):  # no memory for the weights
+        return _backbone_shapes(ReID(arch, 1).state_dict())
 
 
 def _backbone_shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
