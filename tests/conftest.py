@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -38,6 +39,20 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("data") / "people"
     generate_dataset(out, train_identities=8, test_identities=6, images_per_camera=3, workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def few_people(tmp_path_factory: pytest.TempPathFactory, people: Path) -> Path:
+    """The first four people of each folder of `people`, for tests in which the number of crops only costs time."""
+    out = tmp_path_factory.mktemp("few") / "people"
+    for folder in people.iterdir():
+        files = sorted(folder.glob("*.jpg"))
+        first = sorted({file.name[:4] for file in files if file.name[:4].isdigit() and int(file.name[:4])})[:4]
+        (out / folder.name).mkdir(parents=True)
+        for file in files:
+            if file.name[:4] in first:
+                shutil.copy(file, out / folder.name)
     return out
 
 

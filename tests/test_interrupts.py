@@ -63,8 +63,8 @@ def interrupt(arguments: list[object], delay: float, cwd: Path) -> tuple[int, st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["help", "match", "index", "eval", "export", "synthetic", "demo"])
-def test_random_moments(command: str, onnx_file: Path, checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
-    arguments = commands(onnx_file, checkpoint_file, people, tmp_path)[command]
+def test_random_moments(command: str, onnx_file: Path, checkpoint_file: Path, few_people: Path, tmp_path: Path) -> None:
+    arguments = commands(onnx_file, checkpoint_file, few_people, tmp_path)[command]
     started = time.perf_counter()
     done = run_python("-c", BOT, *arguments, cwd=tmp_path)
     duration = time.perf_counter() - started
@@ -74,7 +74,7 @@ def test_random_moments(command: str, onnx_file: Path, checkpoint_file: Path, pe
     for number in range(MOMENTS):
         folder = tmp_path / str(number)
         folder.mkdir()
-        run = commands(onnx_file, checkpoint_file, people, folder)[command]
+        run = commands(onnx_file, checkpoint_file, few_people, folder)[command]
         delay = 0.0 if number == 0 else moments.uniform(0, duration)
         code, stderr = interrupt(run, delay, folder)
         assert "Traceback" not in stderr, (seed, number, stderr)

@@ -17,6 +17,8 @@ from bot_deploy.telemetry import OPENVINO_SENDER, ORT_VARIABLE, without_telemetr
 if TYPE_CHECKING:
     from pathlib import Path
 
+# With a seccomp filter, the kernel stops at connect() alone, and not at every system call.
+STRACE = ("strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect")
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace to see connect()")
 
 # Cases beside those that all tests share, with more options.
@@ -39,7 +41,7 @@ def run_traced(trace: Path, home: Path, *command: object) -> subprocess.Complete
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != ORT_VARIABLE and "XDG" not in name}
     return subprocess.run(
-        ["strace", "-f", "-qq", "-e", "trace=connect", "-o", str(trace), sys.executable, *map(str, command)],
+        [*STRACE, "-o", str(trace), sys.executable, *map(str, command)],
         capture_output=True,
         text=True,
         check=False,

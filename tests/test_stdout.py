@@ -72,14 +72,14 @@ def test_json_is_one_document(name: str, onnx_file: Path, people: Path, tmp_path
 
 
 def test_json_of_calibrate_export_and_verify(
-    onnx_file: Path, checkpoint_file: Path, people: Path, tmp_path: Path
+    onnx_file: Path, checkpoint_file: Path, people: Path, few_people: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(onnx_file.read_bytes())
     for arguments in (
         ["calibrate", model, "--data", people, "--far", 0.1],
-        ["export", checkpoint_file, "--data", people, "--out", tmp_path / "out"],
-        ["verify", checkpoint_file, onnx_file, "--data", people],
+        ["export", checkpoint_file, "--data", few_people, "--out", tmp_path / "out"],
+        ["verify", checkpoint_file, onnx_file, "--data", few_people],
     ):
         done = run_in_process_of_bot(NOISE, *arguments, "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr

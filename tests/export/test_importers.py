@@ -496,7 +496,7 @@ def test_an_error_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "model.pt").exists()
 
 
-def test_from_import_to_a_verified_export(people: Path, tmp_path: Path) -> None:
+def test_from_import_to_a_verified_export(few_people: Path, tmp_path: Path) -> None:
     _, make, _, written, prefix, how, _, _ = CASES["fast-reid, IBN"]
     backbone = make()
     theirs = written(backbone)
@@ -505,7 +505,7 @@ def test_from_import_to_a_verified_export(people: Path, tmp_path: Path) -> None:
         import_command, [str(stored(theirs, tmp_path)), "--out", str(tmp_path / "model.pt"), *sized]
     )
     assert result.exit_code == 0, result.output
-    arguments = [str(tmp_path / "model.pt"), "--data", str(people), "--out", str(tmp_path / "out"), "--json"]
+    arguments = [str(tmp_path / "model.pt"), "--data", str(few_people), "--out", str(tmp_path / "out"), "--json"]
     exported = CliRunner().invoke(export_command, arguments)
     assert exported.exit_code == 0, exported.output
     assert json.loads(exported.stdout)

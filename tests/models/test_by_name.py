@@ -168,14 +168,14 @@ def _detector(folder: Path) -> bytes:
 
 @pytest.mark.slow
 def test_a_real_network_passes_the_whole_way(
-    shared: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared: Path, few_people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The files at hand, put into the folder of their name: match, index, calibrate, eval, bench and demo."""
     pytest.importorskip("openvino")
     shutil.copytree(shared / "anchors" / "person-reidentification-retail-0265", tmp_path / "models" / "retail-0265")
     monkeypatch.setenv("BOT_MODELS", str(tmp_path / "models"))
     monkeypatch.setenv("BOT_OFFLINE", "1")
-    gallery, query = people / "bounding_box_test", next((people / "query").iterdir())
+    gallery, query = few_people / "bounding_box_test", next((few_people / "query").iterdir())
     document = run("match", str(query), str(gallery), "--model", "retail-0265")
     assert document["model"] == str(tmp_path / "models" / "retail-0265" / "model.xml")
     assert "bot calibrate" in document["verdict"]
@@ -183,8 +183,8 @@ def test_a_real_network_passes_the_whole_way(
     images = run("index", str(gallery), "-o", index, "--model", "retail-0265")["images"]
     assert images == len(list(gallery.iterdir()))
     assert run("match", str(query), index, "--model", "retail-0265")["matches"] == document["matches"]
-    assert 0 < run("eval", "retail-0265", "--data", str(people))["rank1"] <= 100
-    calibration = run("calibrate", "retail-0265", "--data", str(people), "--far", "0.1")
+    assert 0 < run("eval", "retail-0265", "--data", str(few_people))["rank1"] <= 100
+    calibration = run("calibrate", "retail-0265", "--data", str(few_people), "--far", "0.1")
     assert run("match", str(query), index, "--model", "retail-0265")["decision"] in {"match", "uncertain", "no match"}
     assert open_embedder("retail-0265").contract.calibration.threshold == calibration["threshold"]  # type: ignore[union-attr]
     bench = run("bench", "retail-0265", "--seconds", "0", "--batches", "1", "--device", "openvino")

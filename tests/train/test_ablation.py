@@ -85,8 +85,8 @@ def test_a_scaled_schedule_keeps_its_proportions() -> None:
     assert (short.epochs, short.warmup_epochs, short.milestones) == (12, 1, (4, 7))
 
 
-def test_a_stopped_ablation_continues(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = open_dataset(people)
+def test_a_stopped_ablation_continues(few_people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = open_dataset(few_people)
     table = [variant for variant in ablation.table_variants(1, TINY) if variant.name in {"Baseline-S", "+BNNeck"}]
     trained: list[Recipe] = []
     train = ablation.loop.train
@@ -126,8 +126,8 @@ def test_an_ablation_under_torchrun_is_refused(people: Path, tmp_path: Path, mon
         ablation.run_ablation(load_recipe("quick"), [], 1, data, data, tmp_path)
 
 
-def test_feature_and_metric_decide_the_score_of_one_network(people: Path, tmp_path: Path) -> None:
-    dataset = open_dataset(people)
+def test_feature_and_metric_decide_the_score_of_one_network(few_people: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(few_people)
     path = ablation.loop.train(TINY, dataset, tmp_path / "run")
     scores = {
         (feature, metric): ablation.score_checkpoint(path, feature, metric, dataset)
