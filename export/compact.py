@@ -2,8 +2,8 @@
 
 `benchmarks/box.py` makes the built-in model with it; `bot export` does not write such files.
 
-Convolutions are stored in FP16, and a Cast behind each makes float32 of them. Batch-norm is not folded. Runtimes do
-both when they load the file (ONNX Runtime's constant folding and its fusion of convolution and batch-norm), so that
+Large convolutions are stored in FP16, and a Cast behind each makes float32 of them. Batch-norm is not folded. Runtimes
+do both when they load the file (ONNX Runtime's constant folding and its fusion of convolution and batch-norm), so that
 everything computes in float32.
 """
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 CAST_SUFFIX = "_float32"
 MIN_RANK = 2  # of tensors that are stored in FP16: weights, not the vectors of batch-norm
+# Smaller tensors, of the first layers and of depthwise convolutions, stay in float32. That takes 0.25 MB in the
+# built-in model, whose smallest cosine with the float32 weights rises from 0.9989 to 0.999999.
+MIN_ELEMENTS = 1 << 14
 
 
 def round_weights(checkpoint: Checkpoint) -> Checkpoint:
@@ -83,4 +86,4 @@ def _is_used(key: str) -> bool:
 
 
 def _is_rounded(key: str, value: torch.Tensor) -> bool:
-    return _is_used(key) and value.dim() >= MIN_RANK
+    return _is_used(key) and value.dim() >= MIN_RANK and value.numel() >= MIN_ELEMENTS
