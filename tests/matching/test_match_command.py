@@ -77,9 +77,9 @@ def test_a_folder_of_queries(bot: Any, onnx_file: Path, people: Path, queries: P
         assert one["decision"] == "uncalibrated"
     assert document["model"] == str(onnx_file)
     assert document["gallery"] == {"images": len(list(gallery.rglob("*.jpg"))), "broken": 0, "broken_files": []}
-    broken = f"{queries}/broken.jpg: not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"
-    assert document["broken_queries"] == [{"path": f"{queries}/broken.jpg", "error": broken}]
-    assert f"left out: {broken}" in err
+    reason = "not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"
+    assert document["broken_queries"] == [{"path": f"{queries}/broken.jpg", "error": reason}]
+    assert f"left out: {queries}/broken.jpg: {reason}" in err
     for path in outputs.values():
         assert f"wrote {path}\n" in err
     with outputs["csv"].open(newline="") as file:
