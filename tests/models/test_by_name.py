@@ -184,7 +184,7 @@ def test_a_real_network_passes_the_whole_way(
     assert images == len(list(gallery.iterdir()))
     assert run("match", str(query), index, "--model", "retail-0265")["matches"] == document["matches"]
     assert 0 < run("eval", "retail-0265", "--data", str(few_people))["rank1"] <= 100
-    calibration = run("calibrate", "retail-0265", "--data", str(few_people), "--far", "0.1")
+    calibration = run("calibrate", "retail-0265", "--data", str(few_people), "--far", "0.2")
     assert run("match", str(query), index, "--model", "retail-0265")["decision"] in {"match", "uncertain", "no match"}
     assert open_embedder("retail-0265").contract.calibration.threshold == calibration["threshold"]  # type: ignore[union-attr]
     bench = run("bench", "retail-0265", "--seconds", "0", "--batches", "1", "--device", "openvino")
