@@ -107,7 +107,8 @@ def main(out: Path | None, overrides: tuple[str, ...]) -> None:
     """Match, fine-tune and export on synthetic people."""
     console.show_library_output()
     try:
-        console.show(str(quickstart(out or runs.new_folder("quickstart"), overrides)))
+        for line in quickstart(out or runs.new_folder("quickstart"), overrides).splitlines():
+            console.show(line)
     except BotError as error:
         console.say(f"quickstart: {error}")
         sys.exit(error.exit_code)

@@ -37,6 +37,7 @@ def test_quickstart_runs_end_to_end(tmp_path: Path) -> None:
     assert f"{len(list((people / 'query').iterdir()))} queries" in result.stdout
     for command in ("index", "match", "eval", "train", "export"):
         assert f"$ bot {command} " in result.stderr
+    assert "\\n" not in result.stdout
     for line in ("model in the box", "fine-tuned on these people"):
         rank1, mean_ap = map(float, re.search(rf"{line} +([\d.]+) +([\d.]+)", result.stdout).groups())  # type: ignore[union-attr]
         assert 20 < rank1 < 100, result.stdout  # an untrained network has 8 and 6
