@@ -7,8 +7,13 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from bot_deploy.export.exported_model import ExportedModel
+    from bot_deploy.export.pipeline import ExportContext
 
 TESTS = Path(__file__).resolve().parent
 SHARED = TESTS.parents[1] / "shared"
@@ -57,8 +62,22 @@ def few_people(tmp_path_factory: pytest.TempPathFactory, people: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def few_people(tmp_path_factory: pytest.TempPathFactory, people: Path) -> Path:
+    """The first four people of each folder of `people`, for tests in which the number of crops only costs time."""
+    out = tmp_path_factory.mktemp("few") / "people"
+    for folder in people.iterdir():
+        files = sorted(folder.glob("*.jpg"))
+        first = sorted({file.name[:4] for file in files if file.name[:4].isdigit() and int(file.name[:4])})[:4]
+        (out / folder.name).mkdir(parents=True)
+        for file in files:
+            if file.name[:4] in first:
+                shutil.copy(file, out / folder.name)
+    return out
+
+
+@pytest.fixture(scope="session")
 def checkpoint_file(tmp_path_factory: pytest.TempPathFactory, people: Path) -> Path:
-    """An untrained ResNet-18 checkpoint for 128x64 crops."""
+    """An untrained ResNet-18 checkpoint for crops of 64x32 pixels: small, because most of the suite embeds with it."""
     import torch
 
     from bot_deploy.artifacts import checkpoint
@@ -68,19 +87,33 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory, people: Path) -> P
     torch.manual_seed(0)
     model = ReID("resnet18", 8)
     path = tmp_path_factory.mktemp("run") / "model.pt"
-    saved = checkpoint.Checkpoint(contract_of(model, 128, 64), model.state_dict(), 8, 1, "bnneck", (str(people),))
+    saved = checkpoint.Checkpoint(contract_of(model, 64, 32), model.state_dict(), 8, 1, "bnneck", (str(people),))
     checkpoint.save(saved, path)
     return path
 
 
 @pytest.fixture(scope="session")
-def onnx_file(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Path, people: Path) -> Path:
-    """`checkpoint_file`, exported and verified."""
+def context(checkpoint_file: Path, people: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportContext:
+    """An export of `checkpoint_file` that is prepared."""
     from bot_deploy.datasets import open_dataset
-    from bot_deploy.export.pipeline import export_onnx, prepare_export
+    from bot_deploy.export.pipeline import prepare_export
 
-    exported = export_onnx(prepare_export(checkpoint_file, tmp_path_factory.mktemp("export"), open_dataset(people)))
+    return prepare_export(checkpoint_file, tmp_path_factory.mktemp("export"), open_dataset(people))
+
+
+@pytest.fixture(scope="session")
+def exported(context: ExportContext) -> ExportedModel:
+    """`checkpoint_file`, exported and verified."""
+    from bot_deploy.export.pipeline import export_onnx
+
+    exported = export_onnx(context)
     assert not exported.rejected
+    return exported
+
+
+@pytest.fixture(scope="session")
+def onnx_file(exported: ExportedModel) -> Path:
+    """The file of `exported`."""
     return exported.path
 
 

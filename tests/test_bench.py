@@ -273,7 +273,7 @@ def test_a_baseline_of_another_size_is_refused(onnx_file: Path, tmp_path: Path) 
 
     torch.manual_seed(0)
     model = ReID("mobilenet_v2", 2)
-    other = checkpoint.Checkpoint(contract_of(model, 64, 32), model.state_dict(), 2, 1, "bnneck", ("none",))
+    other = checkpoint.Checkpoint(contract_of(model, 32, 16), model.state_dict(), 2, 1, "bnneck", ("none",))
     checkpoint.save(other, tmp_path / "model.pt")
     result = run_bot("bench", onnx_file, "--device", "cpu", "--baseline", tmp_path / "model.pt")
     assert result.returncode == 2

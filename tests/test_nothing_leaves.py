@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 STRACE = ("strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect")
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace to see connect()")
 
+# With a seccomp filter, the kernel stops at connect() alone, and not at every system call.
+STRACE = ("strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect")
 # Cases beside those that all tests share, with more options.
 OPTIONS = {
     "match with openvino": "--device openvino",
@@ -58,14 +60,14 @@ def connections(trace: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*cases("match with an index", "embed as a table"), *OPTIONS])
 def test_no_command_connects_or_leaves_files(
-    name: str, onnx_file: Path, checkpoint_file: Path, people: Path, tmp_path: Path
+    name: str, onnx_file: Path, checkpoint_file: Path, few_people: Path, tmp_path: Path
 ) -> None:
     if "openvino" in name and find_spec("openvino") is None:
         pytest.skip("needs OpenVINO, of the extra `openvino`")
     gallery, out = tmp_path / "gallery", tmp_path / "out"
     gallery.mkdir()
     out.mkdir()
-    for path in sorted((people / "bounding_box_test").iterdir())[:4]:
+    for path in sorted((few_people / "bounding_box_test").iterdir())[:4]:
         shutil.copy(path, gallery)
     shutil.copy(onnx_file, out / "model.onnx")  # `bot calibrate` changes it
     line = command_line(
@@ -74,7 +76,7 @@ def test_no_command_connects_or_leaves_files(
         CHECKPOINT=checkpoint_file,
         QUERY=min(gallery.iterdir()),
         CROPS=gallery,
-        DATA=people,
+        DATA=few_people,
         OUT=out / "new",
     )
     options = OPTIONS.get(name, "").split()
@@ -96,6 +98,13 @@ def test_the_python_api_connects_to_nothing(device: str, onnx_file: Path, tmp_pa
     assert done.returncode == 0, done.stderr
     assert connections(tmp_path / "trace") == []
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+
+
+@needs_strace
+def test_a_connection_is_seen(tmp_path: Path) -> None:
+    program = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
+    run_traced(tmp_path / "trace", tmp_path / "home", "-c", program)
+    assert len(connections(tmp_path / "trace")) == 1
 
 
 def test_the_environment_is_as_before_and_the_users_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:

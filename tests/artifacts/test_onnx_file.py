@@ -63,7 +63,7 @@ def test_metadata_is_what_onnx_reads(onnx_file: Path) -> None:
     assert reader.read_metadata(onnx_file) == expected
     contract = reader.read_contract(onnx_file)
     assert json.loads(expected["bot_deploy.contract"])["fingerprint"] == contract.fingerprint
-    assert contract.size == (128, 64)
+    assert contract.size == (64, 32)
 
 
 def test_empty_and_repeated_metadata(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def test_an_engine_that_fails_on_its_own_gpu_is_no_artifact(
-    context: ExportContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: ExportContext, exported: ExportedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx to build an engine")
 
@@ -38,11 +39,13 @@ def test_an_engine_that_fails_on_its_own_gpu_is_no_artifact(
 
     monkeypatch.setattr(nvidia, "gpu_arch", lambda: "sm89")
     monkeypatch.setattr(pipeline, "open_embedder", broken)
+    context = replace(context, out=tmp_path)
+    exported = replace(exported, path=shutil.copy(exported.path, tmp_path / "model.onnx"))
     with pytest.raises(RunError, match="cannot run a batch of 2"):
-        export_engine(replace(context, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
-    assert not list(tmp_path.iterdir())
+        export_engine(context, "fp32", (1, 2, 4), ["sm89"], [exported])
+    assert list(tmp_path.iterdir()) == [exported.path]
     monkeypatch.setattr(nvidia, "gpu_arch", lambda: "sm120")
-    artifact = export_engine(replace(context, out=tmp_path), "fp32", (1, 2, 4), ["sm89"])
+    artifact = export_engine(context, "fp32", (1, 2, 4), ["sm89"], [exported])
     assert (artifact.parity, artifact.not_run) == (None, "it is for sm89, but the GPU is sm120")
 
 
@@ -164,7 +167,7 @@ def test_verify_fails_other_weights_with_exit_code_3(
     state = copy.deepcopy(saved.state)
     state["backbone.layer4.1.conv2.weight"] += 0.05
     model = replace(saved, state=state).build()
-    checkpoint.save(replace(saved, state=state, contract=contract_of(model, 128, 64)), tmp_path / "other.pt")
+    checkpoint.save(replace(saved, state=state, contract=contract_of(model, 64, 32)), tmp_path / "other.pt")
     result = CliRunner().invoke(verify, [str(onnx_file), str(tmp_path / "other.pt"), "--data", str(people)])
     assert isinstance(result.exception, ParityError)
     assert result.exception.exit_code == 3
@@ -174,11 +177,11 @@ def test_verify_fails_other_weights_with_exit_code_3(
 
 def test_verify_refuses_models_of_different_sizes(onnx_file: Path, checkpoint_file: Path, tmp_path: Path) -> None:
     saved = checkpoint.load(checkpoint_file)
-    small = replace(saved, contract=replace(saved.contract, height=64, width=32))
+    small = replace(saved, contract=replace(saved.contract, height=32, width=16))
     checkpoint.save(small, tmp_path / "small.pt")
     result = CliRunner().invoke(verify, [str(onnx_file), str(tmp_path / "small.pt")])
     assert isinstance(result.exception, InputError)
-    assert "crops of 128x64 cannot be compared with 512 from 64x32" in str(result.exception)
+    assert "crops of 64x32 cannot be compared with 512 from 32x16" in str(result.exception)
 
 
 def test_change_of_map_beyond_the_tolerance_fails() -> None:

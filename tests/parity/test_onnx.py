@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 64])
 def test_any_batch_gives_what_pytorch_gives(onnx_file: Path, checkpoint_file: Path, batch: int) -> None:
-    images = np.random.default_rng(batch).integers(0, 256, (batch, 128, 64, 3), dtype=np.uint8)
+    images = np.random.default_rng(batch).integers(0, 256, (batch, 64, 32, 3), dtype=np.uint8)
     exported, torch_ = open_embedder(onnx_file).run(images), open_embedder(checkpoint_file).run(images)
     assert exported.shape == (batch, 512)
     assert exported.dtype == np.float32
@@ -60,7 +60,7 @@ def test_graph_is_complete_and_carries_only_what_inference_needs(onnx_file: Path
     (images,), (embeddings,) = model.graph.input, model.graph.output
     assert images.name == "images"
     assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    assert [d.dim_value or d.dim_param for d in images.type.tensor_type.shape.dim] == ["N", 128, 64, 3]
+    assert [d.dim_value or d.dim_param for d in images.type.tensor_type.shape.dim] == ["N", 64, 32, 3]
     assert embeddings.name == "embeddings"
     assert embeddings.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert [d.dim_value or d.dim_param for d in embeddings.type.tensor_type.shape.dim] == ["N", 512]
@@ -100,7 +100,7 @@ def _altered(embedder: Embedder, change: object) -> Embedder:
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # from the zeros and NaNs above
 def test_parity_fails_other_embeddings(onnx_file: Path, people: Path, change: object, passes: bool) -> None:
     embedder = open_embedder(onnx_file)
-    crops = parity.sample_crops(open_dataset(people), (128, 64), count=20)
+    crops = parity.sample_crops(open_dataset(people), (64, 32), count=20)
     result = parity.compare_embeddings(embedder, _altered(embedder, change), crops, parity.TOLERANCES["fp32"])
     assert result.passed is passes
     assert ("passed" if passes else "FAILED") in result.table()
@@ -108,7 +108,7 @@ def test_parity_fails_other_embeddings(onnx_file: Path, people: Path, change: ob
 
 def test_one_bad_crop_among_many_fails_parity(onnx_file: Path, people: Path) -> None:
     embedder = open_embedder(onnx_file)
-    crops = parity.sample_crops(open_dataset(people), (128, 64), count=64)
+    crops = parity.sample_crops(open_dataset(people), (64, 32), count=64)
 
     def spoil(vectors: np.ndarray) -> np.ndarray:
         spoilt = vectors.copy()
@@ -191,7 +191,7 @@ def test_limits_of_the_agreement(precision: str, agreement: float, passes: bool)
 
 def test_figures_against_a_naive_loop(onnx_file: Path, people: Path) -> None:
     embedder = open_embedder(onnx_file)
-    crops = parity.sample_crops(open_dataset(people), (128, 64), count=12)
+    crops = parity.sample_crops(open_dataset(people), (64, 32), count=12)
     noise = np.random.default_rng(0).normal(0, 0.01, (12, 512)).astype(np.float32)
 
     def disturb(vectors: np.ndarray) -> np.ndarray:

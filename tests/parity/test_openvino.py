@@ -25,7 +25,7 @@ def native_bf16() -> bool:
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 64])
 def test_all_batch_sizes_give_the_same_embeddings(onnx_file: Path, checkpoint_file: Path, batch: int) -> None:
-    images = np.random.default_rng(batch).integers(0, 256, (batch, 128, 64, 3), dtype=np.uint8)
+    images = np.random.default_rng(batch).integers(0, 256, (batch, 64, 32, 3), dtype=np.uint8)
     embedder = open_embedder(onnx_file, "openvino")
     got = embedder.run(images)
     assert got.shape == (batch, 512)
@@ -40,7 +40,7 @@ def test_all_batch_sizes_give_the_same_embeddings(onnx_file: Path, checkpoint_fi
 
 
 def test_parity_passes(onnx_file: Path, checkpoint_file: Path, people: Path) -> None:
-    crops = parity.sample_crops(open_dataset(people), (128, 64), count=64)
+    crops = parity.sample_crops(open_dataset(people), (64, 32), count=64)
     embedder = open_embedder(onnx_file, "openvino")
     result = parity.compare_embeddings(open_embedder(checkpoint_file), embedder, crops, parity.TOLERANCES["fp32"])
     assert result.passed, result.table()
@@ -79,7 +79,7 @@ def test_bf16_is_refused_where_the_cpu_has_none(onnx_file: Path) -> None:
 def test_bf16_is_close_but_not_float32(onnx_file: Path, people: Path) -> None:
     if not native_bf16():
         pytest.skip("needs a CPU with bfloat16 instructions")
-    crops = parity.sample_crops(open_dataset(people), (128, 64), count=16)
+    crops = parity.sample_crops(open_dataset(people), (64, 32), count=16)
     exact, rounded = (open_embedder(onnx_file, device).run(crops) for device in ("openvino", "openvino-bf16"))
     assert np.abs(exact - rounded).max() > 1e-5
     assert (exact * rounded).sum(1).min() > 0.99
@@ -88,7 +88,7 @@ def test_bf16_is_close_but_not_float32(onnx_file: Path, people: Path) -> None:
 def test_int8_computes_in_int8(onnx_file: Path, people: Path, tmp_path: Path) -> None:
     from onnxruntime import quantization
 
-    crops = parity.sample_crops(open_dataset(people), (128, 64), count=16)
+    crops = parity.sample_crops(open_dataset(people), (64, 32), count=16)
 
     class Crops(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -136,7 +136,7 @@ def test_serves_several_threads(onnx_file: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     embedder = open_embedder(onnx_file, "openvino")
-    batches = np.random.default_rng(0).integers(0, 256, (12, 1, 128, 64, 3), dtype=np.uint8)
+    batches = np.random.default_rng(0).integers(0, 256, (12, 1, 64, 32, 3), dtype=np.uint8)
     expected = [embedder.run(batch) for batch in batches]
     with ThreadPoolExecutor(4) as pool:
         for got, wanted in zip(pool.map(embedder.run, batches), expected, strict=True):

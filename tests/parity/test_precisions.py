@@ -29,6 +29,7 @@ from bot_deploy.model import BACKBONES, IBN, InferenceGraph, ReID
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bot_deploy.datasets import Dataset
     from bot_deploy.images import Pixels
 
 
@@ -41,8 +42,8 @@ def fp16_file(context: ExportContext) -> Path:
 
 
 @pytest.fixture(scope="module")
-def int8_file(context: ExportContext) -> Path:
-    artifact = export_onnx(context, "int8")
+def int8_file(context: ExportContext, exported: ExportedModel) -> Path:
+    artifact = export_onnx(context, "int8", [exported])
     assert not artifact.rejected
     return artifact.path
 
@@ -71,12 +72,12 @@ def test_folding_batch_norms_keeps_the_embeddings(arch: str) -> None:
     assert len(left) == (0 if "ibn" not in arch else sum(isinstance(module, IBN) for module in model.modules()))
 
 
-def test_flip_averages_before_the_length_is_taken(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
-    artifact = export_onnx(prepare_export(checkpoint_file, tmp_path, open_dataset(people), flip=True))
+def test_flip_averages_before_the_length_is_taken(checkpoint_file: Path, small_set: Dataset, tmp_path: Path) -> None:
+    artifact = export_onnx(prepare_export(checkpoint_file, tmp_path, small_set, flip=True))
     assert not artifact.rejected
     embedder, saved = open_embedder(artifact.path), checkpoint.load(checkpoint_file)
     assert embedder.contract.flip
-    crops = np.random.default_rng(1).integers(0, 256, (5, 128, 64, 3), dtype=np.uint8)
+    crops = np.random.default_rng(1).integers(0, 256, (5, 64, 32, 3), dtype=np.uint8)
     graph = InferenceGraph(saved.build(), saved.contract, unit_length=False).eval()
     with torch.inference_mode():
         both = [graph(torch.from_numpy(np.ascontiguousarray(side))) for side in (crops, crops[:, :, ::-1])]
@@ -86,16 +87,16 @@ def test_flip_averages_before_the_length_is_taken(checkpoint_file: Path, people:
     assert np.abs(one - expected).max() > 1e-3
 
 
-def test_feature_before_the_neck(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
+def test_feature_before_the_neck(checkpoint_file: Path, small_set: Dataset, tmp_path: Path) -> None:
     saved = checkpoint.load(checkpoint_file)
     torch.manual_seed(2)
     state = {**saved.state, "neck.running_mean": torch.rand(512), "neck.running_var": 1 + torch.rand(512)}
     checkpoint.save(replace(saved, state=state), tmp_path / "model.pt")
-    artifact = export_onnx(prepare_export(tmp_path / "model.pt", tmp_path, open_dataset(people), feature="before"))
+    artifact = export_onnx(prepare_export(tmp_path / "model.pt", tmp_path, small_set, feature="before"))
     assert not artifact.rejected
     embedder = open_embedder(artifact.path)
     assert embedder.contract.feature == "before"
-    crops = np.random.default_rng(1).integers(0, 256, (4, 128, 64, 3), dtype=np.uint8)
+    crops = np.random.default_rng(1).integers(0, 256, (4, 64, 32, 3), dtype=np.uint8)
     graph = InferenceGraph(replace(saved, state=state).build(), saved.contract).eval()
     with torch.inference_mode():
         pixels = (
@@ -105,9 +106,9 @@ def test_feature_before_the_neck(checkpoint_file: Path, people: Path, tmp_path: 
     np.testing.assert_allclose(embedder.run(crops), expected, atol=1e-5)
 
 
-def test_an_unknown_feature_is_refused(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
+def test_an_unknown_feature_is_refused(checkpoint_file: Path, small_set: Dataset, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown feature 'fx'; choose from after, before") as caught:
-        prepare_export(checkpoint_file, tmp_path, open_dataset(people), feature="fx")
+        prepare_export(checkpoint_file, tmp_path, small_set, feature="fx")
     assert caught.value.parameter == "feature"
 
 
@@ -130,7 +131,7 @@ def test_unknown_opsets_are_an_error(opset: int, context: ExportContext, tmp_pat
 def test_layer_errors_against_a_naive_loop(crops: Pixels) -> None:
     torch.manual_seed(0)
     model = ReID("resnet18", 3).eval()
-    saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", ("none",))
+    saved = Checkpoint(contract_of(model, 64, 32), model.state_dict(), 3, 1, "bnneck", ("none",))
     graph = inference_graph(saved, saved.contract)
     errors = sensitivity.layer_errors(
         graph, crops[:2], lambda conv, x: 1.5 * conv._conv_forward(x, conv.weight, conv.bias)
@@ -147,7 +148,7 @@ def test_layer_errors_against_a_naive_loop(crops: Pixels) -> None:
 def test_embedding_costs_against_a_changed_copy(crops: Pixels) -> None:
     torch.manual_seed(0)
     model = ReID("resnet18", 3).eval()
-    saved = Checkpoint(contract_of(model, 128, 64), model.state_dict(), 3, 1, "bnneck", ("none",))
+    saved = Checkpoint(contract_of(model, 64, 32), model.state_dict(), 3, 1, "bnneck", ("none",))
     graph = inference_graph(saved, saved.contract)
     costs = sensitivity.embedding_costs(
         graph, crops[:3], lambda conv, x: -2 * conv._conv_forward(x, conv.weight, conv.bias)
@@ -201,10 +202,15 @@ def test_fp16_rounds(fp16_file: Path, onnx_file: Path, crops: Pixels) -> None:
 
 
 def test_layers_that_overflow_in_fp16_stay_in_float32(
-    checkpoint_file: Path, people: Path, onnx_file: Path, crops: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint_file: Path,
+    small_set: Dataset,
+    onnx_file: Path,
+    crops: Pixels,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = unbalanced(checkpoint_file, 1e6, slice(None), tmp_path / "model.pt")
-    context = prepare_export(source, tmp_path, open_dataset(people))
+    context = prepare_export(source, tmp_path, small_set)
     artifact = export_onnx(context, "fp16")
     assert artifact.float32_layers == ("layer2.0.conv1", "layer2.0.conv2")
     assert not artifact.rejected
@@ -245,11 +251,11 @@ def test_int8_is_per_channel_and_close(int8_file: Path, onnx_file: Path, crops: 
 
 @pytest.mark.slow
 def test_layers_too_sensitive_for_int8_stay_in_float32(
-    checkpoint_file: Path, people: Path, onnx_file: Path, crops: Pixels, tmp_path: Path
+    checkpoint_file: Path, small_set: Dataset, onnx_file: Path, crops: Pixels, tmp_path: Path
 ) -> None:
     # One channel is ten thousand times as large as the others, so that INT8 rounds these to zero.
     source = unbalanced(checkpoint_file, 1e4, slice(0, 1), tmp_path / "model.pt")
-    context = prepare_export(source, tmp_path, open_dataset(people))
+    context = prepare_export(source, tmp_path, small_set)
     artifact = export_onnx(context, "int8")
     assert "layer2.0.conv2" in artifact.float32_layers
     assert len(artifact.float32_layers) == 2
@@ -269,7 +275,7 @@ def test_convolutions_are_ranked_by_cost_for_each_weight(
 def test_int8_calibrates_on_crops_that_are_not_scored(checkpoint_file: Path, people: Path, tmp_path: Path) -> None:
     dataset = open_dataset(people)
     context = prepare_export(checkpoint_file, tmp_path, dataset)
-    train = parity.sample_crops(replace(dataset, query=(), gallery=()), (128, 64), 512)
+    train = parity.sample_crops(replace(dataset, query=(), gallery=()), (64, 32), 512)
     np.testing.assert_array_equal(context.calibration, train)
     assert len(train) == len(dataset.train)
 
@@ -320,18 +326,18 @@ def test_int8_for_tensorrt_is_symmetric_and_builds(context: ExportContext, tmp_p
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_ibn_in_lower_precision(precision: str, people: Path, tmp_path: Path) -> None:
+def test_ibn_in_lower_precision(precision: str, small_set: Dataset, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ReID("resnet18_ibn_a", 3).train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
             module.momentum = None  # statistics of all crops, so that embeddings differ between images
-    crops = parity.sample_crops(open_dataset(people), (64, 32), 32)
+    crops = parity.sample_crops(small_set, (64, 32), 32)
     normed = (torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - 0.45) / 0.225
     with torch.no_grad():
         model(normed)
     saved = Checkpoint(contract_of(model, 64, 32), model.state_dict(), 3, 1, "bnneck", ("none",))
     checkpoint.save(saved, tmp_path / "model.pt")
-    artifact = export_onnx(prepare_export(tmp_path / "model.pt", tmp_path, open_dataset(people)), precision)
+    artifact = export_onnx(prepare_export(tmp_path / "model.pt", tmp_path, small_set), precision)
     assert artifact.parity is not None
     assert artifact.parity.min_cosine > {"fp16": 0.999, "int8": 0.95}[precision]

@@ -17,7 +17,6 @@ from torch import nn
 from bot_deploy import open_embedder
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
-from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import RunError
 from bot_deploy.export.fp16 import to_fp16
 from bot_deploy.export.graph import inference_graph
@@ -29,6 +28,8 @@ from bot_deploy.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from bot_deploy.datasets import Dataset
 
 pytest.importorskip("timm", reason="needs timm, of the extra `timm`")
 
@@ -50,10 +51,9 @@ FULL = ("fp32", "fp16", "int8")
         ("mobilenetv4_conv_small", ("int8",)),
     ],
 )
-def test_from_training_to_int8(name: str, precisions: tuple[str, ...], people: Path, tmp_path: Path) -> None:
-    dataset = open_dataset(people)
-    path = loop.train(replace(RECIPE, arch=f"timm:{name}"), dataset, tmp_path)
-    context = prepare_export(path, tmp_path, dataset)
+def test_from_training_to_int8(name: str, precisions: tuple[str, ...], small_set: Dataset, tmp_path: Path) -> None:
+    path = loop.train(replace(RECIPE, arch=f"timm:{name}"), small_set, tmp_path)
+    context = prepare_export(path, tmp_path, small_set)
     modules = list(checkpoint.load(path).build().backbone.modules())
     count = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in modules)
     exported: Any = []
