@@ -62,20 +62,6 @@ def few_people(tmp_path_factory: pytest.TempPathFactory, people: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def few_people(tmp_path_factory: pytest.TempPathFactory, people: Path) -> Path:
-    """The first four people of each folder of `people`, for tests in which the number of crops only costs time."""
-    out = tmp_path_factory.mktemp("few") / "people"
-    for folder in people.iterdir():
-        files = sorted(folder.glob("*.jpg"))
-        first = sorted({file.name[:4] for file in files if file.name[:4].isdigit() and int(file.name[:4])})[:4]
-        (out / folder.name).mkdir(parents=True)
-        for file in files:
-            if file.name[:4] in first:
-                shutil.copy(file, out / folder.name)
-    return out
-
-
-@pytest.fixture(scope="session")
 def checkpoint_file(tmp_path_factory: pytest.TempPathFactory, people: Path) -> Path:
     """An untrained ResNet-18 checkpoint for crops of 64x32 pixels: small, because most of the suite embeds with it."""
     import torch
