@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -305,12 +306,14 @@ def test_int8_calibration_on_scored_crops_is_reported(
     assert ("no training crops, so INT8 calibration uses its query and gallery" in caplog.text) == is_reported
 
 
-def test_int8_for_tensorrt_is_symmetric_and_builds(context: ExportContext, tmp_path: Path) -> None:
+def test_int8_for_tensorrt_is_symmetric_and_builds(
+    context: ExportContext, exported: ExportedModel, tmp_path: Path
+) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx to build an engine")
-    to_onnx(context.graph, context.contract, tmp_path / "fp32.onnx")
+    exported = replace(exported, path=shutil.copy(exported.path, tmp_path / "model.onnx"))
     contract = replace(context.contract, precision="int8")
     int8.to_int8(
-        tmp_path / "fp32.onnx", tmp_path / "int8.onnx", context.graph, contract, context.calibration[:32], tensorrt=True
+        exported.path, tmp_path / "int8.onnx", context.graph, contract, context.calibration[:32], tensorrt=True
     )
     model = onnx.load(str(tmp_path / "int8.onnx"))
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -318,10 +321,10 @@ def test_int8_for_tensorrt_is_symmetric_and_builds(context: ExportContext, tmp_p
     assert zeros
     assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
     assert not [name for name, value in values.items() if value.dtype == np.int32]
-    artifact = export_engine(replace(context, out=tmp_path), "int8", (1, 2, 4), ["sm89"])
+    artifact = export_engine(replace(context, out=tmp_path), "int8", (1, 2, 4), ["sm89"], [exported])
     assert artifact.path == tmp_path / "model.engine"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "fp32.onnx", "int8.onnx", "model.engine", "model.engine.json"
+        "int8.onnx", "model.engine", "model.engine.json", "model.onnx"
     ]  # fmt: skip
 
 

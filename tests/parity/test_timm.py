@@ -80,7 +80,7 @@ def test_from_training_to_int8(name: str, precisions: tuple[str, ...], small_set
         assert [types[node.input[1]] for node in layers] == [TensorProto.FLOAT16] * count
     else:  # in PyTorch, which is quicker
         graph = copy.deepcopy(context.graph)
-        assert not to_fp16(graph, crops)
+        assert not to_fp16(graph, context.calibration)
         with torch.inference_mode():
             embedded["fp16"] = graph(torch.from_numpy(crops)).numpy()
     least = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.97}
