@@ -107,8 +107,7 @@ def main(out: Path | None, overrides: tuple[str, ...]) -> None:
     """Match, fine-tune and export on synthetic people."""
     console.show_library_output()
     try:
-        for line in quickstart(out or runs.new_folder("quickstart"), overrides).splitlines():
-            console.show(line)
+        console.show(*quickstart(out or runs.new_folder("quickstart"), overrides).splitlines())
     except BotError as error:
         console.say(f"quickstart: {error}")
         sys.exit(error.exit_code)

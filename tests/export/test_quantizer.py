@@ -27,7 +27,7 @@ def test_only_the_quantisers_messages_are_dropped(
         root.handle(_record("/site-packages/onnxruntime/quantization/quantize.py", logging.WARNING, "advice"))
         root.handle(_record("/site-packages/onnxruntime/quantization/quantize.py", logging.ERROR, "an error"))
         root.info("from the user")
-        logging.getLogger("another.library").warning("from another library")
+        logging.getLogger("another_package").warning("from another library")
     assert [record.getMessage() for record in caplog.records] == ["an error", "from the user", "from another library"]
     assert capsys.readouterr().out == ""
     root.handle(_record("/site-packages/onnxruntime/quantization/quantize.py", logging.WARNING, "afterwards"))
