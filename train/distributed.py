@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import distributed
@@ -18,6 +18,8 @@ from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 EVALUATION_TIMEOUT = timedelta(hours=2)  # the other ranks wait while the first one evaluates
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -42,6 +44,9 @@ class World:
         return slice(self.rank * rows, (self.rank + 1) * rows)
 
 
+ALONE = World(0, 1, "cpu")
+
+
 def join_world() -> World:
     """Connects to the other processes of `torchrun`; without it, the world is this process alone.
 
@@ -60,7 +65,8 @@ def join_world() -> World:
             )
         torch.cuda.set_device(local)
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if gpu else "gloo", timeout=EVALUATION_TIMEOUT)
+        # With a GPU, gloo is for what is on the CPU: decoded crops and Python objects.
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=EVALUATION_TIMEOUT)
     return World(rank, size, device)
 
 
@@ -100,6 +106,21 @@ class _Gather(torch.autograd.Function):
         summed = torch.stack(gradients)
         distributed.all_reduce(summed)
         return summed[ctx.rank], None
+
+
+def broadcast(values: Tensor, source: int, world: World) -> None:
+    """Fills `values`, contiguous and of the same size in all processes, with those of the process `source`."""
+    if world.size > 1 and values.numel():
+        distributed.broadcast(values, source)
+
+
+def gather_objects(value: T, world: World) -> list[T]:
+    """The `value` of each process, in the order of their ranks."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def average(value: Tensor, world: World) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import shutil
@@ -9,7 +10,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -25,21 +25,21 @@ from bot_deploy.progress import show_progress
 from bot_deploy.runs import CHECKPOINT_NAME
 
 from . import run_files, transforms
+from .batches import load_batches, plan_epoch
 from .data import TrainingSet, open_training_set
 from .distillation import (
     TeacherTargets,
     check_teacher,
     direction_loss,
-    draw_unlabeled,
     embed_with_teacher,
     relation_loss,
 )
 from .distributed import World, average, gather, join_world, leave_world
+from .gpu import LossWatch, fixed_shapes
 from .losses import TripletLoss, id_loss
 from .precision import DTYPES, resolve_precision
 from .recipe import MIN_IDENTITIES, Recipe, load_recipe
 from .run_files import EpochMetrics
-from .sampler import draw_batches
 from .schedule import learning_rate
 from .state import TrainingState, create_state, restore_state, save_state
 from .weights import inherited_terms
@@ -47,7 +47,6 @@ from .weights import inherited_terms
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
     from torch import Tensor
 
     from bot_deploy.datasets import Dataset
@@ -192,13 +191,14 @@ def _open_crops(
 ) -> tuple[TrainingSet, TrainingSet | None]:
     """The crops to train on in the recipe's size: the labelled and, if there are some, the unlabelled ones."""
     size = (recipe.height, recipe.width)
-    labelled = open_training_set(dataset.train, size, world.device)
+    on_gpu = not recipe.jpeg_probability  # JPEG compression needs the crops on the CPU
+    labelled = open_training_set(dataset.train, size, world, on_gpu=on_gpu)
     if not targets:
         return labelled, None
     labelled = dataclasses.replace(labelled, teacher=targets.labeled_embeddings)
     if not targets.unlabeled_crops or not recipe.unlabeled_batch:
         return labelled, None
-    unlabelled = open_training_set(targets.unlabeled_crops, size, world.device)
+    unlabelled = open_training_set(targets.unlabeled_crops, size, world, on_gpu=on_gpu)
     return labelled, dataclasses.replace(unlabelled, teacher=targets.unlabeled_embeddings)
 
 
@@ -215,41 +215,25 @@ def train_epoch(
     `network` is `state.model` as `prepare_network` returns it; by default the model itself.
     """
     epoch = state.epoch + 1
-    rng = np.random.default_rng([recipe.seed, epoch])
     lr = learning_rate(epoch, recipe)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     state.model.train()
-    sums, steps, started = torch.zeros(6, device=world.device), 0, time.perf_counter()
-    previous: tuple[Tensor, npt.NDArray[np.int64]] | None = None
-    batches = list(draw_batches(training_set.labels, recipe.identities_per_batch, recipe.images_per_identity, rng))
-    # A stream of its own, so that the labelled batches are the same with and without unlabelled crops.
-    unlabelled_rng = np.random.default_rng([recipe.seed, epoch, 1])
-    count = len(unlabelled.crops) if unlabelled else 0
-    extra_batches = draw_unlabeled(count, len(batches), recipe.unlabeled_batch, unlabelled_rng)
-    epoch_label = f"epoch {epoch}/{recipe.epochs}" if world.is_first else None
-    for batch, extra in show_progress(list(zip(batches, extra_batches, strict=True)), epoch_label):
-        share = world.share(len(batch))
-        augmentation = transforms.draw_augmentation(len(batch), recipe, rng).select(share)
-        images = training_set.pixels(batch[share]).to(world.device, non_blocking=True)
-        labels = torch.from_numpy(training_set.labels[batch[share]]).to(world.device, non_blocking=True)
-        pixels = transforms.augment(images, recipe, augmentation, state.model.mean, state.model.std)
-        teacher = None if training_set.teacher is None else training_set.teacher[batch[share]]
-        if unlabelled is not None and unlabelled.teacher is not None:
-            share = world.share(len(extra))
-            augmentation = transforms.draw_augmentation(len(extra), recipe, unlabelled_rng).select(share)
-            images = unlabelled.pixels(extra[share]).to(world.device, non_blocking=True)
-            extra_pixels = transforms.augment(images, recipe, augmentation, state.model.mean, state.model.std)
-            pixels = torch.cat([pixels, extra_pixels])
-            assert teacher is not None
-            teacher = torch.cat([teacher, unlabelled.teacher[extra[share]]])
-        teacher = None if teacher is None else teacher.to(world.device, non_blocking=True)
-        values = train_step(state, pixels, labels, recipe, world, network, teacher)
-        sums += values
-        # The check is one step late, so that the GPU already computes the next step.
-        _stop_unless_finite(previous, epoch, training_set)
-        previous, steps = (values, batch[share]), steps + 1
-    _stop_unless_finite(previous, epoch, training_set)
+    plan = plan_epoch(training_set, unlabelled, recipe, epoch)
+    sums, steps, started = torch.zeros(6, device=world.device), len(plan.rows), time.perf_counter()
+    watch = LossWatch(epoch, training_set)
+    label = f"epoch {epoch}/{recipe.epochs}" if world.is_first else None
+    with contextlib.closing(load_batches(plan, recipe, world)) as batches, fixed_shapes(world.device):
+        for batch in show_progress(batches, label, steps):
+            pixels = [
+                transforms.augment(part.images, recipe, part.augmentation, state.model.mean, state.model.std)
+                for part in batch.parts
+            ]
+            joined = pixels[0] if len(pixels) == 1 else torch.cat(pixels)
+            values = train_step(state, joined, batch.labels, recipe, world, network, batch.teacher)
+            sums += values
+            watch.add(values, batch.rows)
+    watch.finish()
     means = (average(sums, world) / max(steps, 1)).tolist()  # three losses and the accuracy
     state.epoch, seconds = epoch, time.perf_counter() - started
     return EpochMetrics(
@@ -262,7 +246,7 @@ def train_epoch(
         relation_loss=None if training_set.teacher is None else means[4],
         teacher_cosine=None if training_set.teacher is None else 1 - means[5],
         images_per_second=steps
-        * (recipe.identities_per_batch * recipe.images_per_identity + extra_batches.shape[1])
+        * (recipe.identities_per_batch * recipe.images_per_identity + plan.unlabelled_rows.shape[1])
         / seconds,
         seconds=seconds,
     )
@@ -332,25 +316,11 @@ def prepare_network(model: ReID, recipe: Recipe, world: World) -> nn.Module:
     network: nn.Module = model
     if world.size > 1:
         gpu = world.device != "cpu"
-        if gpu:
+        if gpu and recipe.sync_batch_norm:
             # In place, so that the state dict keeps its keys and evaluation needs no second model.
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         network = nn.parallel.DistributedDataParallel(network, [world.device] if gpu else None)
     return torch.compile(network) if recipe.compile else network  # type: ignore[return-value]
-
-
-def _stop_unless_finite(
-    step: tuple[Tensor, npt.NDArray[np.int64]] | None, epoch: int, training_set: TrainingSet
-) -> None:
-    if step is None or torch.isfinite(step[0]).all():
-        return
-    id_, triplet, center, _, relation, direction = step[0].tolist()
-    raise RunError(
-        f"epoch {epoch}: the loss is not finite (id {id_}, triplet {triplet}, center {center}, "
-        f"relation {relation}, direction {direction}); "
-        f"use a lower lr or precision=fp32; the batch was {', '.join(training_set.paths(step[1]))}",
-        parameter="set",
-    )
 
 
 def _check_identities(recipe: Recipe, num_ids: int, world: World, data: str) -> None:

@@ -117,6 +117,7 @@ class Recipe:
 
     small_epochs: int = 0  # first epochs, on crops of half the height and width
     compile: bool = False  # torch.compile
+    sync_batch_norm: bool = True  # on several GPUs: batch-norm over the whole batch; False: over each GPU's share
     eval_at_start: bool = False  # evaluate the untrained model too
     eval_every: int = 0  # epochs between two evaluations; 0: only after the last epoch
 

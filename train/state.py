@@ -71,13 +71,15 @@ def create_state(recipe: Recipe, num_ids: int, device: str, teacher_dim: int = 0
         center = CenterLoss(num_ids, model.dim, scaling=recipe.protocol).to(device)
         # Last, so that the same seed gives the same network with and without a teacher.
         projection = nn.Linear(model.dim, teacher_dim, bias=False).to(device) if teacher_dim else None
-    use_cpu_layers(model)
+    if device == "cpu":
+        use_cpu_layers(model)
     model.to(device).to(memory_format=torch.channels_last)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     trained += list(projection.parameters()) if projection is not None else []
     # L2 regularisation of all parameters, batch-norm and biases included (the released code).
     optimizer = torch.optim.Adam(trained, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    center_optimizer = torch.optim.SGD(center.parameters(), lr=recipe.center_lr)
+    # Fused optimizers leave the GradScaler's check on the GPU; another would make the CPU wait for it.
+    center_optimizer = torch.optim.SGD(center.parameters(), lr=recipe.center_lr, fused=device != "cpu")
     scaler = torch.amp.GradScaler(device.partition(":")[0], enabled=recipe.precision == "fp16")
     return TrainingState(model, center, optimizer, center_optimizer, scaler, projection=projection)
 

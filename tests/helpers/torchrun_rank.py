@@ -1,4 +1,4 @@
-"""A rank of test_distributed.py: trains one step on its share of a fixed batch."""
+"""A rank of test_distributed.py: trains one step on its share of a fixed batch, and decodes its share of some crops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bot_deploy.train import loop
+from bot_deploy.datasets import Crop
+from bot_deploy.errors import InputError
+from bot_deploy.train import data, loop
 from bot_deploy.train.distributed import World, join_world, leave_world
 from bot_deploy.train.recipe import Recipe
 from bot_deploy.train.state import create_state
@@ -35,9 +37,32 @@ def train_one_step(recipe: Recipe, world: World) -> dict[str, Any]:
     return {"values": values, "gradients": gradients, "centers": state.center.centers.detach()}
 
 
+def decode_together(files: list[Path], world: World) -> tuple[list[str], torch.Tensor | str]:
+    """The files that this rank has decoded, and the crops of all ranks, or the error."""
+    decoded: list[str] = []
+    read_many = data.images.read_many
+
+    def record(paths: list[Path], size: tuple[int, int], workers: int) -> Any:
+        decoded.extend(path.name for path in paths)
+        return read_many(paths, size, workers)
+
+    data.images.read_many = record  # type: ignore[assignment]
+    try:
+        cache = data.open_training_set([Crop(path, 0, 0) for path in files], (4, 2), world).cache
+    except InputError as error:
+        return decoded, str(error)
+    assert cache is not None
+    return decoded, cache
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     world = join_world()
     recipes = [Recipe(**values) for values in json.loads((folder / "recipes.json").read_text())]
     torch.save([train_one_step(recipe, world) for recipe in recipes], folder / f"rank{world.rank}.pt")
+    files = sorted(folder.glob("*.png"))
+    torch.save(
+        [decode_together(files, world), decode_together([*files, folder / "none.png"], world)],
+        folder / f"crops{world.rank}.pt",
+    )
     leave_world()

@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers.torchrun_rank import train_one_step
+from PIL import Image
 
 from bot_deploy.errors import InputError
 from bot_deploy.train import distributed, loop
@@ -37,6 +39,8 @@ def torchrun(processes: int, *arguments: object) -> list[str]:
 def test_two_ranks_of_32_are_one_of_64(tmp_path: Path) -> None:
     recipes = [{**RECIPE, "center_weight": center_weight} for center_weight in (5e-4, 0.0)]
     (tmp_path / "recipes.json").write_text(json.dumps(recipes))
+    for number in range(7):
+        Image.new("RGB", (2, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
     result = subprocess.run(
         torchrun(2, "-m", "helpers.torchrun_rank", tmp_path), capture_output=True, text=True, check=False
     )
@@ -54,6 +58,22 @@ def test_two_ranks_of_32_are_one_of_64(tmp_path: Path) -> None:
                 np.testing.assert_allclose(rank["gradients"][key], gradient, rtol=1e-3, atol=1e-5, err_msg=key)
         assert torch.equal(ranks[0]["centers"], ranks[1]["centers"])
         np.testing.assert_allclose(ranks[0]["centers"], alone["centers"], rtol=1e-5, atol=1e-6)
+    _check_shared_decoding([torch.load(tmp_path / f"crops{rank}.pt", weights_only=True) for rank in range(2)])
+
+
+def _check_shared_decoding(ranks: list[Any]) -> None:
+    """Each file was decoded by one rank, both have all crops, and both know of a file that only one has tried."""
+    (first, broken_first), (second, broken_second) = ranks
+    assert (first[0], second[0]) == (
+        [f"{number}.png" for number in range(3)],
+        [f"{number}.png" for number in range(3, 7)],
+    )
+    for _, crops in (first, second):
+        assert crops.shape == (7, 4, 2, 3)
+        assert crops[:, 0, 0, 0].tolist() == list(range(7))
+    for _, message in (broken_first, broken_second):
+        assert "1 training crops cannot be read" in message
+        assert "none.png" in message
 
 
 @pytest.mark.slow
