@@ -31,16 +31,15 @@ BACKENDS = {
         "cpu": "onnxruntime",
         "openvino": "openvino",
         "openvino-bf16": "openvino",
-        "tensorrt": "onnxruntime",
     },
-    ".engine": {"cuda": "tensorrt", "tensorrt": "tensorrt"},
+    ".engine": {"cuda": "tensorrt"},
     ".xml": {"openvino": "openvino", "openvino-bf16": "openvino"},
     ".pt": {"cuda": "torch", "cpu": "torch"},
 }
 DEVICES = ("auto", *dict.fromkeys(device for devices in BACKENDS.values() for device in devices))
 MAX_THREADS = 512  # more help no model, and starting thousands can take longer than the work
 MAX_BATCH = 65_536  # images
-# "auto" tries these in order. Not openvino-bf16, which rounds otherwise, nor tensorrt, which takes minutes to start.
+# "auto" tries these in order; not openvino-bf16, which rounds otherwise.
 AUTO_DEVICES = ("cuda", "cpu", "openvino")
 
 # ---- training ----
@@ -71,6 +70,16 @@ MIN_PERSON_HEIGHT = 40  # pixels; a smaller crop says little about who it is
 
 # ---- messages ----
 MAX_NAMED_FILES = 10  # broken files that messages name, one a line; a hundred thousand lines would hide all others
+
+
+def device_kind(device: str) -> str:
+    """The device without the number of a GPU: "cuda" for "cuda:1"."""
+    return device.partition(":")[0]
+
+
+def gpu_number(device: str) -> int:
+    """The number of the GPU `device`: 1 for "cuda:1", 0 for "cuda"."""
+    return int(device.partition(":")[2] or 0)
 
 
 def feature_code(feature: str) -> str:

@@ -32,6 +32,7 @@ COMMANDS = {
     "verify": ("verify:verify", "Compare the embeddings of two models on real crops."),
     "bench": ("bench:bench", "Measure the latency and throughput of models on every backend."),
     "doctor": ("doctor:doctor", "Measure the effect of wrong preprocessing on your crops, and look for signs of it."),
+    "env": ("env:env", "Show what this machine has, and on which devices models run."),
     "models": ("models:models", "List the models and detectors that have a name, or fetch them."),
     "wrap": ("wrap:wrap", "Convert a ReID network of another toolkit, ONNX or OpenVINO IR, to a model file."),
     "import": ("import_:import_command", "Convert a checkpoint of another toolkit."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from bot_deploy.artifacts import check_model_file, refuse_replacement
-from bot_deploy.choices import AUTO_DEVICES, BACKENDS
+from bot_deploy.choices import AUTO_DEVICES, BACKENDS, device_kind
+from bot_deploy.driver import find_driver
 from bot_deploy.errors import ImageError, InputError, RunError
 from bot_deploy.images import Pixels, convert_image, read_image, read_many, resize
 from bot_deploy.machine import available_cores, thread_count
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     import torch
 
     from bot_deploy.artifacts.contract import Contract
+
+logger = logging.getLogger(__name__)
 
 Vectors = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -237,7 +241,8 @@ def open_embedder(
     Args:
         path: the model, a file or a name of `bot models` that is in the cache; None or "box" for the built-in
             model, whose card is docs/model.md.
-        device: one of `choices.DEVICES`; "auto" takes the first of `choices.AUTO_DEVICES` that works.
+        device: one of `choices.DEVICES`, or "cuda:1" for the second GPU; "auto" takes the first of
+            `choices.AUTO_DEVICES` that works, and a warning says why a GPU is not used.
         threads: number of CPU threads; 0 for as many as this process may use.
         batch_size: number of images in a batch; 0 for the backend's own choice.
         check: embed a fixed image, so that a model without usable embeddings is refused now. `bot doctor` and
@@ -253,22 +258,27 @@ def open_embedder(
     path = find_model(box.NAME if path is None else path)
     check_model_file(path)
     backends = BACKENDS[path.suffix]
-    if device != "auto" and device not in backends:
+    if device != "auto" and not (device in backends or (device_kind(device) == "cuda" and "cuda" in backends)):
         raise InputError(f"{path}: cannot run on {device!r}; choose auto, {', '.join(backends)}")
     devices = [name for name in AUTO_DEVICES if name in backends] if device == "auto" else [device]
     failures: list[RunError] = []
     for name in devices:
         try:
-            backend = import_module(f"bot_deploy.backends.{backends[name]}")
+            backend = import_module(f"bot_deploy.backends.{backends[device_kind(name)]}")
             with refuse_replacement(path):
                 opened: Embedder = backend.open_model(path, name, threads)
         except RunError as error:
             failures.append(error)
             continue
-        if check:
-            try:
+        try:
+            if check:
                 opened.check()
-            except RunError as error:
-                raise RunError(f"{path}: {error}", parameter=error.parameter) from None
+        except RunError as error:
+            failures.insert(0, RunError(f"{path}: {error}", parameter=error.parameter))
+            if name != "cuda" or name == devices[-1]:  # only a GPU is in doubt; elsewhere the model is
+                break
+            continue
+        if failures and devices[0] == "cuda" and find_driver().gpus:
+            logger.warning(f"no GPU is used: {failures[0]}")
         return replace(opened, batch_size=batch_size or opened.batch_size)
     raise failures[0]

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 MAX_LINE, LINE_END = 3500, 900  # characters of a line of a message, and of its end; a value from a file can be longer
 
+GPU_HINT = "`bot env` shows what this machine has"  # ends every message about a GPU
+
 # module -> the extra that installs it; the command line adds the hint to a ModuleNotFoundError of such a module
 EXTRAS = {
     "av": "demo",

@@ -227,7 +227,7 @@ def test_without_torch_there_is_a_table_and_no_baseline(onnx_file: Path, people:
     )
     assert result.returncode == 0, result.stderr
     assert "no baseline: torch is not installed" in result.stderr
-    assert "tensorrt: left out; " in result.stderr  # by default every device is tried, and the failed ones are listed
+    assert "cuda: left out; " in result.stderr  # by default every device is tried, and the failed ones are listed
     assert f"{str(onnx_file)[-20:]} cpu" in result.stdout
     assert "x\n" not in result.stdout
 

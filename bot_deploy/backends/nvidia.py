@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from bot_deploy.artifacts.engine_file import PACKAGE_MODULES
-from bot_deploy.errors import RunError, missing_package, on_one_line
+from bot_deploy.errors import GPU_HINT, RunError, missing_package, on_one_line
 
 
 def is_installed(package: str) -> bool:
@@ -55,7 +55,7 @@ def gpu_arch() -> str:
     error, count = cuda.cudaGetDeviceCount()
     if int(error) or not count:
         reason = cuda.cudaGetErrorString(error)[1].decode() if int(error) else "none is visible"
-        raise RunError(f"no NVIDIA GPU that CUDA can use ({reason}); a missing or old driver has the same symptom")
+        raise RunError(f"no NVIDIA GPU that CUDA can use ({reason}); {GPU_HINT}")
     attributes = cuda.cudaDeviceAttr
     major = check_cuda(cuda, cuda.cudaDeviceGetAttribute(attributes.cudaDevAttrComputeCapabilityMajor, 0))
     minor = check_cuda(cuda, cuda.cudaDeviceGetAttribute(attributes.cudaDevAttrComputeCapabilityMinor, 0))
@@ -83,7 +83,7 @@ def check_cuda(cuda: Any, result: tuple[Any, ...]) -> Any:
     error, *values = result
     if int(error):
         reason = cuda.cudaGetErrorString(error)[1].decode()
-        raise RunError(f"CUDA: {reason}; `nvidia-smi` shows the GPU's state and memory")
+        raise RunError(f"CUDA: {reason}; {GPU_HINT}")
     return values[0] if values else None
 
 

@@ -1,15 +1,17 @@
-"""ONNX Runtime: on the CPU, or with CUDA or TensorRT (package onnxruntime-gpu)."""
+"""ONNX Runtime: on the CPU, or on a GPU with CUDA (package onnxruntime-gpu)."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bot_deploy.artifacts import read_contract
 from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
+from bot_deploy.choices import gpu_number
 from bot_deploy.embedder import Embedder
-from bot_deploy.errors import InputError, RunError, on_one_line
+from bot_deploy.errors import GPU_HINT, InputError, RunError, on_one_line
 from bot_deploy.telemetry import without_telemetry
 
 from .fixed_batch import in_fixed_batches
@@ -23,16 +25,7 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
-# device -> execution providers: the first must work, the others run the operators that the first one lacks
-PROVIDERS = {
-    "cpu": ("CPUExecutionProvider",),
-    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
-}
-# TF32 keeps ten of float32's twenty-three mantissa bits; without it, embeddings are those of PyTorch.
-PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
-
-CUDA_HINT = "use the device cpu, or repair CUDA (`pip install 'onnxruntime-gpu[cuda,cudnn]'` brings its libraries)"
+CUDA_HINT = f"use the device cpu; `pip install 'onnxruntime-gpu[cuda,cudnn]'` brings CUDA's libraries; {GPU_HINT}"
 # WeightBiasQuantization would quantise the layers that an INT8 export leaves in float32, with one scale for
 # all channels.
 DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
@@ -41,6 +34,12 @@ DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
 def open_model(path: Path, device: str, threads: int) -> Embedder:
     """Opens an ONNX file with ONNX Runtime; `bot_deploy.embedder.open_embedder` explains the arguments."""
     contract = read_contract(path)
+    if contract.precision == "int8" and device != "cpu":
+        raise RunError(
+            "ONNX Runtime has no INT8 convolutions for CUDA and would compute in float32 between conversions; use the "
+            "device cpu, or an engine of `bot export --trt`",
+            parameter="device",
+        )
     session = open_session(path, device, threads)
     shapes = {value.name: tuple(value.shape) for value in (*session.get_inputs(), *session.get_outputs())}
     check_shapes(shapes, contract, path, "export it again")
@@ -50,19 +49,22 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
         try:
             return np.asarray(session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0], dtype=np.float32)
         except Exception as error:  # noqa: BLE001 - its error classes have no common base but Exception
+            reason = on_one_line(error)[:200]
+            if device == "cpu" or re.search("memory|alloc", reason, re.IGNORECASE):
+                remedy, parameter = "if its memory was too small, try a smaller batch", "batch"
+            else:
+                remedy, parameter = f"use the device cpu; {GPU_HINT}", "device"
             raise RunError(
-                f"ONNX Runtime failed on {len(batch)} images ({on_one_line(error)[:200]}); if its memory was "
-                "too small, try a smaller batch",
-                parameter="batch",
+                f"ONNX Runtime failed on {len(batch)} images ({reason}); {remedy}", parameter=parameter
             ) from None
 
-    name = f"ONNX Runtime {__version__} {PROVIDERS[device][0].removesuffix('ExecutionProvider')}"
+    name = f"ONNX Runtime {__version__} {device.upper()}"
     batch = session.get_inputs()[0].shape[0]  # a number only in a wrapped model of another toolkit
     return Embedder(contract, name, in_fixed_batches(run, batch) if isinstance(batch, int) else run)
 
 
 def open_session(path: Path, device: str, threads: int) -> InferenceSession:
-    """A session that runs the ONNX graph at `path` on `device`, a key of PROVIDERS, and on no other.
+    """A session that runs the ONNX graph at `path` on `device`, "cpu" or a GPU such as "cuda" or "cuda:1".
 
     Raises:
         InputError: ONNX Runtime cannot read the file.
@@ -75,10 +77,16 @@ def open_session(path: Path, device: str, threads: int) -> InferenceSession:
         raise RunError(
             "ONNX Runtime is not installed; `pip install 'bot-deploy[cpu]'`, or [gpu] on a machine with an NVIDIA GPU"
         ) from None
-    providers = PROVIDERS[device]
-    if providers[0] not in ort.get_available_providers():
+    # The first must work; the CPU runs the operators that it lacks.
+    providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
+    if device != "cpu":
+        # TF32 keeps ten of float32's twenty-three mantissa bits; without it, embeddings are those of PyTorch.
+        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0", "device_id": str(gpu_number(device))}))
+    if providers[0][0] not in ort.get_available_providers():
         raise RunError(
-            f"this ONNX Runtime does not support {device}; `pip install 'bot-deploy[gpu]'` (after removing onnxruntime)"
+            f"this ONNX Runtime does not support {device}; `pip install 'bot-deploy[gpu]'` (after removing "
+            f"onnxruntime); {GPU_HINT}",
+            parameter="device",
         )
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only; its warnings are about its own optimiser
@@ -91,7 +99,7 @@ def open_session(path: Path, device: str, threads: int) -> InferenceSession:
         session = ort.InferenceSession(
             str(path),
             options,
-            providers=[(name, PROVIDER_OPTIONS.get(name, {})) for name in providers],
+            providers=providers,
             disabled_optimizers=DISABLED_OPTIMIZERS,
             enable_fallback=0,  # a fallback prints on stdout, and its INT8 kernels are not the verified ones
         )
@@ -101,6 +109,6 @@ def open_session(path: Path, device: str, threads: int) -> InferenceSession:
                 f"ONNX Runtime cannot use {device} ({on_one_line(error)[:200]}); {CUDA_HINT}", parameter="device"
             ) from None
         raise InputError(f"{path}: ONNX Runtime cannot open it ({on_one_line(error)[:200]}); export it again") from None
-    if session.get_providers()[0] != providers[0]:
+    if session.get_providers()[0] != providers[0][0]:
         raise RunError(f"ONNX Runtime found no usable {device} device or libraries; {CUDA_HINT}", parameter="device")
     return session

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,15 @@ from bot_deploy.artifacts import read_contract
 from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError, RunError, last_line, missing_package
+from bot_deploy.machine import cpu_features
 from bot_deploy.telemetry import without_telemetry
 
 from .fixed_batch import in_fixed_batches
 from .shapes import check_shapes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
@@ -83,8 +85,5 @@ def _shape(port: Any) -> tuple[int, ...]:
 
 def _int8_sums_are_exact() -> bool:
     """Whether sums of INT8 products are exact on this CPU; True if its features are not known (not Linux)."""
-    try:
-        features = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
-        return True
-    return "avx2" not in features or bool(features & {"avx512_vnni", "avx_vnni"})
+    features = cpu_features()
+    return features is None or "AVX2" not in features or "VNNI" in features

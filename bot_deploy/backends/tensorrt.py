@@ -17,7 +17,7 @@ from bot_deploy.artifacts.engine_file import REEXPORT_HINT
 from bot_deploy.backends import nvidia
 from bot_deploy.backends.nvidia import check_cuda, join_messages
 from bot_deploy.embedder import Embedder
-from bot_deploy.errors import InputError, RunError
+from bot_deploy.errors import GPU_HINT, InputError, RunError
 
 from .shapes import check_shapes
 
@@ -30,7 +30,23 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
-GPU_HINT = "`nvidia-smi` shows the GPU's state and memory"
+
+def try_runtimes() -> str:
+    """Starts each installed package that runs engines; returns their names with versions, and the GPU.
+
+    Raises:
+        RunError: none is installed, or one does not start.
+    """
+    packages = [package for package in engine_file.PACKAGE_MODULES if nvidia.is_installed(package)]
+    if not packages:
+        raise RunError("neither tensorrt nor tensorrt-rtx is installed; pip install 'bot-deploy[tensorrt]'")
+    arch = nvidia.gpu_arch()
+    names = []
+    for package in packages:
+        trt, logger = nvidia.load_tensorrt(package)
+        _start(trt, logger)
+        names.append(f"{package} {trt.__version__}")
+    return f"{' and '.join(names)} on {arch}"
 
 
 def open_model(path: Path, device: str, threads: int) -> Embedder:
@@ -63,14 +79,20 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
     return Embedder(sidecar.contract, name, runner.run, sidecar.profile[2])
 
 
-def _deserialize(trt: Any, logger: Any, data: bytes, path: Path) -> Any:
+def _start(trt: Any, logger: Any) -> Any:
+    """A runtime of TensorRT; raises a RunError with the words of the driver if CUDA does not start."""
     logger.errors.clear()
     try:
-        engine = trt.Runtime(logger).deserialize_cuda_engine(data)
-    except (RuntimeError, TypeError) as error:  # TypeError: pybind11 got no runtime, because CUDA does not start
+        return trt.Runtime(logger)
+    except (RuntimeError, TypeError) as error:  # TypeError: pybind11 got no runtime
         raise RunError(
             f"{trt.__name__} does not start ({join_messages([*logger.errors, str(error)])}); {GPU_HINT}"
         ) from None
+
+
+def _deserialize(trt: Any, logger: Any, data: bytes, path: Path) -> Any:
+    runtime = _start(trt, logger)
+    engine = runtime.deserialize_cuda_engine(data)
     if engine is None and any(re.search("cuda|memory", message, re.IGNORECASE) for message in logger.errors):
         raise RunError(f"{path}: {trt.__name__} cannot load it ({join_messages(logger.errors)}); {GPU_HINT}")
     if engine is None:
@@ -162,7 +184,7 @@ class Runner:
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             context = engine.create_execution_context(config)
         if context is None:
-            raise RunError(f"{trt.__name__} cannot set up the engine; `nvidia-smi` shows who uses the GPU")
+            raise RunError(f"{trt.__name__} cannot set up the engine; {GPU_HINT}")
         if self.captures_graphs:
             context.set_device_memory(self.device_scratch, self.scratch)
         for name, address in ((INPUT_NAME, self.device_pixels), (OUTPUT_NAME, self.device_vectors)):

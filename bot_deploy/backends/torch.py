@@ -10,7 +10,7 @@ import torch
 
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.embedder import Embedder
-from bot_deploy.errors import RunError, on_one_line
+from bot_deploy.errors import GPU_HINT, RunError, on_one_line
 from bot_deploy.model import InferenceGraph
 
 if TYPE_CHECKING:
@@ -33,11 +33,26 @@ class _Tf32:
 
 def open_model(path: Path, device: str, threads: int) -> Embedder:
     """Opens a checkpoint with PyTorch; `bot_deploy.embedder.open_embedder` explains the arguments."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RunError("PyTorch finds no CUDA device; use the device cpu", parameter="device")
+    try_device(device)
     saved = checkpoint.load(path)
     run = runner(InferenceGraph(saved.build(), saved.contract), device, threads)
     return Embedder(saved.contract, f"PyTorch {torch.__version__} {device}", run)
+
+
+def try_device(device: str) -> str:
+    """Computes something on `device`; returns the name of the runtime.
+
+    Raises:
+        RunError: the device is not there, or cannot run this PyTorch.
+    """
+    try:
+        torch.ones(2, device=device).sum().item()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a PyTorch without CUDA
+        raise RunError(
+            f"PyTorch {torch.__version__} cannot use {device} ({on_one_line(error)}); use the device cpu; {GPU_HINT}",
+            parameter="device",
+        ) from None
+    return f"PyTorch {torch.__version__} {device}"
 
 
 def runner(graph: InferenceGraph, device: str, threads: int = 0) -> Callable[[Pixels], Vectors]:
@@ -56,8 +71,9 @@ def runner(graph: InferenceGraph, device: str, threads: int = 0) -> Callable[[Pi
                     f"the GPU's memory is too small for {len(batch)} images; try a smaller batch", parameter="batch"
                 ) from None
             except RuntimeError as error:  # CUDA's errors have no class of their own in all versions
+                remedy = "try another device" if device == "cpu" else f"use the device cpu; {GPU_HINT}"
                 raise RunError(
-                    f"PyTorch failed on {len(batch)} images on {device} ({on_one_line(error)}); try another device",
+                    f"PyTorch failed on {len(batch)} images on {device} ({on_one_line(error)}); {remedy}",
                     parameter="device",
                 ) from None
         return embeddings

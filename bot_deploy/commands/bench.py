@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from bot_deploy.choices import BACKENDS, DEVICES
+from bot_deploy.choices import BACKENDS, DEVICES, device_kind
 
 from .model_choice import choose_model, model_name, say_terms
-from .options import JSON, OFFLINE, THREADS, NumberRange
+from .options import JSON, OFFLINE, THREADS, Device, NumberRange
 
 if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
     from bot_deploy.bench import Entry, Result
 
-GPU_DEVICES = ("cuda", "tensorrt")
 MAX_BATCH = 1024  # a larger number is a slip of the keyboard
 
 
@@ -34,7 +33,7 @@ class ModelOnDevice(NamedTuple):
     "--device",
     "devices",
     multiple=True,
-    type=click.Choice(DEVICES[1:]),
+    type=Device(DEVICES[1:]),
     help="Device to run on; repeatable; default: every device that works.",
 )
 @click.option(
@@ -74,7 +73,7 @@ def bench(
     from bot_deploy.bench import ROUNDS, find_readable_images, format_table, measure
     from bot_deploy.console import say, show, show_json
     from bot_deploy.files import require_path
-    from bot_deploy.machine import available_cores, thread_count
+    from bot_deploy.machine import available_cores, cpu_name, thread_count
 
     sizes = _batch_sizes(batches)
     # Wrong paths are reported before a model is opened.
@@ -101,7 +100,7 @@ def bench(
         show(*format_table(results, every_baseline))
         return
     document = {
-        "machine": {"cpu": _cpu_name(), "cores": available_cores(), "threads": threads},
+        "machine": {"cpu": cpu_name(), "cores": available_cores(), "threads": threads},
         "images": str(folder or "synthetic"),
         "seconds": seconds,
         "rounds": ROUNDS,
@@ -159,7 +158,7 @@ def _open_models(
     for path in models:
         supported = tuple(BACKENDS.get(path.suffix, ["auto"]))  # with "auto", open_embedder refuses the file
         # With several models, not every model runs on every requested device.
-        for device in [device for device in devices if device in supported] or devices or supported:
+        for device in [device for device in devices if device_kind(device) in supported] or devices or supported:
             try:
                 embedder = open_embedder(path, device, threads=threads)
             except RunError as error:
@@ -182,11 +181,12 @@ def _baselines(models: list[ModelOnDevice], path: Path | None, threads: int) -> 
     made: dict[object, Entry | None] = {}
     baselines: list[Entry | None] = []
     for model in models:
-        contract, on_gpu = model.entry.embedder.contract, model.device in GPU_DEVICES
-        key = (contract.arch, contract.size, contract.flip, on_gpu)
+        contract = model.entry.embedder.contract
+        device = model.device if device_kind(model.device) == "cuda" else "cpu"
+        key = (contract.arch, contract.size, contract.flip, device)
         if key not in made:
             try:
-                made[key] = _make_baseline(model.path, contract, path, threads, on_gpu=on_gpu)
+                made[key] = _make_baseline(model.path, contract, path, threads, device)
             except ModuleNotFoundError as error:
                 say(f"no baseline: {error.name} is not installed; pip install 'bot-deploy[train]'")
                 made[key] = None
@@ -199,7 +199,7 @@ def _baselines(models: list[ModelOnDevice], path: Path | None, threads: int) -> 
     return baselines
 
 
-def _make_baseline(model: Path, contract: Contract, path: Path | None, threads: int, *, on_gpu: bool) -> Entry:
+def _make_baseline(model: Path, contract: Contract, path: Path | None, threads: int, device: str) -> Entry:
     """Eager PyTorch in float32 that fulfils `contract`: with the weights in `path`, beside `model`, or random ones."""
     import torch
 
@@ -221,7 +221,8 @@ def _make_baseline(model: Path, contract: Contract, path: Path | None, threads: 
     if network is None:
         network = ReID(contract.arch, 1, feature=contract.feature, size=contract.size)
         name, weights = contract.arch, "eager float32, random weights (as fast as trained ones)"
-    device = "cuda" if on_gpu and torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        device = "cpu"
     run = runner(InferenceGraph(network, contract), device, threads)
     return Entry(f"PyTorch {device} {name}", Embedder(contract, f"PyTorch {torch.__version__}, {weights}", run))
 
@@ -238,15 +239,3 @@ def _generate_crops(folder: Path) -> Path:
             f"synthetic crops need {error.name}; pip install 'bot-deploy[demo]', or give a folder with --images"
         ) from None
     return folder / "crops"
-
-
-def _cpu_name() -> str:
-    import platform
-
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()

@@ -43,6 +43,22 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]
         return size
 
 
+class Device(click.Choice):  # type: ignore[type-arg]
+    """One of DEVICES, or cuda:1 for the second GPU."""
+
+    def __init__(self, devices: tuple[str, ...]) -> None:
+        super().__init__(devices)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if re.fullmatch(r"cuda:\d{1,2}", str(value)):
+            return str(value)
+        if value == "tensorrt":
+            self.fail(
+                "tensorrt is no device: `bot export --trt` builds an engine, and engines run on cuda.", param, ctx
+            )
+        return str(super().convert(value, param, ctx))
+
+
 class RenamedOption(click.Option):
     """An option with older names behind its name; they are accepted, but `--help` does not show them."""
 
@@ -125,15 +141,16 @@ OFFLINE = click.option(
     callback=_go_offline,
     help="Download nothing: a model must be in the cache already (as with BOT_OFFLINE=1).",
 )
+DEVICE = click.option(
+    "--device",
+    type=Device(DEVICES),
+    default="auto",
+    show_default=True,
+    help="Device, or runtime on it, that runs the model; cuda:1 is the second GPU; see docs/deploy.md.",
+)
 RUNTIME_OPTIONS = (
     OFFLINE,
-    click.option(
-        "--device",
-        type=click.Choice(DEVICES),
-        default="auto",
-        show_default=True,
-        help="Device, or runtime on it, that runs the model; see docs/deploy.md.",
-    ),
+    DEVICE,
     THREADS,
     click.option(
         "--batch",

@@ -231,7 +231,7 @@ def test_a_failure_of_cuda_is_not_blamed_on_the_engine(model: Path, machine: Sim
     machine.trt.Runtime = lambda logger: SimpleNamespace(
         deserialize_cuda_engine=lambda data: logger.errors.append(message)
     )
-    with pytest.raises(RunError, match=rf"cannot load it \({message}\); `nvidia-smi`") as failed:
+    with pytest.raises(RunError, match=rf"cannot load it \({message}\); `bot env`") as failed:
         open_embedder(model)
     assert "export" not in str(failed.value)
 
@@ -242,7 +242,7 @@ def test_tensorrt_that_does_not_start_is_one_line(model: Path, machine: SimpleNa
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
     machine.trt.Runtime = runtime
-    with pytest.raises(RunError, match=r"tensorrt does not start \(CUDA initialization failure; pybind11.*nvidia-smi"):
+    with pytest.raises(RunError, match=r"tensorrt does not start \(CUDA initialization failure; pybind11.*bot env"):
         open_embedder(model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,11 +10,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bot_deploy import open_embedder
+from bot_deploy.artifacts import read_contract, write_contract
 from bot_deploy.artifacts.contract import METADATA_KEY, Contract
+from bot_deploy.backends import onnxruntime
+from bot_deploy.driver import Driver, Gpu
 from bot_deploy.errors import RunError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from bot_deploy.embedder import Embedder
 
 
 @pytest.fixture
@@ -41,11 +47,58 @@ def test_a_gpu_that_is_not_there_leaves_the_cpu_and_stdout_alone(
     assert open_embedder(onnx_file).backend.endswith("CPU")
     assert capfd.readouterr().out == ""
     (first, *_), (second, *_) = (providers for providers, _ in blind)
-    assert first == ("CUDAExecutionProvider", {"use_tf32": "0"})  # float32 is float32
+    assert first == ("CUDAExecutionProvider", {"use_tf32": "0", "device_id": "0"})  # float32 is float32
     assert second == ("CPUExecutionProvider", {})
     assert [fallback for _, fallback in blind] == [0, 0]
-    with pytest.raises(RunError, match=r"cannot use cuda \(CUDA failure 100.*use the device cpu"):
+    with pytest.raises(RunError, match=r"cannot use cuda:1 \(CUDA failure 100.*use the device cpu.*`bot env`"):
+        open_embedder(onnx_file, "cuda:1")
+    assert blind[-1][0][0] == ("CUDAExecutionProvider", {"use_tf32": "0", "device_id": "1"})
+
+
+GPU = Gpu("NVIDIA GeForce GTX 680", "sm30", 8, 2**31)
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A GPU that opens every model and fails at the first batch; the devices that were opened."""
+    opened, open_model = [], onnxruntime.open_model
+
+    def open_(path: Path, device: str, threads: int) -> Embedder:
+        def fail(batch: np.ndarray) -> np.ndarray:
+            raise RunError("ONNX Runtime failed on 1 images (no kernel image is available for execution on the device)")
+
+        opened.append(device)
+        embedder = open_model(path, "cpu", threads)
+        return replace(embedder, compute=fail) if device == "cuda" else embedder
+
+    monkeypatch.setattr(onnxruntime, "open_model", open_)
+    return opened
+
+
+@pytest.mark.parametrize("gpus", [(GPU,), ()])
+def test_auto_goes_on_after_a_gpu_that_fails_at_the_first_batch(
+    gpus: tuple[Gpu, ...],
+    onnx_file: Path,
+    faulty: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("bot_deploy.embedder.find_driver", lambda: Driver("580", "13.0", gpus))
+    assert open_embedder(onnx_file).run(np.zeros((1, 64, 32, 3), np.uint8)).shape[0] == 1
+    assert faulty == ["cuda", "cpu"]
+    # Who has a GPU is told why it is idle; who has none is not.
+    assert ("no GPU is used: " in caplog.text and "no kernel image" in caplog.text) is bool(gpus)
+    with pytest.raises(RunError, match=r"\.onnx: ONNX Runtime failed .*no kernel image is available"):
         open_embedder(onnx_file, "cuda")
+
+
+def test_int8_is_not_run_on_a_gpu(onnx_file: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.int8.onnx"
+    model.write_bytes(onnx_file.read_bytes())
+    write_contract(model, replace(read_contract(model), precision="int8"))
+    with pytest.raises(RunError, match="no INT8 convolutions for CUDA"):
+        open_embedder(model, "cuda")
+    assert open_embedder(model).backend.endswith("CPU")
 
 
 def test_what_fails_while_it_runs_is_one_line(onnx_file: Path) -> None:

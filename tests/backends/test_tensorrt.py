@@ -118,7 +118,7 @@ def test_gpu_without_memory_is_one_line_and_keeps_nothing() -> None:
 
 
 def test_engine_that_does_not_run_says_so() -> None:
-    with pytest.raises(RunError, match="cannot run a batch of 2; `nvidia-smi`"):
+    with pytest.raises(RunError, match="cannot run a batch of 2; `bot env`"):
         runner(Gpu(), runs=False).run(crops(2))
 
 
