@@ -17,7 +17,7 @@ from .sampler import draw_batches
 from .transforms import Augmentation, compress, draw_augmentation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     import numpy.typing as npt
 
@@ -73,7 +73,7 @@ def plan_epoch(labelled: TrainingSet, unlabelled: TrainingSet | None, recipe: Re
     return EpochPlan(labelled, unlabelled, rows, unlabelled_rows, rng, unlabelled_rng)
 
 
-def load_batches(plan: EpochPlan, recipe: Recipe, world: World) -> Iterator[Batch]:
+def load_batches(plan: EpochPlan, recipe: Recipe, world: World) -> Generator[Batch]:
     """Yields this rank's share of each batch of `plan`. A thread is BATCHES_AHEAD batches ahead; closing ends it.
 
     Raises:
@@ -160,7 +160,7 @@ def _aligned(count: int) -> int:
     return -(-count // ALIGNMENT) * ALIGNMENT
 
 
-def _ahead(items: Iterator[T], device: str) -> Iterator[T]:
+def _ahead(items: Iterator[T], device: str) -> Generator[T]:
     """Yields `items`, which a thread computes ahead. When this generator is closed, the thread ends."""
     end = object()
     pool = ThreadPoolExecutor(1, "batches", _use_device, (device,))

@@ -49,7 +49,7 @@ class LossWatch:
         event = None
         if values.device.type != "cpu":
             values = pinned_memory(values.shape, values.dtype).copy_(values, non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         self.waiting.append((values, event, rows))
         while self.waiting and (len(self.waiting) > MAX_STEPS_BEHIND or _has_arrived(self.waiting[0][1])):
@@ -80,7 +80,7 @@ class LossWatch:
 
 
 def _has_arrived(event: torch.cuda.Event | None) -> bool:
-    return event is None or event.query()
+    return event is None or bool(event.query())  # type: ignore[no-untyped-call]
 
 
 @contextmanager
