@@ -54,6 +54,11 @@ OPSET = 18  # of ONNX files
 ENGINE_BATCH_SIZES = (1, 8, 64)  # of a TensorRT engine: smallest, the one it is tuned for, largest
 TOOLKITS = ("reid-strong-baseline", "fast-reid", "torchreid")  # whose checkpoints `bot import` reads
 
+# programs that `bot export --for` writes a file for; "plain" is any other
+CONSUMERS = ("ultralytics", "boxmot", "deepstream", "triton", "opencv", "plain")
+INPUT_LAYOUTS = ("uint8-nhwc", "float-nchw")  # of the images that such a file takes; the first is that of model.onnx
+INPUT_RANGES = ("0-255", "0-1", "imagenet")  # of its numbers; "imagenet" is (pixel / 255 - MEAN) / STD
+
 COLORS = ("RGB", "BGR")  # channel orders of a model that `bot wrap` takes
 PIXEL_RANGES = {"0-255": 1.0, "0-1": 255.0}  # of the pixels that such a model takes -> divisor of our pixels
 

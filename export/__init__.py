@@ -11,6 +11,7 @@ if __name__ != "bot_deploy.export":  # this folder on sys.path under its own nam
     raise ImportError("import bot_deploy.export, not export")
 
 if TYPE_CHECKING:
+    from .consumers import Consumer, make_consumer
     from .exported_model import ExportedModel
     from .importers.checkpoint import ImportedCheckpoint, import_checkpoint
     from .parity import TOLERANCES, Parity, Tolerance, compare_embeddings, sample_crops
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TOLERANCES",
     "BuiltEngine",
+    "Consumer",
     "ExportedModel",
     "ImportedCheckpoint",
     "Parity",
@@ -28,6 +30,7 @@ __all__ = [
     "compare_embeddings",
     "export",
     "import_checkpoint",
+    "make_consumer",
     "sample_crops",
     "to_engine",
     "wrap_model",
@@ -35,6 +38,7 @@ __all__ = [
 
 # name -> the module that defines it
 _MODULES = {
+    **dict.fromkeys(("Consumer", "make_consumer"), "consumers"),
     "ExportedModel": "exported_model",
     **dict.fromkeys(("ImportedCheckpoint", "import_checkpoint"), "importers.checkpoint"),
     **dict.fromkeys(("TOLERANCES", "Parity", "Tolerance", "compare_embeddings", "sample_crops"), "parity"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from bot_deploy.artifacts.engine_file import sidecar_path
@@ -24,6 +24,15 @@ ENGINE_NAME = "model.engine"
 
 
 @dataclass(frozen=True)
+class ResizeSkew:
+    """How far a program's embeddings of crops in their own size are from ours, because it resizes otherwise."""
+
+    crops: int
+    mean_cosine: float
+    min_cosine: float
+
+
+@dataclass(frozen=True)
 class ExportedModel:
     """An exported file with its parity. The path of a rejected one ends in ".rejected", which no backend opens."""
 
@@ -33,6 +42,8 @@ class ExportedModel:
     parity: Parity | None  # None if it cannot run on this machine
     not_run: str = ""  # the reason
     float32_layers: tuple[str, ...] = ()  # layers too sensitive for the precision
+    resize_skew: ResizeSkew | None = None  # of a file for another program that resizes otherwise
+    files: tuple[Path, ...] = ()  # what that program needs beside it
 
     @property
     def rejected(self) -> bool:
@@ -47,6 +58,8 @@ class ExportedModel:
             "float32_layers": list(self.float32_layers),
             "parity": self.parity.to_dict() if self.parity else None,
             "not_run": self.not_run or None,
+            "resize_skew": asdict(self.resize_skew) if self.resize_skew else None,
+            "files": [str(file) for file in self.files],
         }
 
 

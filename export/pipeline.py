@@ -1,4 +1,4 @@
-"""Exports a checkpoint: each file is written, compared with PyTorch, and only then gets its name."""
+"""Exports a model: each file is written, compared with PyTorch, and only then gets its name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from bot_deploy import runs
 from bot_deploy.artifacts import checkpoint as checkpoints
+from bot_deploy.artifacts.compact_onnx import NETWORK_KEY
+from bot_deploy.artifacts.onnx_file import read_metadata
 from bot_deploy.backends import nvidia
 from bot_deploy.backends.torch import runner
 from bot_deploy.choices import (
@@ -33,10 +35,12 @@ from bot_deploy.models.cache import find_model
 from bot_deploy.runs import CHECKPOINT_NAME
 
 from .exported_model import ENGINE_NAME, ONNX_NAMES, ExportedModel, publish, rejected_path, unverified_path
+from .for_consumer import export_for
 from .fp16 import to_fp16
 from .graph import inference_graph
 from .int8 import to_int8
 from .parity import TOLERANCES, Parity, compare_embeddings, sample_crops, with_scores
+from .program_files import write_triton_engine
 from .to_onnx import check_opset, to_onnx
 from .to_tensorrt import check_engine, to_engine
 
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
     from bot_deploy.artifacts.engine_file import Sidecar
     from bot_deploy.evaluation.protocol import Scores
     from bot_deploy.images import Pixels
+
+    from .consumers import Consumer
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +73,16 @@ def export(
     gpu_archs: Sequence[str] = (),
     feature: str | None = None,
     flip: bool = False,
-    opset: int = OPSET,
+    opset: int | None = None,
+    consumer: Consumer | None = None,
 ) -> list[ExportedModel]:
     """Exports a checkpoint to ONNX, and to a TensorRT engine if asked, and compares every file with PyTorch.
 
     A file that fails the comparison is kept as *.rejected; check `ExportedModel.rejected`.
 
     Args:
-        checkpoint: a checkpoint, the folder of a run, or "box" for the built-in model.
+        checkpoint: a checkpoint, the folder of a run, or "box" for the built-in model. With `consumer` also an .onnx of
+            `bot export` or `bot wrap`: then only the file for the program is written, and compared with that .onnx.
         out: folder for the model files; by default that of the checkpoint, or a new one under runs/ for "box".
         precisions: of the ONNX files: "fp32", "fp16", "int8".
         data: data set with crops to compare on, opened or not; query and gallery, if any, are also scored. INT8
@@ -86,25 +94,26 @@ def export(
             sm86, sm89 and sm120 without a GPU.
         feature: "after" or "before" BNNeck ("fi" or "ft" in the paper); by default the one that was trained.
         flip: average the embeddings of a crop and of its mirror image, inside the graph.
-        opset: ONNX opset version.
+        opset: ONNX opset version; by default 18, and 17 in the file for another program.
+        consumer: another program to write a file for, from `make_consumer`.
 
     Returns:
-        The exported models in the order of `precisions`, then the engine.
+        The exported models in the order of `precisions`, then the engine, then the file for another program.
 
     Raises:
         InputError: no such checkpoint, data set, precision, feature, opset, batch or GPU.
         RunError: the folder cannot be written, or the engine cannot be built.
     """
-    unknown = [
-        precision for precision in (*precisions, engine_precision or PRECISIONS[0]) if precision not in PRECISIONS
-    ]
-    if unknown:
-        raise InputError(f"unknown precision {unknown[0]!r}; choose from {', '.join(PRECISIONS)}")
+    _check_request(precisions, engine_precision, opset)
     if engine_precision:  # what cannot be built is refused before any work
         _, gpu_archs = check_engine(engine_batch, gpu_archs)
     source = find_model(checkpoint)
     if source.is_dir():
         source = source / CHECKPOINT_NAME
+    if consumer and _is_finished(source):
+        if tuple(precisions) != PRECISIONS[:1] or engine_precision or feature or flip:
+            raise InputError(f"{source}: is exported already; name its checkpoint for other files and features")
+        return [_export_finished(source, out, data, consumer, opset)]
     dataset = data if isinstance(data, Dataset) else open_dataset(*((data,) if data else _training_sources(source)))
     if data and not dataset.train and "int8" in {*precisions, engine_precision}:
         logger.warning(
@@ -117,7 +126,7 @@ def export(
         dataset,
         feature=feature,
         flip=flip,
-        opset=opset,
+        opset=OPSET if opset is None else opset,
         scored=data is not None,
     )
     exported: list[ExportedModel] = []
@@ -130,7 +139,39 @@ def export(
             _log(exported[-1])
         except ParityError as error:
             logger.warning(str(error))
+    if consumer:
+        exported.append(_export_for_context(context, consumer, dataset, exported, opset))
+        _log(exported[-1])
     return exported
+
+
+def _check_request(precisions: Sequence[str], engine_precision: str | None, opset: int | None) -> None:
+    wanted = {*precisions, engine_precision or PRECISIONS[0]}
+    unknown = sorted(wanted - set(PRECISIONS))
+    if unknown:
+        raise InputError(f"unknown precision {unknown[0]!r}; choose from {', '.join(PRECISIONS)}")
+    if opset is not None:
+        check_opset(opset)
+    if opset is not None and opset < OPSET and wanted != {PRECISIONS[0]}:
+        raise InputError(f"FP16 and INT8 need opset {OPSET} or newer", parameter="opset")
+
+
+def _is_finished(source: Path) -> bool:
+    """Whether `source` is an .onnx that holds no weights of training."""
+    return source.suffix == ".onnx" and source.is_file() and NETWORK_KEY not in read_metadata(source)
+
+
+def _export_finished(
+    source: Path, out: str | Path | None, data: Dataset | str | Path | None, consumer: Consumer, opset: int | None
+) -> ExportedModel:
+    """The file for `consumer` made from the exported or wrapped `source`."""
+    dataset = data if isinstance(data, Dataset) else open_dataset(data or SYNTHETIC)
+    reference = open_embedder(source, "cpu")
+    crops = sample_crops(dataset, reference.contract.size)
+    opset = consumer.opset if opset is None else opset
+    made = export_for(consumer, source, reference, dataset, crops, Path(out) if out else source.parent, opset)
+    _log(made, str(source))
+    return made
 
 
 def _training_sources(source: Path) -> tuple[str, ...]:
@@ -144,7 +185,24 @@ def _training_sources(source: Path) -> tuple[str, ...]:
     return (SYNTHETIC,)
 
 
-def _log(model: ExportedModel) -> None:
+def _export_for_context(
+    context: ExportContext,
+    consumer: Consumer,
+    dataset: Dataset,
+    exported: Sequence[ExportedModel],
+    opset: int | None,
+) -> ExportedModel:
+    """The file for `consumer` made from the model of `context`."""
+    opset = consumer.opset if opset is None else opset
+    with _source_onnx(context, "fp32", exported) as (source, _):
+        made = export_for(consumer, source, context.reference, dataset, context.crops, context.out, opset)
+    engine = exported[-1].path if exported else None
+    if consumer.name == "triton" and engine and engine.name == ENGINE_NAME:
+        return replace(made, files=(*made.files, *write_triton_engine(engine)))
+    return made
+
+
+def _log(model: ExportedModel, reference: str = "PyTorch") -> None:
     if model.float32_layers:
         logger.info(f"layers too sensitive for {model.precision} stay in float32: {', '.join(model.float32_layers)}")
     if model.parity and model.parity.collapsed:
@@ -153,12 +211,19 @@ def _log(model: ExportedModel) -> None:
             f"{model.parity.mean_similarity:.4f}, so the network cannot tell people apart; train it first"
         )
     if model.parity:
-        for line in (f"parity with PyTorch on {model.data_name}:", *model.parity.table().splitlines()):
+        for line in (f"parity with {reference} on {model.data_name}:", *model.parity.table().splitlines()):
             logger.info(line)
     else:
         logger.info(f"NOT verified, because it cannot run here: {model.not_run}")
+    skew = model.resize_skew
+    if skew:
+        logger.info(
+            f"on {skew.crops} crops in their own size, which it resizes without antialiasing: mean cosine "
+            f"{skew.mean_cosine:.4f} with ours, least {skew.min_cosine:.4f}"
+        )
     if not model.rejected:
-        logger.info(f"wrote {model.path}")
+        for path in (model.path, *model.files):
+            logger.info(f"wrote {path}")
 
 
 # ---- the steps ----

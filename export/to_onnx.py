@@ -14,6 +14,8 @@ from bot_deploy.artifacts.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
 from bot_deploy.choices import OPSET
 from bot_deploy.errors import InputError, RunError
 
+from .opset import lower_opset
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
     from bot_deploy.model import InferenceGraph
 
-OPSETS = range(18, 24)  # versions of ONNX that can be written
+OPSETS = range(11, 24)  # versions of ONNX that can be written
+OLDEST_EXPORTED = 18  # PyTorch writes no older one; what it writes is converted
 MAX_FOLDED_BYTES = 1 << 16  # of a constant that the exporter computes, such as a convolution's bias of zeros
 
 
@@ -59,7 +62,7 @@ def onnx_model(
             (example,),
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
-            opset_version=opset,
+            opset_version=max(opset, OLDEST_EXPORTED),
             dynamo=True,
             optimize=not keep_batch_norm,
             dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
@@ -77,7 +80,7 @@ def onnx_model(
         raise RunError(f"{contract.arch}: PyTorch exports it for one number of images alone; choose another network")
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
         part.ClearField("metadata_props")  # stack traces with the paths of the machine that exported
-    return model
+    return lower_opset(model, opset)
 
 
 def save_with_contract(model: onnx.ModelProto, contract: Contract, path: Path) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 METADATA_KEY = "bot_deploy.contract"
+FRONT_KEY = "bot_deploy.front"  # in place of it, in a file for another program: what the graph takes instead
 CONTRACT_FORMAT = 1
 # Values that this version supports; a contract with any other value is refused.
 SUPPORTED = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bot_deploy.errors import InputError
 from bot_deploy.files import write_atomically
 
-from .contract import METADATA_KEY, Contract, from_json
+from .contract import FRONT_KEY, METADATA_KEY, Contract, from_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +48,8 @@ def read_contract(path: Path) -> Contract:
         InputError: as `read_metadata`, or no contract, or one that this version does not support.
     """
     entries = read_metadata(path)
+    if FRONT_KEY in entries:
+        raise InputError(f"{path}: made for another program, which feeds it floats; name the model.onnx it comes from")
     if METADATA_KEY not in entries:
         raise InputError(
             f"{path}: no contract inside; `bot export` writes one, and `bot wrap` makes a model with one from it"

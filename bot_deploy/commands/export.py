@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bot_deploy.choices import ENGINE_BATCH_SIZES, OPSET
+from bot_deploy.choices import CONSUMERS, ENGINE_BATCH_SIZES, INPUT_LAYOUTS, INPUT_RANGES, OPSET
 
 from .model_choice import say_terms
 from .options import FEATURE, FEATURE_METAVAR, JSON, RenamedOption
@@ -16,7 +16,7 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
 
 
 @click.command("export")
-@click.argument("source", metavar="[RUN|CKPT|box]", required=False, type=click.Path(path_type=Path))
+@click.argument("source", metavar="[RUN|CKPT|MODEL|box]", required=False, type=click.Path(path_type=Path))
 @click.option("--fp16", is_flag=True, help="Also write model.fp16.onnx.")
 @click.option(
     "--int8",
@@ -56,7 +56,27 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
     metavar=FEATURE_METAVAR,
     help="Feature after or before BNNeck as the embedding; default: as trained.",
 )
-@click.option("--opset", type=int, default=OPSET, show_default=True, help="ONNX opset version.")
+@click.option("--opset", type=int, help=f"ONNX opset version, from 11; default: {OPSET}, and 17 in the file of --for.")
+@click.option(
+    "--for",
+    "consumer",
+    type=click.Choice(CONSUMERS),
+    help="Also write model.NAME.onnx for another program, also from an exported MODEL; the options below change it.",
+)
+@click.option(
+    "--input",
+    "layout",
+    type=click.Choice(INPUT_LAYOUTS),
+    help="Type and layout of its images (--for plain); default: float-nchw.",
+)
+@click.option(
+    "--range",
+    "pixel_range",
+    type=click.Choice(INPUT_RANGES),
+    help="Range of its numbers (--for plain); imagenet: minus ImageNet's mean, by its deviation; default: imagenet.",
+)
+@click.option("--batch-static", type=int, metavar="N", help="Its number of images; default: any.")
+@click.option("--no-unit", is_flag=True, help="Its vectors keep the length that the network gives them.")
 @click.option(
     "--data",
     help="Crops to compare on, also scored if they have query and gallery; default: training crops, not scored.",
@@ -75,7 +95,12 @@ def export_command(
     gpu_arch: str,
     flip: bool,
     feature: str | None,
-    opset: int,
+    opset: int | None,
+    consumer: str | None,
+    layout: str | None,
+    pixel_range: str | None,
+    batch_static: int | None,
+    no_unit: bool,
     data: str | None,
     out: Path | None,
     as_json: bool,
@@ -83,7 +108,8 @@ def export_command(
     """Export the model of a RUN folder or CKPT file (default: the newest run), or `box`, to ONNX, and verify it.
 
     The embeddings of each file are compared with PyTorch's. If one differs by more than its precision explains, it is
-    kept as *.rejected and the exit code is 3.
+    kept as *.rejected and the exit code is 3. A file for another program is compared through that program's own
+    preprocessing.
     """
     if fp32 and int8:
         raise click.UsageError("--fp32 and --int8 both set the engine's precision")
@@ -109,6 +135,18 @@ def export_command(
     if out and out.suffix.lower() in {*BACKENDS, ".pth"}:
         raise InputError(f"{out}: name a folder for the model files, such as {out.parent}", parameter="out")
 
+    from bot_deploy.export import make_consumer
+
+    program = None
+    if consumer or layout or pixel_range or batch_static is not None or no_unit:
+        program = make_consumer(
+            consumer or "plain",
+            layout=layout,
+            pixel_range=pixel_range,
+            batch=batch_static,
+            unit_length=False if no_unit else None,
+        )
+
     from bot_deploy.export import export
 
     if source is None:
@@ -125,6 +163,7 @@ def export_command(
         feature=feature,
         flip=flip,
         opset=opset,
+        consumer=program,
     )
     if as_json:
         documents = [model.to_dict() for model in exported]

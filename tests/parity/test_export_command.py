@@ -100,7 +100,7 @@ def test_export_writes_every_artifact_and_reports_the_one_that_cannot_run_here(
         (["--trt", "--fp32", "--int8"], 2, "both set the engine's precision"),
         (["--trt", "--gpu-arch", "8.9"], 2, "write sm89 for compute capability 8.9"),
         (["--trt", "--gpu-arch", "sm89, sm50"], 2, "does not build for sm50, but for sm"),
-        (["--opset", "99"], 2, "opset 99: choose from 18 to 23"),
+        (["--opset", "99"], 2, "opset 99: choose from 11 to 23"),
         (["--out", "{file}/out"], 1, "out: cannot be written (Not a directory)"),
     ],
 )
