@@ -25,6 +25,7 @@ EXTRAS = {
     "pyarrow": "parquet",
     "pymilvus": "scale",
     "safetensors": "train",
+    "scipy": "demo",
     "tensorboard": "train",
     "supervision": "demo",
     "timm": "timm",

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
+
+
+class ProgressReport(Protocol):
+    """Reports the progress of work."""
+
+    def __call__(self, finished: int, total: int, note: str = "") -> None: ...
+
 
 _bars_shown = False  # a library writes nothing to the terminal by itself
 
@@ -32,15 +39,23 @@ def show_progress(items: Iterable[T], progress_text: str | None, total: int | No
 
 
 @contextmanager
-def progress_counter(progress_text: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for work that reports its own progress: yields a function of (items finished, items in all)."""
+def progress_counter(progress_text: str) -> Iterator[ProgressReport]:
+    """A progress bar for work that reports its own progress: yields a function of (items finished, items in all).
+
+    A third argument is a note behind the bar, such as the speed.
+    """
     with click.progressbar(
-        length=1, label=progress_text, show_pos=True, file=sys.stderr, hidden=not _bars_possible()
+        length=1,
+        label=progress_text,
+        show_pos=True,
+        file=sys.stderr,
+        hidden=not _bars_possible(),
+        item_show_func=lambda note: note,
     ) as bar:
 
-        def update(finished: int, total: int) -> None:
+        def update(finished: int, total: int, note: str = "") -> None:
             bar.length = total
-            bar.update(finished - bar.pos)
+            bar.update(finished - bar.pos, note)
 
         yield update
 

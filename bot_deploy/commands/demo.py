@@ -11,8 +11,9 @@ import click
 
 from bot_deploy.choices import EMBED_EVERY_FRAMES, MAX_BOX_OVERLAP, MAX_FPS, MIN_FPS, MIN_PERSON_HEIGHT
 
+from .footage import say_how_to_get_a_better_detector
 from .model_choice import choose_model, open_model
-from .options import COUNT, MODEL, Address, NumberRange, RenamedOption, runtime
+from .options import COUNT, DETECTOR, MODEL, Address, NumberRange, RenamedOption, runtime
 
 if TYPE_CHECKING:
     from bot_deploy.demos.app import Summary
@@ -36,13 +37,7 @@ if TYPE_CHECKING:
     "Milvus address (milvus://host:19530/name); default: people.gallery in this folder, created if it does not exist.",
 )
 @MODEL
-@click.option(
-    "--detector",
-    type=click.Path(path_type=Path),
-    metavar="F.onnx|NAME",
-    help="Network that finds people: a file, or a name of `bot models` such as yolox-nano; `hog` is OpenCV's HOG. "
-    "Default: yolox-nano if it is in the cache, or else HOG.",
-)
+@DETECTOR
 @click.option("--auto-enrol", is_flag=True, help="Enrol strangers automatically, as person-1, person-2, ...")
 @click.option(
     "--threshold",
@@ -161,7 +156,7 @@ def demo(
     check_source(source)
     chosen = choose_detector(detector)
     if detector is None and chosen == Path(FALLBACK_DETECTOR):
-        _say_how_to_get_a_better_detector()
+        say_how_to_get_a_better_detector()
     model = choose_model(model)
     embedder = open_model(model, device, threads=threads, batch=batch)
     person_detector = open_detector(
@@ -203,16 +198,6 @@ def demo(
         show_json(_document(summary))
     else:
         (say if events == Path("-") else show)(*_lines(summary))
-
-
-def _say_how_to_get_a_better_detector() -> None:
-    from bot_deploy.console import say
-    from bot_deploy.models.table import PREFERRED_DETECTOR
-
-    say(
-        f"{PREFERRED_DETECTOR} is not in the cache, so OpenCV's HOG looks for people, and misses many of them; "
-        f"--detector {PREFERRED_DETECTOR} fetches it (3.7 MB)"
-    )
 
 
 def _end_cleanly_on_signals() -> None:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .footage import Runtime, index_videos
 from .model_choice import choose_model, open_model
-from .options import JSON, MODEL, Address, runtime
+from .options import DETECTOR, JSON, MODEL, Address, runtime
 
 if TYPE_CHECKING:
-    from bot_deploy.gallery import LocalIndex
+    from bot_deploy.gallery import LocalIndex, MilvusIndex
 
 
 @click.command()
-@click.argument("folder", metavar="GALLERY", type=click.Path(path_type=Path))
+@click.argument("sources", metavar="CROPS|VIDEO...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--out",
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     "--metadata",
     type=click.Path(path_type=Path),
     metavar="F.csv",
-    help="Table with the column path (below GALLERY) and any of identity, camera and time; it overrides file names.",
+    help="Table with the column path (below CROPS) and any of identity, camera and time; it overrides file names.",
 )
 @click.option(
     "--ann",
@@ -39,15 +40,29 @@ if TYPE_CHECKING:
     help="Approximate search with FAISS, for galleries of about 100,000 crops or more. The choice is stored in OUT: "
     "the graph is built again after each change of OUT; `--ann none` removes it.",
 )
-@click.option("--add", is_flag=True, help="Keep what is in OUT, and add the folder.")
-@click.option("--replace", is_flag=True, help="Drop everything in OUT, also enrolled people; keep only the folder.")
+@click.option("--add", is_flag=True, help="Keep what is in OUT, and add the folder; videos are always added.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Drop everything in OUT, also enrolled people; keep only the folder. With videos: drop all other videos.",
+)
 @click.option(
     "--verify", is_flag=True, help="Compare the content of every file, even if its size and times are the same."
+)
+@DETECTOR
+@click.option(
+    "--camera", metavar="NAME", help="Camera of the videos; default: from the name of each file, or of its folder."
+)
+@click.option(
+    "--start",
+    metavar="TIME",
+    help="When the video begins, such as 2026-01-31T12:00 (UTC if it has no zone); default: from the name of the file "
+    "or its metadata.",
 )
 @runtime
 @JSON
 def index(
-    folder: Path,
+    sources: tuple[Path, ...],
     out: str,
     model: Path | None,
     metadata: Path | None,
@@ -55,18 +70,26 @@ def index(
     add: bool,
     replace: bool,
     verify: bool,
+    detector: Path | None,
+    camera: str | None,
+    start: str | None,
     device: str,
     threads: int,
     batch: int,
     as_json: bool,
 ) -> None:
-    """Embed the crops in the folder GALLERY into OUT, or update OUT: only new and changed crops are embedded.
+    """Embed the crops in a folder, or the people in videos, into OUT, or update OUT.
 
-    If OUT holds the crops of another folder, the command stops unless --add or --replace is given.
+    CROPS is a folder: only its new and changed crops are embedded. If OUT holds the crops of another folder, the
+    command stops unless --add or --replace is given.
+
+    VIDEO is a file, or a folder of videos without images. Detector and tracker find the people in them; OUT gets the
+    best crops of each person in view, with camera and time. A run that was killed goes on where it was.
     """
     from bot_deploy import gallery as galleries
     from bot_deploy.console import say, say_left_out, show, show_json
     from bot_deploy.errors import InputError
+    from bot_deploy.footage import holds_footage
     from bot_deploy.images import broken_files
 
     started = time.perf_counter()
@@ -76,6 +99,18 @@ def index(
         raise InputError("--add keeps what is in OUT, and --replace drops it; give one of them")
     if ann == "hnsw":
         import faiss  # noqa: F401 - a missing FAISS is an error before a long indexing run
+    if any(map(holds_footage, sources)):
+        if metadata or verify or add:
+            raise InputError("--metadata, --verify and --add are for a folder of crops")
+        models = Runtime(model, detector, device, threads, batch)
+        index_videos(sources, out, models, camera=camera, start=start, replace=replace, ann=ann, as_json=as_json)
+        return
+    for option, value in (("detector", detector), ("camera", camera), ("start", start)):
+        if value is not None:
+            raise InputError("only videos are searched for people, and these are no videos", parameter=option)
+    folder, *others = sources
+    if others:
+        raise InputError(f"{others[0]}: one folder of crops at a time; --add adds another one to {out}")
     table = galleries.read_metadata(metadata) if metadata else None
     galleries.check_folder(folder)
     model = choose_model(model)
@@ -99,16 +134,24 @@ def index(
             "broken_files": broken_files(broken),
         }
         say_left_out([f"{path}: {error}" for path, error in broken.items()])
-        if isinstance(gallery, galleries.LocalIndex):
-            if ann == "none":
-                gallery.drop_hnsw()
-            elif ann or gallery.uses_hnsw:
-                document |= _update_graph(gallery, is_requested=ann is not None)
+        document |= update_search(gallery, ann)
     document["seconds"] = round(time.perf_counter() - started, 3)
     if as_json:
         show_json(document)
     else:
         show(*_summary(document))
+
+
+def update_search(gallery: LocalIndex | MilvusIndex, ann: str | None) -> dict[str, float]:
+    """Builds or drops the graph of approximate search, as `ann` says; returns its recall if it was built."""
+    from bot_deploy.gallery import LocalIndex
+
+    if isinstance(gallery, LocalIndex):
+        if ann == "none":
+            gallery.drop_hnsw()
+        elif ann or gallery.uses_hnsw:
+            return _update_graph(gallery, is_requested=ann is not None)
+    return {}
 
 
 def _update_graph(gallery: LocalIndex, *, is_requested: bool) -> dict[str, float]:

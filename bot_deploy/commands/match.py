@@ -9,8 +9,9 @@ import click
 
 from bot_deploy.choices import MIN_TIMESTAMP_S, TOP_MATCHES
 
+from .footage import open_footage_detector, read_moment_query, say_broken
 from .model_choice import choose_model, open_model
-from .options import COUNT, JSON, MODEL, Address, NumberRange, runtime
+from .options import COUNT, DETECTOR, JSON, MODEL, Address, Box, Camera, NumberRange, runtime
 
 if TYPE_CHECKING:
     from bot_deploy.embedder import Embedder
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
     from bot_deploy.matching.queries import Query
 
 
-CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five digits
-
-
 @click.command()
 @click.argument("query", type=click.Path(path_type=Path))
 @click.argument("gallery", type=Address(), metavar="GALLERY")
 @MODEL
+@click.option(
+    "--box",
+    type=Box(),
+    metavar="X,Y,W,H",
+    help="Where the person is on the frame of VIDEO@TIME: left, top, width, height in pixels. Default: the only person "
+    "there.",
+)
 @click.option(
     "--same-person",
     is_flag=True,
@@ -50,8 +55,14 @@ CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five 
     help="Sort the best 1000 matches by k-reciprocal re-ranking (Zhong et al., 2017). Scores stay cosines, so a lower "
     "rank may have a higher score; the verdict is about the first match.",
 )
-@click.option("--camera", "cameras", type=CAMERA, multiple=True, help="Search only this camera ID; repeatable.")
-@click.option("--exclude-camera", "excluded", type=CAMERA, multiple=True, help="Leave out this camera ID; repeatable.")
+@click.option(
+    "--camera",
+    "cameras",
+    type=Camera(),
+    multiple=True,
+    help="Search only this camera: an ID, or the name of a camera of videos; repeatable.",
+)
+@click.option("--exclude-camera", "excluded", type=Camera(), multiple=True, help="Leave out this camera; repeatable.")
 @click.option("--exclude-same-camera", is_flag=True, help="Leave out the images of the query's own camera.")
 @click.option(
     "--since",
@@ -60,6 +71,7 @@ CAMERA = click.IntRange(0, 99_999)  # a camera ID in a file name has up to five 
     "have frame numbers, as in Market-1501.",
 )
 @click.option("--until", metavar="TIME", help="Latest time, as --since.")
+@DETECTOR
 @runtime
 @click.option(
     "--html",
@@ -76,15 +88,17 @@ def match(
     query: Path,
     gallery: str,
     model: Path | None,
+    box: tuple[int, int, int, int] | None,
     same_person: bool,
     top: int,
     min_score: float,
     rerank: bool,
-    cameras: tuple[int, ...],
-    excluded: tuple[int, ...],
+    cameras: tuple[str, ...],
+    excluded: tuple[str, ...],
     exclude_same_camera: bool,
     since: str | None,
     until: str | None,
+    detector: Path | None,
     device: str,
     threads: int,
     batch: int,
@@ -95,15 +109,17 @@ def match(
 ) -> None:
     """Find the person of QUERY in GALLERY.
 
-    QUERY is an image, or a folder whose images are a query each. GALLERY is a folder of crops, an index made by `bot
-    index`, a Milvus address (milvus://host:19530/name), or one image to compare with. The index of a folder is kept in
-    your cache: the next time only new and changed files are embedded.
+    QUERY is an image, a folder whose images are a query each, or a moment of a video: entrance.mp4@00:12:31. GALLERY
+    is a folder of crops, an index made by `bot index`, a Milvus address (milvus://host:19530/name), a video or a folder
+    of videos, or one image to compare with. The index of a folder or a video is kept in your cache: the next time only
+    new and changed files are read.
+
+    In videos, a match is an appearance: a person in view, on one camera, from one time to another.
     """
     from bot_deploy.addresses import mask_address
     from bot_deploy.console import say, say_left_out, show, show_json
-    from bot_deploy.errors import InputError
-    from bot_deploy.files import require_path
-    from bot_deploy.gallery import check_gallery, open_gallery
+    from bot_deploy.footage import Footage
+    from bot_deploy.footage.moments import parse_moment
     from bot_deploy.images import broken_files
     from bot_deploy.matching.match import rank
     from bot_deploy.reports.montage import write_rank_list_figure
@@ -112,38 +128,29 @@ def match(
 
     # Wrong options and queries are reported before a large gallery is embedded.
     _prepare_outputs(html, montage, csv)
-    if same_person and query.is_file():
-        raise InputError(f"{query}: one image; name a folder of several images of that person", parameter="same_person")
-    filters: Filters = {
-        "cameras": cameras or None,
-        "exclude_cameras": excluded or None,
-        "since": _parse_time(since, "since"),
-        "until": _parse_time(until, "until"),
-    }
-    check_gallery(gallery)
+    filters: Filters = {"since": _parse_time(since, "since"), "until": _parse_time(until, "until")}
+    _check_gallery(gallery, detector, (*cameras, *excluded))
     model = choose_model(model)
-    require_path(query, "image or folder of images")
+    _check_query(query, box, same_person=same_person)
     embedder = open_model(model, device, threads=threads, batch=batch)
-    queries, broken_queries = _read_queries(
-        query, embedder, same_person=same_person, exclude_same_camera=exclude_same_camera
-    )
-    opened_gallery, shown_gallery = open_gallery(gallery, embedder), mask_address(gallery)
+    if parse_moment(query):
+        queries, broken_queries = read_moment_query(query, box, embedder, detector, threads)
+    else:
+        queries, broken_queries = _read_queries(
+            query, embedder, same_person=same_person, exclude_same_camera=exclude_same_camera
+        )
+    opened_gallery, shown_gallery = _open_gallery(gallery, embedder, detector, threads), mask_address(gallery)
+    footage = Footage(opened_gallery)
+    filters["cameras"] = tuple(map(footage.find_camera, cameras)) or None
+    filters["exclude_cameras"] = tuple(map(footage.find_camera, excluded)) or None
     root, size = opened_gallery.root, len(opened_gallery)
     broken = {root / item.path: item.error for item in opened_gallery.broken()}
     say_left_out([f"{path}: {error}" for path, error in broken.items()])
     if not size:
         say(f"{shown_gallery}: an empty gallery, so nobody can be found in it; `bot index` or `bot demo` adds people")
     calibration = embedder.contract.calibration
-    rankings = rank(
-        queries,
-        opened_gallery,
-        calibration,
-        top,
-        min_score,
-        rerank=rerank,
-        exclude_same_camera=exclude_same_camera,
-        **filters,
-    )
+    order = {"rerank": rerank, "exclude_same_camera": exclude_same_camera}
+    rankings = rank(queries, opened_gallery, calibration, top, min_score, **order, **filters)
     if size and not any(ranking.matches for ranking in rankings):
         _explain_filters(filters, opened_gallery)
     opened_gallery.close()
@@ -151,7 +158,12 @@ def match(
     document = {
         **({"queries": documents} if query.is_dir() and not same_person else documents[0]),
         "model": str(model),
-        "gallery": {"images": size, "broken": len(broken), "broken_files": broken_files(broken)},
+        "gallery": {
+            "images": size,
+            **({"appearances": len(footage)} if footage else {}),
+            "broken": len(broken),
+            "broken_files": broken_files(broken),
+        },
         **({"broken_queries": broken_files(broken_queries)} if query.is_dir() else {}),
     }
     if as_json:
@@ -174,6 +186,47 @@ def match(
         write_html(rankings, details, root, html)
     for path in filter(None, (csv, montage, html)):
         say(f"wrote {path}")
+
+
+def _check_query(query: Path, box: tuple[int, int, int, int] | None, *, same_person: bool) -> None:
+    """Reports a query that is missing, or an option that does not fit it, before any model is opened."""
+    from bot_deploy.errors import InputError
+    from bot_deploy.files import require_path
+    from bot_deploy.footage.moments import parse_moment
+
+    moment = parse_moment(query)
+    require_path(moment.video if moment else query, "image or folder of images")
+    if box and not moment:
+        raise InputError(f"{query}: a box is for a moment of a video, such as entrance.mp4@00:12:31", parameter="box")
+    if same_person and (moment or query.is_file()):
+        raise InputError(f"{query}: one image; name a folder of several images of that person", parameter="same_person")
+
+
+def _check_gallery(address: str, detector: Path | None, cameras: tuple[str, ...]) -> None:
+    """Reports a gallery that is missing, or an option that does not fit it, before any model is opened."""
+    from bot_deploy.errors import InputError
+    from bot_deploy.footage import holds_footage
+    from bot_deploy.gallery import check_gallery, is_index
+
+    if holds_footage(Path(address)):
+        return
+    check_gallery(address)
+    if detector is not None:
+        raise InputError("only videos are searched for people, and this gallery is none", parameter="detector")
+    named = [camera for camera in cameras if not camera.isdecimal()]
+    if named and not is_index(address):
+        raise InputError(f"{named[0]}: only cameras of videos have names; give an ID of a camera", parameter="camera")
+
+
+def _open_gallery(address: str, embedder: Embedder, detector: Path | None, threads: int) -> Gallery:
+    from bot_deploy.footage import holds_footage, open_footage_gallery
+    from bot_deploy.gallery import open_gallery
+
+    if not holds_footage(Path(address)):
+        return open_gallery(address, embedder)
+    index, update = open_footage_gallery(Path(address), embedder, open_footage_detector(detector, threads))
+    say_broken(update)
+    return index
 
 
 def _prepare_outputs(html: Path | None, montage: Path | None, csv: Path | None) -> None:

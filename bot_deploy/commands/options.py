@@ -99,6 +99,32 @@ class Address(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
+class Box(click.ParamType):  # type: ignore[type-arg]
+    """Left, top, width and height in pixels, such as 120,40,60,180."""
+
+    name = "X,Y,W,H"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int, int, int]:
+        match = re.fullmatch(r"(-?\d{1,6}),(-?\d{1,6}),(\d{1,6}),(\d{1,6})", str(value))
+        if not match or not int(match[3]) or not int(match[4]):
+            self.fail(f"{value!r} is not LEFT,TOP,WIDTH,HEIGHT in pixels, such as 120,40,60,180", param, ctx)
+        return int(match[1]), int(match[2]), int(match[3]), int(match[4])
+
+
+class Camera(click.ParamType):  # type: ignore[type-arg]
+    """A camera ID of up to five digits, as file names have it, or the name of a camera of videos."""
+
+    name = "camera"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if re.fullmatch(r"[-+]?[0-9]+", text) and not re.fullmatch(r"[0-9]{1,5}", text):
+            self.fail(f"{text} is not in the range 0<=x<=99999.", param, ctx)
+        return text
+
+
 def _go_offline(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     """Sets BOT_OFFLINE=1 for this command and the processes that it starts."""
     del param
@@ -129,6 +155,13 @@ MODEL = click.option(
     metavar="FILE|NAME",
     help="Exported model, or a name of `bot models`; default: the newest model.onnx under runs/, or else the built-in "
     "model, `box`.",
+)
+DETECTOR = click.option(
+    "--detector",
+    type=click.Path(path_type=Path),
+    metavar="F.onnx|NAME",
+    help="Network that finds people: a file, or a name of `bot models` such as yolox-nano; `hog` is OpenCV's HOG. "
+    "Default: yolox-nano if it is in the cache, or else HOG.",
 )
 THREADS = click.option(
     "--threads", type=click.IntRange(0, MAX_THREADS), default=0, help="Number of CPU threads; default: all available."

@@ -53,6 +53,7 @@ __all__ = [
     "is_empty_folder",
     "is_index",
     "is_milvus",
+    "open_cached_index",
     "open_folder_gallery",
     "open_gallery",
     "open_index",
@@ -132,7 +133,7 @@ def open_folder_gallery(folder: str | Path, embedder: Embedder) -> tuple[LocalIn
     check_folder(folder)
     contract = embedder.contract
     try:
-        index = _open_cached(folder, contract)
+        index = open_cached_index(folder, contract)
     except (BotError, OSError) as error:
         logger.warning(f"the index is not kept for the next run: {error}")
         temporary = Path(tempfile.mkdtemp(prefix="bot-gallery-"))
@@ -171,21 +172,28 @@ def open_gallery(address: str | Path, embedder: Embedder | None = None) -> Galle
     return open_folder_gallery(path, embedder)[0]
 
 
-def _open_cached(folder: Path, contract: Contract) -> LocalIndex:
-    """The index of `folder` in the user's cache; a damaged one is made again."""
-    cache = cache_folder(CACHE_NAME)
-    identity = os.fsencode(folder.resolve()) + contract.embedding_space.encode()
+def open_cached_index(source: Path, contract: Contract, name: str = CACHE_NAME, root: str | None = None) -> LocalIndex:
+    """The index of `source` in the folder `name` of the user's cache; a damaged one is made again.
+
+    Its crops are in `source`, or in the folder `root` beside it in the cache.
+
+    Raises:
+        RunError: it cannot be written or read.
+    """
+    cache = cache_folder(name)
+    identity = os.fsencode(source.resolve()) + contract.embedding_space.encode()
     # Two files of one model may have different dimensions, if the contract of one is wrong: each has its own index.
     for suffix in (b"", f" {contract.dim}".encode()):
         path = cache / hashlib.sha256(identity + suffix).hexdigest()[:16]
+        crops = path / root if root else source.absolute()
         if not path.exists():
             _drop_unused(cache)
         try:
-            index = LocalIndex(path, contract.embedding_space, contract.dim, folder.absolute())
+            index = LocalIndex(path, contract.embedding_space, contract.dim, crops)
         except DamagedError as error:
             logger.warning(f"the index in the cache is made again: {error}")
             shutil.rmtree(path)
-            index = LocalIndex(path, contract.embedding_space, contract.dim, folder.absolute())
+            index = LocalIndex(path, contract.embedding_space, contract.dim, crops)
         if (index.embedding_space, index.dim) == (contract.embedding_space, contract.dim):
             os.utime(path)
             return index

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bot_deploy.datasets.names import SPECIAL_LABELS
 from bot_deploy.errors import require_range
+from bot_deploy.footage.records import is_footage_crop
 
 from .verdict import MATCH, NO_MATCH, UNCERTAIN, make_verdict
 
@@ -88,5 +89,10 @@ class PersonIdentifier:
 
 
 def person_name(item: GalleryItem) -> str | None:
-    """The identity of `item`, or the stem of its file name; None for Market-1501's junk and distractors."""
-    return None if item.identity in SPECIAL_LABELS else item.identity or Path(item.path).stem
+    """The identity of `item`, or the stem of its file name.
+
+    None for Market-1501's junk and distractors, and for people in videos who have no name yet.
+    """
+    if item.identity in SPECIAL_LABELS or (item.identity is None and is_footage_crop(item.path)):
+        return None
+    return item.identity or Path(item.path).stem

@@ -14,9 +14,12 @@ from bot_deploy.datasets.names import JUNK_LABEL, SPECIAL_LABELS
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError, require_range
 from bot_deploy.evaluation.rerank import k_reciprocal
+from bot_deploy.footage import Footage, holds_footage, open_footage_gallery
 from bot_deploy.gallery import open_gallery
 from bot_deploy.progress import show_progress
+from bot_deploy.video.detectors import open_detector
 
+from .appearances import search_appearances
 from .queries import NO_METADATA, Query, cameras_of, merge_queries, read_query
 from .verdict import Verdict, make_verdict
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from bot_deploy.artifacts.contract import Calibration
     from bot_deploy.datasets.names import CropMetadata
+    from bot_deploy.footage import Appearance
     from bot_deploy.gallery import Filters, Gallery, SearchHit
     from bot_deploy.images import Pixels
 
@@ -33,7 +37,10 @@ RERANKED_MATCHES = 1000  # best matches by cosine that re-ranking sorts again
 
 @dataclass(frozen=True)
 class Match:
-    """One image of a rank list, of the same person or not; `score` is its cosine with the query, -1 to 1."""
+    """One image of a rank list, of the same person or not; `score` is its cosine with the query, -1 to 1.
+
+    In a gallery of footage it is an appearance, and `score` the cosine with the mean of its crops.
+    """
 
     path: Path
     score: float
@@ -41,6 +48,7 @@ class Match:
     identity: str | None = None  # a name; in `datasets.Crop` it is `identity_name`
     camera: int | None = None
     time: float | None = None  # see `gallery.GalleryItem`
+    appearance: Appearance | None = None  # in a video, of which the image is the most similar crop
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def match(
         query: an image file, an array uint8 RGB [H, W, 3], or a list of them that shows one person (a multi-shot
             query: the mean of the embeddings is searched).
         gallery: an open gallery, or where it is opened from: a folder of crops, an index that `bot index` made, a
-            Milvus address, or a single image file to compare with the query.
+            Milvus address, a video or a folder of videos, or a single image file to compare with the query.
         model: an embedder, or the file that it is opened from; None for the built-in model.
         top: number of matches.
         min_score: lowest cosine of a listed image, -1 to 1; the verdict keeps its own threshold.
@@ -100,7 +108,7 @@ def match(
     else:
         raise InputError("no image in the query; give at least one", parameter="query")
     calibration = embedder.contract.calibration
-    opened_gallery = open_gallery(gallery, embedder) if isinstance(gallery, str | Path) else gallery
+    opened_gallery = _open_gallery(gallery, embedder) if isinstance(gallery, str | Path) else gallery
     try:
         return rank(
             [opened_query],
@@ -115,6 +123,12 @@ def match(
     finally:
         if opened_gallery is not gallery:
             opened_gallery.close()
+
+
+def _open_gallery(address: str | Path, embedder: Embedder) -> Gallery:
+    if holds_footage(Path(address)):
+        return open_footage_gallery(Path(address), embedder, open_detector())[0]
+    return open_gallery(address, embedder)
 
 
 def rank(
@@ -155,6 +169,7 @@ def rank(
     excluded = tuple(filters.get("exclude_cameras") or ())
     # Numbers of gallery images that the filters leave, by the query's own cameras; the verdict depends on them.
     sizes: dict[tuple[int, ...], int] = {}
+    footage = Footage(gallery)
     rankings = []
     # No progress bar for a single search: it would only flicker.
     for query in show_progress(queries, "matching" if len(queries) > 1 else None, len(queries)):
@@ -164,21 +179,26 @@ def rank(
             filtered = any(value is not None for value in filters.values())
             sizes[own_cameras] = gallery.count(**filters) if filtered else len(gallery)
         # Re-ranking looks at more images than are returned: a true match may stand far down by its cosine.
-        hits = gallery.search(query.vector, max(top, RERANKED_MATCHES) if rerank else top, **filters)
+        searched = max(top, RERANKED_MATCHES) if rerank else top
+        if footage:
+            hits = search_appearances(gallery, footage, query.vector, searched, **filters)
+        else:
+            hits = gallery.search(query.vector, searched, **filters)
         if rerank and hits:
             hits = _rerank(query, hits, gallery)
         # Only now: `min_score` must not change the neighbourhoods that re-ranking compares.
         hits = [hit for hit in hits if hit.score >= min_score][:top]
-        matches = tuple(_match(hit, number, gallery.root) for number, hit in enumerate(hits, start=1))
+        matches = tuple(_match(hit, number, gallery.root, footage) for number, hit in enumerate(hits, start=1))
         verdict = make_verdict(calibration, matches[0].score if matches else None, sizes[own_cameras])
         identity = next((name for name in (query.folder, query.metadata.identity) if name in gallery_identities), None)
         rankings.append(Ranking(query.path, matches, verdict, query.metadata._replace(identity=identity), query.shots))
     return rankings
 
 
-def _match(hit: SearchHit, rank: int, root: Path) -> Match:
+def _match(hit: SearchHit, rank: int, root: Path, footage: Footage) -> Match:
     item = hit.item
-    return Match(root / item.path, hit.score, rank, item.identity, item.camera, item.time)
+    appearance = footage.find(item.path)
+    return Match(root / item.path, hit.score, rank, item.identity, item.camera, item.time, appearance)
 
 
 def _rerank(query: Query, hits: list[SearchHit], gallery: Gallery) -> list[SearchHit]:

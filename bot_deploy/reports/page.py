@@ -17,9 +17,11 @@ from bot_deploy.choices import MIN_TIMESTAMP_S
 from bot_deploy.errors import ImageError
 from bot_deploy.escaping import escape
 from bot_deploy.files import write_atomically
+from bot_deploy.footage.times import format_span
 from bot_deploy.progress import show_progress
 
 from .montage import MAX_TILES, TILE_HEIGHT, TILE_WIDTH
+from .timeline import make_timelines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,6 +65,8 @@ def write_html(rankings: Sequence[Ranking], details: Mapping[str, str], root: Pa
     environment.filters |= {
         "thumbnail": lru_cache(CACHED_THUMBNAILS)(_thumbnail),
         "format_time": format_time,
+        "span": lambda appearance: " to ".join(format_span(appearance)),
+        "timelines": make_timelines,
         "relative_to_gallery": lambda match: match.relative_to(root) if match.is_relative_to(root) else match,
     }
     correct = (ranking.is_correct(match) for ranking in rankings for match in ranking.matches)

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 from bot_deploy.escaping import safe_cell
 from bot_deploy.files import write_atomically
+from bot_deploy.footage.times import format_span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from bot_deploy.matching.match import Ranking
+    from bot_deploy.footage import Appearance
+    from bot_deploy.matching.match import Match, Ranking
 
 COLUMNS = ("query", "rank", "path", "score", "identity", "camera", "time", "decision", "verdict")
+APPEARANCE_COLUMNS = ("camera_name", "from", "to", "video", "video_from", "video_to")  # where a gallery has videos
 
 
 def json_document(ranking: Ranking) -> dict[str, object]:
@@ -32,6 +35,7 @@ def json_document(ranking: Ranking) -> dict[str, object]:
                 "identity": match.identity,
                 "camera": match.camera,
                 "time": match.time,
+                **(_appearance_document(match.appearance) if match.appearance else {}),
             }
             for match in ranking.matches
         ],
@@ -39,6 +43,18 @@ def json_document(ranking: Ranking) -> dict[str, object]:
         "decision": ranking.verdict.decision,
         "false_accept_rate": ranking.verdict.false_accept_rate,
         "gallery_false_accept_rate": ranking.verdict.gallery_false_accept_rate,
+    }
+
+
+def _appearance_document(appearance: Appearance) -> dict[str, object]:
+    return {
+        "camera_name": appearance.camera,
+        "from": appearance.start,
+        "to": appearance.end,
+        "video": str(appearance.video),
+        "video_from": appearance.video_start,
+        "video_to": appearance.video_end,
+        "frames": list(appearance.frames),
     }
 
 
@@ -51,8 +67,26 @@ def text_lines(rankings: Sequence[Ranking]) -> list[str]:
 
 
 def _lines(ranking: Ranking) -> list[str]:
-    rows = [f"{match.rank:4d}  {match.score:.4f}  {match.path}" for match in ranking.matches]
-    return ["rank  score   path", *rows, ranking.verdict.explanation]
+    if any(match.appearance for match in ranking.matches):
+        rows = [
+            (str(match.rank), f"{match.score:.4f}", *_where_and_when(match), str(match.path))
+            for match in ranking.matches
+        ]
+        table = [("rank", "score", "camera", "from", "to", "picture"), *rows]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+        return [*(line.rstrip() for line in lines), ranking.verdict.explanation]
+    rows_of_crops = [f"{match.rank:4d}  {match.score:.4f}  {match.path}" for match in ranking.matches]
+    return ["rank  score   path", *rows_of_crops, ranking.verdict.explanation]
+
+
+def _where_and_when(match: Match) -> tuple[str, str, str]:
+    """Camera, beginning and end of `match`; of a crop from no video its camera and time."""
+    appearance = match.appearance
+    if appearance is None:
+        camera = "" if match.camera is None else str(match.camera)
+        return camera, "" if match.time is None else f"{match.time:g}", ""
+    return appearance.camera, *format_span(appearance)
 
 
 def write_csv(rankings: Sequence[Ranking], path: Path) -> None:
@@ -69,15 +103,23 @@ def write_csv(rankings: Sequence[Ranking], path: Path) -> None:
         # A file name need not be valid text.
         with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
-            writer.writerow(COLUMNS)
+            has_videos = any(match.appearance for ranking in rankings for match in ranking.matches)
+            writer.writerow((*COLUMNS, *(APPEARANCE_COLUMNS if has_videos else ())))
             for ranking in rankings:
                 query, verdict = _path_cell(ranking.query), ranking.verdict
                 for match in ranking.matches:
                     match_path, identity = _path_cell(match.path), safe_cell(match.identity or "")
                     row = (query, match.rank, match_path, f"{match.score:.6f}", identity, match.camera, match.time)
-                    writer.writerow((*row, verdict.decision, verdict.explanation))
+                    seen = _appearance_cells(match.appearance) if match.appearance else ()
+                    writer.writerow((*row, verdict.decision, verdict.explanation, *seen))
 
     write_atomically(path, write)
+
+
+def _appearance_cells(appearance: Appearance) -> tuple[object, ...]:
+    """The values of APPEARANCE_COLUMNS."""
+    start, end, video = appearance.start, appearance.end, _path_cell(appearance.video)
+    return safe_cell(appearance.camera), start, end, video, appearance.video_start, appearance.video_end
 
 
 def _path_cell(path: Path) -> str:

@@ -27,6 +27,7 @@ class TrackedBox(NamedTuple):
 
     track_id: int  # from 1
     xyxy: Xyxy
+    confidence: float  # of the detector, 0 to 1
 
 
 class PersonTracker:
@@ -58,17 +59,21 @@ class PersonTracker:
             sv.Detections(xyxy=detections.xyxy, confidence=detections.confidence), timestamp=time
         )
         ids: list[int] = [] if tracked.tracker_id is None else tracked.tracker_id.tolist()
+        confidences = [0.0] * len(ids) if tracked.confidence is None else tracked.confidence.tolist()
         return [
-            TrackedBox(track_id + 1, tuple(xyxy))
-            for track_id, xyxy in zip(ids, tracked.xyxy.tolist(), strict=True)
+            TrackedBox(track_id + 1, tuple(xyxy), confidence)
+            for track_id, xyxy, confidence in zip(ids, tracked.xyxy.tolist(), confidences, strict=True)
             if track_id >= 0  # ByteTrack gives an id at the second detection
         ]
 
     def _untracked(self, detections: Detections) -> list[TrackedBox]:
-        boxes = detections.xyxy[detections.confidence >= TRACK_ACTIVATION_THRESHOLD].tolist()
+        certain = detections.confidence >= TRACK_ACTIVATION_THRESHOLD
+        boxes = zip(detections.xyxy[certain].tolist(), detections.confidence[certain].tolist(), strict=True)
         first_id = self._last_id + 1
-        self._last_id += len(boxes)
-        return [TrackedBox(track_id, tuple(xyxy)) for track_id, xyxy in enumerate(boxes, first_id)]
+        self._last_id += int(certain.sum())
+        return [
+            TrackedBox(track_id, tuple(xyxy), confidence) for track_id, (xyxy, confidence) in enumerate(boxes, first_id)
+        ]
 
 
 def _bytetrack(fps: float) -> ByteTrackTracker:

@@ -164,7 +164,7 @@ def test_what_is_refused_before_work_and_in_one_line(
     assert not (tmp_path / "cache").exists()  # nothing of the gallery was embedded
 
 
-@pytest.mark.parametrize("words", [["--top", "0"], ["--min-score", "2"], ["--camera", "one"]])
+@pytest.mark.parametrize("words", [["--top", "0"], ["--min-score", "2"], ["--camera", "123456"]])
 def test_wrong_usage(words: list[str], bot: Any) -> None:
     code, out, err = bot("q.jpg", "gallery", *words)
     assert (code, out) == (2, "")

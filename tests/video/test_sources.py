@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pytest
 from helpers.fake_camera import BLUE, GREEN, RED, scene
+from helpers.videos import walk, write_lossless
 from PIL import Image
 
 from bot_deploy.demos.recorder import Recorder
@@ -28,6 +29,7 @@ from bot_deploy.video.sources import Frame, Source, open_source, streams
 from bot_deploy.video.sources.capture import DEFAULT_FPS, frame_rate, to_rgb
 from bot_deploy.video.sources.files import FOLDER_FPS
 from bot_deploy.video.sources.streams import next_wait
+from bot_deploy.video.sources.video_file import VideoSource
 
 SHOW_OPENCV_SETTINGS = """
 import os
@@ -270,6 +272,40 @@ def test_frames_have_their_own_times_and_pauses_do_not_lower_the_rate(
         frames = list(source)
     np.testing.assert_allclose([frame.time for frame in frames], np.array(times) - 7, atol=0.002)
     np.testing.assert_allclose([frame.pixels.mean() for frame in frames], 4 * np.arange(60), atol=6)
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "h264.ts", "mpeg4.avi", "h264.h264"])
+def test_a_run_goes_on_at_any_frame_with_the_same_pictures(name: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    codec = {"h264": "libx264", "mpeg4": "mpeg4"}[name.partition(".")[0]]
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.gop_size = 12
+        for _ in range(60):
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(rng.integers(0, 256, (48, 64, 3), np.uint8), "rgb24"))
+            )
+        container.mux(stream.encode(None))
+
+    def pictures(number: int = 0, time: float = 0.0) -> list[tuple[int, float, bytes, bytes]]:
+        with VideoSource(name, str(tmp_path / name)) as source:
+            source.skip_to(number, time)
+            return [(one.number, one.time, one.pixels().tobytes(), one.grey().tobytes()) for one in source.pictures()]
+
+    whole = pictures()
+    assert len(whole) >= 58
+    for number in (0, 1, 11, 12, 13, 30, len(whole) - 1):
+        assert pictures(*whole[number][:2]) == whole[number:], number
+
+
+def test_a_seek_ends_at_a_picture_before_the_time(tmp_path: Path) -> None:
+    path = write_lossless(tmp_path / "x.mkv", walk(6))
+    with VideoSource("x", str(path)) as source:
+        assert source.seek(4.55)
+        first = next(iter(source.pictures()))
+        assert 3 < first.time <= 4.5
+        assert first.number == round(10 * first.time)
 
 
 def test_frames_without_rising_times_get_some(tmp_path: Path) -> None:

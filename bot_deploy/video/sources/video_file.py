@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from statistics import median
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from av import Packet, VideoFrame, VideoStream
+    from av.video.reformatter import VideoReformatter
 
     from bot_deploy.images import Pixels
 
@@ -30,6 +32,30 @@ OPEN_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 5.0  # of a video at a web address
 NOT_A_VIDEO = (
     "not a video, or none that FFmpeg can decode; convert it: ffmpeg -i FILE -c:v libx264 -pix_fmt yuv420p OUT.mp4"
 )
+
+SAME_TIME_S = 1e-4  # two frames are farther apart
+GREY_SIDE = 96  # pixels of the longer side of `Picture.grey`
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded picture. Most of its cost is the conversion to pixels, which happens when they are asked for."""
+
+    number: int  # from 0
+    time: float  # seconds since the first picture
+    decoded: VideoFrame
+    reformatter: VideoReformatter  # of the source: a new one for each picture would be slow
+
+    def pixels(self) -> Pixels:
+        """uint8 RGB [H, W, 3], upright."""
+        return _upright(self.decoded)
+
+    def grey(self) -> Pixels:
+        """The brightness, uint8 [h, w], with a longer side of `GREY_SIDE`: each pixel is the mean of a block."""
+        scale = GREY_SIDE / max(self.decoded.width, self.decoded.height)
+        height, width = (max(1, round(scale * side)) for side in (self.decoded.height, self.decoded.width))
+        small = self.reformatter.reformat(self.decoded, width, height, "gray", interpolation="AREA")
+        return np.asarray(small.to_ndarray(), np.uint8)
 
 
 class VideoSource(Source):
@@ -48,8 +74,10 @@ class VideoSource(Source):
             InputError: no frame can be read.
         """
         import av
+        from av.video.reformatter import VideoReformatter
 
         self._closed = False
+        self._reformatter = VideoReformatter()
         try:
             self._container = av.open(
                 address,
@@ -62,7 +90,7 @@ class VideoSource(Source):
         if not self._container.streams.video:
             self._container.close()
             raise InputError(f"{name}: {NOT_A_VIDEO}")
-        stream = self._container.streams.video[0]
+        self._stream = stream = self._container.streams.video[0]
         stream.thread_type = "AUTO"
         packets = _readable(self._container.demux(stream))
         first_packets = list(islice(packets, RATE_PACKETS))
@@ -78,12 +106,27 @@ class VideoSource(Source):
             self.close()
             raise InputError(f"{name}: {NOT_A_VIDEO}")
 
+    @property
+    def seconds(self) -> float:
+        """The length that the file promises; 0 where it does not say."""
+        return self._expected_seconds
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the container says about itself, such as `creation_time`."""
+        return {str(key): str(value) for key, value in self._container.metadata.items()}
+
     def __iter__(self) -> Iterator[Frame]:
+        for picture in self.pictures():
+            yield Frame(picture.pixels(), picture.number, picture.time)
+
+    def pictures(self) -> Iterator[Picture]:
+        """The frames as pictures that are not converted yet; a second loop continues where the first one ended."""
         while not self._closed:
-            frame, self._first = self._first or next(self._frames, None), None
-            if frame is None:
+            decoded, self._first = self._first or next(self._frames, None), None
+            if decoded is None:
                 break
-            yield self._frame(frame)
+            yield self._picture(decoded)
         if not self._closed and self._is_incomplete():
             promised = (
                 f"{self._expected_frames} frames" if self._expected_frames else f"{self._expected_seconds:.1f} seconds"
@@ -93,17 +136,67 @@ class VideoSource(Source):
                 "the file is truncated or damaged"
             )
 
-    def _frame(self, picture: VideoFrame) -> Frame:
-        time = picture.time
+    def seek(self, time: float) -> bool:
+        """Goes to a key frame before `time`, in seconds since the first picture; called before any loop.
+
+        Returns False where the file cannot be searched; then it stays at the beginning. The numbers of the pictures
+        that follow are estimated from their times.
+        """
+        first = self._first
+        if first is None or first.time is None or not self._stream.time_base or time <= 0:
+            return False
+        try:
+            self._container.seek(round((first.time + time) / float(self._stream.time_base)), stream=self._stream)
+        except (OSError, ValueError):  # of FFmpeg
+            return False
+        self._frames = _decode(_readable(self._container.demux(self._stream)))
+        self._first = next(self._frames, None)
+        if self._first is None or self._first.time is None or self._first.time > first.time + time:
+            self._rewind()
+            return False
+        self._start = first.time
+        self._number = round((self._first.time - first.time) * self.fps)
+        self._time = self._first.time - first.time - SAME_TIME_S  # `_picture` takes the frame's own
+        return True
+
+    def _rewind(self) -> None:
+        self._container.seek(0)
+        self._frames = _decode(_readable(self._container.demux(self._stream)))
+        self._first, self._number, self._start, self._time = next(self._frames, None), 0, None, 0.0
+
+    def skip_to(self, number: int, time: float) -> None:
+        """Goes on with frame `number`, whose time is `time` as a run through the file gave it; called before any loop.
+
+        It seeks, and decodes the whole file up to that frame where there is none of that time.
+        """
+        if self.seek(time) and not self._find(number, time):
+            self._rewind()
+        for picture in islice(self.pictures(), number - self._number):
+            del picture
+
+    def _find(self, number: int, time: float) -> bool:
+        """Decodes up to the frame of `time`, which is frame `number`; returns whether there is one."""
+        while (decoded := self._first) is not None and self._start is not None and decoded.time is not None:
+            own = decoded.time - self._start
+            if own > time + SAME_TIME_S:
+                break
+            if own > time - SAME_TIME_S:
+                self._number, self._time = number, own - SAME_TIME_S
+                return True
+            self._first = next(self._frames, None)
+        return False
+
+    def _picture(self, decoded: VideoFrame) -> Picture:
+        time = decoded.time
         if self._start is None:
             self._start = time
         elif time is not None and time - self._start > self._time:
             self._time = time - self._start
         else:  # the file has no times, or damaged ones
             self._time += 1 / self.fps
-        frame = Frame(_upright(picture), self._number, self._time)
+        picture = Picture(self._number, self._time, decoded, self._reformatter)
         self._number += 1
-        return frame
+        return picture
 
     def _is_incomplete(self) -> bool:
         if self._expected_frames:

@@ -1,0 +1,90 @@
+"""A moment of a video as a query: entrance.mp4@00:12:31, and a box on the frame or the only person there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from bot_deploy.errors import InputError
+from bot_deploy.video.crops import crop_box
+from bot_deploy.video.sources.video_file import VideoSource
+
+from .times import format_position, parse_position
+from .videos import is_video
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bot_deploy.images import Pixels
+    from bot_deploy.video.detectors import Detector
+
+Xywh = tuple[int, int, int, int]  # left, top, width, height in pixels
+
+
+class Moment(NamedTuple):
+    """A time of a video."""
+
+    video: Path
+    time: float  # seconds
+
+
+def parse_moment(query: Path) -> Moment | None:
+    """The moment that `query` names as VIDEO@TIME; None for anything else, also for a file of that name."""
+    name, at, text = str(query).rpartition("@")
+    time = parse_position(text)
+    if not at or time is None or not is_video(Path(name)) or query.exists():
+        return None
+    return Moment(Path(name), time)
+
+
+def read_moment(moment: Moment, box: Xywh | None, open_detector: Callable[[], Detector]) -> Pixels:
+    """The crop of the person at `moment`, uint8 RGB [h, w, 3].
+
+    Args:
+        moment: a time of a video.
+        box: where the person is; None for the only person on the frame.
+        open_detector: opens what finds the person, where there is no `box`.
+
+    Raises:
+        InputError: no such video or time; the box is outside the frame; or there is not exactly one person.
+    """
+    if not moment.video.is_file():
+        raise InputError(f"{moment.video}: no such file")
+    pixels = _read_frame(moment)
+    height, width = pixels.shape[:2]
+    if box is None:
+        return crop_box(pixels, _only_person(moment, pixels, open_detector()))
+    left, top, box_width, box_height = box
+    if left >= width or top >= height or left + box_width <= 0 or top + box_height <= 0:
+        raise InputError(f"{moment.video}: the frame is {width}x{height} pixels; the box is outside", parameter="box")
+    return crop_box(pixels, (left, top, left + box_width, top + box_height))
+
+
+def _read_frame(moment: Moment) -> Pixels:
+    """The last frame that is not after `moment`."""
+    with VideoSource(str(moment.video), str(moment.video.absolute())) as source:
+        source.seek(moment.time)
+        last = None
+        for picture in source.pictures():
+            if last is not None and picture.time > moment.time:
+                return last.pixels()
+            last = picture
+        if last is None or moment.time > last.time + 1:
+            end = format_position(last.time if last else source.seconds)
+            raise InputError(f"{moment.video}: ends at {end}, before {format_position(moment.time)}")
+        return last.pixels()
+
+
+def _only_person(moment: Moment, pixels: Pixels, detector: Detector) -> tuple[float, float, float, float]:
+    found = detector.detect(pixels).xyxy
+    if len(found) == 1:
+        left, top, right, bottom = found[0].tolist()
+        return left, top, right, bottom
+    boxes = " ".join(
+        f"{left:.0f},{top:.0f},{right - left:.0f},{bottom - top:.0f}" for left, top, right, bottom in found
+    )
+    raise InputError(
+        f"{moment.video} at {format_position(moment.time)}: {len(found) or 'no'} people are found; choose a box of "
+        f"left,top,width,height{': ' if boxes else ''}{boxes}",
+        parameter="box",
+    )

@@ -1,0 +1,164 @@
+"""`bot index` and `bot match` with videos, on the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.fake_camera import DETECTOR, write_colour_model
+from helpers.random_gallery import draw
+from helpers.videos import COLOURS, SECONDS, VISITS, place, walk, write_lossless
+from PIL import Image
+
+from bot_deploy import cli
+from bot_deploy.video import detectors
+
+NAMES = ("entrance_2026-01-31_12-00-00.mkv", "till_2026-01-31_12-10-00.mkv")
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two videos of two cameras; all people walk past both."""
+    folder = tmp_path_factory.mktemp("videos") / "yard"
+    for name in NAMES:
+        write_lossless(folder / name, walk(SECONDS))
+    return folder
+
+
+@pytest.fixture
+def bot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs `bot` with the fake detector in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(detectors, "open_detector", lambda *_, **__: DETECTOR)
+    model = write_colour_model(tmp_path / "model.onnx")
+
+    def run(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as done:
+            cli.main([*map(str, words), "--model", str(model)])
+        said = capsys.readouterr()
+        return int(done.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def red(tmp_path: Path) -> Path:
+    path = tmp_path / "red.png"
+    Image.new("RGB", (20, 40), COLOURS["red"]).save(path)
+    return path
+
+
+class Page(HTMLParser):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def test_two_commands_find_a_person(bot: Any, yard: Path, red: Path, tmp_path: Path) -> None:
+    code, out, err = bot("index", yard / NAMES[0], yard / NAMES[1], "-o", "shop.gallery")
+    assert code == 0, err
+    assert "camera entrance (from its name), begins 2026-01-31 12:00:00 UTC (from its name)" in err
+    assert f"shop.gallery: {2 * len(VISITS)} appearances in 2 videos (2 read now)\n" == out
+    code, out, err = bot("match", red, "shop.gallery", "--top", 4)
+    assert code == 0, err
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0] == ["rank", "score", "camera", "from", "to", "picture"]
+    assert sorted((row[2], row[3], row[4][:7]) for row in lines[1:5]) == [
+        ("entrance", "2026-01-31", "12:00:0"),
+        ("entrance", "2026-01-31", "12:00:1"),
+        ("till", "2026-01-31", "12:10:0"),
+        ("till", "2026-01-31", "12:10:1"),
+    ]
+    # The folder itself is a gallery too, with the same answer.
+    document = json.loads(bot("match", red, yard, "--top", 4, "--json")[1])
+    assert document["gallery"]["appearances"] == 2 * len(VISITS)
+    assert [match["rank"] for match in document["matches"]] == [1, 2, 3, 4]
+    scores = [match["score"] for match in document["matches"]]
+    assert scores == sorted(scores, reverse=True)
+    for match in document["matches"]:
+        assert Path(match["path"]).is_file()
+        assert match["camera_name"] in match["video"]
+        assert match["from"] <= match["time"] <= match["to"]
+        assert match["to"] - match["from"] == pytest.approx(2.5, abs=0.5)
+    code, out, err = bot("match", red, "shop.gallery", "--camera", "till", "--until", "2026-01-31T12:10:05", "--json")
+    found = json.loads(out)["matches"]
+    assert [(match["camera_name"], round(match["video_from"])) for match in found] == [("till", 1)]
+
+
+def test_the_table_and_the_page(bot: Any, yard: Path, red: Path, tmp_path: Path) -> None:
+    code, _, err = bot("match", red, yard, "--top", 4, "--csv", "x.csv", "--html", "x.html")
+    assert code == 0, err
+    with (tmp_path / "x.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["camera_name"] for row in rows} == {"entrance", "till"}
+    assert all(float(row["from"]) <= float(row["time"]) <= float(row["to"]) for row in rows)
+    page = Page(tmp_path / "x.html")
+    bars = [one for one in page.all("a") if str(one["href"]).startswith("#m1-")]
+    assert len(bars) == 4
+    assert {one["href"] for one in bars} == {f"#{figure['id']}" for figure in page.all("figure") if "id" in figure}
+    places = [float(str(one["style"]).partition("left:")[2].partition("%")[0]) for one in bars]
+    # Two visits at the beginning, of the entrance, and two at the end; from 12:00:00 to 12:10:14.
+    assert places == pytest.approx([0, 100 * 11.5 / 614, 100 * 600 / 614, 100 * 611.5 / 614], abs=0.3)
+    assert all(str(image["src"]).startswith("data:image/webp;base64,") for image in page.all("img"))
+    assert "2026-01-31 12:00:12 to 12:00:14" in page.words
+
+
+def test_a_moment_of_a_video_is_a_query(bot: Any, yard: Path) -> None:
+    video = yard / NAMES[0]
+    document = json.loads(bot("match", f"{video}@00:00:01.5", yard, "--top", 4, "--json")[1])
+    assert document["query"] == f"{video}@00:00:01.5"
+    assert {round(match["video_from"]) for match in document["matches"]} == {1, 12}
+    # Two people at 8 s: a box is needed.
+    code, _, err = bot("match", f"{video}@8", yard)
+    boxes = [[round(side) for side in place(name, 8 - start)] for name, start in (("blue", 6), ("green", 7))]
+    assert code == 2
+    assert "2 people are found; choose a box" in err
+    for left, top, right, bottom in boxes:
+        assert f"{left},{top},{right - left},{bottom - top}" in err
+    left, top, right, bottom = boxes[0]
+    box = f"{left},{top},{right - left},{bottom - top}"
+    document = json.loads(bot("match", f"{video}@8", yard, "--top", 2, "--json", "--box", box)[1])
+    assert {round(match["video_from"]) for match in document["matches"]} == {6}
+    assert document["matches"][0]["score"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["index", "{yard}", "-o", "x.gallery", "--metadata", "x.csv"], "are for a folder of crops"),
+        (["index", "{yard}", "-o", "x.gallery", "--start", "2026-01-31T12:00"], "one time for 2 videos"),
+        (["index", "{crops}", "-o", "x.gallery", "--camera", "till"], "these are no videos (--camera)"),
+        (["index", "{crops}", "{crops}", "-o", "x.gallery"], "one folder of crops at a time"),
+        (["index", "{yard}", "none.mp4", "-o", "x.gallery"], "none.mp4: no such file or folder"),
+        (["match", "{crops}/1.png", "{crops}", "--camera", "till"], "till: only cameras of videos have names"),
+        (["match", "{crops}/1.png", "{crops}", "--camera", "123456"], "not in the range"),
+        (["match", "{crops}/1.png", "{crops}", "--detector", "hog"], "only videos are searched for people"),
+        (["match", "{crops}/1.png", "{crops}", "--box", "1,2,3,4"], "a box is for a moment of a video"),
+        (["match", "{video}@1", "{yard}", "--box", "1,2,3"], "is not LEFT,TOP,WIDTH,HEIGHT"),
+        (["match", "{video}@1.5", "{yard}", "--box", "9000,2,3,4"], "the box is outside (--box)"),
+        (["match", "{video}@2:00", "{yard}"], "ends at 00:00:14, before 00:02:00"),
+        (["match", "{yard}/none.mkv@2:00", "{yard}"], "none.mkv: no such image"),
+    ],
+)
+def test_wrong_usage_is_one_line(words: list[str], message: str, bot: Any, yard: Path, tmp_path: Path) -> None:
+    draw(tmp_path / "crops" / "1.png", 1)
+    places = {"yard": yard, "video": yard / NAMES[0], "crops": tmp_path / "crops"}
+    code, out, err = bot(*(word.format(**places) for word in words))
+    assert (code, out) == (2, ""), err
+    assert message in err.splitlines()[-1]
