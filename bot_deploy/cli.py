@@ -25,6 +25,8 @@ COMMANDS = {
     "export": ("export:export_command", "Export a trained model to ONNX and check that it gives the same embeddings."),
     "match": ("match:match", "Find the person of an image in a gallery, or compare two images."),
     "index": ("index:index", "Keep the embeddings of a gallery, for `bot match` to search."),
+    "people": ("people:people", "Count the people in recorded video, and show the path of each through the cameras."),
+    "forget": ("forget:forget", "Remove a person from a gallery, with all that is kept of them."),
     "embed": ("embed:embed", "Write the embeddings of images to a .npy, .csv or .parquet file."),
     "calibrate": ("calibrate:calibrate", "Find the score threshold for the same person, and store it in the model."),
     "demo": ("demo:demo", "Recognise people live, from a webcam, a video or a stream."),

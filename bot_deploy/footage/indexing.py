@@ -262,7 +262,7 @@ class _Work:
 
     def _keep(self, folder: Path, record: VideoRecord, stretch: Stretch) -> VideoRecord:
         """Writes the crops, then their vectors, then the record."""
-        first = len(record.appearances) + 1
+        first = 1 + max((entry.number for entry in record.appearances), default=0)  # `bot forget` leaves holes
         items, vectors = [], []
         entries = []
         for number, appearance in enumerate(stretch.appearances, first):

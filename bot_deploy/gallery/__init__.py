@@ -57,6 +57,7 @@ __all__ = [
     "open_folder_gallery",
     "open_gallery",
     "open_index",
+    "open_index_of_any_model",
     "open_or_create_index",
     "parse_name",
     "parse_time",
@@ -91,8 +92,13 @@ def open_index(address: str | Path, contract: Contract) -> LocalIndex | MilvusIn
         InputError: no index there, or one of another model than that of `contract`.
         RunError: it cannot be read.
     """
+    return _check_model(open_index_of_any_model(address), contract)
+
+
+def open_index_of_any_model(address: str | Path) -> LocalIndex | MilvusIndex:
+    """As `open_index`, where no vector is compared with one of a model."""
     address = str(address)
-    return _check_model(MilvusIndex(address) if is_milvus(address) else LocalIndex(Path(address)), contract)
+    return MilvusIndex(address) if is_milvus(address) else LocalIndex(Path(address))
 
 
 def open_or_create_index(address: str | Path, contract: Contract, root: str | Path) -> LocalIndex | MilvusIndex:

@@ -280,6 +280,16 @@ class LocalIndex:
                 with contextlib.suppress(OSError):
                     old_file.unlink()
 
+    def purge(self) -> None:
+        """Rewrites all files, so that nothing of a removed item is left in them."""
+        self.compact()
+        with convert_errors(self.address):
+            for graph in self._folder.glob("hnsw-*.faiss"):  # it holds vectors; `bot index` builds it again
+                graph.unlink()
+            self._hnsw = self._mapped = None
+            self._database.execute("VACUUM")
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     @property
     def uses_hnsw(self) -> bool:
         """Whether a graph was built and not dropped since; it may be out of date, or removed by a compaction."""

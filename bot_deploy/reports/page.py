@@ -52,6 +52,24 @@ def write_html(rankings: Sequence[Ranking], details: Mapping[str, str], root: Pa
     Raises:
         RunError: the file cannot be written.
     """
+    correct = (ranking.is_correct(match) for ranking in rankings for match in ranking.matches)
+    render_page(
+        "page.html",
+        path,
+        root,
+        details=details,
+        rankings=show_progress(rankings, "drawing" if len(rankings) > 1 else None),
+        identities_known=any(is_correct is not None for is_correct in correct),
+        MAX_TILES=MAX_TILES,
+    )
+
+
+def render_page(template: str, path: Path, root: Path, *, details: Mapping[str, str], **values: object) -> None:
+    """Writes the page `path` from the file `template` with `values`; `root` is the folder of the gallery.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -67,17 +85,12 @@ def write_html(rankings: Sequence[Ranking], details: Mapping[str, str], root: Pa
         "format_time": format_time,
         "span": lambda appearance: " to ".join(format_span(appearance)),
         "timelines": make_timelines,
+        "below_gallery": lambda crop: root / crop,
         "relative_to_gallery": lambda match: match.relative_to(root) if match.is_relative_to(root) else match,
     }
-    correct = (ranking.is_correct(match) for ranking in rankings for match in ranking.matches)
     now = datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    html = environment.get_template("page.html").render(
-        details={**details, "Made": now},
-        rankings=show_progress(rankings, "drawing" if len(rankings) > 1 else None),
-        identities_known=any(is_correct is not None for is_correct in correct),
-        MAX_TILES=MAX_TILES,
-        TILE_HEIGHT=TILE_HEIGHT,
-        TILE_WIDTH=TILE_WIDTH,
+    html = environment.get_template(template).render(
+        details={**details, "Made": now}, TILE_HEIGHT=TILE_HEIGHT, TILE_WIDTH=TILE_WIDTH, **values
     )
     # A file name need not be valid text.
     write_atomically(path, lambda temporary: temporary.write_text(html, encoding="utf-8", errors="backslashreplace"))

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.fake_camera import DETECTOR, write_colour_model
+from helpers.fake_camera import CONTRACT, DETECTOR, write_colour_model
 from helpers.random_gallery import draw
 from helpers.videos import COLOURS, SECONDS, VISITS, place, walk, write_lossless
 from PIL import Image
 
 from bot_deploy import cli
+from bot_deploy.gallery import LocalIndex, open_or_create_index
 from bot_deploy.video import detectors
 
 NAMES = ("entrance_2026-01-31_12-00-00.mkv", "till_2026-01-31_12-10-00.mkv")
@@ -39,7 +40,7 @@ def bot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def run(*words: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as done:
-            cli.main([*map(str, words), "--model", str(model)])
+            cli.main([*map(str, words), *([] if words[0] == "forget" else ["--model", str(model)])])
         said = capsys.readouterr()
         return int(done.value.code or 0), said.out, said.err
 
@@ -51,6 +52,12 @@ def red(tmp_path: Path) -> Path:
     path = tmp_path / "red.png"
     Image.new("RGB", (20, 40), COLOURS["red"]).save(path)
     return path
+
+
+def content(folder: Path) -> bytes:
+    """All bytes of all files, and their names."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return b"".join(str(path).encode() + path.read_bytes() for path in files)
 
 
 class Page(HTMLParser):
@@ -138,6 +145,57 @@ def test_a_moment_of_a_video_is_a_query(bot: Any, yard: Path) -> None:
     assert document["matches"][0]["score"] == pytest.approx(1, abs=1e-3)
 
 
+def test_people_are_counted_named_and_forgotten(bot: Any, yard: Path, red: Path, tmp_path: Path) -> None:
+    assert bot("index", yard, "-o", "shop.gallery")[0] == 0
+
+    def people(*words: object) -> Any:
+        code, out, err = bot("people", "shop.gallery", "--threshold", "0.9", "--json", *words)
+        assert code == 0, err
+        return json.loads(out)
+
+    document = people()
+    assert document["count"] == len(COLOURS)
+    assert sorted(len(person["appearances"]) for person in document["people"]) == [2, 2, 4]
+    number = document["people"][0]["number"]
+    assert [one["camera_name"] for one in document["people"][0]["appearances"]] == ["entrance"] * 2 + ["till"] * 2
+    code, out, _ = bot("people", "shop.gallery", "--threshold", "0.9", "--html", "people.html")
+    assert code == 0
+    assert out.splitlines()[-1] == "3 people in 8 appearances; one person from a cosine of 0.900"
+    page = Page(tmp_path / "people.html")
+    assert len(page.all("img")) == 8
+    assert "3 people" in page.words
+    # Names are in the index, so that searches have them.
+    assert [person["name"] for person in people("--name", f"{number}=Anna")["people"]] == ["Anna", None, None]
+    document = json.loads(bot("match", red, "shop.gallery", "--top", 4, "--json")[1])
+    assert {match["identity"] for match in document["matches"]} == {"Anna"}
+    # One appearance is somebody else, so the group is divided; and back.
+    one = people()["people"][0]["appearances"][0]["appearance"]
+    assert people("--name", f"{one}=Bob")["count"] == 4
+    assert people("--name", f"{one}=Anna")["count"] == 3
+    # Forgetting leaves nothing of her on the disk.
+    crops = [tmp_path / match["path"] for match in document["matches"]]
+    pictures = [path.read_bytes() for path in crops]
+    with LocalIndex(tmp_path / "shop.gallery") as index:
+        mine = [item.path for item in index.items() if item.identity == "Anna"]
+        others = len(index) - len(mine)
+    assert all(picture in content(tmp_path / "shop.gallery") for picture in pictures)
+    code, out, err = bot("forget", "Anna", "shop.gallery", "--json")
+    assert code == 0, err
+    assert json.loads(out)["appearances"] == 4
+    left = content(tmp_path / "shop.gallery")
+    assert not any(picture in left for picture in pictures)
+    assert b"Anna" not in left
+    assert not any(path.encode() in left for path in mine)
+    with LocalIndex(tmp_path / "shop.gallery") as index:
+        assert len(index) == others
+    assert people()["count"] == 2
+    # What was read is not read again, so she stays forgotten.
+    assert bot("index", yard, "-o", "shop.gallery")[0] == 0
+    assert people()["count"] == 2
+    code, _, err = bot("forget", "Anna", "shop.gallery")
+    assert (code, "nobody is called Anna" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -146,6 +204,9 @@ def test_a_moment_of_a_video_is_a_query(bot: Any, yard: Path) -> None:
         (["index", "{crops}", "-o", "x.gallery", "--camera", "till"], "these are no videos (--camera)"),
         (["index", "{crops}", "{crops}", "-o", "x.gallery"], "one folder of crops at a time"),
         (["index", "{yard}", "none.mp4", "-o", "x.gallery"], "none.mp4: no such file or folder"),
+        (["people", "x.gallery"], "x.gallery: no such folder"),
+        (["people", "{empty}"], "no appearances of people"),
+        (["people", "{empty}", "--name", "Anna"], "write WHO=NAME"),
         (["match", "{crops}/1.png", "{crops}", "--camera", "till"], "till: only cameras of videos have names"),
         (["match", "{crops}/1.png", "{crops}", "--camera", "123456"], "not in the range"),
         (["match", "{crops}/1.png", "{crops}", "--detector", "hog"], "only videos are searched for people"),
@@ -158,7 +219,8 @@ def test_a_moment_of_a_video_is_a_query(bot: Any, yard: Path) -> None:
 )
 def test_wrong_usage_is_one_line(words: list[str], message: str, bot: Any, yard: Path, tmp_path: Path) -> None:
     draw(tmp_path / "crops" / "1.png", 1)
-    places = {"yard": yard, "video": yard / NAMES[0], "crops": tmp_path / "crops"}
+    open_or_create_index(tmp_path / "empty.gallery", CONTRACT, tmp_path).close()
+    places = {"empty": "empty.gallery", "yard": yard, "video": yard / NAMES[0], "crops": tmp_path / "crops"}
     code, out, err = bot(*(word.format(**places) for word in words))
     assert (code, out) == (2, ""), err
     assert message in err.splitlines()[-1]

@@ -19,7 +19,7 @@ COMMAND_LINES = {
     "demo": "demo --source CROPS --gallery OUT.gallery --model MODEL --headless --max-frames 2",
 }
 # Commands that open no model of ours; tests of their own run them.
-WITHOUT_A_MODEL = {"train", "ablate", "import", "wrap", "models", "synthetic", "env"}
+WITHOUT_A_MODEL = {"people", "forget", "train", "ablate", "import", "wrap", "models", "synthetic", "env"}
 
 
 def cases(*left_out: str) -> list[str]:

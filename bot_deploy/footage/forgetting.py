@@ -1,0 +1,74 @@
+"""Removes a person from a gallery, with all that is kept of them."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bot_deploy.errors import InputError, RunError
+from bot_deploy.gallery import LocalIndex
+
+from .lookup import Footage
+from .records import footage_folder, read_records, write_record
+
+if TYPE_CHECKING:
+    from bot_deploy.gallery import MilvusIndex
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What was removed, and what was not."""
+
+    crops: int  # from the index
+    appearances: int
+    left_files: tuple[Path, ...]  # pictures outside the gallery's folder: the user's own
+
+
+def forget_person(index: LocalIndex | MilvusIndex, name: str) -> Forgotten:
+    """Removes the person `name`: vectors, names, pictures in the gallery's folder, and times in view.
+
+    The index comes last: a run that was killed is simply started again.
+
+    Raises:
+        InputError: nobody has this name.
+        RunError: a file cannot be removed.
+    """
+    items = [item for item in index.items() if item.identity == name]
+    if not items:
+        raise InputError(f"{index.address}: nobody is called {name}")
+    footage, folder = Footage(index), footage_folder(index.address)
+    appearances = {found.short_key for item in items if (found := footage.find(item.path))}
+    left = []
+    for item in items:
+        path = index.root / item.path
+        if _is_ours(path, index, folder):
+            _remove(path)
+        elif path.exists():
+            left.append(path)
+    for video, record in list(read_records(folder)):
+        kept = tuple(one for one in record.appearances if f"{video.name}/{one.number:04d}" not in appearances)
+        if len(kept) < len(record.appearances):
+            write_record(video, msgspec.structs.replace(record, appearances=kept))
+    index.remove([item.path for item in items])
+    if isinstance(index, LocalIndex):
+        index.purge()
+    return Forgotten(len(items), len(appearances), tuple(left))
+
+
+def _is_ours(path: Path, index: LocalIndex | MilvusIndex, footage: Path) -> bool:
+    """Whether the picture at `path` was written by us: it lies in the folder of the index, or of its footage."""
+    folders = [footage, Path(index.address)] if isinstance(index, LocalIndex) else [footage]
+    return any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be removed ({error.strerror or error})") from None
+    with contextlib.suppress(OSError):  # not empty yet
+        path.parent.rmdir()
