@@ -51,6 +51,8 @@ def decode_together(files: list[Path], world: World) -> tuple[list[str], torch.T
         cache = data.open_training_set([Crop(path, 0, 0) for path in files], (4, 2), world).cache
     except InputError as error:
         return decoded, str(error)
+    finally:
+        data.images.read_many = read_many
     assert cache is not None
     return decoded, cache
 
