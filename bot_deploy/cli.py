@@ -30,6 +30,7 @@ COMMANDS = {
     "embed": ("embed:embed", "Write the embeddings of images to a .npy, .csv or .parquet file."),
     "calibrate": ("calibrate:calibrate", "Find the score threshold for the same person, and store it in the model."),
     "demo": ("demo:demo", "Recognise people live, from a webcam, a video or a stream."),
+    "serve": ("serve:serve", "Answer over HTTP: embed pictures, find people, enrol and forget them."),
     "eval": ("evaluate:evaluate", "Score a model: rank-1, mAP and mINP on query and gallery."),
     "verify": ("verify:verify", "Compare the embeddings of two models on real crops."),
     "bench": ("bench:bench", "Measure the latency and throughput of models on every backend."),

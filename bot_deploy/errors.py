@@ -17,6 +17,7 @@ EXTRAS = {
     "av": "demo",
     "cv2": "demo",
     "faiss": "scale",
+    "fastapi": "serve",
     "matplotlib": "train",
     "onnx": "export",
     "onnxscript": "export",
@@ -32,6 +33,7 @@ EXTRAS = {
     "torch": "train",
     "torchvision": "train",
     "trackers": "demo",
+    "uvicorn": "serve",
 }
 
 

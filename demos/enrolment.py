@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bot_deploy.embedder import Embedder, Vectors
-    from bot_deploy.gallery import Index
+    from bot_deploy.gallery import Index, LocalIndex, MilvusIndex
     from bot_deploy.images import Pixels
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def check_name(name: str) -> None:
         raise InputError(f"{name}: looks like a camera, a date or a part of a data set; choose another name")
 
 
-def open_enrolment_gallery(address: str | None, embedder: Embedder) -> Index:
+def open_enrolment_gallery(address: str | None, embedder: Embedder) -> LocalIndex | MilvusIndex:
     """Opens the gallery at `address`: an index of `bot index`, a folder of crops, or a Milvus address.
 
     A gallery that does not exist, or an empty folder, becomes an empty gallery with its crops in the folder `crops`
@@ -161,7 +161,7 @@ def open_enrolment_gallery(address: str | None, embedder: Embedder) -> Index:
     """
     address = address or DEFAULT_GALLERY
     path = Path(address)
-    gallery: Index
+    gallery: LocalIndex | MilvusIndex
     if not galleries.is_index(address) and path.is_dir() and not galleries.is_empty_folder(path):
         gallery, _ = galleries.open_folder_gallery(path, embedder)
     else:

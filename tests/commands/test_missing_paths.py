@@ -40,6 +40,8 @@ CASES = [
     ("demo --source crops --model model.onnx --detector none.onnx", "none.onnx: no such detector"),
     ("demo --source env:NO_SUCH_VARIABLE", "env:NO_SUCH_VARIABLE: this environment variable is not set"),
     ("demo --source @none", "@none: cannot be read"),
+    ("serve --model none.onnx", "none.onnx: no such model file"),
+    ("serve --api-key env:NO_SUCH_VARIABLE", "env:NO_SUCH_VARIABLE: this environment variable is not set"),
     ("import none.pth --out x.pt", "none.pth: no such file"),
     ("wrap none.onnx --data crops", "none.onnx: no such model file"),
     ("train --data none", "none: no such folder or file"),

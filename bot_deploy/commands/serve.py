@@ -1,0 +1,72 @@
+"""`bot serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .model_choice import choose_model, open_model
+from .options import MODEL, Address, runtime
+
+MEGABYTE = 1_000_000
+
+
+@click.command()
+@MODEL
+@click.option(
+    "--gallery",
+    type=Address(),
+    metavar="PATH|ADDRESS",
+    help="Where the people are: an index of `bot index`, or a Milvus address; default: people.gallery, which is made.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all machines.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="0 for any free port.")
+@click.option(
+    "--api-key",
+    type=Address(),
+    metavar="env:NAME|@FILE",
+    help="Key that every request must have in the header X-API-Key.",
+)
+@click.option(
+    "--max-upload", type=click.IntRange(1, 300), default=10, show_default=True, help="Largest picture, in megabytes."
+)
+@runtime
+def serve(
+    model: Path | None,
+    gallery: str | None,
+    host: str,
+    port: int,
+    api_key: str | None,
+    max_upload: int,
+    device: str,
+    threads: int,
+    batch: int,
+) -> None:
+    """Answer over HTTP: embed a picture, find a person, enrol, rename and forget people.
+
+    Open the address in a browser to search for a picture; /docs lists the requests.
+    """
+    from bot_deploy.console import say
+    from bot_deploy.errors import InputError
+    from bot_deploy.gallery import is_empty_folder, is_index
+
+    if gallery and not is_index(gallery) and Path(gallery).is_dir() and not is_empty_folder(Path(gallery)):
+        raise InputError(f"{gallery}: a folder of crops; `bot index` makes a gallery of it", parameter="gallery")
+    model = choose_model(model)
+
+    from bot_deploy.serving.app import create_app
+    from bot_deploy.serving.server import listen, run
+
+    if api_key is None and host not in {"127.0.0.1", "::1", "localhost"}:
+        say("WARNING: everybody who reaches this address can enrol and delete people; --api-key asks for a key")
+    with listen(host, port) as connection:
+        embedder = open_model(model, device, threads=threads, batch=batch)
+
+        from bot_deploy.demos.enrolment import open_enrolment_gallery
+        from bot_deploy.serving.service import Service
+
+        opened = open_enrolment_gallery(gallery, embedder)
+        service = Service(embedder, opened)
+        say(f"gallery {opened.address}: {len(service.people())} people in {len(opened)} images")
+        run(create_app(service, api_key, max_upload * MEGABYTE), connection)

@@ -1,0 +1,184 @@
+"""The requests of the service, as FastAPI's routes; the work is in service.py."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import io
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import PlainTextResponse
+from fastapi.security import APIKeyHeader
+from PIL import Image
+
+from bot_deploy import __version__
+from bot_deploy.errors import ImageError, RunError
+
+from .service import Service, decode
+
+if TYPE_CHECKING:
+    from bot_deploy.embedder import Vectors
+    from bot_deploy.images import Pixels
+
+MAX_TOP = 1000
+MAX_NAME = 200  # characters
+A_PICTURE = {
+    "requestBody": {
+        "required": True,
+        "description": "The file of one picture of one person: JPEG, PNG, WebP and others.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+ERRORS = {
+    400: "The body is no picture, or a value cannot be used.",
+    401: "The key is missing or wrong.",
+    403: "A page of another site asks, and the service has no key.",
+    404: "The gallery has nothing of this name.",
+    409: "Somebody has this name already.",
+    413: "The body is too large.",
+    503: "Too many requests wait.",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the routes share; `app.state.settings`."""
+
+    service: Service
+    api_key: str | None  # None: everybody may ask
+    max_upload_bytes: int
+    decoding: asyncio.Semaphore  # a decoded picture can take 300 MB
+
+
+async def check_key(
+    request: Request, given: Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
+) -> None:
+    """Refuses a request without the key; where there is none, one that a page of another site sends."""
+    key, origin = request.app.state.settings.api_key, request.headers.get("origin")
+    if key is None and origin and origin.partition("://")[2] != request.headers.get("host"):
+        raise HTTPException(403, "a page of another site may ask only with a key; start the service with one")
+    if key is not None and not hmac.compare_digest((given or "").encode(), key.encode()):
+        raise HTTPException(401, "the header X-API-Key is missing or wrong")
+
+
+async def find_service(request: Request) -> Service:
+    """The service of the application."""
+    service: Service = request.app.state.settings.service
+    return service
+
+
+async def read_picture(request: Request) -> Any:
+    """The picture in the body of `request`, uint8 RGB [H, W, 3]; no more than the limit is read."""
+    settings: Settings = request.app.state.settings
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > settings.max_upload_bytes:
+            raise HTTPException(413, f"the picture has more than {settings.max_upload_bytes} bytes")
+    async with settings.decoding:
+        return await run_in_threadpool(decode, bytes(body))
+
+
+Asked = Annotated[Service, Depends(find_service)]
+Picture = Annotated[Any, Depends(read_picture)]
+Top = Annotated[int, Query(ge=1, le=MAX_TOP, description="Number of images in the rank list.")]
+Name = Annotated[str | None, Query(min_length=1, max_length=MAX_NAME, description="Name of the person.")]
+NewName = Annotated[str, Query(min_length=1, max_length=MAX_NAME, description="The name from now on.")]
+
+open_routes = APIRouter()
+routes = APIRouter(dependencies=[Depends(check_key)])
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"description": ERRORS[status], "content": {"application/json": {"example": {"error": "why"}}}}
+        for status in statuses
+    }
+
+
+async def _embed(service: Service, picture: Pixels) -> Vectors:
+    return await asyncio.wrap_future(await run_in_threadpool(service.embed, picture))
+
+
+@routes.post("/embed", openapi_extra=A_PICTURE, responses=_errors(400, 401, 403, 413, 503))
+async def embed(service: Asked, picture: Picture) -> dict[str, Any]:
+    """The embedding of a picture: a vector of length 1."""
+    vector = await _embed(service, picture)
+    return {"embedding": vector.tolist(), "dim": len(vector), "embedding_space": service.contract.embedding_space}
+
+
+@routes.post("/match", openapi_extra=A_PICTURE, responses=_errors(400, 401, 403, 413, 503))
+async def match(service: Asked, picture: Picture, top: Top = 10) -> dict[str, Any]:
+    """The images and people of the gallery that look like the picture, best first, and the verdict."""
+    vector = await _embed(service, picture)
+    found: dict[str, Any] = await run_in_threadpool(service.match, vector, top)
+    return found
+
+
+@routes.get("/people", responses=_errors(401, 403))
+async def list_people(service: Asked) -> dict[str, Any]:
+    """Everybody in the gallery, with the number of images."""
+    return {"people": [asdict(person) for person in await run_in_threadpool(service.people)]}
+
+
+@routes.post("/people", status_code=201, openapi_extra=A_PICTURE, responses=_errors(400, 401, 403, 413, 503))
+async def enrol(service: Asked, picture: Picture, name: Name = None) -> dict[str, Any]:
+    """Adds a picture of a person, without a name of a new one. The answer comes when it is on the disk."""
+    vector = await _embed(service, picture)
+    return {"name": await run_in_threadpool(service.enrol, name, picture, vector)}
+
+
+@routes.patch("/people/{name}", responses=_errors(400, 401, 403, 404, 409))
+async def rename(service: Asked, name: str, new_name: NewName) -> dict[str, Any]:
+    """Gives a person another name."""
+    return asdict(await run_in_threadpool(service.rename, name, new_name))
+
+
+@routes.delete("/people/{name}", responses=_errors(401, 403, 404))
+async def forget(service: Asked, name: str) -> dict[str, Any]:
+    """Removes a person; `left_files` counts the pictures in a folder of yours, which stay."""
+    forgotten = await run_in_threadpool(service.forget, name)
+    return {
+        "name": name,
+        "images": forgotten.crops,
+        "appearances": forgotten.appearances,
+        "left_files": len(forgotten.left_files),
+    }
+
+
+@routes.get("/pictures/{path:path}", response_class=Response, responses=_errors(401, 403, 404))
+async def show_picture(service: Asked, path: str) -> Response:
+    """A small JPEG of an image of the gallery."""
+    try:
+        pixels = await run_in_threadpool(service.thumbnail, path)
+    except (RunError, ImageError):
+        raise HTTPException(404, "the gallery has no such picture") from None
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG")
+    return Response(stream.getvalue(), media_type="image/jpeg")
+
+
+@routes.get("/metrics", response_class=PlainTextResponse, responses=_errors(401, 403))
+async def metrics(service: Asked) -> PlainTextResponse:
+    """Counters for Prometheus."""
+    gauges = {
+        "bot_waiting_images": ("Images that wait for the model.", float(service.batcher.waiting)),
+        "bot_gallery_images": ("Images in the gallery.", float(await run_in_threadpool(len, service.gallery))),
+    }
+    return PlainTextResponse(service.metrics.text(gauges), media_type="text/plain; version=0.0.4")
+
+
+@open_routes.get("/health")
+async def health(service: Asked) -> dict[str, Any]:
+    """Whether the service answers, and with which model."""
+    return {
+        "status": "ok",
+        "version": __version__,
+        "model": service.contract.arch,
+        "embedding_space": service.contract.embedding_space,
+        "backend": service.backend,
+        "calibrated": service.contract.calibration is not None,
+    }

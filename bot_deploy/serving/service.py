@@ -1,0 +1,132 @@
+"""What the service does with pictures and people, without HTTP."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from bot_deploy import images
+from bot_deploy.demos.enrolment import Enroller
+from bot_deploy.errors import ImageError
+from bot_deploy.footage.forgetting import forget_person
+from bot_deploy.matching.identify import PersonIdentifier
+from bot_deploy.matching.match import rank
+from bot_deploy.matching.queries import ARRAY, Query
+
+from .batcher import Batcher
+from .metrics import Metrics
+from .people import Person, UnknownPersonError, list_people, rename_person
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from bot_deploy.embedder import Embedder, Vectors
+    from bot_deploy.footage.forgetting import Forgotten
+    from bot_deploy.gallery import LocalIndex, MilvusIndex
+    from bot_deploy.images import Pixels
+
+THUMBNAIL = (128, 64)  # height and width in pixels
+
+
+class Service:
+    """One model and one gallery. All methods may be called from any thread."""
+
+    def __init__(self, embedder: Embedder, gallery: LocalIndex | MilvusIndex) -> None:
+        self.contract, self.backend, self.gallery = embedder.contract, embedder.backend, gallery
+        self.metrics = Metrics()
+        self.batcher = Batcher(embedder, self.metrics)
+        self._identifier = PersonIdentifier(gallery, embedder.contract.calibration)
+        self._enroller = Enroller(gallery)
+        self._changing = threading.Lock()  # one change of the gallery at one time
+
+    def embed(self, picture: Pixels) -> Future[Vectors]:
+        """The coming unit vector [D] of `picture` uint8 RGB [H, W, 3].
+
+        Raises:
+            BusyError: too many pictures wait.
+        """
+        return self.batcher.submit(images.resize(picture, self.contract.size))
+
+    def match(self, vector: Vectors, top: int) -> dict[str, Any]:
+        """The rank list of the gallery's images for `vector` [D], its people, and the verdict, as JSON."""
+        ranking = rank([Query(ARRAY, vector)], self.gallery, self.contract.calibration, top)[0]
+        root = self.gallery.root
+        people = self._identifier.candidates(vector)[:top]
+        return {
+            "matches": [
+                {
+                    "rank": found.rank,
+                    "score": found.score,
+                    "identity": found.identity,
+                    "path": found.path.relative_to(root).as_posix(),
+                    "camera": found.camera,
+                    "time": found.time,
+                }
+                for found in ranking.matches
+            ],
+            "people": [{"name": person.name, "score": person.score} for person in people],
+            "verdict": asdict(ranking.verdict),
+        }
+
+    def people(self) -> list[Person]:
+        """Everybody in the gallery."""
+        return list_people(self.gallery)
+
+    def enrol(self, name: str | None, picture: Pixels, vector: Vectors) -> str:
+        """Adds `picture` with its `vector` [D] to the person `name`, or to a new one; returns the name.
+
+        When it returns, the picture and the vector are on the disk.
+
+        Raises:
+            InputError: the name cannot be used.
+            RunError: the gallery cannot be written.
+        """
+        with self._changing:
+            if name is None:
+                return self._enroller.enrol_stranger(picture, vector).name
+            return self._enroller.enrol(name, picture, vector).name
+
+    def rename(self, old: str, new: str) -> Person:
+        """As `people.rename_person`."""
+        with self._changing:
+            return rename_person(self.gallery, old, new)
+
+    def forget(self, name: str) -> Forgotten:
+        """As `footage.forgetting.forget_person`.
+
+        Raises:
+            UnknownPersonError: nobody has this name.
+        """
+        with self._changing:
+            if not self.gallery.has_identity(name):
+                raise UnknownPersonError(f"{name}: the gallery has nobody of this name")
+            forgotten = forget_person(self.gallery, name)
+            self._enroller.names.discard(name)
+            return forgotten
+
+    def thumbnail(self, path: str) -> Pixels:
+        """A small picture of the gallery's image `path`.
+
+        Raises:
+            RunError: the gallery has no such image.
+            ImageError: its file cannot be read.
+        """
+        self.gallery.vectors([path])  # only what the gallery holds is read
+        return images.letterbox(images.read_image(self.gallery.root / path), THUMBNAIL)
+
+    def close(self) -> None:
+        """Ends when every picture is embedded."""
+        self.batcher.close()
+        self.gallery.close()
+
+
+def decode(data: bytes) -> Pixels:
+    """The picture in the body of a request.
+
+    Raises:
+        ImageError: it is none.
+    """
+    if not data:
+        raise ImageError("the body of the request is empty; it has to be a picture")
+    return images.decode_image(data, "the picture")
