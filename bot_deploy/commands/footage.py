@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Embedder
     from bot_deploy.errors import ImageError
     from bot_deploy.footage import FootageUpdate
+    from bot_deploy.matching.match import Ranking
     from bot_deploy.matching.queries import Query
     from bot_deploy.video.detectors import Detector
 
@@ -66,6 +67,30 @@ def read_moment_query(
     assert moment is not None
     pixels = read_moment(moment, box, lambda: open_footage_detector(detector, threads))
     return [replace(read_query(pixels, embedder), path=query)], {}
+
+
+def write_clips(rankings: Sequence[Ranking], folder: Path) -> None:
+    """Writes the clip of each match from a video: entrance-1f0c6a2b-0012.webm; prints which cannot be cut."""
+    from bot_deploy.console import say
+    from bot_deploy.errors import InputError, RunError
+    from bot_deploy.files import write_atomically
+    from bot_deploy.footage.clips import cut_clip
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    found = {
+        match.appearance.short_key: match.appearance for one in rankings for match in one.matches if match.appearance
+    }
+    for key, appearance in found.items():
+        try:
+            clip = cut_clip(appearance)
+        except InputError as error:
+            say(str(error))
+            continue
+        path = folder / f"{key.replace('/', '-')}.webm"
+        write_atomically(path, lambda temporary, clip=clip: temporary.write_bytes(clip))  # type: ignore[misc]
 
 
 def index_videos(

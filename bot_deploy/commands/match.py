@@ -9,7 +9,7 @@ import click
 
 from bot_deploy.choices import MIN_TIMESTAMP_S, TOP_MATCHES
 
-from .footage import open_footage_detector, read_moment_query, say_broken
+from .footage import open_footage_detector, read_moment_query, say_broken, write_clips
 from .model_choice import choose_model, open_model
 from .options import COUNT, DETECTOR, JSON, MODEL, Address, Box, Camera, NumberRange, runtime
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Embedder
     from bot_deploy.errors import ImageError
     from bot_deploy.gallery import Filters, Gallery
+    from bot_deploy.matching.match import Ranking
     from bot_deploy.matching.queries import Query
 
 
@@ -79,6 +80,12 @@ if TYPE_CHECKING:
     metavar="F.html",
     help="Write the rank lists as one HTML page, images included.",
 )
+@click.option(
+    "--clips",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write a short clip of each match from a video to this folder, as WebM.",
+)
 @click.option("--montage", type=click.Path(path_type=Path), metavar="F.png", help="Write the rank lists as a figure.")
 @click.option(
     "--csv", type=click.Path(path_type=Path), metavar="F.csv", help="Write a table with one row for each listed image."
@@ -103,6 +110,7 @@ def match(
     threads: int,
     batch: int,
     html: Path | None,
+    clips: Path | None,
     montage: Path | None,
     csv: Path | None,
     as_json: bool,
@@ -122,14 +130,13 @@ def match(
     from bot_deploy.footage.moments import parse_moment
     from bot_deploy.images import broken_files
     from bot_deploy.matching.match import rank
-    from bot_deploy.reports.montage import write_rank_list_figure
     from bot_deploy.reports.page import describe_filters, describe_queries, describe_threshold, write_html
-    from bot_deploy.reports.tables import json_document, text_lines, write_csv
+    from bot_deploy.reports.tables import json_document, text_lines
 
     # Wrong options and queries are reported before a large gallery is embedded.
     _prepare_outputs(html, montage, csv)
     filters: Filters = {"since": _parse_time(since, "since"), "until": _parse_time(until, "until")}
-    _check_gallery(gallery, detector, (*cameras, *excluded))
+    _check_gallery(gallery, None if parse_moment(query) else detector, (*cameras, *excluded))
     model = choose_model(model)
     _check_query(query, box, same_person=same_person)
     embedder = open_model(model, device, threads=threads, batch=batch)
@@ -170,10 +177,6 @@ def match(
         show_json(document)
     else:
         show(*text_lines(rankings))
-    if csv:
-        write_csv(rankings, csv)
-    if montage:
-        write_rank_list_figure(rankings, montage)
     if html:
         details = {
             "Queries": describe_queries(rankings, len(broken_queries)),
@@ -184,7 +187,8 @@ def match(
             "Left out": describe_filters(filters, min_score, exclude_same_camera=exclude_same_camera),
         }
         write_html(rankings, details, root, html)
-    for path in filter(None, (csv, montage, html)):
+    _write_files(rankings, csv, montage, clips)
+    for path in filter(None, (csv, montage, html, clips)):
         say(f"wrote {path}")
 
 
@@ -227,6 +231,18 @@ def _open_gallery(address: str, embedder: Embedder, detector: Path | None, threa
     index, update = open_footage_gallery(Path(address), embedder, open_footage_detector(detector, threads))
     say_broken(update)
     return index
+
+
+def _write_files(rankings: list[Ranking], csv: Path | None, montage: Path | None, clips: Path | None) -> None:
+    from bot_deploy.reports.montage import write_rank_list_figure
+    from bot_deploy.reports.tables import write_csv
+
+    if csv:
+        write_csv(rankings, csv)
+    if montage:
+        write_rank_list_figure(rankings, montage)
+    if clips:
+        write_clips(rankings, clips)
 
 
 def _prepare_outputs(html: Path | None, montage: Path | None, csv: Path | None) -> None:

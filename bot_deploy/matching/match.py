@@ -60,6 +60,7 @@ class Ranking:
     verdict: Verdict
     metadata: CropMetadata = NO_METADATA  # of the query; the identity only if the gallery has it
     shots: tuple[Path, ...] = ()  # images of a multi-shot query
+    picture: Pixels | None = None  # of a query that is no file, uint8 RGB [H, W, 3]
 
     def is_correct(self, match: Match) -> bool | None:
         """Whether `match` shows the query's identity; None if an identity is unknown, or does not count."""
@@ -191,7 +192,8 @@ def rank(
         matches = tuple(_match(hit, number, gallery.root, footage) for number, hit in enumerate(hits, start=1))
         verdict = make_verdict(calibration, matches[0].score if matches else None, sizes[own_cameras])
         identity = next((name for name in (query.folder, query.metadata.identity) if name in gallery_identities), None)
-        rankings.append(Ranking(query.path, matches, verdict, query.metadata._replace(identity=identity), query.shots))
+        metadata = query.metadata._replace(identity=identity)
+        rankings.append(Ranking(query.path, matches, verdict, metadata, query.shots, query.picture))
     return rankings
 
 

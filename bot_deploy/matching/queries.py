@@ -32,6 +32,7 @@ class Query:
     folder: str | None = None  # name of its folder: an identity if the gallery has an identity of that name
     cameras: tuple[int, ...] = ()  # numbers of the cameras of its images
     shots: tuple[Path, ...] = ()  # images of a multi-shot query
+    picture: images.Pixels | None = None  # of a query that is no file, uint8 RGB [H, W, 3]
 
 
 def read_query(image: images.Pixels | str | Path, embedder: Embedder) -> Query:
@@ -44,7 +45,7 @@ def read_query(image: images.Pixels | str | Path, embedder: Embedder) -> Query:
         (vector,) = embedder.embed([images.read_image(image)])
         return _query(Path(image), vector)
     (vector,) = embedder.embed([image])
-    return Query(ARRAY, vector)
+    return Query(ARRAY, vector, picture=image)
 
 
 def read_queries(source: Path, embedder: Embedder) -> tuple[list[Query], dict[Path, ImageError]]:

@@ -14,9 +14,10 @@ from PIL import Image
 
 from bot_deploy import images
 from bot_deploy.choices import MIN_TIMESTAMP_S
-from bot_deploy.errors import ImageError
+from bot_deploy.errors import ImageError, InputError
 from bot_deploy.escaping import escape
 from bot_deploy.files import write_atomically
+from bot_deploy.footage.clips import cut_clip
 from bot_deploy.footage.times import format_span
 from bot_deploy.progress import show_progress
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bot_deploy.artifacts.contract import Calibration
+    from bot_deploy.footage import Appearance
     from bot_deploy.gallery import Filters
+    from bot_deploy.images import Pixels
     from bot_deploy.matching.match import Ranking
 
 logger = logging.getLogger(__name__)
@@ -60,12 +63,29 @@ def write_html(rankings: Sequence[Ranking], details: Mapping[str, str], root: Pa
         details=details,
         rankings=show_progress(rankings, "drawing" if len(rankings) > 1 else None),
         identities_known=any(is_correct is not None for is_correct in correct),
+        pictures={ranking.query: ranking.picture for ranking in rankings if ranking.picture is not None},
         MAX_TILES=MAX_TILES,
     )
 
 
-def render_page(template: str, path: Path, root: Path, *, details: Mapping[str, str], **values: object) -> None:
-    """Writes the page `path` from the file `template` with `values`; `root` is the folder of the gallery.
+def render_page(
+    template: str,
+    path: Path,
+    root: Path,
+    *,
+    details: Mapping[str, str],
+    pictures: Mapping[Path, Pixels] | None = None,
+    **values: object,
+) -> None:
+    """Writes the page `path` from the file `template` with `values`.
+
+    Args:
+        template: a file in templates/.
+        path: of the page.
+        root: folder of the gallery.
+        details: names and texts at the top.
+        pictures: uint8 RGB [H, W, 3] of the paths that are no files.
+        values: of the names in the template.
 
     Raises:
         RunError: the file cannot be written.
@@ -81,10 +101,11 @@ def render_page(template: str, path: Path, root: Path, *, details: Mapping[str, 
         finalize=_visible,
     )
     environment.filters |= {
-        "thumbnail": lru_cache(CACHED_THUMBNAILS)(_thumbnail),
+        "thumbnail": lru_cache(CACHED_THUMBNAILS)(lambda image: _thumbnail(image, pictures or {})),
         "format_time": format_time,
         "span": lambda appearance: " to ".join(format_span(appearance)),
         "timelines": make_timelines,
+        "clip": lru_cache(CACHED_THUMBNAILS)(_clip),
         "below_gallery": lambda crop: root / crop,
         "relative_to_gallery": lambda match: match.relative_to(root) if match.is_relative_to(root) else match,
     }
@@ -101,10 +122,10 @@ def _visible(value: object) -> object:
     return value if hasattr(value, "__html__") else escape(str(value))
 
 
-def _thumbnail(path: Path) -> str:
+def _thumbnail(path: Path, pictures: Mapping[Path, Pixels]) -> str:
     """The image as a data URI that fits a tile and keeps its proportions; "" if the image cannot be read."""
     try:
-        pixels = images.read_image(path)
+        pixels = pictures[path] if path in pictures else images.read_image(path)
     except ImageError as error:  # the gallery's files may be on another machine
         logger.warning(f"not drawn: {error}")
         return ""
@@ -114,6 +135,16 @@ def _thumbnail(path: Path) -> str:
     file = io.BytesIO()
     Image.fromarray(small).save(file, "WEBP", quality=WEBP_QUALITY)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _clip(appearance: Appearance) -> str:
+    """The clip of `appearance` as a data URI; "" if it cannot be cut."""
+    try:
+        clip = cut_clip(appearance)
+    except InputError as error:  # the video may be on another machine, or deleted by the recorder
+        logger.warning(str(error))
+        return ""
+    return f"data:video/webm;base64,{base64.b64encode(clip).decode()}"
 
 
 def format_time(time: float) -> str:

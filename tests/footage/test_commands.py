@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 from html.parser import HTMLParser
@@ -109,8 +110,10 @@ def test_two_commands_find_a_person(bot: Any, yard: Path, red: Path, tmp_path: P
 
 
 def test_the_table_and_the_page(bot: Any, yard: Path, red: Path, tmp_path: Path) -> None:
-    code, _, err = bot("match", red, yard, "--top", 4, "--csv", "x.csv", "--html", "x.html")
+    code, _, err = bot("match", red, yard, "--top", 4, "--csv", "x.csv", "--html", "x.html", "--clips", "clips")
     assert code == 0, err
+    clips = sorted((tmp_path / "clips").glob("*.webm"))
+    assert len(clips) == 4
     with (tmp_path / "x.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["camera_name"] for row in rows} == {"entrance", "till"}
@@ -124,11 +127,15 @@ def test_the_table_and_the_page(bot: Any, yard: Path, red: Path, tmp_path: Path)
     assert places == pytest.approx([0, 100 * 11.5 / 614, 100 * 600 / 614, 100 * 611.5 / 614], abs=0.3)
     assert all(str(image["src"]).startswith("data:image/webp;base64,") for image in page.all("img"))
     assert "2026-01-31 12:00:12 to 12:00:14" in page.words
+    inside = [base64.b64decode(str(one["src"]).partition("base64,")[2]) for one in page.all("video")]
+    assert sorted(inside) == sorted(clip.read_bytes() for clip in clips)
 
 
-def test_a_moment_of_a_video_is_a_query(bot: Any, yard: Path) -> None:
+def test_a_moment_of_a_video_is_a_query(bot: Any, yard: Path, tmp_path: Path) -> None:
     video = yard / NAMES[0]
-    document = json.loads(bot("match", f"{video}@00:00:01.5", yard, "--top", 4, "--json")[1])
+    words = ("match", f"{video}@00:00:01.5", yard, "--top", 4, "--json", "--html", "moment.html")
+    document = json.loads(bot(*words)[1])
+    assert "missing" not in (tmp_path / "moment.html").read_text().partition("<main>")[2]  # the query is drawn
     assert document["query"] == f"{video}@00:00:01.5"
     assert {round(match["video_from"]) for match in document["matches"]} == {1, 12}
     # Two people at 8 s: a box is needed.
