@@ -29,6 +29,7 @@ COMMANDS = {
     "forget": ("forget:forget", "Remove a person from a gallery, with all that is kept of them."),
     "embed": ("embed:embed", "Write the embeddings of images to a .npy, .csv or .parquet file."),
     "calibrate": ("calibrate:calibrate", "Find the score threshold for the same person, and store it in the model."),
+    "adapt": ("adapt:adapt", "Adapt a model to your cameras, without labels."),
     "demo": ("demo:demo", "Recognise people live, from a webcam, a video or a stream."),
     "serve": ("serve:serve", "Answer over HTTP: embed pictures, find people, enrol and forget them."),
     "eval": ("evaluate:evaluate", "Score a model: rank-1, mAP and mINP on query and gallery."),

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from bot_deploy.camera_means import camera_means_of
 from bot_deploy.choices import EMBED_EVERY_FRAMES
 from bot_deploy.errors import BotError, InputError
 from bot_deploy.matching.identify import Candidate, PersonIdentifier
@@ -117,7 +118,9 @@ class LiveRecognizer:
             embed_every: frames between two embeddings of a track.
             auto_enrol: whether strangers are enrolled automatically.
         """
-        self.identifier = PersonIdentifier(gallery, embedder.contract.calibration, threshold)
+        self.identifier = PersonIdentifier(
+            gallery, embedder.contract.calibration, threshold, camera_means_of(embedder.contract)
+        )
         self.enroller = Enroller(gallery)
         self.timer = StageTimer()
         self._builder = TrackletBuilder(

@@ -60,7 +60,7 @@ def connections(trace: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*cases("match with an index", "embed as a table"), *OPTIONS])
 def test_no_command_connects_or_leaves_files(
-    name: str, onnx_file: Path, checkpoint_file: Path, few_people: Path, tmp_path: Path
+    name: str, onnx_file: Path, checkpoint_file: Path, few_people: Path, people: Path, tmp_path: Path
 ) -> None:
     if "openvino" in name and find_spec("openvino") is None:
         pytest.skip("needs OpenVINO, of the extra `openvino`")
@@ -76,7 +76,7 @@ def test_no_command_connects_or_leaves_files(
         CHECKPOINT=checkpoint_file,
         QUERY=min(gallery.iterdir()),
         CROPS=gallery,
-        DATA=few_people,
+        DATA=people if name == "adapt" else few_people,  # it wants 25 crops of a camera
         OUT=out / "new",
     )
     options = OPTIONS.get(name, "").split()

@@ -75,6 +75,17 @@ def refuse_replacement(path: Path) -> Iterator[None]:
         raise RunError(f"{path}: was replaced while it was opened; try again")
 
 
+def companion_files(path: Path) -> list[Path]:
+    """The files of the model at `path`, itself first: an .xml has weights beside it, an .engine its contract."""
+    if path.suffix == ".xml":
+        return [path, path.with_suffix(".bin")]
+    if path.suffix == ".engine":
+        from bot_deploy.artifacts.engine_file import sidecar_path
+
+        return [path, sidecar_path(path)]
+    return [path]
+
+
 def _file_stamps(path: Path) -> list[tuple[int, int, int, int]]:
     """Inode, size and times of a model file, and of the weights beside an .xml."""
     stats = [file.stat() for file in (path, path.with_suffix(".bin")) if file.is_file()]

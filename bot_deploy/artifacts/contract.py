@@ -5,6 +5,7 @@ Checkpoints, ONNX `metadata_props` and engine sidecars hold it. All code reads t
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 from msgspec import Meta
 
 from bot_deploy.choices import FEATURES, MAX_IMAGE_SIDE, MEAN, PRECISIONS, STD, feature_code, feature_name
@@ -21,6 +23,8 @@ from .decoding import decode_fields, decode_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import numpy.typing as npt
 
 METADATA_KEY = "bot_deploy.contract"
 FRONT_KEY = "bot_deploy.front"  # in place of it, in a file for another program: what the graph takes instead
@@ -40,7 +44,15 @@ OLD_CALIBRATION_NAMES = {
     "reject": "reject_threshold",
     "missed": "false_reject_rate",
 }
-OPTIONAL = {"flip", "precision", "calibration", "teacher", "unlabelled", "terms"}  # fields that older files lack
+OPTIONAL = {
+    "flip",
+    "precision",
+    "calibration",
+    "teacher",
+    "unlabelled",
+    "terms",
+    "camera_means",
+}  # older files lack them
 # The types of fields: a value from a file that is out of range is refused.
 Side = Annotated[int, Meta(ge=1, le=MAX_IMAGE_SIDE)]  # pixels
 Dim = Annotated[int, Meta(ge=1, le=65_536)]
@@ -50,6 +62,8 @@ Cosine = Annotated[float, Meta(ge=-1, le=1)]
 Rate = Annotated[float, Meta(ge=0, le=1)]
 PositiveRate = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
+CameraID = Annotated[int, Meta(ge=0, le=99_999)]
+Base64 = Annotated[str, Meta(max_length=4 * 65_536 * 2)]
 Mean = Annotated[float, Meta(ge=-100, le=100)]
 Std = Annotated[float, Meta(ge=1e-3, le=100)]
 CONTRACT_REMEDY = "export the model again"
@@ -72,6 +86,22 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredCameraMean:
+    """The mean embedding of one camera, or of all, as `bot adapt` measured it; see bot_deploy/camera_means.py."""
+
+    camera: CameraID | None  # None: of all cameras
+    crops: Count  # that it was measured on
+    mean: Base64  # float16 [dim], little-endian
+
+    def decode(self, dim: int) -> npt.NDArray[np.float32]:
+        """The mean as float32 [dim]; raises ValueError if it is damaged."""
+        values = np.frombuffer(base64.b64decode(self.mean, validate=True), "<f2").astype(np.float32)
+        if len(values) != dim or not np.isfinite(values).all():
+            raise ValueError(f"camera_means: not {dim} finite numbers")
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contract:
     """Input and output of a model: uint8 images [N, height, width, 3] to unit embeddings, float32 [N, dim]."""
 
@@ -91,6 +121,7 @@ class Contract:
     teacher: Description = ""  # backbone and embedding space of the model that it was distilled from
     unlabelled: tuple[Description, ...] = ()  # names of training data that only the teacher labelled
     terms: Description = ""  # what the model may be used for; a model that starts from its weights inherits them
+    camera_means: tuple[StoredCameraMean, ...] = ()  # of the cameras that it was adapted to; the first one is of all
     format: int = CONTRACT_FORMAT
 
     def __post_init__(self) -> None:
@@ -140,6 +171,7 @@ def decode_contract(fields: object, source: str) -> Contract:
         version=CONTRACT_FORMAT,
         remedy=CONTRACT_REMEDY,
         optional=OPTIONAL,
+        check=_check_camera_means,
     )
     for name, known in SUPPORTED.items():
         if getattr(contract, name) not in known:
@@ -158,6 +190,14 @@ def _check_calibration(calibration: Calibration) -> None:
     for (cosine, rate), (next_cosine, next_rate) in pairwise(calibration.curve):
         if cosine >= next_cosine or rate < next_rate:
             raise ValueError("calibration: its curve is not in order")
+
+
+def _check_camera_means(contract: Contract) -> None:
+    cameras = [stored.camera for stored in contract.camera_means]
+    if cameras and (cameras[0] is not None or None in cameras[1:] or len(set(cameras)) < len(cameras)):
+        raise ValueError("camera_means: not one of all cameras, and one of each")
+    for stored in contract.camera_means:
+        stored.decode(contract.dim)
 
 
 def weights_fingerprint(tensors: Iterable[tuple[str, bytes]]) -> str:

@@ -125,6 +125,7 @@ def match(
     In videos, a match is an appearance: a person in view, on one camera, from one time to another.
     """
     from bot_deploy.addresses import mask_address
+    from bot_deploy.camera_means import camera_means_of
     from bot_deploy.console import say, say_left_out, show, show_json
     from bot_deploy.footage import Footage
     from bot_deploy.footage.moments import parse_moment
@@ -157,7 +158,8 @@ def match(
         say(f"{shown_gallery}: an empty gallery, so nobody can be found in it; `bot index` or `bot demo` adds people")
     calibration = embedder.contract.calibration
     order = {"rerank": rerank, "exclude_same_camera": exclude_same_camera}
-    rankings = rank(queries, opened_gallery, calibration, top, min_score, **order, **filters)
+    means = camera_means_of(embedder.contract)
+    rankings = rank(queries, opened_gallery, calibration, top, min_score, means=means, **order, **filters)
     if size and not any(ranking.matches for ranking in rankings):
         _explain_filters(filters, opened_gallery)
     opened_gallery.close()

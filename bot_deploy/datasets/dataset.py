@@ -73,6 +73,11 @@ class Crop:
     has_known_camera: bool = True  # if not, `camera` is a number of this crop alone
     identity_name: str = ""  # the identity as folders, file names or tables write it
 
+    @property
+    def known_camera(self) -> int | None:
+        """The camera ID, or None."""
+        return self.camera if self.has_known_camera else None
+
 
 @dataclass(frozen=True)
 class Dataset:

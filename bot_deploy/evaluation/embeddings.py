@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import zipfile
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,7 +71,9 @@ def _key(embedder: Embedder, model: Path, crops: Sequence[Crop]) -> str:
     digest = hashlib.sha256()
     with model.open("rb") as file:
         digest.update(hashlib.file_digest(file, "sha256").digest())
-    digest.update(f"{embedder.backend}\n{embedder.contract.to_json()}\n{PIL.__version__}\n".encode())
+    # Embeddings are those of the network: neither thresholds nor camera means change them.
+    contract = replace(embedder.contract, calibration=None, camera_means=())
+    digest.update(f"{embedder.backend}\n{contract.to_json()}\n{PIL.__version__}\n".encode())
     digest.update(crops_fingerprint(crops).encode())
     for crop in crops:
         digest.update(f"{_version(crop.path)}\n".encode(errors="surrogateescape"))

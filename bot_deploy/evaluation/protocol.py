@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bot_deploy.camera_means import camera_means_of
 from bot_deploy.choices import METRICS
 from bot_deploy.datasets import Dataset, open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
@@ -93,6 +94,12 @@ def evaluate_dataset(
     dataset.require_splits("query", "gallery")
     started = time.perf_counter()
     query, gallery = embed(embedder, dataset.query, "query"), embed(embedder, dataset.gallery, "gallery")
+    means = camera_means_of(embedder.contract)
+    if means:
+        query, gallery = (
+            means.center(vectors, [crop.known_camera for crop in crops])
+            for vectors, crops in ((query, dataset.query), (gallery, dataset.gallery))
+        )
     labels = _labels(dataset, camera_filter=camera_filter)
     if rerank:
         distances = k_reciprocal(query, gallery)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from bot_deploy.artifacts import engine_file, read_contract, write_contract
 from bot_deploy.artifacts.contract import Calibration
+from bot_deploy.camera_means import camera_means_of
 from bot_deploy.choices import TARGET_FALSE_ACCEPT_RATE
 from bot_deploy.datasets import Dataset, open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
@@ -90,7 +91,11 @@ def score_crop_pairs(
     elif unknown:
         logger.warning(f"{data}: {unknown} of {len(crops)} crops have no camera ID; {ONE_TAKE}")
     check_pair_counts(*count_pairs(identities, cameras), data, target_false_accept_rate)
-    return score_pairs(embed_crops(embedder, crops, "crops"), identities, cameras)
+    vectors = embed_crops(embedder, crops, "crops")
+    means = camera_means_of(embedder.contract)
+    if means:  # as the galleries of an adapted model are searched
+        vectors = means.center(vectors, [crop.known_camera for crop in crops])
+    return score_pairs(vectors, identities, cameras)
 
 
 def calibration_from_scores(

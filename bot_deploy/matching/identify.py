@@ -9,10 +9,12 @@ from bot_deploy.datasets.names import SPECIAL_LABELS
 from bot_deploy.errors import require_range
 from bot_deploy.footage.records import is_footage_crop
 
+from .centered_gallery import CenteredGallery
 from .verdict import MATCH, NO_MATCH, UNCERTAIN, make_verdict
 
 if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Calibration
+    from bot_deploy.camera_means import CameraMeans
     from bot_deploy.embedder import Vectors
     from bot_deploy.gallery import Gallery, GalleryItem
 
@@ -35,9 +37,20 @@ class Candidate(NamedTuple):
 class PersonIdentifier:
     """Finds the people of a gallery that look like an embedding, and decides whether a score is a match."""
 
-    def __init__(self, gallery: Gallery, calibration: Calibration | None, threshold: float | None = None) -> None:
-        """Uses the thresholds of `calibration`; `threshold`, the lowest cosine of a match, replaces them."""
+    def __init__(
+        self,
+        gallery: Gallery,
+        calibration: Calibration | None,
+        threshold: float | None = None,
+        means: CameraMeans | None = None,
+    ) -> None:
+        """Uses the thresholds of `calibration`; `threshold`, the lowest cosine of a match, replaces them.
+
+        `means` are those of an adapted model. The camera of an embedding is taken as unknown.
+        """
         self.gallery = gallery
+        self._means = means
+        self._searched = CenteredGallery(gallery, means) if means else gallery
         if threshold is not None:
             require_range("threshold", threshold, -1, 1)
         self._calibration = calibration if threshold is None else None
@@ -58,9 +71,11 @@ class PersonIdentifier:
 
     def candidates(self, embedding: Vectors) -> list[Candidate]:
         """The people most similar to the unit vector `embedding` [D], best first; each with the best score."""
+        if self._means:
+            embedding = self._means.center_one(embedding, ())
         top = SEARCH_SIZE
         while True:
-            hits = self.gallery.search(embedding, top)
+            hits = self._searched.search(embedding, top)
             people: dict[str, Candidate] = {}
             for hit in hits:
                 name = person_name(hit.item)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bot_deploy.camera_means import camera_means_of
 from bot_deploy.choices import TOP_MATCHES
 from bot_deploy.datasets.names import JUNK_LABEL, SPECIAL_LABELS
 from bot_deploy.embedder import Embedder, open_embedder
@@ -20,6 +21,7 @@ from bot_deploy.progress import show_progress
 from bot_deploy.video.detectors import open_detector
 
 from .appearances import search_appearances
+from .centered_gallery import CenteredGallery
 from .queries import NO_METADATA, Query, cameras_of, merge_queries, read_query
 from .verdict import Verdict, make_verdict
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from bot_deploy.artifacts.contract import Calibration
+    from bot_deploy.camera_means import CameraMeans
     from bot_deploy.datasets.names import CropMetadata
     from bot_deploy.footage import Appearance
     from bot_deploy.gallery import Filters, Gallery, SearchHit
@@ -119,6 +122,7 @@ def match(
             min_score,
             rerank=rerank,
             exclude_same_camera=exclude_same_camera,
+            means=camera_means_of(embedder.contract),
             **filters,
         )[0]
     finally:
@@ -141,6 +145,7 @@ def rank(
     *,
     rerank: bool = False,
     exclude_same_camera: bool = False,
+    means: CameraMeans | None = None,
     **filters: Unpack[Filters],
 ) -> list[Ranking]:
     """The ranking of `gallery` for each of `queries`. Queries do not influence each other.
@@ -153,6 +158,7 @@ def rank(
         min_score: lowest cosine of a listed image, -1 to 1; the verdict keeps its own threshold.
         rerank: sort the best RERANKED_MATCHES by the distance of `k_reciprocal`; scores remain cosines.
         exclude_same_camera: leave out the images from a query's own cameras.
+        means: of an adapted model; scores are then cosines without them, see `CenteredGallery`.
         filters: `cameras`, `exclude_cameras`, `since`, `until`: see `gallery.Filters`.
 
     A query's identity is the name of its folder, or else the one in its file name; but only if the gallery has an
@@ -171,6 +177,9 @@ def rank(
     # Numbers of gallery images that the filters leave, by the query's own cameras; the verdict depends on them.
     sizes: dict[tuple[int, ...], int] = {}
     footage = Footage(gallery)
+    if means:
+        gallery = CenteredGallery(gallery, means)
+        queries = [replace(query, vector=means.center_one(query.vector, query.cameras)) for query in queries]
     rankings = []
     # No progress bar for a single search: it would only flicker.
     for query in show_progress(queries, "matching" if len(queries) > 1 else None, len(queries)):

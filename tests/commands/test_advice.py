@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PLACES = {"QUERY": "people/test/ann/c1_0.png", "CROPS": "people/test", "DATA": "people", "OUT": "x"}
 LEFT_OUT = (
+    "adapt",
     "export",
     "bench",
     "doctor",

@@ -72,7 +72,9 @@ def ready(name: str, root: Path, bot: Callable[..., Printed], tiny_checkpoint: P
     return words(name, root, tiny_checkpoint)
 
 
-@pytest.mark.parametrize("name", cases("export"))  # which takes long: see below
+@pytest.mark.parametrize(
+    "name", cases("export", "adapt")
+)  # the first takes long, see below; the other wants more crops
 def test_only_visible_characters_are_printed(name: str, ready: list[str], bot: Callable[..., Printed]) -> None:
     printed = bot(*ready)
     assert printed.code == 0, printed.err
@@ -91,7 +93,7 @@ def texts(document: object) -> list[str]:
     return [text for value in document for text in texts(value)] if isinstance(document, list) else []
 
 
-@pytest.mark.parametrize("name", cases("eval", "demo", "bench"))
+@pytest.mark.parametrize("name", cases("eval", "demo", "bench", "adapt"))
 def test_json_gives_names_back(name: str, ready: list[str], root: Path, bot: Callable[..., Printed]) -> None:
     printed = bot(*ready, "--json")
     assert printed.code == 0, printed.err

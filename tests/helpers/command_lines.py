@@ -10,6 +10,7 @@ COMMAND_LINES = {
     "index": "index CROPS -o OUT.gallery --model MODEL",
     "embed": "embed CROPS -o OUT.npy --model MODEL",
     "embed as a table": "embed QUERY -o OUT.csv --model MODEL",
+    "adapt": "adapt MODEL --images DATA -o OUT.onnx",
     "eval": "eval MODEL --data DATA",
     "calibrate": "calibrate MODEL --data DATA --far 0.5",
     "verify": "verify MODEL MODEL --data DATA",

@@ -1,0 +1,127 @@
+"""Camera means: what the embeddings of one camera have in common, which is taken out of them without any labels.
+
+Light, background and view of a camera move all its embeddings in one direction. Without it, two crops of one person
+from two cameras are nearer to each other.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bot_deploy.artifacts.contract import StoredCameraMean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from bot_deploy.artifacts.contract import Contract
+
+    Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class CameraMeans:
+    """The mean embedding of each camera."""
+
+    overall: Vectors  # [D], of the crops of all cameras
+    of_camera: Mapping[int, Vectors]  # camera ID -> [D], pulled towards `overall` where it has few crops
+    crops: Mapping[int, int]  # camera ID -> number of its crops
+
+    def center(self, vectors: Vectors, cameras: Sequence[int | None]) -> Vectors:
+        """Unit `vectors` [N, D] of the `cameras` [N], each minus the mean of its camera, scaled to unit length again.
+
+        A camera that is None, or not among the means, is unknown.
+        """
+        centered = np.array(vectors, np.float32)
+        numbers = np.array([-1 if camera is None else camera for camera in cameras], np.int64)
+        for number in np.unique(numbers):
+            centered[numbers == number] -= self.of_camera.get(int(number), self.overall)
+        return _unit_length(centered)
+
+    def center_one(self, vector: Vectors, cameras: Sequence[int]) -> Vectors:
+        """A unit `vector` [D] that stands for crops of several `cameras`, minus the mean of their means."""
+        means = [self.of_camera.get(camera, self.overall) for camera in cameras] or [self.overall]
+        centered: Vectors = _unit_length(np.asarray(vector - np.mean(means, axis=0), np.float32)[None])[0]
+        return centered
+
+
+def fit_camera_means(vectors: Vectors, cameras: Sequence[int | None]) -> CameraMeans:
+    """The means of unit `vectors` [N, D], N of at least 1, that the `cameras` [N] took; None: an unknown camera.
+
+    The mean of few crops is that of a few people, so it is pulled towards the mean of all (empirical Bayes; Efron and
+    Morris, 1975). With n crops of a camera, mean m, and the mean of all crops M, the result is (n m + k M) / (n + k).
+    k is the variance within cameras over that between them: (1 - s) / (s - d), where s and d are the mean cosines of
+    two crops from one camera and from two.
+    """
+    overall = vectors.mean(0, dtype=np.float64)
+    numbers = np.array([-1 if camera is None else camera for camera in cameras], np.int64)
+    known = numbers >= 0
+    same, different = _mean_cosines(vectors[known], numbers[known])
+    between = max(0.0, same - different) if np.isfinite(same - different) else 0.0
+    of_camera: dict[int, Vectors] = {}
+    crops: dict[int, int] = {}
+    for number in np.unique(numbers[known]).tolist():
+        own = vectors[numbers == number]
+        weight = len(own) * between / (len(own) * between + 1 - same) if between else 0.0
+        mean = weight * own.mean(0, dtype=np.float64) + (1 - weight) * overall
+        of_camera[number], crops[number] = np.asarray(mean, np.float32), len(own)
+    return CameraMeans(np.asarray(overall, np.float32), of_camera, crops)
+
+
+def camera_means_of(contract: Contract) -> CameraMeans | None:
+    """The camera means that `bot adapt` stored in `contract`; None if the model is not adapted."""
+    if not contract.camera_means:
+        return None
+    decoded = {stored.camera: stored.decode(contract.dim) for stored in contract.camera_means}
+    crops = {stored.camera: stored.crops for stored in contract.camera_means if stored.camera is not None}
+    return CameraMeans(decoded[None], {camera: decoded[camera] for camera in crops}, crops)
+
+
+def stored_means(means: CameraMeans, crops: int) -> tuple[StoredCameraMean, ...]:
+    """`means`, measured on `crops` crops, as a contract holds them."""
+    rows: list[tuple[int | None, int, Vectors]] = [
+        (None, crops, means.overall),
+        *((camera, means.crops[camera], mean) for camera, mean in sorted(means.of_camera.items())),
+    ]
+    return tuple(
+        StoredCameraMean(camera=camera, crops=count, mean=base64.b64encode(mean.astype("<f2").tobytes()).decode())
+        for camera, count, mean in rows
+    )
+
+
+def _unit_length(vectors: Vectors) -> Vectors:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
+
+
+def camera_gap(vectors: Vectors, cameras: Sequence[int]) -> float:
+    """How much more alike two crops of one camera are than two of different cameras: a difference of mean cosines.
+
+    Args:
+        vectors: unit vectors [N, D] of crops from at least two cameras, two crops or more of some camera.
+        cameras: camera IDs [N].
+    """
+    same, different = _mean_cosines(vectors, np.asarray(cameras, np.int64))
+    return same - different
+
+
+def _mean_cosines(vectors: Vectors, cameras: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """The mean cosine of two different crops from one camera, and from two cameras; NaN where there is no such pair."""
+    # Of n unit vectors with sum s, the cosines of all ordered pairs of different ones sum up to |s|^2 - n.
+    same_sum = same_pairs = 0.0
+    for camera in np.unique(cameras):
+        own = vectors[cameras == camera].astype(np.float64)
+        same_sum += np.square(own.sum(0)).sum() - np.square(own).sum()
+        same_pairs += len(own) * (len(own) - 1)
+    every = vectors.astype(np.float64)
+    different_sum = np.square(every.sum(0)).sum() - np.square(every).sum() - same_sum
+    different_pairs = len(every) * (len(every) - 1) - same_pairs
+    return (
+        float(same_sum / same_pairs) if same_pairs else np.nan,
+        float(different_sum / different_pairs) if different_pairs else np.nan,
+    )

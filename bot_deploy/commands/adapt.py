@@ -1,0 +1,118 @@
+"""`bot adapt`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .model_choice import choose_model, model_name, open_model
+from .options import JSON, Address, runtime
+
+if TYPE_CHECKING:
+    from bot_deploy.embedder import Embedder, Vectors
+
+
+@click.command()
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Crops of people, without labels; the camera is in their names or folders.",
+)
+@click.option(
+    "--gallery", type=Address(), metavar="INDEX", help="Index that `bot index` made; nothing is embedded again."
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Adapted model to write; default: model.onnx in a new folder runs/adapted.",
+)
+@runtime
+@JSON
+def adapt(
+    model: Path | None,
+    images: Path | None,
+    gallery: str | None,
+    out: Path | None,
+    device: str,
+    threads: int,
+    batch: int,
+    as_json: bool,
+) -> None:
+    """Adapt MODEL to your cameras without labels: take out of its embeddings what each camera adds.
+
+    The new model carries the mean embedding of each camera. `bot match`, `eval`, `calibrate` and `demo` use it where a
+    camera is known. Indexes of MODEL stay valid. Without MODEL, the newest export is adapted, or else the built-in
+    model. Calibrate the new model: a threshold of MODEL does not hold for it.
+    """
+    from bot_deploy import runs
+    from bot_deploy.console import say, show, show_json
+    from bot_deploy.errors import InputError
+    from bot_deploy.files import prepare_output, require_path
+    from bot_deploy.matching.adapt import fit_adaptation, write_adapted
+
+    if (images is None) == (gallery is None):
+        raise InputError("give the crops of your cameras: --images FOLDER, or --gallery INDEX")
+    if images:
+        require_path(images, "folder of crops")
+    model = choose_model(model)
+    out = out or runs.new_folder("adapted") / f"model{model.suffix}"
+    prepare_output(out, "this model", {model.suffix})
+    embedder = open_model(model, device, threads=threads, batch=batch)
+    vectors, cameras = _embed_folder(images, embedder) if images else _read_index(str(gallery), embedder)
+    adaptation = fit_adaptation(vectors, cameras)
+    write_adapted(model, out, adaptation)
+    counts = dict(sorted(adaptation.means.crops.items()))
+    if as_json:
+        show_json(
+            {
+                "model": str(out),
+                "crops": adaptation.crops,
+                "cameras": {str(camera): count for camera, count in counts.items()},
+                "camera_gap": {"before": adaptation.gap_before, "after": adaptation.gap_after},
+            }
+        )
+    else:
+        show(
+            f"{adaptation.crops} crops of {len(counts)} cameras: "
+            + ", ".join(f"camera {camera} {count}" for camera, count in counts.items()),
+            "mean cosine of two crops from one camera, minus that of two cameras: "
+            f"{adaptation.gap_before:.4f} before, {adaptation.gap_after:.4f} after",
+        )
+    say(f"wrote {out}, {model_name(model)} with the means of these cameras; next: bot calibrate {out} --data CROPS")
+
+
+def _embed_folder(folder: Path, embedder: Embedder) -> tuple[Vectors, list[int | None]]:
+    """The embeddings of all usable images below `folder`, and their cameras."""
+    from bot_deploy.console import say_left_out
+    from bot_deploy.datasets.names import parse_name
+    from bot_deploy.errors import InputError
+    from bot_deploy.gallery import scan_images
+
+    names = list(scan_images(folder).files)
+    vectors, errors = embedder.embed_files([folder / name for name in names], "crops")
+    usable = [row for row, error in enumerate(errors) if error is None]
+    say_left_out([error for error in errors if error])
+    if not usable:
+        raise InputError(f"{folder}: none of {len(names)} image files is usable", parameter="images")
+    return vectors[usable], [parse_name(names[row]).camera for row in usable]
+
+
+def _read_index(address: str, embedder: Embedder) -> tuple[Vectors, list[int | None]]:
+    """The vectors in the index at `address`, and their cameras."""
+    from bot_deploy.errors import InputError
+    from bot_deploy.gallery import open_index
+
+    index = open_index(address, embedder.contract)
+    try:
+        items = [item for item in index.items() if not item.error]
+        if not items:
+            raise InputError(f"{address}: an empty gallery; index crops of your cameras first", parameter="gallery")
+        return index.vectors([item.path for item in items]), [item.camera for item in items]
+    finally:
+        index.close()

@@ -1,0 +1,115 @@
+"""Camera means against plain loops, and what a contract keeps of them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers.random_gallery import contract, random_unit_vectors
+
+from bot_deploy.artifacts.contract import from_json
+from bot_deploy.camera_means import (
+    camera_gap,
+    camera_means_of,
+    fit_camera_means,
+    stored_means,
+)
+from bot_deploy.errors import InputError
+
+CAMERAS = [None if number % 9 == 0 else number % 3 for number in range(60)]
+
+
+@pytest.fixture
+def vectors() -> np.ndarray:
+    """Random unit vectors, with a common part for each camera."""
+    random = random_unit_vectors(np.random.default_rng(1), 60)
+    shifts = np.eye(4, random.shape[1], dtype=np.float32)[[3 if camera is None else camera for camera in CAMERAS]]
+    moved = random + 0.5 * shifts
+    return moved / np.linalg.norm(moved, axis=1, keepdims=True)
+
+
+def mean_cosines(vectors: np.ndarray, cameras: list[int | None]) -> tuple[float, float]:
+    """The mean cosines of pairs from one camera, and from two."""
+    same, different = [], []
+    for a, camera in enumerate(cameras):
+        for b in range(a):
+            if camera is not None and cameras[b] is not None:
+                (same if camera == cameras[b] else different).append(float(vectors[a] @ vectors[b]))
+    return float(np.mean(same)), float(np.mean(different))
+
+
+def test_the_means_are_those_of_a_loop(vectors: np.ndarray) -> None:
+    means = fit_camera_means(vectors, CAMERAS)
+    same, different = mean_cosines(vectors, CAMERAS)
+    pull = (1 - same) / (same - different)
+    assert pull > 0
+    for camera in range(3):
+        rows = [row for row, number in zip(vectors, CAMERAS, strict=True) if number == camera]
+        expected = [
+            (sum(float(row[d]) for row in rows) + pull * float(np.mean(vectors[:, d], dtype=np.float64)))
+            / (len(rows) + pull)
+            for d in range(vectors.shape[1])
+        ]
+        assert means.of_camera[camera] == pytest.approx(expected, abs=1e-6)
+        assert means.crops[camera] == len(rows)
+    assert set(means.of_camera) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("cameras", [[None] * 60, [4] * 60, list(range(60))])
+def test_without_two_cameras_and_pairs_there_is_one_mean(vectors: np.ndarray, cameras: list[int | None]) -> None:
+    means = fit_camera_means(vectors, cameras)
+    assert all(mean == pytest.approx(means.overall) for mean in means.of_camera.values())
+    assert set(means.of_camera) == {camera for camera in cameras if camera is not None}
+
+
+def test_a_vector_loses_the_mean_of_its_camera(vectors: np.ndarray) -> None:
+    means = fit_camera_means(vectors, CAMERAS)
+    centered = means.center(vectors, CAMERAS)
+    for row, camera in enumerate(CAMERAS):
+        rest = vectors[row] - (means.overall if camera is None else means.of_camera[camera])
+        assert centered[row] == pytest.approx(rest / np.linalg.norm(rest), abs=1e-6)
+    other = means.center(vectors[:1], [77])  # a camera that has no mean
+    assert other == pytest.approx(means.center(vectors[:1], [None]))
+
+
+def test_a_query_of_several_cameras_loses_the_mean_of_their_means(vectors: np.ndarray) -> None:
+    means = fit_camera_means(vectors, CAMERAS)
+    rest = vectors[0] - (means.of_camera[1] + means.of_camera[2]) / 2
+    assert means.center_one(vectors[0], [1, 2]) == pytest.approx(rest / np.linalg.norm(rest), abs=1e-6)
+    assert means.center_one(vectors[0], []) == pytest.approx(means.center(vectors[:1], [None])[0])
+
+
+def test_the_gap_is_that_of_all_pairs(vectors: np.ndarray) -> None:
+    same, different = mean_cosines(vectors[:20], CAMERAS[1:21])
+    rows = [row for row, camera in enumerate(CAMERAS[1:21]) if camera is not None]
+    gap = camera_gap(vectors[rows], [camera for camera in CAMERAS[1:21] if camera is not None])
+    assert gap == pytest.approx(same - different, abs=1e-6)
+
+
+def test_a_contract_keeps_them(vectors: np.ndarray) -> None:
+    means = fit_camera_means(vectors, CAMERAS)
+    adapted = dataclasses.replace(contract(), camera_means=stored_means(means, len(vectors)))
+    read = from_json(adapted.to_json(), "x.onnx")
+    assert read == adapted
+    again = camera_means_of(read)
+    assert again is not None
+    assert again.crops == means.crops
+    assert again.center(vectors, CAMERAS) == pytest.approx(means.center(vectors, CAMERAS), abs=1e-3)  # of float16
+    assert camera_means_of(contract()) is None
+
+
+@pytest.mark.parametrize("damage", ["camera", "number", "length", "base64", "nan", "twice"])
+def test_damaged_means_are_refused(damage: str, vectors: np.ndarray) -> None:
+    first, *others = stored_means(fit_camera_means(vectors, CAMERAS), len(vectors))
+    nan = stored_means(fit_camera_means(vectors * np.float32(np.nan), CAMERAS), 60)[0]
+    wrong = {
+        "camera": (*others,),
+        "number": (first, dataclasses.replace(others[0], camera=-1)),
+        "length": (dataclasses.replace(first, mean=first.mean[:16]),),
+        "base64": (dataclasses.replace(first, mean="?" + first.mean[1:]),),
+        "nan": (nan,),
+        "twice": (first, others[0], others[0]),
+    }
+    with pytest.raises(InputError, match="its contract is damaged"):
+        from_json(dataclasses.replace(contract(), camera_means=wrong[damage]).to_json(), "x.onnx")
