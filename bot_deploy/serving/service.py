@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bot_deploy import images
+from bot_deploy.camera_means import camera_means_of
 from bot_deploy.demos.enrolment import Enroller
 from bot_deploy.errors import ImageError
 from bot_deploy.footage.forgetting import forget_person
@@ -36,7 +37,8 @@ class Service:
         self.contract, self.backend, self.gallery = embedder.contract, embedder.backend, gallery
         self.metrics = Metrics()
         self.batcher = Batcher(embedder, self.metrics)
-        self._identifier = PersonIdentifier(gallery, embedder.contract.calibration)
+        self._means = camera_means_of(embedder.contract)
+        self._identifier = PersonIdentifier(gallery, embedder.contract.calibration, means=self._means)
         self._enroller = Enroller(gallery)
         self._changing = threading.Lock()  # one change of the gallery at one time
 
@@ -50,7 +52,7 @@ class Service:
 
     def match(self, vector: Vectors, top: int) -> dict[str, Any]:
         """The rank list of the gallery's images for `vector` [D], its people, and the verdict, as JSON."""
-        ranking = rank([Query(ARRAY, vector)], self.gallery, self.contract.calibration, top)[0]
+        ranking = rank([Query(ARRAY, vector)], self.gallery, self.contract.calibration, top, means=self._means)[0]
         root = self.gallery.root
         people = self._identifier.candidates(vector)[:top]
         return {
