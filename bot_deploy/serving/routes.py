@@ -151,13 +151,13 @@ async def forget(service: Asked, name: str) -> dict[str, Any]:
 
 @routes.get("/pictures/{path:path}", response_class=Response, responses=_errors(401, 403, 404))
 async def show_picture(service: Asked, path: str) -> Response:
-    """A small JPEG of an image of the gallery."""
+    """An image of the gallery as a JPEG, at most 256 pixels high."""
     try:
-        pixels = await run_in_threadpool(service.thumbnail, path)
+        pixels = await run_in_threadpool(service.picture, path)
     except (RunError, ImageError):
         raise HTTPException(404, "the gallery has no such picture") from None
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG")
+    Image.fromarray(pixels).save(stream, "JPEG", quality=90)
     return Response(stream.getvalue(), media_type="image/jpeg")
 
 

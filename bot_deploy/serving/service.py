@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bot_deploy.gallery import LocalIndex, MilvusIndex
     from bot_deploy.images import Pixels
 
-THUMBNAIL = (128, 64)  # height and width in pixels
+SHOWN_HEIGHT = 256  # pixels, of a picture that is shown
 
 
 class Service:
@@ -107,15 +107,19 @@ class Service:
             self._enroller.names.discard(name)
             return forgotten
 
-    def thumbnail(self, path: str) -> Pixels:
-        """A small picture of the gallery's image `path`.
+    def picture(self, path: str) -> Pixels:
+        """The gallery's image `path`, at most SHOWN_HEIGHT high.
 
         Raises:
             RunError: the gallery has no such image.
             ImageError: its file cannot be read.
         """
         self.gallery.vectors([path])  # only what the gallery holds is read
-        return images.letterbox(images.read_image(self.gallery.root / path), THUMBNAIL)
+        pixels = images.read_image(self.gallery.root / path)
+        height, width = pixels.shape[:2]
+        if height <= SHOWN_HEIGHT:
+            return pixels
+        return images.resize(pixels, (SHOWN_HEIGHT, max(1, width * SHOWN_HEIGHT // height)))
 
     def close(self) -> None:
         """Ends when every picture is embedded."""

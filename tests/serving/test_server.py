@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,7 +177,12 @@ def test_people_are_enrolled_found_renamed_and_forgotten(server: Server, picture
     assert found["verdict"]["decision"] == "uncalibrated"
     thumbnail = server.ask("GET", f"/pictures/{quote(best['path'])}")
     assert thumbnail.headers["content-type"] == "image/jpeg"
-    assert Image.open(io.BytesIO(thumbnail.body)).size == (64, 128)
+    with Image.open(pictures[0]) as original:
+        scale = min(1, 256 / original.height)
+        assert Image.open(io.BytesIO(thumbnail.body)).size == (
+            int(original.width * scale),
+            int(original.height * scale),
+        )
 
     assert server.ask("PATCH", f"/people/Ada?new_name={quote('Zoë Ω')}").status == 409
     assert server.ask("PATCH", "/people/Nobody?new_name=Somebody").status == 404
@@ -228,6 +234,29 @@ def test_the_description_and_the_pages(server: Server) -> None:
         assert page.status == 200
         assert "default-src 'self'" in page.headers["content-security-policy"]
         assert b"//" not in re.sub(rb"https?://www\.w3\.org/\S+", b"", page.body)  # nothing from elsewhere
+
+
+def test_the_page_shows_the_rank_list(onnx_file: Path, tmp_path: Path, pictures: list[Path]) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs chromium on the PATH")
+    with serving(onnx_file, tmp_path / "people.gallery") as server:
+        for number, name in ((0, "Ada"), (2, "<b>Bo<b>".replace("<", "&").replace(">", ";"))):
+            assert server.ask("POST", f"/people?name={quote(name)}", pictures[number].read_bytes()).status == 201
+        path = server.ask("POST", "/match", pictures[0].read_bytes()).json["matches"][0]["path"]
+        command = [
+            *(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+            *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=20000"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"),
+            f"http://127.0.0.1:{server.port}/#{quote(path, safe='')}",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    page = re.sub(r"<script>.*</script>", "", done.stdout, flags=re.DOTALL)
+    assert "uncalibrated: scores rank the gallery" in page
+    first, second = re.findall(r"<li>.*?</li>", page, re.DOTALL)
+    assert re.search(r'<img alt="Rank 1" src="blob:', first)
+    assert "1. Ada 0.9" in first or "1. Ada 1.0" in first
+    assert "2. &amp;b;Bo&amp;b; 0." in second  # a name is text
 
 
 def test_a_page_of_another_site_needs_a_key(onnx_file: Path, tmp_path: Path, pictures: list[Path]) -> None:
