@@ -19,6 +19,7 @@ from helpers.commands import run_bot
 from bot_deploy import open_embedder
 from bot_deploy.artifacts import read_contract
 from bot_deploy.artifacts.contract import Contract
+from bot_deploy.backends import nvidia
 from bot_deploy.backends.onnxruntime import open_session
 from bot_deploy.choices import CONSUMERS
 from bot_deploy.datasets import open_dataset
@@ -289,6 +290,15 @@ def test_the_block_of_deepstream_describes_its_file(
     assert rows.shape == (len(crops), block["reidFeatureSize"])
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)  # addFeatureNormalization
     np.testing.assert_allclose(rows, open_embedder(checkpoint_file).run(crops), atol=1e-5)
+
+
+def test_tensorrt_reads_the_file_of_deepstream(made: dict[str, ExportedModel]) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx, whose parser stands for that of DeepStream")
+    trt, logger = nvidia.load_tensorrt("tensorrt-rtx")
+    network = trt.Builder(logger).create_network(0)
+    assert trt.OnnxParser(network, logger).parse(made["deepstream"].path.read_bytes())
+    assert tuple(network.get_input(0).shape) == (-1, 3, *SIZE)
+    assert tuple(network.get_output(0).shape) == (-1, 512)
 
 
 def triton_model_config() -> Any:
