@@ -52,6 +52,8 @@ TRAINING_PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 # ---- export ----
 OPSET = 18  # of ONNX files
 ENGINE_BATCH_SIZES = (1, 8, 64)  # of a TensorRT engine: smallest, the one it is tuned for, largest
+# what an engine may be built to run on besides the GPU and the version that built it
+ENGINE_COMPATIBILITY = ("capability", "ampere", "versions")
 TOOLKITS = ("reid-strong-baseline", "fast-reid", "torchreid")  # whose checkpoints `bot import` reads
 
 # programs that `bot export --for` writes a file for; "plain" is any other

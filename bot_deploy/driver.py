@@ -25,6 +25,11 @@ class Gpu:
     multiprocessors: int
     memory: int  # bytes
 
+    @property
+    def model(self) -> str:
+        """Equal for GPUs that run each other's TensorRT engines; the same chip is sold with more or fewer parts."""
+        return f"{self.name}, {self.multiprocessors} multiprocessors"
+
 
 @dataclass(frozen=True)
 class Driver:

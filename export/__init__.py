@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from .importers.checkpoint import ImportedCheckpoint, import_checkpoint
     from .parity import TOLERANCES, Parity, Tolerance, compare_embeddings, sample_crops
     from .pipeline import export
-    from .to_tensorrt import BuiltEngine, to_engine
+    from .to_tensorrt import BuiltEngine, EngineOptions, to_engine
     from .wrap import wrap_model
 
 __all__ = [
     "TOLERANCES",
     "BuiltEngine",
     "Consumer",
+    "EngineOptions",
     "ExportedModel",
     "ImportedCheckpoint",
     "Parity",
@@ -43,7 +44,7 @@ _MODULES = {
     **dict.fromkeys(("ImportedCheckpoint", "import_checkpoint"), "importers.checkpoint"),
     **dict.fromkeys(("TOLERANCES", "Parity", "Tolerance", "compare_embeddings", "sample_crops"), "parity"),
     "export": "pipeline",
-    **dict.fromkeys(("BuiltEngine", "to_engine"), "to_tensorrt"),
+    **dict.fromkeys(("BuiltEngine", "EngineOptions", "to_engine"), "to_tensorrt"),
     "wrap_model": "wrap",
 }
 

@@ -42,7 +42,7 @@ from .int8 import to_int8
 from .parity import TOLERANCES, Parity, compare_embeddings, sample_crops, with_scores
 from .program_files import write_triton_engine
 from .to_onnx import check_opset, to_onnx
-from .to_tensorrt import check_engine, to_engine
+from .to_tensorrt import DEFAULT_OPTIONS, EngineOptions, adopt_engine, check_engine, to_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,6 +71,8 @@ def export(
     engine_precision: str | None = None,
     engine_batch: tuple[int, int, int] = ENGINE_BATCH_SIZES,
     gpu_archs: Sequence[str] = (),
+    engine_options: EngineOptions = DEFAULT_OPTIONS,
+    adopt: str | Path | None = None,
     feature: str | None = None,
     flip: bool = False,
     opset: int | None = None,
@@ -92,6 +94,9 @@ def export(
         engine_batch: batch sizes of the engine: smallest, the one to tune for, largest.
         gpu_archs: compute capabilities of the engine's GPUs, such as "sm89"; by default that of this machine, or sm80,
             sm86, sm89 and sm120 without a GPU.
+        engine_options: how TensorRT builds the engine.
+        adopt: an engine that another program, such as trtexec, built on this machine from an ONNX file of this
+            function; it is taken and compared instead of one that is built.
         feature: "after" or "before" BNNeck ("fi" or "ft" in the paper); by default the one that was trained.
         flip: average the embeddings of a crop and of its mirror image, inside the graph.
         opset: ONNX opset version; by default 18, and 17 in the file for another program.
@@ -105,8 +110,8 @@ def export(
         RunError: the folder cannot be written, or the engine cannot be built.
     """
     _check_request(precisions, engine_precision, opset)
-    if engine_precision:  # what cannot be built is refused before any work
-        _, gpu_archs = check_engine(engine_batch, gpu_archs)
+    if engine_precision and adopt is None:  # what cannot be built is refused before any work
+        _, gpu_archs = check_engine(engine_batch, gpu_archs, engine_options)
     source = find_model(checkpoint)
     if source.is_dir():
         source = source / CHECKPOINT_NAME
@@ -135,7 +140,16 @@ def export(
         _log(exported[-1])
     if engine_precision:
         try:
-            exported.append(export_engine(context, engine_precision, engine_batch, gpu_archs, exported))
+            engine = export_engine(
+                context,
+                engine_precision,
+                engine_batch,
+                gpu_archs,
+                exported,
+                options=engine_options,
+                adopt=Path(adopt) if adopt else None,
+            )
+            exported.append(engine)
             _log(exported[-1])
         except ParityError as error:
             logger.warning(str(error))
@@ -333,6 +347,9 @@ def export_engine(
     batch: tuple[int, int, int] = ENGINE_BATCH_SIZES,
     gpu_archs: Sequence[str] = (),
     exported: Sequence[ExportedModel] = (),
+    *,
+    options: EngineOptions = DEFAULT_OPTIONS,
+    adopt: Path | None = None,
 ) -> ExportedModel:
     """Writes model.engine and compares it with PyTorch, if its GPU is here.
 
@@ -342,16 +359,23 @@ def export_engine(
         batch: batch sizes, as for `to_engine`.
         gpu_archs: GPUs, as for `to_engine`.
         exported: earlier models of `context`; their graphs are used again.
+        options: as for `to_engine`.
+        adopt: an engine that another program built; it is taken instead of one that is built.
 
     Raises:
         ParityError: the engine would be built from an ONNX model of `exported` that was rejected.
         RunError: the folder cannot be written, TensorRT is not installed or fails, or the engine fails on its GPU.
     """
     final, rejected = context.out / ENGINE_NAME, rejected_path(context.out / ONNX_NAMES[precision])
+    if adopt is not None:
+        with unverified_path(final) as path:
+            adopt_engine(adopt, replace(context.contract, precision=precision), path)
+            adopted = _compare_with_pytorch(context, path, precision)
+            return ExportedModel(publish(path, final, adopted), precision, context.data_name, adopted)
     if precision in SHARED_GRAPHS and rejected in [model.path for model in exported]:
         raise ParityError(f"no {ENGINE_NAME}, because it would be built from {rejected}")
     with _source_onnx(context, precision, exported) as (source, float32_layers), unverified_path(final) as path:
-        not_run = _reason_not_to_run(to_engine(source, path, batch=batch, gpu_archs=gpu_archs).sidecar)
+        not_run = _reason_not_to_run(to_engine(source, path, batch=batch, gpu_archs=gpu_archs, options=options).sidecar)
         parity = None if not_run else _compare_with_pytorch(context, path, precision)
         published = publish(path, final, parity)
         return ExportedModel(published, precision, context.data_name, parity, not_run, float32_layers)
@@ -360,10 +384,10 @@ def export_engine(
 def _reason_not_to_run(sidecar: Sidecar) -> str:
     """The reason why an engine cannot run on this machine; empty if it can, so that a failure is then an error."""
     try:
-        arch = nvidia.gpu_arch()
+        gpu = nvidia.find_gpu()
     except RunError as error:
         return str(error)
-    return "" if arch in sidecar.gpu_archs else f"it is for {', '.join(sidecar.gpu_archs)}, but the GPU is {arch}"
+    return sidecar.wrong_gpu(gpu)
 
 
 @contextlib.contextmanager

@@ -69,7 +69,7 @@ def quantize(
             per_channel=True,
             activation_type=QuantType.QInt8 if tensorrt else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=[*float32_nodes, *_products(source)],
+            nodes_to_exclude=[*float32_nodes, *_products(source), *(_normalisation(source) if tensorrt else [])],
             extra_options={
                 # A range is the mean over batches; the widest range of all crops would be that of an outlier.
                 "CalibMovingAverage": True,
@@ -79,6 +79,18 @@ def quantize(
                 "OpTypesToExcludeOutputQuantization": [LINEAR] if residual_sums else [LINEAR, "Conv"],
             },
         )
+
+
+def _normalisation(source: Path) -> list[str]:
+    """The names of the nodes in `source` that add a constant, as the normalisation of the pixels does.
+
+    In symmetric int8, the 256 grey levels would share 128 steps.
+    """
+    import onnx
+
+    graph = onnx.load(str(source)).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return [node.name for node in graph.node if node.op_type == RESIDUAL_SUM and constants & set(node.input)]
 
 
 def _products(source: Path) -> list[str]:

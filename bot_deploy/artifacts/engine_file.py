@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,10 +23,13 @@ from .decoding import decode_fields, decode_json
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bot_deploy.driver import Gpu
+
 # package -> module; the extra of bot-deploy has the name of the package
 PACKAGE_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 SIDECAR_FORMAT = 1
 OLD_SIDECAR_NAMES = {"archs": "gpu_archs"}
+OPTIONAL = ("gpu", "version_compatible", "build_options")  # fields that older sidecars lack
 MAX_SIDECAR_BYTES, MAX_ENGINE_BYTES = 1 << 20, 8 << 30
 Sha256 = Annotated[str, Meta(max_length=64)]  # "" before the engine is built
 BatchSize = Annotated[int, Meta(ge=1, le=MAX_BATCH)]
@@ -41,9 +45,12 @@ class Sidecar:
     onnx_sha256: Sha256  # hash of the ONNX model that the engine was built from
     package: Name  # package that built the engine and must run it, a key of PACKAGE_MODULES
     version: Name  # version of the package
-    gpu_archs: tuple[Name, ...]  # GPUs that the engine runs on, such as "sm89"
+    gpu_archs: tuple[Name, ...]  # GPUs that the engine runs on, such as "sm89"; "sm80+": and newer ones
     profile: tuple[BatchSize, BatchSize, BatchSize]  # batch sizes: smallest, the one it is tuned for, largest
     precision: Name  # precision of the network, such as "fp16"
+    gpu: Name = ""  # the only model of GPU that it runs on; "": all of `gpu_archs`
+    version_compatible: bool = False  # newer versions of the package run it, too
+    build_options: Name = ""  # of the builder, where they are not the defaults
     format: int = SIDECAR_FORMAT
 
     def to_json(self) -> str:
@@ -60,8 +67,37 @@ class Sidecar:
             self.profile,
             self.precision,
             self.format,
+            self.gpu,
+            self.version_compatible,
+            self.build_options,
         )
         return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:32]
+
+    def wrong_version(self, version: str) -> str:
+        """Why `version` of the package does not run the engine; "" if it does."""
+        newer = self.version_compatible and _numbers(version) >= _numbers(self.version)
+        if version == self.version or newer:
+            return ""
+        return f"built with {self.package} {self.version}, but {version} is installed"
+
+    def wrong_gpu(self, gpu: Gpu) -> str:
+        """Why the engine does not run on `gpu`; "" if it does."""
+        if not any(_covers(arch, gpu.arch) for arch in self.gpu_archs):
+            return f"built for {', '.join(self.gpu_archs)}, but the GPU is {gpu.arch}"
+        if self.gpu and self.gpu != gpu.model:
+            return (
+                f"built for {self.gpu}, but the GPU is {gpu.model}; `--compatible capability` builds for all {gpu.arch}"
+            )
+        return ""
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
+
+
+def _covers(arch: str, other: str) -> bool:
+    """Whether an engine for `arch`, such as "sm80+", is for the GPU `other` too."""
+    return arch == other or (arch.endswith("+") and _numbers(other) >= _numbers(arch))
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -109,6 +145,7 @@ def read(path: Path) -> tuple[bytes, Sidecar]:
         kind="sidecar",
         version=SIDECAR_FORMAT,
         remedy=REEXPORT_HINT,
+        optional=OPTIONAL,
         check=_check_sidecar,
     )
     try:

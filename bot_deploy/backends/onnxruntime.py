@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
+# TF32 keeps ten of float32's twenty-three mantissa bits; without it, embeddings are those of PyTorch.
+CUDA_OPTIONS = {"use_tf32": "0"}
 CUDA_HINT = f"use the device cpu; `pip install 'onnxruntime-gpu[cuda,cudnn]'` brings CUDA's libraries; {GPU_HINT}"
 # WeightBiasQuantization would quantise the layers that an INT8 export leaves in float32, with one scale for
 # all channels.
@@ -80,8 +82,7 @@ def open_session(path: Path, device: str, threads: int) -> InferenceSession:
     # The first must work; the CPU runs the operators that it lacks.
     providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
     if device != "cpu":
-        # TF32 keeps ten of float32's twenty-three mantissa bits; without it, embeddings are those of PyTorch.
-        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0", "device_id": str(gpu_number(device))}))
+        providers.insert(0, ("CUDAExecutionProvider", {**CUDA_OPTIONS, "device_id": str(gpu_number(device))}))
     if providers[0][0] not in ort.get_available_providers():
         raise RunError(
             f"this ONNX Runtime does not support {device}; `pip install 'bot-deploy[gpu]'` (after removing "

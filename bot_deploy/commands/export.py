@@ -7,7 +7,14 @@ from pathlib import Path
 
 import click
 
-from bot_deploy.choices import CONSUMERS, ENGINE_BATCH_SIZES, INPUT_LAYOUTS, INPUT_RANGES, OPSET
+from bot_deploy.choices import (
+    CONSUMERS,
+    ENGINE_BATCH_SIZES,
+    ENGINE_COMPATIBILITY,
+    INPUT_LAYOUTS,
+    INPUT_RANGES,
+    OPSET,
+)
 
 from .model_choice import say_terms
 from .options import FEATURE, FEATURE_METAVAR, JSON, RenamedOption
@@ -44,6 +51,30 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
     default="",
     help="Compute capabilities of the engine's GPUs; default: that of this machine, or sm80,sm86,sm89,sm120 without "
     "a GPU.",
+)
+@click.option(
+    "--compatible",
+    multiple=True,
+    type=click.Choice(ENGINE_COMPATIBILITY),
+    help="Build the engine for all GPUs of this compute capability, for all since Ampere, or for newer versions of "
+    "TensorRT too; repeatable; default: for this model of GPU and this version.",
+)
+@click.option(
+    "--engine-level",
+    type=click.IntRange(0, 5),
+    help="Optimisation level of TensorRT's builder: a higher one builds longer.  [default: TensorRT's]",
+)
+@click.option(
+    "--workspace",
+    type=click.IntRange(1, 1 << 20),
+    metavar="MIB",
+    help="GPU memory for scratch space of the engine; default: all.",
+)
+@click.option(
+    "--adopt",
+    metavar="ENGINE",
+    type=click.Path(path_type=Path),
+    help="Take an engine that trtexec built from an exported ONNX file on this machine, and verify it.",
 )
 @click.option(
     "--flip",
@@ -93,6 +124,10 @@ def export_command(
     fp32: bool,
     engine_batch: str,
     gpu_arch: str,
+    compatible: tuple[str, ...],
+    engine_level: int | None,
+    workspace: int | None,
+    adopt: Path | None,
     flip: bool,
     feature: str | None,
     opset: int | None,
@@ -113,8 +148,8 @@ def export_command(
     """
     if fp32 and int8:
         raise click.UsageError("--fp32 and --int8 both set the engine's precision")
-    if not trt and (fp32 or gpu_arch or engine_batch != ENGINE_BATCH):
-        raise click.UsageError("--fp32, --engine-batch and --gpu-arch are about the engine; add --trt")
+    about_building = (gpu_arch, compatible, engine_level is not None, workspace, engine_batch != ENGINE_BATCH)
+    _check_engine_options(trt=trt, adopt=adopt, about_building=any(about_building), fp32=fp32)
     batch_sizes = _parse_batch(engine_batch)
     engine = None if not trt else "int8" if int8 else "fp32" if fp32 else "fp16"
 
@@ -132,6 +167,8 @@ def export_command(
     if source and not (source.is_file() or source.is_dir()):
         raise InputError(f"{source}: no such run or checkpoint; `bot train` makes one")
     check_sources([data] if data else [])
+    if adopt and not adopt.is_file():
+        raise InputError(f"{adopt}: no such engine", parameter="adopt")
     if out and out.suffix.lower() in {*BACKENDS, ".pth"}:
         raise InputError(f"{out}: name a folder for the model files, such as {out.parent}", parameter="out")
 
@@ -147,7 +184,7 @@ def export_command(
             unit_length=False if no_unit else None,
         )
 
-    from bot_deploy.export import export
+    from bot_deploy.export import EngineOptions, export
 
     if source is None:
         source = runs.newest_file("model.pt", "`bot train` makes a run")
@@ -160,6 +197,8 @@ def export_command(
         engine_precision=engine,
         engine_batch=batch_sizes,
         gpu_archs=[arch.strip() for arch in gpu_arch.split(",") if arch.strip()],
+        engine_options=EngineOptions(engine_level, workspace or 0, compatible),
+        adopt=adopt,
         feature=feature,
         flip=flip,
         opset=opset,
@@ -177,6 +216,16 @@ def export_command(
     rejected = [str(model.path) for model in exported if model.rejected]
     if rejected:
         raise ParityError(f"embeddings differ from PyTorch's; kept as {', '.join(rejected)}, which must not be used")
+
+
+def _check_engine_options(*, trt: bool, adopt: Path | None, about_building: bool, fp32: bool) -> None:
+    if not trt and (fp32 or adopt or about_building):
+        raise click.UsageError(
+            "--fp32, --engine-batch, --gpu-arch, --compatible, --engine-level, --workspace and --adopt are about the "
+            "engine; add --trt"
+        )
+    if adopt and about_building:
+        raise click.UsageError("--adopt takes an engine that is built already, so only its precision can be given")
 
 
 def _parse_batch(text: str) -> tuple[int, int, int]:

@@ -74,8 +74,11 @@ def test_key_depends_on_every_build_input_and_on_nothing_else() -> None:
         {"gpu_archs": ("sm86",)},
         {"profile": (1, 2, 5)},
         {"precision": "fp32"},
+        {"gpu": ""},
+        {"version_compatible": True},
+        {"build_options": "level 5"},
     ]
-    assert len({replace(SIDECAR, **other).key() for other in others} | {SIDECAR.key()}) == 7
+    assert len({replace(SIDECAR, **other).key() for other in others} | {SIDECAR.key()}) == 10
 
 
 def _flip(model: Path, companion: Path) -> None:
@@ -170,10 +173,11 @@ def _bot(*words: object) -> subprocess.CompletedProcess[str]:
 def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A machine with an sm89 GPU and TensorRT 10.13.2, which loads `engine`."""
     gpu = Gpu()
-    here = SimpleNamespace(gpu=gpu, engine=Engine(gpu, (1, 2, 4), user_managed=True), loaded=[])
+    here = SimpleNamespace(gpu=gpu, engine=Engine(gpu, (1, 2, 4), user_managed=True), loaded=[], runtime=None)
 
     def runtime(logger: object) -> SimpleNamespace:
-        return SimpleNamespace(deserialize_cuda_engine=lambda data: here.loaded.append(data) or here.engine)
+        here.runtime = SimpleNamespace(deserialize_cuda_engine=lambda data: here.loaded.append(data) or here.engine)
+        return here.runtime
 
     here.trt = SimpleNamespace(**vars(TENSORRT), Runtime=runtime)
     here.logger = SimpleNamespace(errors=[])
@@ -201,9 +205,41 @@ def test_other_version_is_refused_unloaded(model: Path, machine: SimpleNamespace
 
 def test_other_gpu_is_refused_unloaded(model: Path, machine: SimpleNamespace) -> None:
     engine_file.write(model, b"an engine", replace(SIDECAR, gpu_archs=("sm120",)))
-    with pytest.raises(InputError, match=r"built for sm120, but the GPU is sm89; .*--gpu-arch sm89"):
+    with pytest.raises(InputError, match=r"built for sm120, but the GPU is sm89; export it again with `bot export"):
         open_embedder(model)
     assert not machine.loaded
+
+
+def test_another_model_of_gpu_is_refused_unloaded(model: Path, machine: SimpleNamespace) -> None:
+    engine_file.write(model, b"an engine", replace(SIDECAR, gpu="NVIDIA L4, 58 multiprocessors"))
+    with pytest.raises(InputError, match=r"built for NVIDIA L4, 58 multi.*but the GPU is NVIDIA GeForce RTX 4090, 128"):
+        open_embedder(model)
+    assert not machine.loaded
+
+
+def test_sidecars_without_the_newer_fields_open(model: Path, machine: SimpleNamespace) -> None:
+    companion = engine_file.sidecar_path(model)
+    fields = json.loads(companion.read_text())
+    for name in engine_file.OPTIONAL:
+        del fields[name]
+    companion.write_text(json.dumps(fields))
+    assert engine_file.read(model)[1] == replace(SIDECAR, gpu="")
+    assert open_embedder(model).backend == "tensorrt 10.13.2 sm89 fp16"
+
+
+def test_a_version_compatible_engine_may_bring_code_for_the_cpu(model: Path, machine: SimpleNamespace) -> None:
+    engine_file.write(model, b"an engine", replace(SIDECAR, version_compatible=True))
+    machine.trt.__version__ = "10.14.0"
+    open_embedder(model)
+    assert machine.runtime.engine_host_code_allowed is True
+
+
+def test_the_second_gpu_is_asked_for(model: Path, machine: SimpleNamespace) -> None:
+    with pytest.raises(RunError, match="no GPU cuda:1, because CUDA sees 1; `bot env`"):
+        open_embedder(model, "cuda:1")
+    machine.gpu._gpus = 2
+    np.testing.assert_array_equal(open_embedder(model, "cuda:1").run(crops(3)), embeddings(crops(3)))
+    assert machine.gpu._current == 1
 
 
 def test_no_gpu_is_a_run_error_with_the_message_of_cuda(
@@ -250,6 +286,6 @@ def test_tensorrt_that_does_not_start_is_one_line(model: Path, machine: SimpleNa
 def test_engine_that_does_not_keep_its_contract_is_refused(
     model: Path, machine: SimpleNamespace, name: str, shape: tuple[int, ...]
 ) -> None:
-    machine.engine.shapes[name] = shape
+    machine.engine._shapes[name] = shape
     with pytest.raises(InputError, match="not what its contract says"):
         open_embedder(model)

@@ -1,29 +1,63 @@
-"""Running an engine, on a GPU made of lists: batches, graphs, memory, threads."""
+"""Running an engine, on a GPU made of lists: batches, graphs, memory, threads, faults."""
 
 from __future__ import annotations
 
 import gc
 import threading
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.fake_cuda import DIM, HEIGHT, RTX, SIDECAR, TENSORRT, WIDTH, Engine, Gpu, crops, embeddings
+from helpers.fake_cuda import (
+    CONTRACT,
+    DIM,
+    HEIGHT,
+    RTX,
+    SIDECAR,
+    TENSORRT,
+    WIDTH,
+    Context,
+    Engine,
+    Error,
+    Gpu,
+    crops,
+    embeddings,
+)
 
-from bot_deploy.backends import tensorrt
+from bot_deploy.artifacts import engine_cache
+from bot_deploy.backends.engine_runner import Runner, batch_sizes
 from bot_deploy.errors import RunError
+
+PROFILES = [(1, 2, 4), (3, 3, 5), (2, 6, 6), (1, 1, 1), (7, 7, 7)]
+PACKAGES = pytest.mark.parametrize("trt", [TENSORRT, RTX], ids=["tensorrt", "tensorrt-rtx"])
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def runner(
-    gpu: Gpu, profile: tuple[int, int, int] = (1, 2, 4), trt: SimpleNamespace = TENSORRT, *, runs: bool = True
-) -> tensorrt.Runner:
+    gpu: Gpu,
+    profile: tuple[int, int, int] = (1, 2, 4),
+    trt: SimpleNamespace = TENSORRT,
+    *,
+    runs: bool = True,
+    number: int = 0,
+) -> Runner:
     engine = Engine(gpu, profile, user_managed=trt is TENSORRT, runs=runs)
-    return tensorrt.Runner(trt, gpu, engine, replace(SIDECAR, profile=profile))
+    gpu.cudaSetDevice(number)
+    return Runner(trt, engine._logger, gpu, engine, replace(SIDECAR, profile=profile), number)
 
 
-@pytest.mark.parametrize("trt", [TENSORRT, RTX], ids=["tensorrt", "tensorrt-rtx"])
-@pytest.mark.parametrize("profile", [(1, 2, 4), (3, 3, 5), (2, 6, 6), (1, 1, 1)])
+# ---- batches ----
+
+
+@PACKAGES
+@pytest.mark.parametrize("profile", PROFILES)
 def test_any_batch_comes_back_whole_and_in_order(profile: tuple[int, int, int], trt: SimpleNamespace) -> None:
     running = runner(Gpu(), profile, trt)
     for count in (*range(12), 3, 1, 11, 2):  # sizes come back, so that captured passes run, too
@@ -46,23 +80,21 @@ def test_every_second_pixel_of_a_larger_picture_is_taken_as_seen() -> None:
     np.testing.assert_array_equal(runner(Gpu()).run(images), embeddings(images))
 
 
-def test_order_of_calls_and_one_graph_for_each_small_batch() -> None:
+def test_batch_sizes_are_few_and_pad_by_a_third_at_most() -> None:
+    assert batch_sizes((1, 8, 64)) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
+    assert batch_sizes((5, 5, 5)) == [5]
+    assert batch_sizes((3, 5, 9)) == [3, 4, 5, 6, 8, 9]
+    sizes = batch_sizes((1, 1, 65_536))
+    assert len(sizes) < 40
+    assert all(larger <= 1.5 * smaller or smaller == 1 for smaller, larger in pairwise(sizes))
+
+
+def test_contexts_are_bounded_by_the_batch_sizes() -> None:
     gpu = Gpu()
-    running = runner(gpu, (1, 2, 4))
-    running.run(crops(2))
-    first = ["in", "run 2", "out", "wait"]
-    capture = ["capture", "in", "run 2", "out", "captured"]
-    assert gpu.log == [*first, *capture]
-    gpu.log.clear()
-    running.run(crops(2))
-    assert gpu.log == ["launch", "wait"]
-    gpu.log.clear()
-    running.run(crops(7))  # 4 and 3, more than the best: no graphs
-    running.run(crops(4))
-    assert gpu.log == [word for size in (4, 3, 4) for word in ("in", f"run {size}", "out", "wait")]
-    gpu.log.clear()
-    running.run(crops(2))  # its context was left alone by the larger ones
-    assert gpu.log == ["launch", "wait"]
+    running = runner(gpu, (1, 64, 64))
+    for count in range(1, 65):
+        np.testing.assert_array_equal(running.run(crops(count, count)), embeddings(crops(count, count)))
+    assert len(running.engine._made) == len(batch_sizes((1, 64, 64))) == 12
 
 
 def test_a_batch_below_the_smallest_size_is_padded_with_black() -> None:
@@ -70,9 +102,31 @@ def test_a_batch_below_the_smallest_size_is_padded_with_black() -> None:
     running = runner(gpu, (3, 3, 4))
     running.run(np.full((4, HEIGHT, WIDTH, 3), 255, np.uint8))
     vectors = running.run(crops(1))
-    assert "run 3" in gpu.log
+    assert "run 3" in gpu._log
     assert vectors.shape == (1, DIM)
     assert not running.pixels[1:3].any()
+
+
+# ---- graphs ----
+
+
+def test_order_of_calls_and_one_graph_for_each_small_batch() -> None:
+    gpu = Gpu()
+    running = runner(gpu, (1, 2, 4))
+    running.run(crops(2))
+    first = ["in", "run 2", "out", "wait"]
+    capture = ["capture", "in", "run 2", "out", "captured"]
+    assert gpu._log == [*first, *capture]
+    gpu._log.clear()
+    running.run(crops(2))
+    assert gpu._log == ["launch", "wait"]
+    gpu._log.clear()
+    running.run(crops(7))  # 4 and 3, more than the best: no graphs
+    running.run(crops(4))
+    assert gpu._log == [word for size in (4, 3, 4) for word in ("in", f"run {size}", "out", "wait")]
+    gpu._log.clear()
+    running.run(crops(2))  # its context was left alone by the larger ones
+    assert gpu._log == ["launch", "wait"]
 
 
 def test_rtx_makes_its_graphs_itself_in_one_context() -> None:
@@ -80,9 +134,11 @@ def test_rtx_makes_its_graphs_itself_in_one_context() -> None:
     running = runner(gpu, (1, 2, 4), RTX)
     for count in (2, 2, 1, 4):
         running.run(crops(count))
-    assert "capture" not in gpu.log
-    assert len(running.engine.made) == 1
-    assert running.engine.config.cuda_graph_strategy == "WHOLE_GRAPH_CAPTURE"
+    assert "capture" not in gpu._log
+    assert len(running.engine._made) == 1
+    assert running.config is running.engine._config  # alive as long as its contexts
+    assert running.config.cuda_graph_strategy == "WHOLE_GRAPH_CAPTURE"
+    assert running.config.dynamic_shapes_kernel_specialization_strategy == "EAGER"
 
 
 def test_what_cannot_be_captured_runs_without_a_graph_and_is_tried_once() -> None:
@@ -90,36 +146,84 @@ def test_what_cannot_be_captured_runs_without_a_graph_and_is_tried_once() -> Non
     running = runner(gpu)
     for seed in range(3):
         np.testing.assert_array_equal(running.run(crops(2, seed)), embeddings(crops(2, seed)))
-    assert gpu.log.count("capture") == 1
-    assert "launch" not in gpu.log
+    assert gpu._log.count("capture") == 1
+    assert "launch" not in gpu._log
 
 
-@pytest.mark.parametrize("trt", [TENSORRT, RTX], ids=["tensorrt", "tensorrt-rtx"])
+# ---- the kernels of TensorRT-RTX ----
+
+
+def test_kernels_are_compiled_once_for_all_runs() -> None:
+    first = runner(Gpu(), trt=RTX)
+    for count in (2, 4, 2, 9):
+        first.run(crops(count))
+    assert first.engine._compiled == [2, 4, 1]
+    del first
+    gc.collect()
+    (kept,) = engine_cache.folder().iterdir()
+    assert kept.name == f"{SIDECAR.sha256[:32]}-{SIDECAR.version}.kernels"
+    second = runner(Gpu(), trt=RTX)
+    for count in (4, 1, 3):
+        np.testing.assert_array_equal(second.run(crops(count)), embeddings(crops(count)))
+    assert second.engine._compiled == [3]
+    del second
+    gc.collect()
+    assert engine_cache.read(kept.name) == b"kernels\x01\x02\x03\x04"
+
+
+def test_kernels_of_another_version_are_compiled_again() -> None:
+    name = f"{SIDECAR.sha256[:32]}-{SIDECAR.version}.kernels"
+    engine_cache.write(name, b"of another version")
+    running = runner(Gpu(), trt=RTX)
+    running.run(crops(2))
+    assert running.engine._compiled == [2]
+    del running
+    gc.collect()
+    assert engine_cache.read(name) == b"kernels\x02"
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    running = runner(Gpu(), trt=RTX)
+    np.testing.assert_array_equal(running.run(crops(2)), embeddings(crops(2)))
+    del running
+    gc.collect()
+
+
+# ---- memory, GPUs and threads ----
+
+
+@PACKAGES
 def test_memory_is_given_back(trt: SimpleNamespace) -> None:
     gpu = Gpu()
     running = runner(gpu, (1, 2, 4), trt)
     running.run(crops(7))
     running.run(crops(2))
-    assert {kind for kind, _ in gpu.memory.values()} == {"host", "device"}
-    assert bool(gpu.executables) is (trt is TENSORRT)
+    assert {kind for kind, *_ in gpu._memory.values()} == {"host", "device"}
+    assert bool(gpu._executables) is (trt is TENSORRT)
     del running
     gc.collect()
-    assert not gpu.memory
-    assert not gpu.streams
-    assert not any(gpu.executables.values())
+    assert not gpu._memory
+    assert not gpu._streams
+    assert not any(gpu._executables.values())
 
 
 def test_gpu_without_memory_is_one_line_and_keeps_nothing() -> None:
     gpu = Gpu(memory=200)
-    with pytest.raises(RunError, match="out of memory"):
+    with pytest.raises(RunError, match="out of memory; `bot env`"):
         runner(gpu)
     gc.collect()
-    assert not gpu.memory
+    assert not gpu._memory
 
 
-def test_engine_that_does_not_run_says_so() -> None:
-    with pytest.raises(RunError, match="cannot run a batch of 2; `bot env`"):
-        runner(Gpu(), runs=False).run(crops(2))
+def test_the_second_gpu_is_used_from_every_thread() -> None:
+    gpu = Gpu(gpus=2)
+    running = runner(gpu, number=1)
+    gpu.cudaSetDevice(0)  # as it is in a new thread
+    np.testing.assert_array_equal(running.run(crops(3)), embeddings(crops(3)))
+    assert gpu._current == 1
+    assert {number for *_, number in gpu._memory.values()} == {1}
 
 
 def test_two_threads_do_not_mix_their_batches() -> None:
@@ -138,3 +242,76 @@ def test_two_threads_do_not_mix_their_batches() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+# ---- faults ----
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "words"),
+    [
+        ("cudaSetDevice", 209, "CUDA: no kernel image is available"),
+        ("cudaMemcpyAsync", 700, "CUDA: an illegal memory access"),
+        ("execute_async_v3", 209, r"tensorrt cannot run a batch of 2 \(Cuda Runtime \(no kernel image"),
+        ("cudaStreamSynchronize", 719, "CUDA: unspecified launch failure"),
+        ("create_execution_context", 2, r"tensorrt cannot set up the engine \(Cuda Runtime \(out of memory"),
+    ],
+)
+def test_a_fault_of_the_gpu_is_said_in_its_words(function: str, error: int, words: str) -> None:
+    gpu = Gpu()
+    running = runner(gpu)
+    gpu._faults[function] = Error(error)
+    with pytest.raises(RunError, match=f"{words}.*`bot env`"):
+        running.run(crops(2))
+
+
+def test_a_fault_of_a_captured_pass_is_said_too() -> None:
+    gpu = Gpu()
+    running = runner(gpu)
+    running.run(crops(2))
+    gpu._faults["cudaGraphLaunch"] = Error.launch_failure
+    for _ in range(2):  # the GPU is lost for this process
+        with pytest.raises(RunError, match="unspecified launch failure"):
+            running.run(crops(2))
+
+
+@pytest.mark.parametrize("function", ["cudaGraphInstantiate"])
+def test_a_graph_that_cannot_be_made_is_done_without(function: str) -> None:
+    gpu = Gpu()
+    gpu._faults[function] = Error.memory_allocation
+    running = runner(gpu)
+    for seed in range(2):
+        np.testing.assert_array_equal(running.run(crops(2, seed)), embeddings(crops(2, seed)))
+
+
+# ---- the stand-in itself ----
+
+
+def test_the_stand_in_refuses_what_the_headers_forbid() -> None:
+    gpu = Gpu()
+    engine = Engine(gpu, (1, 2, 4), user_managed=False)
+    context = Context(engine, None)
+    _, stream = gpu.cudaStreamCreateWithFlags(1)
+    assert not context.execute_async_v3(stream)  # neither shape nor addresses
+    (_, pixels), (_, vectors) = gpu.cudaMalloc(4 * CONTRACT.height * CONTRACT.width * 3), gpu.cudaMalloc(4 * DIM * 4)
+    assert context.set_input_shape("images", (2, HEIGHT, WIDTH, 3))
+    assert context.set_tensor_address("images", pixels)
+    assert not context.execute_async_v3(stream)  # no address of the output
+    assert context.set_tensor_address("embeddings", vectors)
+    gpu.cudaStreamBeginCapture(stream, 1)
+    assert not context.execute_async_v3(stream)  # the first pass of a shape allocates
+    assert gpu.cudaStreamEndCapture(stream)[0] == Error.stream_capture_invalidated
+    assert context.execute_async_v3(stream)
+    gpu.cudaStreamBeginCapture(stream, 1)
+    assert gpu.cudaMalloc(1) == (Error.stream_capture_unsupported, None)
+    assert gpu.cudaStreamSynchronize(stream) == (Error.stream_capture_unsupported,)
+    assert gpu.cudaStreamEndCapture(stream)[0] == Error.stream_capture_invalidated
+    gpu.cudaStreamBeginCapture(stream, 1)
+    assert context.execute_async_v3(stream)
+    assert gpu.cudaStreamEndCapture(stream)[0] == Error.success
+    with pytest.raises(AssertionError):
+        context.set_tensor_address("images", pixels)  # of a captured context
+    with pytest.raises(AssertionError):
+        context.set_input_shape("images", (1, HEIGHT, WIDTH, 3))
+    with pytest.raises(AssertionError, match="has no cuda_graph_stragety"):
+        engine.create_runtime_config().cuda_graph_stragety = "DISABLED"

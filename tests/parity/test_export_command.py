@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
+from helpers.fake_cuda import MODEL
 
 from bot_deploy import cli
 from bot_deploy.artifacts import checkpoint, engine_file
@@ -37,16 +38,16 @@ def test_an_engine_that_fails_on_its_own_gpu_is_no_artifact(
         assert not check
         raise RunError(f"{path.name} cannot run a batch of 2")
 
-    monkeypatch.setattr(nvidia, "gpu_arch", lambda: "sm89")
+    monkeypatch.setattr(nvidia, "find_gpu", lambda: MODEL)
     monkeypatch.setattr(pipeline, "open_embedder", broken)
     context = replace(context, out=tmp_path)
     exported = replace(exported, path=shutil.copy(exported.path, tmp_path / "model.onnx"))
     with pytest.raises(RunError, match="cannot run a batch of 2"):
         export_engine(context, "fp32", (1, 2, 4), ["sm89"], [exported])
     assert list(tmp_path.iterdir()) == [exported.path]
-    monkeypatch.setattr(nvidia, "gpu_arch", lambda: "sm120")
+    monkeypatch.setattr(nvidia, "find_gpu", lambda: replace(MODEL, arch="sm120"))
     artifact = export_engine(context, "fp32", (1, 2, 4), ["sm89"], [exported])
-    assert (artifact.parity, artifact.not_run) == (None, "it is for sm89, but the GPU is sm120")
+    assert (artifact.parity, artifact.not_run) == (None, "built for sm89, but the GPU is sm120")
 
 
 def test_export_writes_every_artifact_and_reports_the_one_that_cannot_run_here(
@@ -58,10 +59,10 @@ def test_export_writes_every_artifact_and_reports_the_one_that_cannot_run_here(
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx to build an engine")
 
-    def none() -> str:
+    def none() -> None:
         raise RunError("no NVIDIA GPU")
 
-    monkeypatch.setattr(nvidia, "gpu_arch", none)
+    monkeypatch.setattr(nvidia, "find_gpu", none)
     written = []
     monkeypatch.setattr(
         pipeline, "to_onnx", lambda *arguments: (written.append(arguments[1].precision), to_onnx(*arguments))
@@ -90,9 +91,13 @@ def test_export_writes_every_artifact_and_reports_the_one_that_cannot_run_here(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--batch", "1:2:4"], 2, "--fp32, --engine-batch and --gpu-arch are about the engine; add --trt"),
+        (["--batch", "1:2:4"], 2, "--workspace and --adopt are about the engine; add --trt"),
         (["--gpu-arch", "sm89"], 2, "add --trt"),
         (["--fp32"], 2, "add --trt"),
+        (["--adopt", "{file}"], 2, "add --trt"),
+        (["--trt", "--adopt", "{file}", "--engine-level", "5"], 2, "only its precision can be given"),
+        (["--trt", "--adopt", "none.engine"], 2, "none.engine: no such engine"),
+        (["--trt", "--compatible", "all"], 2, "'all' is not one of"),
         (["--trt", "--batch", "4"], 2, "'4' is not MIN:OPT:MAX"),
         (["--trt", "--batch", "1:x:2"], 2, "'1:x:2' is not MIN:OPT:MAX"),
         (["--trt", "--batch", "8:4:16", "--gpu-arch", "sm89"], 2, "batch 8:4:16: choose min:opt:max"),

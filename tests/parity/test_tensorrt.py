@@ -13,17 +13,19 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers.fake_cuda import MODEL
 
 from bot_deploy import open_embedder
-from bot_deploy.artifacts import checkpoint, engine_file
+from bot_deploy.artifacts import checkpoint, engine_cache, engine_file
 from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.artifacts.contract import METADATA_KEY, Contract
 from bot_deploy.backends import nvidia
+from bot_deploy.driver import Gpu
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.export import to_tensorrt
 from bot_deploy.export.graph import inference_graph
 from bot_deploy.export.to_onnx import to_onnx
-from bot_deploy.export.to_tensorrt import BuiltEngine, to_engine
+from bot_deploy.export.to_tensorrt import BuiltEngine, EngineOptions, to_engine
 from bot_deploy.model import ReID
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip install 'bot-deploy[tensorrt-rtx]'")
@@ -31,7 +33,7 @@ rtx = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx: pip instal
 
 def _gpu() -> str:
     try:
-        return nvidia.gpu_arch()
+        return nvidia.find_gpu().arch
     except RunError:
         return ""
 
@@ -124,9 +126,10 @@ def test_real_backbones_build_without_a_gpu(backbone: tuple[ReID, Contract, Path
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_precision_is_what_the_onnx_types_say(precision: str, tmp_path: Path) -> None:
+def test_precision_is_what_the_onnx_types_say(precision: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     built = to_engine(_tiny(tmp_path / "model.onnx", precision), tmp_path / "model.engine", gpu_archs=("sm89",))
     assert built.sidecar.precision == precision
+    assert ("no INT8 convolutions" in caplog.text) is (precision == "int8")
     assert built.path.read_bytes()
 
 
@@ -161,7 +164,7 @@ def test_other_weights_are_another_engine(tiny: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("spoil", ["engine", "hash", "sidecar"])
 def test_a_changed_file_in_the_cache_is_built_again(tiny: Path, tmp_path: Path, spoil: str) -> None:
     first = to_engine(tiny, tmp_path / "a.engine", gpu_archs=("sm89",))
-    (kept,) = to_tensorrt.cache_folder().glob("*.engine")
+    (kept,) = engine_cache.folder().glob("*.engine")
     companion = engine_file.sidecar_path(kept)
     if spoil == "engine":
         kept.write_bytes(b"\0" + kept.read_bytes()[1:])
@@ -210,7 +213,7 @@ def test_errors_of_the_builder_are_shown(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"tensorrt-rtx [\d.]+ says: .*profile") as e:
         to_engine(tmp_path / "fixed.onnx", tmp_path / "model.engine", gpu_archs=("sm89",))
     assert "\n" not in str(e.value)
-    assert not list(to_tensorrt.cache_folder().glob("*"))
+    assert not list(engine_cache.folder().glob("*"))
 
 
 def test_foreign_files_are_refused(tiny: Path, tmp_path: Path) -> None:
@@ -225,6 +228,11 @@ def test_foreign_files_are_refused(tiny: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             to_engine(tmp_path / f"{name}.onnx", tmp_path / "model.engine", gpu_archs=("sm89",))
+
+
+def test_tensorrt_rtx_has_no_options(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"does not know level 5, compatible with versions; leave that out"):
+        to_engine(tiny, tmp_path / "e", gpu_archs=("sm89",), options=EngineOptions(level=5, compatible=("versions",)))
 
 
 @pytest.mark.parametrize("arch", ["ada", "89", "sm8.9", "SM89", ""])
@@ -265,12 +273,12 @@ def test_batches_are_min_opt_max(tiny: Path, tmp_path: Path, batch: tuple[int, i
 def test_package_follows_from_gpu_and_archs(
     gpu: str, packages: set[str], gpu_archs: tuple[str, ...], chosen: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def arch() -> str:
+    def find() -> Gpu:
         if not gpu:
             raise RunError("none")
-        return gpu
+        return replace(MODEL, arch=gpu)
 
-    monkeypatch.setattr(nvidia, "gpu_arch", arch)
+    monkeypatch.setattr(nvidia, "find_gpu", find)
     monkeypatch.setattr(nvidia, "is_installed", packages.__contains__)
     if isinstance(chosen, str):
         with pytest.raises(RunError, match=chosen):
@@ -334,7 +342,7 @@ def _refused(path: Path, message: str) -> None:
 
 
 def test_other_gpu_is_refused(engine: BuiltEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvidia, "gpu_arch", lambda: "sm86")
+    monkeypatch.setattr(nvidia, "find_gpu", lambda number: replace(MODEL, arch="sm86"))
     with pytest.raises(InputError, match="built for sm89, but the GPU is sm86") as e:
         open_embedder(engine.path)
     assert e.value.exit_code == 2
