@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .sources.video_file import Picture
     from .tracks import TrackedBox, Xyxy
 
-LOOKS_PER_S = 5  # pictures per second that are looked at; people who walk still overlap their last box
+LOOKS_PER_S = 8  # pictures per second that are looked at; who passes near the camera still overlaps the last box
 MIN_STRETCH_S, MAX_STRETCH_S = 30.0, 300.0
 QUIET_S = LOST_TRACK_S + 1.0  # without anybody in view, before a stretch may end
 EMBEDDED_CROPS = 32  # that wait until they are embedded together

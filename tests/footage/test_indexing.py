@@ -11,12 +11,14 @@ import pytest
 from helpers.fake_camera import DETECTOR, embedder, vector_of
 from helpers.random_gallery import needs_milvus
 from helpers.videos import COLOURS, SECONDS, VISITS, walk, write_lossless
+from PIL import Image
 
 from bot_deploy.errors import InputError
 from bot_deploy.footage import Footage, FootageUpdate, index_footage, open_footage_gallery
 from bot_deploy.footage import indexing as module
 from bot_deploy.footage.records import footage_folder, read_records
-from bot_deploy.gallery import is_milvus, open_index, open_or_create_index
+from bot_deploy.gallery import index_folder, is_milvus, open_index, open_or_create_index
+from bot_deploy.matching.identify import person_name
 from bot_deploy.matching.match import match
 from bot_deploy.video import appearances
 from bot_deploy.video.detectors import Detections, Detector
@@ -103,6 +105,24 @@ def test_filters_are_those_of_crops(video: Path, tmp_path: Path) -> None:
         assert starts(until=START + 4) == [("entrance", 1), ("till", 1)]
         with pytest.raises(InputError, match=r"yard: no camera of this gallery \(entrance, till\)"):
             Footage(gallery).find_camera("yard")
+
+
+def test_videos_and_crops_share_an_index(video: Path, tmp_path: Path) -> None:
+    out, crops = tmp_path / "shop.gallery", tmp_path / "crops"
+    for name, colour in COLOURS.items():
+        (crops / name).mkdir(parents=True)
+        Image.new("RGB", (20, 40), colour).save(crops / name / "1.png")
+    with open_or_create_index(out, embedder().contract, crops) as gallery:
+        index_folder(gallery, crops, embedder())
+    index(video, out)
+    with open_index(out, embedder().contract) as gallery:
+        index_folder(gallery, crops, embedder())  # what is from videos stays
+        found = match(crops / "red" / "1.png", gallery, embedder(), 100).matches
+        assert len(found) == len(COLOURS) + len(VISITS)
+        assert {(one.identity, one.appearance is not None) for one in found[:3]} == {("red", False), (None, True)}
+        assert all(one.path.is_file() for one in found)
+        # In the live demo, somebody from a video has no name until somebody gives one.
+        assert {person_name(item) for item in gallery.items()} == {*COLOURS, None}
 
 
 def test_a_finished_video_is_not_read_again(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,12 +109,14 @@ def track(count: int, confidence: float, step: float = 0.0, width: float = 40) -
 @pytest.mark.parametrize(
     ("boxes", "reason"),
     [
-        (track(30, 0.6, step=3), ""),
+        (track(30, 0.6, step=10), ""),
+        (track(8, 0.6, step=10), ""),
+        (track(25, 0.6) + track(5, 0.6, step=40), "never moves, and the detector doubts it (mean confidence 0.60)"),
         (track(30, 0.9), ""),  # stands, and the detector is sure
         (track(30, 0.6), "never moves, and the detector doubts it (mean confidence 0.60)"),
-        (track(30, 0.3, step=3), "the detector doubts it (mean confidence 0.30)"),
-        (track(2, 0.9, step=3), "seen on 2 pictures only"),
-        (track(30, 0.9, step=3, width=120), "wider than a person (width / height 1.20)"),
+        (track(30, 0.3, step=10), "the detector doubts it (mean confidence 0.30)"),
+        (track(2, 0.9, step=10), "seen on 2 pictures only"),
+        (track(30, 0.9, step=10, width=120), "wider than a person (width / height 1.20)"),
     ],
 )
 def test_what_is_no_person(boxes: list[TrackedBox], reason: str) -> None:
