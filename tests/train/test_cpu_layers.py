@@ -123,6 +123,34 @@ def test_the_leaner_relu6_is_the_same_function() -> None:
     torch.testing.assert_close(results[1], results[0], atol=0, rtol=0, equal_nan=True)
 
 
+def test_torch_compile_takes_the_layers_whole() -> None:
+    """No break in the graph (fullgraph), and the same outputs and gradients."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4, bias=False)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), StridedDepthwise(conv), LeanReLU6(inplace=True)).train()
+    images = torch.randn(2, 3, 9, 6)
+    results = []
+    for run in (network, torch.compile(network, backend="aot_eager", fullgraph=True)):
+        network.zero_grad()
+        output = run(images)
+        (output * torch.arange(output.numel()).view(output.shape)).sum().backward()
+        results.append([output.detach(), *(parameter.grad.clone() for parameter in network.parameters())])
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager, atol=1e-3, rtol=1e-5)
+
+
+def test_a_gpu_gets_the_layers_of_pytorch() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fused = []
+        for name in ("Adam", "SGD"):  # of PyTorch's devices without content, none has fused optimizers
+            make = getattr(torch.optim, name)
+            patch.setattr(torch.optim, name, lambda *a, _make=make, **b: fused.append(b.pop("fused")) or _make(*a, **b))
+        recipe = Recipe(arch="mobilenet_v2", weights="none", height=32, width=16)
+        trained = create_state(recipe, 5, "meta").model
+    assert not {StridedDepthwise, LeanReLU6} & set(layer_types(trained))
+    assert fused == [True, True]  # the others would make the CPU wait for the check of fp16
+
+
 def test_the_leaner_relu6_keeps_no_copy_of_its_input() -> None:
     before = torch.randn(8, requires_grad=True) * 1
     memory, kept = before.data_ptr(), []
