@@ -321,6 +321,11 @@ def test_int8_for_tensorrt_is_symmetric_and_builds(
     assert zeros
     assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
     assert not [name for name, value in values.items() if value.dtype == np.int32]
+    # The normalisation of the pixels is in float32: in symmetric int8, 256 grey levels would share 128 steps.
+    quantised = {output for node in model.graph.node if node.op_type == "DequantizeLinear" for output in node.output}
+    adding = [node for node in model.graph.node if node.op_type == "Add" and set(node.input) & set(values)]
+    assert adding
+    assert not any(quantised & set(node.input) for node in adding)
     artifact = export_engine(replace(context, out=tmp_path), "int8", (1, 2, 4), ["sm89"], [exported])
     assert artifact.path == tmp_path / "model.engine"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
