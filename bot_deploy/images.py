@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
 
-HAS_AVIF = find_spec("PIL._avif") is not None  # Pillow 11.3 and later
+HAS_AVIF = find_spec("PIL._avif") is not None  # not where Pillow was built without it
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}) | (
     {".avif"} if HAS_AVIF else set()
 )
@@ -45,7 +45,7 @@ UNREAD_SUFFIXES = (
     | {".qoi", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".raw", ".rw2"}
 ) - SUFFIXES
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF") + (("AVIF",) if HAS_AVIF else ())
-NOT_AN_IMAGE = "not a JPEG, PNG, WebP, BMP, GIF, TIFF" + (" or AVIF image" if HAS_AVIF else " image")
+NOT_AN_IMAGE = f"not a JPEG, PNG, WebP, BMP, GIF{', TIFF or AVIF' if HAS_AVIF else ' or TIFF'} image"
 MAX_PIXELS = 100_000_000  # in one image, and in all images that `read_many` decodes at one time
 # What a pixel of a format counts, beside those of the others: the decoder of WebP needs about twice their memory.
 PIXEL_COSTS = {"WEBP": 2}

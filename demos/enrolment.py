@@ -169,5 +169,10 @@ def open_enrolment_gallery(address: str | None, embedder: Embedder) -> LocalInde
         gallery = galleries.open_or_create_index(address, embedder.contract, root)
         if not gallery.root.is_dir() and root.is_dir():  # the gallery was moved with its crops
             gallery.root = root.absolute()
-    say_left_out([f"{gallery.root / item.path}: {item.error}" for item in gallery.broken()], "`bot index` names them")
+    try:
+        broken = [f"{gallery.root / item.path}: {item.error}" for item in gallery.broken()]
+    except BaseException:  # a damaged row
+        gallery.close()
+        raise
+    say_left_out(broken, "`bot index` names them")
     return gallery

@@ -91,11 +91,11 @@ def rank_lists(model: Path, folder: Path, picture: Path) -> Path:
     """Draws the rank lists of a few queries without crops of the query's own camera, as in the protocol."""
     embedder, dataset = open_embedder(model), open_dataset(SYNTHETIC)
     people, _ = gallery.open_folder_gallery(folder, embedder)
-    rankings = []
-    for query in dataset.query[:: max(1, len(dataset.query) // SHOWN_QUERIES)][:SHOWN_QUERIES]:
-        path = Path(str(query.path))
-        rankings.append(match.match(path, people, embedder, SHOWN_MATCHES, exclude_cameras=[query.camera]))
-    people.close()
+    with people:
+        rankings = [
+            match.match(Path(str(query.path)), people, embedder, SHOWN_MATCHES, exclude_cameras=[query.camera])
+            for query in dataset.query[:: max(1, len(dataset.query) // SHOWN_QUERIES)][:SHOWN_QUERIES]
+        ]
     montage.write_rank_list_figure(rankings, picture)
     return picture
 

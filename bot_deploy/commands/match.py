@@ -148,6 +148,7 @@ def match(
             query, embedder, same_person=same_person, exclude_same_camera=exclude_same_camera
         )
     opened_gallery, shown_gallery = _open_gallery(gallery, embedder, detector, threads), mask_address(gallery)
+    click.get_current_context().call_on_close(opened_gallery.close)  # also where it turns out to be damaged
     footage = Footage(opened_gallery)
     filters["cameras"] = tuple(map(footage.find_camera, cameras)) or None
     filters["exclude_cameras"] = tuple(map(footage.find_camera, excluded)) or None
@@ -162,7 +163,6 @@ def match(
     rankings = rank(queries, opened_gallery, calibration, top, min_score, means=means, **order, **filters)
     if size and not any(ranking.matches for ranking in rankings):
         _explain_filters(filters, opened_gallery)
-    opened_gallery.close()
     documents = [json_document(ranking) for ranking in rankings]
     document = {
         **({"queries": documents} if query.is_dir() and not same_person else documents[0]),

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
 import msgspec
 import numpy as np
 
-from bot_deploy.errors import BotError, InputError
+from bot_deploy.errors import InputError
 from bot_deploy.files import delete_leftovers
 
 from .database import (
@@ -114,7 +114,7 @@ class LocalIndex:
         try:
             with convert_errors(self.address):
                 self._load(embedding_space, dim, root)
-        except BotError:
+        except BaseException:  # also Ctrl-C
             self._connections.close()
             raise
 

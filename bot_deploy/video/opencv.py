@@ -23,5 +23,5 @@ def configure_opencv() -> None:
     import cv2
 
     if not is_log_level_set:
-        set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4.10 has the second
+        set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # the second from 4.13 on
         set_log_level(0)

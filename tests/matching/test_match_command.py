@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from bot_deploy import cli, open_embedder
 from bot_deploy.artifacts.contract import Calibration
 from bot_deploy.datasets.names import parse_name
 from bot_deploy.embedder import Embedder
+from bot_deploy.gallery import LocalIndex
 from bot_deploy.matching.calibrate import store_calibration
 
 ROUNDING = 2e-5  # of vectors to fp16
@@ -232,3 +235,18 @@ def test_a_second_image_that_is_not_usable(bot: Any, onnx_file: Path, people: Pa
     code, out, err = bot(first, tmp_path / "b.jpg", "--model", onnx_file)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == f"bot: {tmp_path}/b.jpg: not a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"
+
+
+def test_a_damaged_gallery_is_closed_again(bot: Any, people: Path, onnx_file: Path, tmp_path: Path) -> None:
+    index = tmp_path / "x.gallery"
+    with pytest.raises(SystemExit):
+        cli.main(["index", str(people / "query"), "-o", str(index), "--model", str(onnx_file)])
+    with contextlib.closing(sqlite3.connect(index / "gallery.sqlite")) as connection, connection:
+        connection.execute("UPDATE rows SET size = -1")
+    query = min((people / "query").iterdir())
+    closed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalIndex, "close", lambda self, close=LocalIndex.close: (closed.append(self), close(self)))
+        code, _, err = bot(query, index, "--model", onnx_file)
+    assert code == 2, err
+    assert len(closed) == 1

@@ -36,7 +36,8 @@ import os
 from bot_deploy.video.opencv import ENVIRONMENT, configure_opencv
 configure_opencv()
 import cv2
-print(cv2.utils.logging.getLogLevel(), *(os.environ[name] for name in ENVIRONMENT))
+get_log_level = getattr(cv2, "getLogLevel", None) or cv2.utils.logging.getLogLevel
+print(get_log_level(), *(os.environ[name] for name in ENVIRONMENT))
 """
 
 
@@ -394,10 +395,11 @@ def test_a_given_frame_rate_replaces_the_reported_one(tmp_path: Path) -> None:
 def test_opening_a_source_changes_nothing_global(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
-    environment, level = dict(os.environ), cv2.utils.logging.getLogLevel()
+    get_log_level = getattr(cv2, "getLogLevel", None) or cv2.utils.logging.getLogLevel  # the second from 4.13 on
+    environment, level = dict(os.environ), get_log_level()
     with open_source(str(write_film(tmp_path / "film.mp4", 3))) as source:
         assert len(list(source)) == 3
-    assert (dict(os.environ), cv2.utils.logging.getLogLevel()) == (environment, level)
+    assert (dict(os.environ), get_log_level()) == (environment, level)
 
 
 def test_the_command_line_configures_opencv_and_keeps_the_users_variables() -> None:
