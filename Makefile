@@ -3,9 +3,11 @@ PYTHON ?= python3
 # Options of pip, such as --extra-index-url for smaller builds of PyTorch.
 PIP_ARGS ?=
 BIN := .venv/bin
+# About half of the time of all tests: `make test` runs these beside the others, on two cores.
+NETWORK_TESTS := tests/parity tests/train tests/export tests/models
 .DEFAULT_GOAL := help
 
-.PHONY: help quickstart test lint docs floors clean
+.PHONY: help quickstart test test-networks test-others lint docs floors clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -14,7 +16,13 @@ quickstart: .venv/ready  ## match, fine-tune and export on synthetic people
 	$(BIN)/python -m bot_deploy.demos.quickstart
 
 test: .venv/ready  ## the whole test suite
-	$(BIN)/python -m pytest --ignore tests/test_attack.py
+	$(MAKE) --jobs 2 test-networks test-others
+
+test-networks:
+	$(BIN)/python -m pytest $(NETWORK_TESTS)
+
+test-others:
+	$(BIN)/python -m pytest $(NETWORK_TESTS:%=--ignore=%) --ignore=tests/test_attack.py
 	$(BIN)/python -m pytest tests/test_attack.py # damaged files for native libraries: a crash must not end the other tests
 
 lint: .venv/ready docs  ## style, types, import rules and the build of the documentation
