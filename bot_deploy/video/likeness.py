@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 MIN_SIGHTINGS = 3  # boxes of a track; a reflection is often seen once or twice
 MIN_CONFIDENCE = 0.45  # mean of the detector over a track
-# A post never moves, and the detector doubts it. On a square with a sign, looked at five times a second, its track had a
-# mean confidence of 0.59, and those of people at least 0.65. At eight looks a second its track takes in people who pass,
-# and is kept.
+# A post never moves, and the detector doubts it. On a square with a sign, looked at five times a second, its track had
+# a mean confidence of 0.59, and those of people at least 0.65. At eight looks a second, its track takes in people who
+# pass, and is kept.
 STILL_TRAVEL = 0.15  # greatest distance from the first place, in heights of the person, of a still track
 STILL_MEDIAN, MIN_STILL_SIGHTINGS = 0.3, 15  # median distance from the usual place, of a track with so many boxes
 MIN_STILL_CONFIDENCE = 0.65  # mean over a still track
