@@ -110,14 +110,11 @@ def _document(gallery: str, found: list[SeenPerson], threshold: float) -> dict[s
 
 
 def _appearance_document(appearance: Appearance) -> dict[str, object]:
+    from bot_deploy.reports.tables import appearance_document
+
     return {
         "appearance": appearance.short_key,
-        "camera_name": appearance.camera,
-        "from": appearance.start,
-        "to": appearance.end,
-        "video": str(appearance.video),
-        "video_from": appearance.video_start,
-        "video_to": appearance.video_end,
+        **appearance_document(appearance),
         "pictures": list(appearance.crops),
     }
 

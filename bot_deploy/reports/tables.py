@@ -35,7 +35,7 @@ def json_document(ranking: Ranking) -> dict[str, object]:
                 "identity": match.identity,
                 "camera": match.camera,
                 "time": match.time,
-                **(_appearance_document(match.appearance) if match.appearance else {}),
+                **(appearance_document(match.appearance) if match.appearance else {}),
             }
             for match in ranking.matches
         ],
@@ -46,7 +46,8 @@ def json_document(ranking: Ranking) -> dict[str, object]:
     }
 
 
-def _appearance_document(appearance: Appearance) -> dict[str, object]:
+def appearance_document(appearance: Appearance) -> dict[str, object]:
+    """When, where and in which video, for JSON."""
     return {
         "camera_name": appearance.camera,
         "from": appearance.start,
