@@ -18,7 +18,6 @@ from bot_deploy.evaluation.rerank import k_reciprocal
 from bot_deploy.footage import Footage, holds_footage, open_footage_gallery
 from bot_deploy.gallery import open_gallery
 from bot_deploy.progress import show_progress
-from bot_deploy.video.detectors import open_detector
 
 from .appearances import search_appearances
 from .centered_gallery import CenteredGallery
@@ -132,6 +131,8 @@ def match(
 
 def _open_gallery(address: str | Path, embedder: Embedder) -> Gallery:
     if holds_footage(Path(address)):
+        from bot_deploy.video.detectors import open_detector  # needs OpenCV, which matching crops does not
+
         return open_footage_gallery(Path(address), embedder, open_detector())[0]
     return open_gallery(address, embedder)
 
