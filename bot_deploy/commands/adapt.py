@@ -44,11 +44,13 @@ def adapt(
     batch: int,
     as_json: bool,
 ) -> None:
-    """Adapt MODEL to your cameras without labels: take out of its embeddings what each camera adds.
+    """Correct MODEL for the differences between your cameras: no labels, no training.
 
-    The new model carries the mean embedding of each camera. `bot match`, `eval`, `calibrate` and `demo` use it where a
-    camera is known. Indexes of MODEL stay valid. Without MODEL, the newest export is adapted, or else the built-in
-    model. Calibrate the new model: a threshold of MODEL does not hold for it.
+    The new model carries the mean embedding of each camera. `bot match`, `people`, `eval`, `calibrate`, `demo` and
+    `serve` subtract it where a camera is known. Indexes of MODEL stay valid. Without MODEL, the newest export is
+    adapted, or else the built-in model. Calibrate the new model: a threshold of MODEL does not hold for it.
+
+    Without --out, the new model is the newest one under runs/, so commands without --model use it from now on.
     """
     from bot_deploy import runs
     from bot_deploy.console import say, show, show_json
@@ -64,27 +66,33 @@ def adapt(
     out = out or runs.new_folder("adapted") / f"model{model.suffix}"
     prepare_output(out, "this model", {model.suffix})
     embedder = open_model(model, device, threads=threads, batch=batch)
-    vectors, cameras = _embed_folder(images, embedder) if images else _read_index(str(gallery), embedder)
-    adaptation = fit_adaptation(vectors, cameras)
+    names: dict[int, str] = {}  # of the cameras of videos
+    if images:
+        vectors, cameras = _embed_folder(images, embedder)
+    else:
+        vectors, cameras, names = _read_index(str(gallery), embedder)
+    adaptation = fit_adaptation(vectors, cameras, names)
     write_adapted(model, out, adaptation)
-    counts = dict(sorted(adaptation.means.crops.items()))
+    counts = {names.get(camera, str(camera)): count for camera, count in sorted(adaptation.means.crops.items())}
     if as_json:
         show_json(
             {
                 "model": str(out),
                 "crops": adaptation.crops,
-                "cameras": {str(camera): count for camera, count in counts.items()},
+                "cameras": counts,
                 "camera_gap": {"before": adaptation.gap_before, "after": adaptation.gap_after},
             }
         )
     else:
         show(
             f"{adaptation.crops} crops of {len(counts)} cameras: "
-            + ", ".join(f"camera {camera} {count}" for camera, count in counts.items()),
+            + ", ".join(f"camera {camera}: {count}" for camera, count in counts.items()),
             "mean cosine of two crops from one camera, minus that of two cameras: "
             f"{adaptation.gap_before:.4f} before, {adaptation.gap_after:.4f} after",
         )
-    say(f"wrote {out}, {model_name(model)} with the means of these cameras; next: bot calibrate {out} --data CROPS")
+    say(
+        f"wrote {out}, {model_name(model)} with the mean embedding of each camera; next: bot calibrate {out} --data CROPS"
+    )
 
 
 def _embed_folder(folder: Path, embedder: Embedder) -> tuple[Vectors, list[int | None]]:
@@ -103,9 +111,10 @@ def _embed_folder(folder: Path, embedder: Embedder) -> tuple[Vectors, list[int |
     return vectors[usable], [parse_name(names[row]).camera for row in usable]
 
 
-def _read_index(address: str, embedder: Embedder) -> tuple[Vectors, list[int | None]]:
-    """The vectors in the index at `address`, and their cameras."""
+def _read_index(address: str, embedder: Embedder) -> tuple[Vectors, list[int | None], dict[int, str]]:
+    """The vectors in the index at `address`, their cameras, and the names of cameras of videos."""
     from bot_deploy.errors import InputError
+    from bot_deploy.footage import Footage
     from bot_deploy.gallery import open_index
 
     index = open_index(address, embedder.contract)
@@ -113,6 +122,7 @@ def _read_index(address: str, embedder: Embedder) -> tuple[Vectors, list[int | N
         items = [item for item in index.items() if not item.error]
         if not items:
             raise InputError(f"{address}: an empty gallery; index crops of your cameras first", parameter="gallery")
-        return index.vectors([item.path for item in items]), [item.camera for item in items]
+        names = {number: name for name, number in Footage(index).cameras.items()}
+        return index.vectors([item.path for item in items]), [item.camera for item in items], names
     finally:
         index.close()

@@ -50,9 +50,11 @@ def people(
     """
     from bot_deploy import gallery as galleries
     from bot_deploy.artifacts import read_contract
+    from bot_deploy.camera_means import camera_means_of
     from bot_deploy.console import say, show, show_json
     from bot_deploy.files import prepare_output
     from bot_deploy.footage import Footage
+    from bot_deploy.matching.centered_gallery import CenteredGallery
     from bot_deploy.matching.people import choose_threshold, group_people, list_appearances, name_people
     from bot_deploy.reports import page, people_page
 
@@ -61,15 +63,22 @@ def people(
         prepare_output(html, "a page", page.SUFFIXES)
     galleries.check_gallery(gallery)
     contract = read_contract(choose_model(model))
+    means = camera_means_of(contract)
     with galleries.open_index(gallery, contract) as index:
         footage = Footage(index)
+        searched = CenteredGallery(index, means) if means else index
         cosine = choose_threshold(contract.calibration, threshold)
-        found = group_people(list_appearances(index, footage), cosine)
+        found = group_people(list_appearances(searched, footage), cosine)
         if given:
             name_people(index, found, given)
-            found = group_people(list_appearances(index, footage), cosine)
+            found = group_people(list_appearances(searched, footage), cosine)
         if html:
-            people_page.write_people(found, f"{gallery}: one person from a cosine of {cosine:.3f}", index.root, html)
+            people_page.write_people(
+                found,
+                f"{gallery}: appearances with a cosine of {cosine:.3f} or more count as one person",
+                index.root,
+                html,
+            )
             say(f"wrote {html}")
     if as_json:
         show_json(_document(gallery, found, cosine))
@@ -127,5 +136,7 @@ def _lines(found: list[SeenPerson], threshold: float) -> list[str]:
         path = ", ".join(f"{one.appearance.camera} {format_span(one.appearance)[0]}" for one in person.appearances)
         lines.append(f"{person.number:4d}  {person.label}: {path}")
     appearances = sum(len(person.appearances) for person in found)
-    lines.append(f"{len(found)} people in {appearances} appearances; one person from a cosine of {threshold:.3f}")
+    lines.append(
+        f"{len(found)} people in {appearances} appearances; a cosine of {threshold:.3f} or more counts as one person"
+    )
     return lines

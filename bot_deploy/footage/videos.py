@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import zlib
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,7 +38,8 @@ MIN_METADATA_TIME_S = 946_684_800  # 2000-01-01; a recorder without a clock writ
 
 MAX_CAMERA_NAME = 100  # characters
 MAX_NAMED_DIGITS = 5  # of a camera's number in a name
-FIRST_NAMED_CAMERA = 100_000
+FIRST_NAMED_CAMERA = 100_000  # below are the numbers that names of files hold
+NAMED_CAMERAS = 1_000_000_000  # so many numbers follow
 
 
 class Known(NamedTuple):
@@ -103,7 +105,8 @@ def find_camera(video: Path, name: str | None) -> Known:
 def camera_number(name: str, known: Mapping[str, int]) -> int:
     """The number of the camera `name` in an index; `known` has those of the cameras that are there already.
 
-    The number in the name, as of cam3; of another name, the next one that no crop's name can hold.
+    The number in the name, as of cam3; of another name, one that no crop's name can hold. It follows from the name, so
+    that it is the same in every index, and the camera means of a model hold for all of them.
     """
     if name in known:
         return known[name]
@@ -112,7 +115,10 @@ def camera_number(name: str, known: Mapping[str, int]) -> int:
     if is_camera_folder(name):
         number = parse_camera(name)
         return ord(name[-1].lower()) - ord("a") + 1 if number is None else number
-    return 1 + max([FIRST_NAMED_CAMERA - 1, *known.values()])
+    number = FIRST_NAMED_CAMERA + zlib.crc32(name.encode()) % NAMED_CAMERAS
+    while number in known.values():
+        number += 1
+    return number
 
 
 def find_start(video: Path, metadata: Mapping[str, str], start: str | None) -> tuple[float | None, str]:

@@ -15,7 +15,7 @@ from bot_deploy.errors import InputError, RunError
 from .calibrate import check_storable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from bot_deploy.embedder import Vectors
 
@@ -32,8 +32,15 @@ class Adaptation:
     gap_after: float
 
 
-def fit_adaptation(vectors: Vectors, cameras: Sequence[int | None]) -> Adaptation:
+def fit_adaptation(
+    vectors: Vectors, cameras: Sequence[int | None], names: Mapping[int, str] | None = None
+) -> Adaptation:
     """The camera means of unit `vectors` [N, D], which the `cameras` [N] took; None: an unknown camera.
+
+    Args:
+        vectors: of the crops.
+        cameras: camera IDs.
+        names: of cameras, for messages.
 
     Raises:
         InputError: fewer than two cameras have MIN_CAMERA_CROPS crops, or crops of one camera are not more alike than
@@ -42,7 +49,9 @@ def fit_adaptation(vectors: Vectors, cameras: Sequence[int | None]) -> Adaptatio
     counts = Counter(camera for camera in cameras if camera is not None)
     enough = {camera for camera, count in counts.items() if count >= MIN_CAMERA_CROPS}
     if len(enough) < 2:  # noqa: PLR2004 - it takes two to differ
-        found = ", ".join(f"camera {camera}: {count}" for camera, count in sorted(counts.items())[:10]) or "none"
+        named = names or {}
+        listed = [f"camera {named.get(camera, camera)}: {count}" for camera, count in sorted(counts.items())[:10]]
+        found = ", ".join(listed) or "none"
         raise InputError(
             f"at least 2 cameras with {MIN_CAMERA_CROPS} crops each are needed; crops found: {found}; cameras are in "
             "file names such as c2_0001.jpg, or in folders such as c2/"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +16,10 @@ from helpers.random_gallery import draw
 from helpers.videos import COLOURS, SECONDS, VISITS, place, walk, write_lossless
 from PIL import Image
 
-from bot_deploy import cli
+from bot_deploy import cli, open_embedder
+from bot_deploy.artifacts import read_contract, write_contract
+from bot_deploy.camera_means import CameraMeans, stored_means
+from bot_deploy.footage import Footage
 from bot_deploy.gallery import LocalIndex, open_or_create_index
 from bot_deploy.video import detectors
 
@@ -41,7 +45,7 @@ def bot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def run(*words: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as done:
-            cli.main([*map(str, words), *([] if words[0] == "forget" else ["--model", str(model)])])
+            cli.main([*map(str, words), *([] if words[0] in {"forget", "adapt"} else ["--model", str(model)])])
         said = capsys.readouterr()
         return int(done.value.code or 0), said.out, said.err
 
@@ -167,7 +171,7 @@ def test_people_are_counted_named_and_forgotten(bot: Any, yard: Path, red: Path,
     assert [one["camera_name"] for one in document["people"][0]["appearances"]] == ["entrance"] * 2 + ["till"] * 2
     code, out, _ = bot("people", "shop.gallery", "--threshold", "0.9", "--html", "people.html")
     assert code == 0
-    assert out.splitlines()[-1] == "3 people in 8 appearances; one person from a cosine of 0.900"
+    assert out.splitlines()[-1] == "3 people in 8 appearances; a cosine of 0.900 or more counts as one person"
     page = Page(tmp_path / "people.html")
     assert len(page.all("img")) == 8
     assert "3 people" in page.words
@@ -201,6 +205,37 @@ def test_people_are_counted_named_and_forgotten(bot: Any, yard: Path, red: Path,
     assert people()["count"] == 2
     code, _, err = bot("forget", "Anna", "shop.gallery")
     assert (code, "nobody is called Anna" in err) == (2, True)
+
+
+def test_people_are_compared_without_the_camera_means(bot: Any, yard: Path, red: Path, tmp_path: Path) -> None:
+    """The mean of one camera is blue, so that red people of it no longer look like those of the other camera."""
+    assert bot("index", yard, "-o", "shop.gallery")[0] == 0
+
+    def count() -> int:
+        return int(json.loads(bot("people", "shop.gallery", "--threshold", "0.9", "--json")[1])["count"])
+
+    assert count() == len(COLOURS)
+    blue = tmp_path / "blue.png"
+    Image.new("RGB", (20, 40), COLOURS["blue"]).save(blue)
+    with LocalIndex(tmp_path / "shop.gallery") as index:
+        entrance, till = (Footage(index).find_camera(name) for name in ("entrance", "till"))
+    mean = open_embedder(tmp_path / "model.onnx").embed(blue)[0]
+    means = CameraMeans(0 * mean, {entrance: 0.9 * mean, till: 0 * mean}, {entrance: 30, till: 30})
+    contract = read_contract(tmp_path / "model.onnx")
+    write_contract(tmp_path / "model.onnx", dataclasses.replace(contract, camera_means=stored_means(means, 60)))
+    assert count() > len(COLOURS)
+
+
+def test_the_camera_means_of_named_cameras(bot: Any, yard: Path, tmp_path: Path) -> None:
+    """They hold in every index, because the number of a camera follows from its name."""
+    assert bot("index", yard, "-o", "shop.gallery")[0] == 0
+    assert bot("index", yard / NAMES[1], "-o", "till.gallery")[0] == 0
+    with LocalIndex(tmp_path / "shop.gallery") as shop, LocalIndex(tmp_path / "till.gallery") as till:
+        assert Footage(shop).find_camera("till") == Footage(till).find_camera("till")
+    code, _, err = bot("adapt", "model.onnx", "--gallery", "shop.gallery", "-o", "adapted.onnx")
+    assert code == 2
+    assert "camera entrance: " in err
+    assert not (tmp_path / "adapted.onnx").exists()
 
 
 @pytest.mark.parametrize(
