@@ -41,7 +41,7 @@ COMMANDS = {
     "wrap": ("wrap:wrap", "Convert a ReID network of another toolkit, ONNX or OpenVINO IR, to a model file."),
     "import": ("import_:import_command", "Convert a checkpoint of another toolkit."),
     "synthetic": ("synthetic:synthetic", "Draw synthetic pedestrians: a data set of crops, or a video clip."),
-    "ablate": ("ablate:ablate", "Repeat a table of the paper: the gain from each training trick."),
+    "ablate": ("ablate:ablate", "Reproduce a table of the paper: the gain from each training trick."),
 }
 
 

@@ -1,6 +1,6 @@
 """`make quickstart`: the commands that a user types, on synthetic people.
 
-Searches with the model in the box, fine-tunes it on the people, exports and verifies it, and shows both.
+Searches with the built-in model, fine-tunes it on the people, exports and verifies it, and shows both.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ synthetic people: {len(open_dataset(SYNTHETIC).train)} crops to train on, {befor
 {before["gallery"]} in the gallery
 
                               rank-1     mAP
-  model in the box            {before["rank1"]:6.1f}  {before["mAP"]:6.1f}
+  built-in model              {before["rank1"]:6.1f}  {before["mAP"]:6.1f}
   fine-tuned on these people  {after["rank1"]:6.1f}  {after["mAP"]:6.1f}
 
 parity of the export with PyTorch on {parity["crops"]} crops: {"passed" if parity["passed"] else "FAILED"}
@@ -72,7 +72,7 @@ parity of the export with PyTorch on {parity["crops"]} crops: {"passed" if parit
 nearest neighbour the same for {100 * parity["top1_agreement"]:.1f} %
 
 {query.name} looks like
-  model in the box
+  built-in model
 {_match_lines(before_match)}
   fine-tuned
 {_match_lines(after_match)}

@@ -99,7 +99,7 @@ def export(
             function; it is taken and compared instead of one that is built.
         feature: "after" or "before" BNNeck ("fi" or "ft" in the paper); by default the one that was trained.
         flip: average the embeddings of a crop and of its mirror image, inside the graph.
-        opset: ONNX opset version; by default 18, and 17 in the file for another program.
+        opset: ONNX opset version; 11 to 23; by default 18, and 17 in the file for another program (18 for Triton).
         consumer: another program to write a file for, from `make_consumer`.
 
     Returns:

@@ -54,7 +54,7 @@ def deepstream_block(contract: Contract, front: Front, model_name: str) -> str:
     normalize = 0 if front.unit_length else 1
     return f"""%YAML:1.0
 # Put this block in place of the block ReID of your config_tracker_NvDCF_*.yml or config_tracker_NvDeepSORT.yml.
-# DeepStream was not run where it was written.
+# This file was not tested with DeepStream.
 ReID:
   reidType: 2                     # 1: for NvDeepSORT, 2: to join tracks again (NvDCF), 3: both
   onnxFile: "{model_name}"

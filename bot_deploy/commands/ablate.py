@@ -53,7 +53,7 @@ def ablate(
     overrides: tuple[str, ...],
     out: Path | None,
 ) -> None:
-    """Repeat a table of the paper: train one model for each row. A run that was stopped continues."""
+    """Reproduce a table of the paper: train one model for each row. A run that was stopped continues."""
     from bot_deploy import runs
     from bot_deploy.choices import SYNTHETIC
     from bot_deploy.console import say, show

@@ -90,9 +90,7 @@ def adapt(
             "mean cosine of two crops from one camera, minus that of two cameras: "
             f"{adaptation.gap_before:.4f} before, {adaptation.gap_after:.4f} after",
         )
-    say(
-        f"wrote {out}, {model_name(model)} with the mean embedding of each camera; next: bot calibrate {out} --data CROPS"
-    )
+    say(f"wrote {out}, {model_name(model)} with the mean of each camera; next: bot calibrate {out} --data CROPS")
 
 
 def _embed_folder(folder: Path, embedder: Embedder) -> tuple[Vectors, list[int | None]]:

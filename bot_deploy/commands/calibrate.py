@@ -81,7 +81,8 @@ def calibrate(
     store_calibration(model, calibration, embedder.contract)
     say(
         f"{calibration.genuine_pairs} genuine pairs, {calibration.impostor_pairs} pairs of different people",
-        f"match from {calibration.threshold:.4f}: false-accept rate at most {calibration.target_false_accept_rate:g}, "
+        f"match from {calibration.threshold:.4f}: false-accept rate at most "
+        f"{100 * calibration.target_false_accept_rate:g} %, "
         f"false-reject rate {100 * calibration.false_reject_rate:.1f} %",
         f"no match below {calibration.reject_threshold:.4f}: at most {100 * MAX_REJECTED_GENUINE:.0f} % of the genuine "
         "pairs score lower",

@@ -87,27 +87,31 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
     metavar=FEATURE_METAVAR,
     help="Feature after or before BNNeck as the embedding; default: as trained.",
 )
-@click.option("--opset", type=int, help=f"ONNX opset version, from 11; default: {OPSET}, and 17 in the file of --for.")
+@click.option(
+    "--opset",
+    type=int,
+    help=f"ONNX opset version, 11 to 23; default: {OPSET}, or 17 for --for (but {OPSET} for triton).",
+)
 @click.option(
     "--for",
     "consumer",
     type=click.Choice(CONSUMERS),
-    help="Also write model.NAME.onnx for another program, also from an exported MODEL; the options below change it.",
+    help="Program to write model.NAME.onnx for; the source may also be an exported .onnx.",
 )
 @click.option(
     "--input",
     "layout",
     type=click.Choice(INPUT_LAYOUTS),
-    help="Type and layout of its images (--for plain); default: float-nchw.",
+    help="Input type and layout of that file (only plain); default: float-nchw.",
 )
 @click.option(
     "--range",
     "pixel_range",
     type=click.Choice(INPUT_RANGES),
-    help="Range of its numbers (--for plain); imagenet: minus ImageNet's mean, by its deviation; default: imagenet.",
+    help="Input range of that file (only plain). imagenet: with ImageNet's mean and deviation; default: imagenet.",
 )
-@click.option("--batch-static", type=int, metavar="N", help="Its number of images; default: any.")
-@click.option("--no-unit", is_flag=True, help="Its vectors keep the length that the network gives them.")
+@click.option("--batch-static", type=int, metavar="N", help="Fixed number of images of that file; default: any.")
+@click.option("--no-unit", is_flag=True, help="Do not scale the vectors of that file to length 1.")
 @click.option(
     "--data",
     help="Crops to compare on, also scored if they have query and gallery; default: training crops, not scored.",

@@ -12,10 +12,10 @@ from .options import JSON, Address
 @click.argument("gallery", type=Address(), metavar="GALLERY")
 @JSON
 def forget(name: str, gallery: str, as_json: bool) -> None:
-    """Remove the person NAME from GALLERY, an index: vectors, names, pictures, and times in view.
+    """Remove the person NAME from GALLERY, an index: vectors, names, crops, and times in view.
 
-    Nothing of them is left in the files of GALLERY. Videos, and pictures in a folder of yours, stay; the command names
-    these pictures.
+    The files of GALLERY are rewritten without them; Milvus deletes its copies later. Videos, and images in a folder of
+    yours, stay; the command names these images.
     """
     from bot_deploy import gallery as galleries
     from bot_deploy.console import say, say_left_out, show, show_json
@@ -26,7 +26,8 @@ def forget(name: str, gallery: str, as_json: bool) -> None:
         forgotten = forget_person(index, name)
     if isinstance(index, galleries.MilvusIndex):
         say(f"{index.address}: Milvus removes deleted vectors from its own files when it compacts them")
-    say_left_out([f"{path}: not written by bot; delete it, or it is indexed again" for path in forgotten.left_files])
+    kept = "is in a folder of yours, so it is kept; delete it, or `bot index` adds it again"
+    say_left_out([f"{path}: {kept}" for path in forgotten.left_files])
     if as_json:
         document = {"name": name, "gallery": index.address, "images": forgotten.crops}
         left = [str(path) for path in forgotten.left_files]

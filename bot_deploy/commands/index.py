@@ -107,7 +107,7 @@ def index(
         return
     for option, value in (("detector", detector), ("camera", camera), ("start", start)):
         if value is not None:
-            raise InputError("only videos are searched for people, and these are no videos", parameter=option)
+            raise InputError(f"is for videos, and {sources[0]} holds none", parameter=option)
     folder, *others = sources
     if others:
         raise InputError(f"{others[0]}: one folder of crops at a time; --add adds another one to {out}")

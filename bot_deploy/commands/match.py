@@ -304,5 +304,9 @@ def _explain_filters(filters: Filters, gallery: Gallery) -> None:
     times = [item.time for item in items if item.time is not None]
     limits = [limit for limit in (filters.get("since"), filters.get("until")) if limit is not None]
     if times and any((limit >= MIN_TIMESTAMP_S) != (max(times) >= MIN_TIMESTAMP_S) for limit in limits):
-        kind = "dates" if max(times) >= MIN_TIMESTAMP_S else f"frame numbers, up to {max(times):.0f}"
+        kind = (
+            "dates"
+            if max(times) >= MIN_TIMESTAMP_S
+            else f"seconds of the video or frame numbers, up to {max(times):.0f}"
+        )
         say(f"the times of this gallery are {kind}; give --since and --until in the same way")

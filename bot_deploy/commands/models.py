@@ -34,7 +34,8 @@ BENCH_BATCH, BENCH_SECONDS = 16, 1.0
 def models(names: tuple[str, ...], fetch: bool, folder: Path | None, bench: bool, as_json: bool) -> None:
     """List the models and detectors that have a name, or fetch some of them.
 
-    Every command takes such a name in place of a model file; a network is fetched at its first use. BOT_MODELS is a
+    --model, --teacher, --detector, and MODEL of eval, verify, bench, calibrate, adapt and doctor take such a name; a
+    network is fetched at its first use. BOT_MODELS is a
     folder of models that is looked up before the cache. With BOT_OFFLINE=1, nothing is fetched.
     """
     from bot_deploy.console import say, show, show_json

@@ -134,7 +134,8 @@ def _lines(found: list[SeenPerson], threshold: float) -> list[str]:
     lines = []
     for person in found:
         path = ", ".join(f"{one.appearance.camera} {format_span(one.appearance)[0]}" for one in person.appearances)
-        lines.append(f"{person.number:4d}  {person.label}: {path}")
+        name = f", {person.name}" if person.name else ""
+        lines.append(f"person {person.number}{name}: {path}")
     appearances = sum(len(person.appearances) for person in found)
     lines.append(
         f"{len(found)} people in {appearances} appearances; a cosine of {threshold:.3f} or more counts as one person"

@@ -18,10 +18,18 @@ MEGABYTE = 1_000_000
     "--gallery",
     type=Address(),
     metavar="PATH|ADDRESS",
-    help="Where the people are: an index of `bot index`, or a Milvus address; default: people.gallery, which is made.",
+    help="Gallery of known people: an index or a Milvus address; default: people.gallery, created if missing.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all machines.")
-@click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="0 for any free port.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 accepts other machines."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8000,
+    show_default=True,
+    help="Port to listen on; 0 for any free one.",
+)
 @click.option(
     "--api-key",
     type=Address(),
@@ -29,7 +37,7 @@ MEGABYTE = 1_000_000
     help="Key that every request must have in the header X-API-Key.",
 )
 @click.option(
-    "--max-upload", type=click.IntRange(1, 300), default=10, show_default=True, help="Largest picture, in megabytes."
+    "--max-upload", type=click.IntRange(1, 300), default=10, show_default=True, help="Largest image, in megabytes."
 )
 @runtime
 def serve(
@@ -43,9 +51,9 @@ def serve(
     threads: int,
     batch: int,
 ) -> None:
-    """Answer over HTTP: embed a picture, find a person, enrol, rename and forget people.
+    """Answer over HTTP: embed an image, find a person, enrol, rename and forget people.
 
-    Open the address in a browser to search for a picture; /docs lists the requests.
+    Open the address in a browser to search for an image; /docs lists the requests.
     """
     from bot_deploy.console import say
     from bot_deploy.errors import InputError

@@ -33,13 +33,15 @@ def make_verdict(calibration: Calibration | None, score: float | None, images: i
             "(`bot calibrate` measures a threshold)",
         )
     if score is None:
-        reason = f"none of {images} images has a high enough score" if images else "there is no image to compare with"
+        reason = (
+            f"none of the images ({images}) has a high enough score" if images else "there is no image to compare with"
+        )
         return Verdict(NO_MATCH, f"{NO_MATCH}: {reason}")
     rate = false_accept_rate(calibration, score)
     gallery_rate = gallery_false_accept_rate(rate, images)
     figures = (
         f"{score:.3f} (false-accept rate {_percent(rate)} for a pair, {_percent(gallery_rate)} for a gallery of "
-        f"{images} images)"
+        f"{images} image{'' if images == 1 else 's'})"
     )
     if score < calibration.reject_threshold:
         decision, reason = NO_MATCH, f"the best score is only {figures}"

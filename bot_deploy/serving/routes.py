@@ -139,13 +139,13 @@ async def rename(service: Asked, name: str, new_name: NewName) -> dict[str, Any]
 
 @routes.delete("/people/{name}", responses=_errors(401, 403, 404))
 async def forget(service: Asked, name: str) -> dict[str, Any]:
-    """Removes a person; `left_files` counts the pictures in a folder of yours, which stay."""
+    """Removes a person; `left_file_count` counts the images in a folder of yours, which stay."""
     forgotten = await run_in_threadpool(service.forget, name)
     return {
         "name": name,
         "images": forgotten.crops,
         "appearances": forgotten.appearances,
-        "left_files": len(forgotten.left_files),
+        "left_file_count": len(forgotten.left_files),
     }
 
 

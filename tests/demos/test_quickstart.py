@@ -38,7 +38,7 @@ def test_quickstart_runs_end_to_end(tmp_path: Path) -> None:
     for command in ("index", "match", "eval", "train", "export"):
         assert f"$ bot {command} " in result.stderr
     assert "\\n" not in result.stdout
-    for line, lowest in (("model in the box", 50), ("fine-tuned on these people", 20)):  # after one epoch
+    for line, lowest in (("built-in model", 50), ("fine-tuned on these people", 20)):  # after one epoch
         rank1, mean_ap = map(float, re.search(rf"{line} +([\d.]+) +([\d.]+)", result.stdout).groups())  # type: ignore[union-attr]
         assert lowest < rank1 < 100, result.stdout  # an untrained network has 8 and 6
         assert lowest < mean_ap < 100, result.stdout

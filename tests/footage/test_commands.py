@@ -243,7 +243,7 @@ def test_the_camera_means_of_named_cameras(bot: Any, yard: Path, tmp_path: Path)
     [
         (["index", "{yard}", "-o", "x.gallery", "--metadata", "x.csv"], "are for a folder of crops"),
         (["index", "{yard}", "-o", "x.gallery", "--start", "2026-01-31T12:00"], "one time for 2 videos"),
-        (["index", "{crops}", "-o", "x.gallery", "--camera", "till"], "these are no videos (--camera)"),
+        (["index", "{crops}", "-o", "x.gallery", "--camera", "till"], "holds none (--camera)"),
         (["index", "{crops}", "{crops}", "-o", "x.gallery"], "one folder of crops at a time"),
         (["index", "{yard}", "none.mp4", "-o", "x.gallery"], "none.mp4: no such file or folder"),
         (["people", "x.gallery"], "x.gallery: no such folder"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from bot_deploy.choices import COLORS, PIXEL_RANGES
+from bot_deploy.models.listing import BOX_ACCURACY
 from bot_deploy.models.table import (
     NAMED_DETECTORS,
     NAMED_MODELS,
@@ -18,9 +19,6 @@ from bot_deploy.models.table import (
     NamedNetwork,
     find_named_network,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ALL: tuple[NamedNetwork, ...] = (*NAMED_MODELS, *NAMED_DETECTORS)
 
@@ -67,3 +65,10 @@ def test_the_files_at_hand_are_those_of_the_table(shared: Path) -> None:
         content = (shared / "anchors" / "person-reidentification-retail-0265" / file.name).read_bytes()
         assert len(content) == file.bytes
         assert file.checksum == f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def test_the_card_of_the_built_in_model_has_the_listed_accuracy() -> None:
+    card = (Path(__file__).parents[2] / "docs" / "model.md").read_text(encoding="utf-8")
+    for measured in BOX_ACCURACY:
+        row = next(line for line in card.splitlines() if re.match(f"\\| {measured.data}.*\\| the file", line))
+        assert f"| {measured.rank1:.2f} | {measured.mAP:.2f} |" in row

@@ -188,7 +188,7 @@ def test_people_are_enrolled_found_renamed_and_forgotten(server: Server, picture
     assert server.ask("PATCH", "/people/Nobody?new_name=Somebody").status == 404
     assert server.ask("PATCH", "/people/Ada?new_name=Grace").json == {"name": "Grace", "images": 1}
     assert server.ask("POST", "/match", first).json["people"][0]["name"] == "Grace"
-    forgotten = {"name": "Grace", "images": 1, "appearances": 0, "left_files": 0}
+    forgotten = {"name": "Grace", "images": 1, "appearances": 0, "left_file_count": 0}
     assert server.ask("DELETE", "/people/Grace").json == forgotten
     assert server.ask("DELETE", "/people/Grace").status == 404
     assert "Grace" not in {person["name"] for person in server.ask("GET", "/people").json["people"]}
