@@ -53,6 +53,7 @@ def with_front(model: onnx.ModelProto, front: Front) -> onnx.ModelProto:
         _take_floats(graph, front.pixel_range)
     if not front.unit_length:
         _drop_normalization(graph)
+    _name_kernel_shapes(graph)
     for value in (*graph.input, *graph.output):
         if front.batch and value.name in {INPUT_NAME, OUTPUT_NAME}:
             value.type.tensor_type.shape.dim[0].dim_value = front.batch
@@ -118,6 +119,20 @@ def _drop_normalization(graph: onnx.GraphProto) -> None:
         for node in unused:
             graph.node.remove(node)
     drop_unused_constants(graph)
+
+
+def _name_kernel_shapes(graph: onnx.GraphProto) -> None:
+    """Gives each convolution the attribute kernel_shape, which ONNX does not ask for but OpenCV 4.10 does."""
+    from onnx import helper
+
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type in {"Cast", "DequantizeLinear"} and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
+        elif node.op_type == "Conv" and all(attribute.name != "kernel_shape" for attribute in node.attribute):
+            weights = shapes.get(node.input[1])
+            if weights:
+                node.attribute.append(helper.make_attribute("kernel_shape", weights[2:]))
 
 
 def _is_used(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:

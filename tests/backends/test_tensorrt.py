@@ -313,5 +313,10 @@ def test_the_stand_in_refuses_what_the_headers_forbid() -> None:
         context.set_tensor_address("images", pixels)  # of a captured context
     with pytest.raises(AssertionError):
         context.set_input_shape("images", (1, HEIGHT, WIDTH, 3))
+
+
+def test_the_stand_in_has_only_names_of_the_real_package() -> None:
+    pytest.importorskip("tensorrt_rtx", reason="the names are those of this package")
+    engine = Engine(Gpu(), (1, 2, 4), user_managed=False)
     with pytest.raises(AssertionError, match="has no cuda_graph_stragety"):
         engine.create_runtime_config().cuda_graph_stragety = "DISABLED"

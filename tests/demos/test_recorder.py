@@ -69,15 +69,8 @@ def picture(grey: int, height: int = 64, width: int = 96) -> np.ndarray:
 
 
 def frames(path: Path) -> list[np.ndarray]:
-    video = cv2.VideoCapture(str(path))
-    pictures = []
-    while True:
-        is_read, pixels = video.read()
-        if not is_read:
-            break
-        pictures.append(pixels)
-    video.release()
-    return pictures
+    with av.open(str(path)) as video:  # OpenCV 4.10 reads two frames of a video that was cut off
+        return [frame.to_ndarray(format="bgr24") for frame in video.decode(video=0)]
 
 
 def test_the_video_gets_its_name_at_the_end(tmp_path: Path) -> None:

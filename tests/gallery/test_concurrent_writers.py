@@ -111,6 +111,7 @@ INDEXER = """
         with gallery.open_or_create_index(place, contract, crops) as people:
             gallery.index_folder(people, crops, embedder)
             people.remove([row.path for row in people.items()][: len(people) * 2 // 3])
+        print("round", flush=True)
 """
 
 
@@ -122,9 +123,17 @@ def test_kills_at_random_moments_lose_and_corrupt_nothing(place: Path, crops: Pa
     text = INDEXER.format(height=HEIGHT, width=WIDTH, dim=DIM, space=SPACE[:16])
     rng = random.Random(0)
     counts = set()
+    # Moments are parts of the time that a round takes here, so that a slow machine is killed at all stages, too.
+    indexing = script(text, place, crops)
+    assert indexing.stdout is not None
+    started = time.monotonic()
+    assert indexing.stdout.readline() == "round\n"
+    round_s = time.monotonic() - started
+    indexing.kill()
+    indexing.communicate()
     for _ in range(20):
         indexing = script(text, place, crops)
-        time.sleep(rng.uniform(0, 0.3))
+        time.sleep(rng.uniform(0, 1.5 * round_s))
         indexing.send_signal(signal.SIGKILL)
         assert indexing.wait() == -signal.SIGKILL
         assert indexing.stdout is not None

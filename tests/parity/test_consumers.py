@@ -118,6 +118,13 @@ def test_opencv_runs_its_file(made: dict[str, ExportedModel], checkpoint_file: P
     bgr = [np.ascontiguousarray(crop[..., ::-1]) for crop in crops]
     network.setInput(cv2.dnn.blobFromImages(bgr, 1.0, SIZE[::-1], swapRB=True))
     np.testing.assert_allclose(network.forward(), open_embedder(checkpoint_file).run(crops), atol=1e-5)
+    graph = onnx.load(str(made["opencv"].path)).graph
+    sizes = {tensor.name: list(tensor.dims[2:]) for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert convolutions
+    for node in convolutions:  # OpenCV 4.10 needs it
+        shape = next(list(attribute.ints) for attribute in node.attribute if attribute.name == "kernel_shape")
+        assert shape == sizes.get(node.input[1], shape)
 
 
 @pytest.mark.parametrize(
