@@ -16,6 +16,7 @@ import click
 
 from bot_deploy.commands.options import NumberRange
 from bot_deploy.demos import app
+from bot_deploy.demos.cameras import Camera
 from bot_deploy.demos.enrolment import open_enrolment_gallery
 from bot_deploy.demos.recognition import FrameResult, LiveRecognizer, TrackedPerson
 from bot_deploy.demos.recorder import Recorder
@@ -25,6 +26,8 @@ from bot_deploy.video.opencv import configure_opencv
 from bot_deploy.video.sources import Frame, open_source
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bot_deploy.video.tracks import Xyxy
 
 # The first and the last frame of each person in the video, counted by eye; nobody appears twice.
@@ -60,10 +63,10 @@ class RecordingRecognizer(LiveRecognizer):
         super().__init__(*arguments, **options)
         self.history: list[tuple[Frame, list[TrackedPerson]]] = []
 
-    def process_frame(self, frame: Frame) -> FrameResult:
-        result = super().process_frame(frame)
-        self.history.append((frame, result.persons))
-        return result
+    def process_frames(self, frames: Mapping[int, Frame]) -> dict[int, FrameResult]:
+        results = super().process_frames(frames)
+        self.history += [(frames[number], result.persons) for number, result in results.items()]
+        return results
 
 
 @click.command()
@@ -90,7 +93,7 @@ def enrol_in_video(video: Path, detector: Detector, embedder: Embedder, threshol
         gallery = open_enrolment_gallery(f"{folder}/people.gallery", embedder)
         recognizer = RecordingRecognizer(detector, embedder, gallery, source.fps, threshold=threshold, auto_enrol=True)
         with Recorder(Path(folder) / "out.mp4", Path(folder) / "events.jsonl", source.fps) as recorder:
-            summary = app.run(source, recognizer, recorder)
+            summary = app.run([Camera(source, "camera")], recognizer, recorder)
         print(f"{video.name}, {detector.name}; {recognizer.identifier.rule}; {len(gallery)} crops in the gallery")
         gallery.close()
     print(f"| frames/s | {' | '.join(STAGES)} |")
@@ -132,7 +135,7 @@ def search_scene(folder: Path, detector: Detector, embedder: Embedder, threshold
         gallery = open_enrolment_gallery(temporary, embedder)
         recognizer = RecordingRecognizer(detector, embedder, gallery, source.fps, threshold=threshold)
         with Recorder(None, None, source.fps) as recorder:
-            app.run(source, recognizer, recorder)
+            app.run([Camera(source, "camera")], recognizer, recorder)
         print(f"{QUERY_IDENTITY} on the frames of {folder.name}; {recognizer.identifier.rule}")
         gallery.close()
     print("| frame | people detected | best score | the best box is hers (IoU) | named | others named |")

@@ -21,6 +21,7 @@ import numpy as np
 
 from bot_deploy.artifacts.contract import Contract
 from bot_deploy.demos import app
+from bot_deploy.demos.cameras import Camera
 from bot_deploy.demos.enrolment import open_enrolment_gallery
 from bot_deploy.demos.recognition import LiveRecognizer
 from bot_deploy.demos.recorder import Recorder
@@ -125,7 +126,7 @@ def main(minutes: float) -> None:
         gallery = open_enrolment_gallery(f"{folder}/people.gallery", embedder)
         recognizer = LiveRecognizer(Detector("rectangles", detect), embedder, gallery, FPS, auto_enrol=True)
         with Recorder(Path(folder) / "out.mp4", Path(folder) / "events.jsonl", FPS) as recorder:
-            summary = app.run(street, recognizer, recorder)
+            summary = app.run([Camera(street, "street")], recognizer, recorder)
         gallery.close()
     slope = slope_mib(street.samples)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")

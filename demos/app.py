@@ -11,19 +11,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bot_deploy.errors import BotError, InputError, RunError, require_range
+import numpy as np
 
-from .overlay import draw
+from bot_deploy.errors import BotError, InputError, RunError, require_range
+from bot_deploy.video.sources.together import read_together
+
+from .overlay import View, draw, find_point
 from .recorder import save_snapshot
 from .window import KEY_HELP, Keyboard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from bot_deploy.images import Pixels
     from bot_deploy.matching.identify import Candidate
-    from bot_deploy.video.sources import Frame, Source
+    from bot_deploy.video.sources import Frame
 
+    from .cameras import Camera
     from .recognition import LiveRecognizer, RecognitionEvent, TrackedPerson
     from .recorder import Recorder
     from .window import Window
@@ -33,15 +37,17 @@ logger = logging.getLogger(__name__)
 MAX_RECENT_PEOPLE = 64  # kept for the strip beside the picture, which shows the last few
 FPS_SMOOTHING = 0.9  # weight of the previous value in the shown frame rate
 PAUSED_KEY_WAIT_S = 0.05  # between two pictures while the picture stands still
+NO_PICTURE = np.full((360, 640, 3), 60, np.uint8)  # of a camera, before its first frame
 
 
 @dataclass
 class Summary:
     """The result of a run."""
 
-    frames: int = 0
+    frames: int = 0  # of all cameras
     seconds: float = 0.0
     dropped: int = 0  # frames
+    cameras: Counter[str] = field(default_factory=Counter)  # name -> frames
     recognised: Counter[str] = field(default_factory=Counter)  # name -> how often a track got it
     enrolled: list[str] = field(default_factory=list)  # names
     stages: dict[str, float] = field(default_factory=dict)  # stage -> seconds
@@ -52,7 +58,7 @@ class Summary:
 
 
 def run(
-    source: Source,
+    cameras: Sequence[Camera],
     recognizer: LiveRecognizer,
     recorder: Recorder,
     window: Window | None = None,
@@ -60,27 +66,27 @@ def run(
     max_frames: int = 0,
     snapshots: Path = Path(),
 ) -> Summary:
-    """Recognises, records and shows the people on the frames of `source`, until it ends or the user quits.
+    """Recognises, records and shows the people on the frames of `cameras`, until all end or the user quits.
 
     Args:
-        source: the frames.
-        recognizer: recognises the people.
+        cameras: where the frames come from.
+        recognizer: recognises the people; it was made for the frame rates of these cameras.
         recorder: writes the video and the events.
         window: shows the pictures; None for no window.
-        max_frames: number of frames after which the run stops; 0 for no limit.
+        max_frames: number of frames of a camera after which the run stops; 0 for no limit.
         snapshots: folder for the snapshots of the key `s`.
     """
     require_range("max_frames", max_frames, 0, 1e9)
-    loop = _Loop(source, recognizer, recorder, window, snapshots)
+    loop = _Loop(cameras, recognizer, recorder, window, snapshots)
     started = time.perf_counter()
     try:
-        for frame in _time_reads(source, recognizer.timer.seconds):
-            if not loop.process(frame) or loop.summary.frames == max_frames:
+        for frames in _time_reads(read_together([camera.source for camera in cameras]), recognizer.timer.seconds):
+            if not loop.process(frames) or (max_frames and max(loop.summary.cameras.values(), default=0) >= max_frames):
                 break
     except KeyboardInterrupt:
         logger.info("stopped")
     loop.summary.seconds = time.perf_counter() - started
-    loop.summary.dropped = source.dropped
+    loop.summary.dropped = sum(camera.source.dropped for camera in cameras)
     loop.summary.stages = dict(recognizer.timer.seconds)
     return loop.summary
 
@@ -119,7 +125,7 @@ class _RecentPeople:
         if len(self._candidates) > MAX_RECENT_PEOPLE:
             del self._candidates[next(iter(self._candidates))]
 
-    def update_scores(self, persons: list[TrackedPerson]) -> None:
+    def update_scores(self, persons: Iterable[TrackedPerson]) -> None:
         for person in persons:
             if person.name in self._candidates and person.candidate is not None:
                 self._candidates[person.name] = person.candidate
@@ -128,57 +134,88 @@ class _RecentPeople:
         return list(reversed(self._candidates.values()))
 
 
+class _Screen:
+    """What is shown of one camera."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.frame: Frame | None = None  # the present one
+        self.persons: list[TrackedPerson] = []  # on it
+        self.last_problem = ""  # of the frame before
+
+    def view(self, selected: int | None) -> View:
+        if self.frame is None:
+            return View(NO_PICTURE, name=self.name)
+        return View(self.frame.pixels, self.persons, self.name, self.frame.problem, selected)
+
+
 class _Loop:
-    """One run: recognise, draw, record and show each frame, and handle the keys."""
+    """One run: recognise, draw, record and show the frames, and handle the keys."""
 
     def __init__(
-        self, source: Source, recognizer: LiveRecognizer, recorder: Recorder, window: Window | None, snapshots: Path
+        self,
+        cameras: Sequence[Camera],
+        recognizer: LiveRecognizer,
+        recorder: Recorder,
+        window: Window | None,
+        snapshots: Path,
     ) -> None:
-        self.source, self.recognizer, self.recorder = source, recognizer, recorder
+        self.cameras, self.recognizer, self.recorder = cameras, recognizer, recorder
         self.window, self.snapshots = window, snapshots
         self.summary = Summary()
         self.recent = _RecentPeople()
-        self.persons: list[TrackedPerson] = []  # on the present frame
+        self.screens = [_Screen(camera.name) for camera in cameras]
         self.keyboard = Keyboard()
-        self.selected: int | None = None  # id of the track that was clicked
+        self.selected: tuple[int, int] | None = None  # camera and id of the track that was clicked
         self.message = ""
         self.is_paused = False
-        self.last_problem = ""  # of the frame before
-        limits_rate = window is not None and not source.is_live
-        self.pace = _Pace(1 / source.fps if limits_rate else 0.0)
+        self.time = 0.0  # of the newest frame
+        self.has_live = any(camera.source.is_live for camera in cameras)
+        limits_rate = window is not None and not self.has_live
+        self.pace = _Pace(1 / max(camera.source.fps for camera in cameras) if limits_rate else 0.0)
 
-    def process(self, frame: Frame) -> bool:
-        """Processes one frame; returns False when the user quits."""
-        if not frame.problem:
-            frame = replace(frame, problem=self._recognize(frame))
-        if frame.problem and not self.last_problem:
-            logger.warning(frame.problem)
+    def process(self, frames: dict[int, Frame]) -> bool:
+        """Processes one frame of some of the cameras; returns False when the user quits."""
+        failure = self._recognize({number: frame for number, frame in frames.items() if not frame.problem})
+        is_new = False  # whether there is a picture, or the first one with a problem
+        for number, frame in frames.items():
+            screen, problem = self.screens[number], frame.problem or failure
+            if problem and not screen.last_problem:
+                logger.warning(problem)
+            is_new |= not (problem and screen.last_problem)
+            screen.frame, screen.last_problem = replace(frame, problem=problem), problem
+        self.time = max(self.time, *(frame.time for frame in frames.values()))
         with self.recognizer.timer.measure("draw"):
-            picture = self._draw(frame)
+            picture = self._draw()
         with self.recognizer.timer.measure("record"):
-            if not (frame.problem and self.last_problem):  # hours without a picture are not recorded
-                self.recorder.write(picture, frame.time)
-        self.last_problem = frame.problem
+            if is_new:  # hours without a picture are not recorded
+                self.recorder.write(picture, self.time)
         wait_seconds = self.pace.wait_seconds()
-        continues = self.window is None or self._show(self.window, frame, picture, wait_seconds)
+        continues = self.window is None or self._show(self.window, picture, wait_seconds)
         self.pace.end_frame()
         return continues
 
-    def _recognize(self, frame: Frame) -> str:
-        """Finds the people on `frame`; returns the problem if a live source has to go on without the gallery."""
-        self.summary.frames += 1
+    def _recognize(self, frames: dict[int, Frame]) -> str:
+        """Finds the people on `frames`; returns the problem if a live source has to go on without the gallery."""
+        if not frames:
+            return ""
+        self.summary.frames += len(frames)
+        self.summary.cameras.update(self.cameras[number].name for number in frames)
         try:
-            self.persons, events = self.recognizer.process_frame(frame)
+            results = self.recognizer.process_frames(frames)
         except RunError as error:  # the server of the gallery restarts, for instance
-            if not self.source.is_live:
+            if not self.has_live:
                 raise
-            self.persons = []
+            for number in frames:
+                self.screens[number].persons = []
             return str(error)
-        for event in events:
-            self._report(frame, event)
+        for number, result in results.items():
+            self.screens[number].persons = result.persons
+            for event in result.events:
+                self._report(self.cameras[number], frames[number], event)
         return ""
 
-    def _report(self, frame: Frame, event: RecognitionEvent) -> None:
+    def _report(self, camera: Camera, frame: Frame, event: RecognitionEvent) -> None:
         """Counts, logs and writes one event."""
         person, candidate = event.person, event.person.candidate
         assert candidate is not None
@@ -186,14 +223,18 @@ class _Loop:
             self.summary.enrolled.append(candidate.name)
         else:
             self.summary.recognised[candidate.name] += 1
+        place = f"{camera.name}  " if len(self.cameras) > 1 else ""
         logger.info(
-            f"{frame.time:8.1f} s  track {person.track_id}  {event.kind}  {candidate.name}  {candidate.score:.3f}"
+            f"{frame.time:8.1f} s  {place}track {person.track_id}  {event.kind}  {candidate.name}  "
+            f"{candidate.score:.3f}"
         )
         self.recent.add(candidate)
         self.recorder.write_event(
             {
                 "time": round(frame.time, 3),
-                **({"clock": datetime.now(UTC).isoformat(timespec="milliseconds")} if self.source.is_live else {}),
+                **({"clock": datetime.now(UTC).isoformat(timespec="milliseconds")} if camera.source.is_live else {}),
+                "source": camera.source.name,
+                "camera_name": camera.name,
                 "frame": frame.number,
                 **({"file": frame.file_name} if frame.file_name else {}),
                 "event": event.kind,
@@ -204,21 +245,20 @@ class _Loop:
             }
         )
 
-    def _draw(self, frame: Frame) -> Pixels:
-        self.recent.update_scores(self.persons)
-        return draw(
-            frame.pixels,
-            self.persons,
-            self.recent.newest_first(),
-            status=self._status(frame),
-            problem=frame.problem,
-            selected=self.selected,
-        )
+    def _views(self) -> list[View]:
+        camera, track = self.selected or (None, None)
+        return [screen.view(track if number == camera else None) for number, screen in enumerate(self.screens)]
 
-    def _status(self, frame: Frame) -> str:
+    def _draw(self) -> Pixels:
+        self.recent.update_scores(person for screen in self.screens for person in screen.persons)
+        return draw(self._views(), self.recent.newest_first(), status=self._status())
+
+    def _status(self) -> str:
         if self.keyboard.typed_name is not None:
             return f"name, then Enter (an automatic one if empty): {self.keyboard.typed_name}_"
-        status = f"{self.pace.fps:.0f} frames/s   {frame.file_name}"
+        frame = self.screens[0].frame
+        file_name = frame.file_name if frame and len(self.screens) == 1 else ""
+        status = f"{self.pace.fps:.0f} frames/s   {file_name}"
         if self.message or self.window:
             status += f"   {self.message or KEY_HELP}{'   paused' if self.is_paused else ''}"
         return status
@@ -228,7 +268,7 @@ class _Loop:
         """Also while a name is typed: OpenCV keeps only the last key between two pictures."""
         return self.is_paused or self.keyboard.typed_name is not None
 
-    def _show(self, window: Window, frame: Frame, picture: Pixels, wait_seconds: float) -> bool:
+    def _show(self, window: Window, picture: Pixels, wait_seconds: float) -> bool:
         """Shows `picture` until the next frame is due, and handles keys; returns False when the user quits."""
         end = time.perf_counter() + wait_seconds
         while True:
@@ -238,14 +278,23 @@ class _Loop:
                 return False
             click = window.take_click()
             if click is not None:
-                self.selected = smallest_box_at(click, self.persons)
-            if key is not None and not self._handle_key(key, picture, frame.time):
+                self.selected = self._find_person(click)
+            if key is not None and not self._handle_key(key, picture):
                 return False
             if not self._is_frozen and time.perf_counter() >= end:
                 return True
-            picture = self._draw(frame)
+            picture = self._draw()
 
-    def _handle_key(self, key: int, picture: Pixels, frame_time: float) -> bool:
+    def _find_person(self, point: tuple[int, int]) -> tuple[int, int] | None:
+        """Camera and track of the smallest box around `point` (x, y) of the picture; None if there is no such box."""
+        found = find_point(point, self._views())
+        if found is None:
+            return None
+        camera, place = found
+        track = smallest_box_at(place, self.screens[camera].persons)
+        return None if track is None else (camera, track)
+
+    def _handle_key(self, key: int, picture: Pixels) -> bool:
         """Handles a key; returns False when the user quits."""
         command = self.keyboard.press(key)
         if command is None:
@@ -254,29 +303,31 @@ class _Loop:
         if command.kind == "pause":
             self.is_paused = not self.is_paused
         elif command.kind == "snapshot":
-            self._save_snapshot(picture, frame_time)
+            self._save_snapshot(picture)
         elif command.kind == "enrol":
             self._enrol(command.name)
         return command.kind != "quit"
 
     def _enrol(self, name: str) -> None:
-        if self.selected is None and len(self.persons) == 1:
-            self.selected = self.persons[0].track_id
+        present = [(number, person.track_id) for number, screen in enumerate(self.screens) for person in screen.persons]
+        if self.selected is None and len(present) == 1:
+            self.selected = present[0]
         try:
             if self.selected is None:
                 raise InputError("click the box of the person first")
-            self.message = f"enrolled {self.recognizer.enrol(self.selected, name or None)}"
+            camera, track = self.selected
+            self.message = f"enrolled {self.recognizer.enrol(track, name or None, camera)}"
         except BotError as error:
             self.message = str(error)
 
-    def _save_snapshot(self, picture: Pixels, frame_time: float) -> None:
+    def _save_snapshot(self, picture: Pixels) -> None:
         try:
-            self.message = f"saved {save_snapshot(picture, self.snapshots, frame_time)}"
+            self.message = f"saved {save_snapshot(picture, self.snapshots, self.time)}"
         except BotError as error:
             self.message = str(error)
 
 
-def smallest_box_at(point: tuple[int, int], persons: list[TrackedPerson]) -> int | None:
+def smallest_box_at(point: tuple[float, float], persons: list[TrackedPerson]) -> int | None:
     """The id of the track with the smallest box around `point` (x, y); None if there is no such box."""
     x, y = point
     boxes = [
@@ -288,12 +339,12 @@ def smallest_box_at(point: tuple[int, int], persons: list[TrackedPerson]) -> int
     return min(boxes)[1] if boxes else None
 
 
-def _time_reads(frames: Source, seconds: dict[str, float]) -> Iterator[Frame]:
+def _time_reads(steps: Iterator[dict[int, Frame]], seconds: dict[str, float]) -> Iterator[dict[int, Frame]]:
     """Yields the frames, and adds the time to read them to the stage "read"."""
     started = time.perf_counter()
-    for frame in frames:
+    for frames in steps:
         seconds["read"] += time.perf_counter() - started
-        yield frame
+        yield frames
         started = time.perf_counter()
 
 

@@ -12,11 +12,13 @@ from bot_deploy.errors import BotError, InputError
 from bot_deploy.matching.identify import Candidate, PersonIdentifier
 from bot_deploy.matching.verdict import MATCH, NO_MATCH, UNCERTAIN
 from bot_deploy.video.timing import StageTimer
-from bot_deploy.video.tracklets import TrackletBuilder
+from bot_deploy.video.tracklets import TrackletBuilder, process_together
 
 from .enrolment import Enroller
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bot_deploy.embedder import Embedder, Vectors
     from bot_deploy.gallery import Index
     from bot_deploy.video.detectors import Detector
@@ -93,16 +95,35 @@ class TrackIdentity:
         return self.decision == MATCH and self.candidate is not None and self.candidate.name == candidate.name
 
 
+class _CameraTracks:
+    """The tracks of one camera, and who they are."""
+
+    def __init__(self, builder: TrackletBuilder) -> None:
+        self.builder = builder
+        self.identities: dict[int, TrackIdentity] = {}  # by track id
+
+    def identity_of(self, box: TrackletBox) -> TrackIdentity:
+        return self.identities[box.tracklet.track_id]
+
+    def update_identities(self) -> None:
+        """One `TrackIdentity` for each tracklet; a new tracklet under an old track id gets a new one."""
+        self.identities = {
+            track_id: identity
+            if (identity := self.identities.get(track_id)) and identity.tracklet is tracklet
+            else TrackIdentity(tracklet)
+            for track_id, tracklet in self.builder.tracklets.items()
+        }
+
+
 class LiveRecognizer:
-    """Recognises the people on the frames of one source, in order."""
+    """Recognises the people on the frames of one camera or of several, which share detector, model and gallery."""
 
     def __init__(
         self,
         detector: Detector,
         embedder: Embedder,
         gallery: Index,
-        fps: float,
-        *,
+        *fps: float,
         threshold: float | None = None,
         embed_every: int = EMBED_EVERY_FRAMES,
         auto_enrol: bool = False,
@@ -113,7 +134,7 @@ class LiveRecognizer:
             detector: finds the people.
             embedder: embeds their crops; its calibration gives the threshold of a match.
             gallery: the known people; also the place to enrol.
-            fps: frames per second of the source, without pauses.
+            fps: frames per second of each camera, without pauses.
             threshold: cosine from which a person is recognised, in place of the calibration.
             embed_every: frames between two embeddings of a track.
             auto_enrol: whether strangers are enrolled automatically.
@@ -123,69 +144,75 @@ class LiveRecognizer:
         )
         self.enroller = Enroller(gallery)
         self.timer = StageTimer()
-        self._builder = TrackletBuilder(
-            detector,
-            embedder,
-            fps,
-            self.identifier.outlier_threshold,
-            embed_every=embed_every,
-            timer=self.timer,
-        )
+        outlier_threshold = self.identifier.outlier_threshold
+        self._cameras = [
+            _CameraTracks(
+                TrackletBuilder(detector, embedder, rate, outlier_threshold, embed_every=embed_every, timer=self.timer)
+            )
+            for rate in fps
+        ]
         self._auto_enrol = auto_enrol
-        self._identities: dict[int, TrackIdentity] = {}  # by track id
 
     def process_frame(self, frame: Frame) -> FrameResult:
-        """The people on `frame`, and the names that are new.
+        """The people on `frame` of the first camera, and the names that are new.
 
         Raises:
             RunError: the gallery cannot be read, for instance while its server restarts.
         """
-        boxes = self._builder.process_frame(frame)
-        self._update_identities()
-        with self.timer.measure("search"):
-            for box in boxes:
-                if box.is_embedded:
-                    self._search(self._identity_of(box))
-            self._assign_names([self._identity_of(box) for box in boxes])
-        if self._auto_enrol:
-            with self.timer.measure("enrol"):
-                for box in boxes:
-                    self._enrol_if_stranger(self._identity_of(box), is_embedded=box.is_embedded)
-        return self._result(boxes)
+        return self.process_frames({0: frame})[0]
 
-    def enrol(self, track_id: int, name: str | None = None) -> str:
-        """Enrols the person of a track under `name`, or under an automatic name; returns the name.
+    def process_frames(self, frames: Mapping[int, Frame]) -> dict[int, FrameResult]:
+        """What `process_frame` returns, for one frame of each of several cameras, by the number of the camera from 0.
+
+        Detector and model get the frames in one batch. Whoever is enrolled on one is known on all.
+
+        Raises:
+            RunError: as `process_frame`.
+        """
+        cameras = {number: self._cameras[number] for number in frames}
+        found = process_together([camera.builder for camera in cameras.values()], list(frames.values()))
+        boxes = dict(zip(cameras, found, strict=True))
+        with self.timer.measure("search"):
+            for number, camera in cameras.items():
+                camera.update_identities()
+                for box in boxes[number]:
+                    if box.is_embedded:
+                        self._search(camera.identity_of(box))
+        for number, camera in cameras.items():
+            with self.timer.measure("search"):
+                self._assign_names([camera.identity_of(box) for box in boxes[number]])
+            if self._auto_enrol:
+                with self.timer.measure("enrol"):
+                    for box in boxes[number]:
+                        self._enrol_if_stranger(camera.identity_of(box), is_embedded=box.is_embedded)
+        return {number: _result(camera, boxes[number]) for number, camera in cameras.items()}
+
+    def enrol(self, track_id: int, name: str | None = None, camera: int = 0) -> str:
+        """Enrols the person of a track of a camera under `name`, or an automatic name; returns the name.
 
         Raises:
             InputError: the track does not exist or has no embedding yet, or the name cannot be used.
             RunError: the gallery cannot be written.
         """
-        identity = self._identities.get(track_id)
+        identity = self._cameras[camera].identities.get(track_id)
         if identity is None or identity.tracklet.crop is None or not identity.tracklet.embedding.count:
             raise InputError(f"track {track_id} is gone, or has no embedding yet")
+        return self._enrol(identity, name)
+
+    def _enrol(self, identity: TrackIdentity, name: str | None) -> str:
         crop, embedding = identity.tracklet.crop, identity.tracklet.embedding.vector
+        assert crop is not None
         if name:
             identity.candidate = self.enroller.enrol(name, crop, embedding)
         else:
             identity.candidate = self.enroller.enrol_stranger(crop, embedding)
         identity.decision, identity.views = MATCH, [embedding]
         identity.is_enrolment_new, identity.reported_name = True, None
-        for other in self._identities.values():  # an unknown track may show the person who was just enrolled
+        # An unknown track, of any camera, may show the person who was just enrolled.
+        for other in (other for camera in self._cameras for other in camera.identities.values()):
             if other.tracklet.embedding.count:
                 self._search(other)
         return identity.candidate.name
-
-    def _identity_of(self, box: TrackletBox) -> TrackIdentity:
-        return self._identities[box.tracklet.track_id]
-
-    def _update_identities(self) -> None:
-        """One `TrackIdentity` for each tracklet; a new tracklet under an old track id gets a new one."""
-        self._identities = {
-            track_id: identity
-            if (identity := self._identities.get(track_id)) and identity.tracklet is tracklet
-            else TrackIdentity(tracklet)
-            for track_id, tracklet in self._builder.tracklets.items()
-        }
 
     def _search(self, identity: TrackIdentity) -> None:
         identity.gallery_size = len(self.identifier.gallery)
@@ -221,7 +248,7 @@ class LiveRecognizer:
         if not identity.is_enrollable:
             return
         if self._is_stranger(identity):
-            self._enrol_stranger(identity.tracklet.track_id)
+            self._enrol_stranger(identity)
         elif is_embedded and identity.views and identity.decision == MATCH and identity.candidate:
             self._enrol_new_view(identity, identity.candidate.name)
 
@@ -232,9 +259,9 @@ class LiveRecognizer:
         # A track with an uncertain candidate gets the time to show the person from another side.
         return identity.decision == NO_MATCH or (identity.decision == UNCERTAIN and identity.is_long)
 
-    def _enrol_stranger(self, track_id: int) -> None:
+    def _enrol_stranger(self, identity: TrackIdentity) -> None:
         try:
-            self.enrol(track_id)
+            self._enrol(identity, None)
         except BotError as error:  # a full disk after hours, for instance; recognition continues
             logger.warning(f"automatic enrolment stops: {error}")
             self._auto_enrol = False
@@ -249,14 +276,15 @@ class LiveRecognizer:
             self.enroller.enrol(name, crop, embedding)
             identity.views.append(embedding)
 
-    def _result(self, boxes: list[TrackletBox]) -> FrameResult:
-        result = FrameResult([], [])
-        for box in boxes:
-            identity = self._identity_of(box)
-            person = TrackedPerson(identity.tracklet.track_id, box.xyxy, identity.decision, identity.candidate)
-            result.persons.append(person)
-            if person.name is not None and person.name != identity.reported_name:
-                kind = "enrolled" if identity.is_enrolment_new else "recognised"
-                result.events.append(RecognitionEvent(kind, person))
-                identity.reported_name, identity.is_enrolment_new = person.name, False
-        return result
+
+def _result(camera: _CameraTracks, boxes: list[TrackletBox]) -> FrameResult:
+    result = FrameResult([], [])
+    for box in boxes:
+        identity = camera.identity_of(box)
+        person = TrackedPerson(identity.tracklet.track_id, box.xyxy, identity.decision, identity.candidate)
+        result.persons.append(person)
+        if person.name is not None and person.name != identity.reported_name:
+            kind = "enrolled" if identity.is_enrolment_new else "recognised"
+            result.events.append(RecognitionEvent(kind, person))
+            identity.reported_name, identity.is_enrolment_new = person.name, False
+    return result

@@ -22,12 +22,21 @@ if TYPE_CHECKING:
 @click.command()
 @click.option(
     "--source",
+    "sources",
     type=Address(),
+    multiple=True,
     metavar="SOURCE",
-    default="0",
-    show_default=True,
+    default=("0",),
+    show_default="0",
     help="Camera number, video, folder of frames, or address such as rtsp://user:password@host/stream; env:NAME and "
-    "@FILE take it from an environment variable or a file.",
+    "@FILE take it from an environment variable or a file. Give it again for each further camera.",
+)
+@click.option(
+    "--camera",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Name of the camera, for the events; one for each source. Default: from the address, as `bot index` does.",
 )
 @click.option(
     "--gallery",
@@ -103,11 +112,12 @@ if TYPE_CHECKING:
     default=".",
     help="Folder for the snapshots of the key s; default: this folder.",
 )
-@click.option("--max-frames", type=COUNT, help="Stop after this number of frames.")
+@click.option("--max-frames", type=COUNT, help="Stop after this number of frames of a camera.")
 @runtime
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout at the end.")
 def demo(
-    source: str,
+    sources: tuple[str, ...],
+    names: tuple[str, ...],
     gallery: str | None,
     model: Path | None,
     detector: Path | None,
@@ -129,7 +139,7 @@ def demo(
     batch: int,
     as_json: bool,
 ) -> None:
-    """Recognise the people in front of a camera, and enrol new ones.
+    """Recognise the people in front of one or several cameras, and enrol new ones.
 
     In the window: click a box and press e to enrol that person (type a name, or press only Enter). Space pauses, s
     saves a snapshot, q quits.
@@ -140,20 +150,23 @@ def demo(
 
     from bot_deploy.console import say, show, show_json
     from bot_deploy.demos import app
+    from bot_deploy.demos.cameras import name_cameras
     from bot_deploy.demos.enrolment import open_enrolment_gallery
     from bot_deploy.demos.recognition import LiveRecognizer
     from bot_deploy.demos.recorder import Recorder
     from bot_deploy.demos.window import Window
     from bot_deploy.errors import InputError
     from bot_deploy.video.detectors import FALLBACK_DETECTOR, choose_detector, open_detector
-    from bot_deploy.video.sources import check_source, open_source
+    from bot_deploy.video.sources import check_source
+    from bot_deploy.video.sources.together import open_sources
     from bot_deploy.video.tracks import MIN_TRACKING_FPS
 
     if as_json and events == Path("-"):
         raise InputError("--json and --events - both write to stdout; give the events a file")
     _end_cleanly_on_signals()
     # Wrong paths are reported before a model is opened.
-    check_source(source)
+    for source in sources:
+        check_source(source)
     chosen = choose_detector(detector)
     if detector is None and chosen == Path(FALLBACK_DETECTOR):
         say_how_to_get_a_better_detector()
@@ -168,32 +181,35 @@ def demo(
         max_height=max_height,
     )
     with (
-        open_source(source, fps=fps) as frames,
+        open_sources(sources, fps=fps) as opened,
         contextlib.closing(open_enrolment_gallery(gallery, embedder)) as people,
     ):
+        cameras = name_cameras(opened, sources, names)
         recognizer = LiveRecognizer(
             person_detector,
             embedder,
             people,
-            frames.fps,
+            *(camera.source.fps for camera in cameras),
             threshold=threshold,
             embed_every=embed_every,
             auto_enrol=auto_enrol,
         )
-        say(f"{frames.name}: detector {person_detector.name}")
-        if frames.fps < MIN_TRACKING_FPS:
-            say(
-                f"{frames.fps:g} frames per second: people are not tracked below {MIN_TRACKING_FPS}. Each frame is "
-                "searched by itself, and nobody is enrolled automatically"
-            )
+        for camera in cameras:
+            named = f", camera {camera.name}" if len(cameras) > 1 else ""
+            say(f"{camera.source.name}: detector {person_detector.name}{named}")
+            if camera.source.fps < MIN_TRACKING_FPS:
+                say(
+                    f"{camera.source.fps:g} frames per second: people are not tracked below {MIN_TRACKING_FPS}. Each "
+                    "frame is searched by itself, and nobody is enrolled automatically"
+                )
         known = len(recognizer.enroller.names)
         say(f"gallery {gallery or people.address}: {known} people; {recognizer.identifier.rule}")
         # The window first: if it cannot open, the files of an earlier run stay.
         with (
             contextlib.nullcontext() if headless else Window("bot demo") as window,
-            Recorder(output, events, frames.fps) as recorder,
+            Recorder(output, events, max(camera.source.fps for camera in cameras)) as recorder,
         ):
-            summary = app.run(frames, recognizer, recorder, window, max_frames=max_frames or 0, snapshots=snapshots)
+            summary = app.run(cameras, recognizer, recorder, window, max_frames=max_frames or 0, snapshots=snapshots)
     if as_json:
         show_json(_document(summary))
     else:
@@ -217,6 +233,7 @@ def _document(summary: Summary) -> dict[str, object]:
         "dropped": summary.dropped,
         "seconds": round(summary.seconds, 3),
         "fps": round(summary.fps, 2),
+        "cameras": dict(summary.cameras),
         "recognised": list(summary.recognised.elements()),
         "enrolled": summary.enrolled,
         "stages": {stage: round(seconds, 3) for stage, seconds in summary.stages.items()},
@@ -226,8 +243,10 @@ def _document(summary: Summary) -> dict[str, object]:
 def _lines(summary: Summary) -> tuple[str, ...]:
     total = summary.seconds or 1.0
     shares = ", ".join(f"{stage} {100 * seconds / total:.0f} %" for stage, seconds in summary.stages.items())
+    each = ", ".join(f"{name} {frames}" for name, frames in summary.cameras.items())
     return (
         f"{summary.frames} frames in {summary.seconds:.1f} s, {summary.fps:.1f} per second ({shares})",
+        *([f"frames of each camera: {each}"] if len(summary.cameras) > 1 else []),
         f"recognised {summary.recognised.total()} times ({len(summary.recognised)} people), enrolled "
         + str(len(summary.enrolled)),
     )

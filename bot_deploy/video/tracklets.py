@@ -14,10 +14,12 @@ from .track_embedding import TrackEmbedding
 from .tracks import PersonTracker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bot_deploy.embedder import Embedder, Vectors
     from bot_deploy.images import Pixels
 
-    from .detectors import Detector
+    from .detectors import Detections, Detector
     from .sources import Frame
     from .tracks import TrackedBox, Xyxy
 
@@ -44,6 +46,14 @@ class TrackletBox(NamedTuple):
     tracklet: Tracklet
     xyxy: Xyxy
     is_embedded: bool  # whether the crop of this frame was embedded
+
+
+class DueCrop(NamedTuple):
+    """A crop to embed."""
+
+    track_id: int
+    pixels: Pixels  # uint8 RGB [h, w, 3]
+    whole_person: bool
 
 
 class TrackletBuilder:
@@ -74,11 +84,13 @@ class TrackletBuilder:
         """
         require_range("embed_every", embed_every, 1, 1e9)
         require_range("outlier_threshold", outlier_threshold, -2, 1)
-        self._detector, self._embedder, self._outlier_threshold = detector, embedder, outlier_threshold
+        self.detector, self.embedder, self.timer = detector, embedder, timer or StageTimer()
+        self._outlier_threshold = outlier_threshold
         self._tracker = PersonTracker(fps)
         self._embed_every = embed_every
-        self._timer = timer or StageTimer()
         self._frames = 0  # processed
+        self._time = 0.0  # of the last frame, in seconds
+        self._boxes: list[TrackedBox] = []  # on it
         self.tracklets: dict[int, Tracklet] = {}  # by track id; lost ones stay for `LOST_TRACKLET_S`
 
     def process_frame(self, frame: Frame) -> list[TrackletBox]:
@@ -86,49 +98,71 @@ class TrackletBuilder:
 
         A track that jumps to another person gets a new tracklet with the same track id.
         """
+        return process_together([self], [frame])[0]
+
+    def track(self, frame: Frame, detections: Detections) -> list[DueCrop]:
+        """Follows the `detections` on `frame`; returns the crops to embed, for `finish`."""
         self._frames += 1
-        with self._timer.measure("detect"):
-            detections = self._detector.detect(frame.pixels)
-        with self._timer.measure("track"):
-            boxes = self._tracker.update(detections, frame.time)
+        self._time = frame.time
+        self._boxes = boxes = self._tracker.update(detections, frame.time)
+        frame_size = frame.pixels.shape[0], frame.pixels.shape[1]
+        due = []
         for box in boxes:
             if box.track_id not in self.tracklets:
                 self._start_tracklet(box.track_id, TrackEmbedding(self._outlier_threshold), frame.time)
-            self.tracklets[box.track_id].last_seen = frame.time
-        with self._timer.measure("embed"):
-            embedded_ids = self._embed_tracks(frame, boxes)
-        self._drop_lost_tracks(frame.time)
-        return [TrackletBox(self.tracklets[box.track_id], box.xyxy, box.track_id in embedded_ids) for box in boxes]
-
-    def _start_tracklet(self, track_id: int, embedding: TrackEmbedding, time: float) -> Tracklet:
-        tracklet = self.tracklets[track_id] = Tracklet(track_id, embedding, first_seen=time, last_seen=time)
-        return tracklet
-
-    def _embed_tracks(self, frame: Frame, boxes: list[TrackedBox]) -> set[int]:
-        """Embeds the tracks that are due, in one batch; returns their ids."""
-        frame_size = frame.pixels.shape[0], frame.pixels.shape[1]
-        due: list[tuple[int, Pixels, bool]] = []  # track id, crop, whether it is whole_person
-        for box in boxes:
             tracklet = self.tracklets[box.track_id]
+            tracklet.last_seen = frame.time
             others = [other.xyxy for other in boxes if other is not box]
             whole_person = shows_whole_person(box.xyxy, others, frame_size)
             if self._frames >= tracklet.next_embedding_frame and (
                 whole_person or not tracklet.embedding.from_whole_person
             ):
-                due.append((box.track_id, crop_box(frame.pixels, box.xyxy), whole_person))
-        embeddings = self._embedder.embed([crop for _, crop, _ in due])
+                due.append(DueCrop(box.track_id, crop_box(frame.pixels, box.xyxy), whole_person))
+        return due
+
+    def finish(self, due: Sequence[DueCrop], embeddings: Vectors) -> list[TrackletBox]:
+        """The people on the frame that `track` took, with the `embeddings` [N, D] of its crops `due`."""
         for (track_id, crop, whole_person), embedding in zip(due, embeddings, strict=True):
             tracklet = self.tracklets[track_id]
             mean, count_before = tracklet.embedding, tracklet.embedding.count
             if mean.add(embedding, whole_person=whole_person):  # the track now follows another person
-                tracklet = self._start_tracklet(track_id, mean, frame.time)
+                tracklet = self._start_tracklet(track_id, mean, self._time)
             if mean.count != count_before or tracklet.crop is None:
                 tracklet.crop, tracklet.crop_embedding = crop, embedding
             wait_frames = self._embed_every if mean.count >= EMBEDDINGS_AT_START else 1
             tracklet.next_embedding_frame = self._frames + wait_frames
-        return {track_id for track_id, _, _ in due}
+        self._drop_lost_tracks(self._time)
+        embedded_ids = {track_id for track_id, _, _ in due}
+        return [
+            TrackletBox(self.tracklets[box.track_id], box.xyxy, box.track_id in embedded_ids) for box in self._boxes
+        ]
+
+    def _start_tracklet(self, track_id: int, embedding: TrackEmbedding, time: float) -> Tracklet:
+        tracklet = self.tracklets[track_id] = Tracklet(track_id, embedding, first_seen=time, last_seen=time)
+        return tracklet
 
     def _drop_lost_tracks(self, now: float) -> None:
         lost = [key for key, tracklet in self.tracklets.items() if now - tracklet.last_seen > LOST_TRACKLET_S]
         for track_id in lost:
             del self.tracklets[track_id]
+
+
+def process_together(builders: Sequence[TrackletBuilder], frames: Sequence[Frame]) -> list[list[TrackletBox]]:
+    """The people on one frame of each of several sources: `TrackletBuilder.process_frame`, in batches.
+
+    The builders share detector, embedder and timer.
+    """
+    if not builders:
+        return []
+    first = builders[0]
+    with first.timer.measure("detect"):
+        detections = first.detector.detect_all([frame.pixels for frame in frames])
+    with first.timer.measure("track"):
+        due = [builder.track(*seen) for builder, *seen in zip(builders, frames, detections, strict=True)]
+    with first.timer.measure("embed"):
+        vectors = first.embedder.embed([crop.pixels for crops in due for crop in crops])
+    boxes, place = [], 0
+    for builder, crops in zip(builders, due, strict=True):
+        boxes.append(builder.finish(crops, vectors[place : place + len(crops)]))
+        place += len(crops)
+    return boxes

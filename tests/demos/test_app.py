@@ -28,6 +28,7 @@ from helpers.fake_camera import (
 
 from bot_deploy.demos import app
 from bot_deploy.demos.app import Summary
+from bot_deploy.demos.cameras import Camera
 from bot_deploy.demos.enrolment import open_enrolment_gallery
 from bot_deploy.demos.overlay import STRIP_WIDTH
 from bot_deploy.demos.recognition import LiveRecognizer
@@ -127,7 +128,7 @@ def run(
 ) -> Summary:
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10)
     with Recorder(None, events, 10) as recorder:
-        return app.run(Film(*frames), recognizer, recorder, window, **options)  # type: ignore[arg-type]
+        return app.run([Camera(Film(*frames), "film")], recognizer, recorder, window, **options)  # type: ignore[arg-type]
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -141,6 +142,8 @@ def test_events_have_time_name_and_box(gallery: Index, tmp_path: Path) -> None:
     assert event["score"] == pytest.approx(1, abs=2e-3)
     assert {**event, "score": 0, "track": 0} == {
         "time": 0.1,  # the second frame: ByteTrack needs two detections
+        "source": "a film",
+        "camera_name": "film",
         "frame": 1,
         "event": "recognised",
         "track": 0,
@@ -370,7 +373,7 @@ NAN, INFINITY = float("nan"), float("inf")
         lambda: TrackletBuilder(DETECTOR, embedder(), 10, NAN),
         lambda: TrackletBuilder(DETECTOR, embedder(), 10, 0.5, embed_every=0),
         lambda: TrackletBuilder(DETECTOR, embedder(), INFINITY, 0.5),
-        lambda: app.run(Film(), None, None, max_frames=-1),  # type: ignore[arg-type]
+        lambda: app.run([], None, None, max_frames=-1),  # type: ignore[arg-type]
     ],
 )
 def test_numbers_outside_their_ranges_are_refused(make: Callable[[], object]) -> None:

@@ -13,6 +13,7 @@ from helpers.fake_camera import BLUE, DETECTOR, RED, embedder, frames_of, scene
 
 from bot_deploy import console
 from bot_deploy.demos import app
+from bot_deploy.demos.cameras import Camera
 from bot_deploy.demos.enrolment import open_enrolment_gallery
 from bot_deploy.demos.recognition import LiveRecognizer
 from bot_deploy.demos.recorder import Recorder
@@ -20,7 +21,7 @@ from bot_deploy.demos.window import Window
 from bot_deploy.video.sources import Frame
 
 
-class Camera:
+class Film:
     """A long film of two people; test_window.py has the same boxes."""
 
     name, is_live, fps, dropped = "a fake", True, 20.0, 0
@@ -36,9 +37,9 @@ def main(folder: Path) -> None:
     """Runs until the key q; the events, snapshots and the summary are in `folder`."""
     console.show_library_output()
     gallery = open_enrolment_gallery(str(folder / "people.gallery"), embedder())
-    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, Camera.fps)
-    with Recorder(None, folder / "events.jsonl", Camera.fps) as recorder, Window("bot demo") as window:
-        summary = app.run(Camera(), recognizer, recorder, window, snapshots=folder)  # type: ignore[arg-type]
+    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, Film.fps)
+    with Recorder(None, folder / "events.jsonl", Film.fps) as recorder, Window("bot demo") as window:
+        summary = app.run([Camera(Film(), "a fake")], recognizer, recorder, window, snapshots=folder)  # type: ignore[arg-type]
     gallery.close()
     (folder / "summary.json").write_text(json.dumps(dataclasses.asdict(summary)))
 

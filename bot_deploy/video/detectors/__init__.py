@@ -21,7 +21,7 @@ from .hog import open_hog
 from .onnx_detector import open_onnx_detector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from bot_deploy.images import Pixels
 
@@ -97,9 +97,14 @@ def open_detector(
     path = fetch(named) if named else path
     opened = (OPENERS.get(str(path)) or OPENERS[path.suffix.lower()])(path, threads, min_confidence)
 
-    def detect(pixels: Pixels) -> Detections:
+    def keep(detections: Detections, pixels: Pixels) -> Detections:
         height, width = pixels.shape[:2]
-        detections = opened.detect(pixels)
         return filter_detections(detections, max_overlap, (min_height, max_height or height), (height, width))
 
-    return replace(opened, detect=detect)
+    def detect(pixels: Pixels) -> Detections:
+        return keep(opened.detect(pixels), pixels)
+
+    def detect_batch(frames: Sequence[Pixels]) -> list[Detections]:
+        return [keep(*found) for found in zip(opened.detect_all(frames), frames, strict=True)]
+
+    return replace(opened, detect=detect, detect_batch=detect_batch if opened.detect_batch else None)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from bot_deploy.images import Pixels
 
@@ -30,6 +30,13 @@ class Detector:
 
     name: str  # for messages, with model and input size
     detect: Callable[[Pixels], Detections]
+    detect_batch: Callable[[Sequence[Pixels]], list[Detections]] | None = None  # None: it takes one frame at a time
+
+    def detect_all(self, frames: Sequence[Pixels]) -> list[Detections]:
+        """The people on each of `frames`, in one batch where the detector takes several."""
+        if self.detect_batch is None or len(frames) <= 1:
+            return [self.detect(pixels) for pixels in frames]
+        return self.detect_batch(frames)
 
 
 def filter_detections(

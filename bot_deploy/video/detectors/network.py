@@ -15,6 +15,7 @@ from bot_deploy.errors import InputError, RunError, on_one_line
 from bot_deploy.files import require_path
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from bot_deploy.images import Pixels
@@ -48,6 +49,11 @@ class DetectorNetwork:
     metadata: dict[str, str]
     output_names: tuple[str, ...]
 
+    @property
+    def has_free_batch(self) -> bool:
+        """Whether it was exported for any number of images at once."""
+        return not isinstance(self.session.get_inputs()[0].shape[0], int) and len(self.session.get_inputs()) == 1
+
     def run(self, pixels: Pixels, preprocessing: FramePreprocessing) -> tuple[list[Floats], npt.NDArray[np.float32]]:
         """The outputs for a frame uint8 RGB [H, W, 3], without their batch dimension.
 
@@ -56,20 +62,32 @@ class DetectorNetwork:
         Raises:
             InputError: the network cannot run on one picture, or an output has no batch of one.
         """
-        canvas, scale = _fit(pixels, self.size, preprocessing.keeps_aspect)
-        ordered = canvas[..., ::-1] if preprocessing.color == "BGR" else canvas
+        return self.run_batch([pixels], preprocessing)[0]
+
+    def run_batch(
+        self, frames: Sequence[Pixels], preprocessing: FramePreprocessing
+    ) -> list[tuple[list[Floats], npt.NDArray[np.float32]]]:
+        """What `run` returns, for each of `frames`; more than one only if the network `has_free_batch`."""
+        fitted = [_fit(pixels, self.size, preprocessing.keeps_aspect) for pixels in frames]
         std = np.array(preprocessing.std, np.float32)
-        values = ordered * (1 / (preprocessing.divisor * std)) - np.array(preprocessing.mean, np.float32) / std
         inputs = self.session.get_inputs()
-        batch = np.ascontiguousarray(values.transpose(2, 0, 1)[None], INPUT_TYPES[inputs[0].type])
+        batch = np.empty((len(frames), 3, *self.size), INPUT_TYPES[inputs[0].type])
+        for place, (canvas, _) in enumerate(fitted):
+            ordered = canvas[..., ::-1] if preprocessing.color == "BGR" else canvas
+            values = ordered * (1 / (preprocessing.divisor * std)) - np.array(preprocessing.mean, np.float32) / std
+            batch[place] = values.transpose(2, 0, 1)
         feed = {inputs[0].name: batch}
         if len(inputs) > 1:  # RT-DETR as its authors export it: it gives boxes in pixels of this size
             feed[inputs[1].name] = np.array([[self.size[1], self.size[0]]], np.int64)
         try:
             outputs = self.session.run(None, feed)
-            return [np.asarray(output[0], np.float32) for output in outputs], scale
+            return [
+                ([np.asarray(output[place], np.float32) for output in outputs], scale)
+                for place, (_, scale) in enumerate(fitted)
+            ]
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's own errors, or an output of another shape
-            raise InputError(f"{self.path}: cannot run on one picture ({on_one_line(error)[:200]})") from None
+            count = "one picture" if len(frames) == 1 else f"{len(frames)} pictures"
+            raise InputError(f"{self.path}: cannot run on {count} ({on_one_line(error)[:200]})") from None
 
 
 def open_network(path: Path, threads: int) -> DetectorNetwork:

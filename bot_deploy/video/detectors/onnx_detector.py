@@ -16,7 +16,7 @@ from .output_format import MIN_TRIAL_CONFIDENCE
 from .trial_picture import draw_people
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from bot_deploy.images import Pixels
@@ -49,11 +49,16 @@ def open_onnx_detector(path: Path, threads: int = 0, min_confidence: float | Non
     output_format = _find_output_format(network)
     threshold = MIN_CONFIDENCE if min_confidence is None else min_confidence
 
-    def detect(pixels: Pixels) -> Detections:
-        outputs, scale = network.run(pixels, output_format.preprocessing)
+    def read(outputs: list[Floats], scale: Floats) -> Detections:
         xyxy, confidence = output_format.read(outputs)
         keep = confidence >= threshold
         return Detections(np.asarray(xyxy[keep] / np.tile(scale, 2), np.float32), confidence[keep])
+
+    def detect(pixels: Pixels) -> Detections:
+        return read(*network.run(pixels, output_format.preprocessing))
+
+    def detect_batch(frames: Sequence[Pixels]) -> list[Detections]:
+        return [read(*result) for result in network.run_batch(frames, output_format.preprocessing)]
 
     trial = network.run(draw_people(), output_format.preprocessing)[0]
     output_format.check(trial)
@@ -61,7 +66,19 @@ def open_onnx_detector(path: Path, threads: int = 0, min_confidence: float | Non
         raise InputError(
             f"{path}: finds nobody on a picture with two people; use a {output_format.name} network with a class person"
         )
-    return Detector(f"{output_format.name} {path.name} {network.size[0]}x{network.size[1]}", detect)
+    name = f"{output_format.name} {path.name} {network.size[0]}x{network.size[1]}"
+    return Detector(name, detect, detect_batch if _takes_batches(network, output_format) else None)
+
+
+def _takes_batches(network: DetectorNetwork, output_format: OutputFormat) -> bool:
+    """Whether `network` runs on two pictures at once; some say so and reshape their output to one."""
+    if not network.has_free_batch:
+        return False
+    try:
+        network.run_batch([draw_people()] * 2, output_format.preprocessing)
+    except InputError:
+        return False
+    return True
 
 
 def _find_output_format(network: DetectorNetwork) -> OutputFormat:

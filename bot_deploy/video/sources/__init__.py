@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .capture import Capture
 
-__all__ = ["Frame", "Source", "check_source", "open_source"]
+__all__ = ["Frame", "Source", "check_source", "make_source", "open_source"]
 
 # Tried in this order. Each takes (address, name for messages, fps, make_capture) and returns None for another kind.
 OPENERS = (open_camera, open_web_video, open_stream, open_frame_folder, open_video)
@@ -40,6 +40,23 @@ def open_source(
 
     Raises:
         InputError: it is no source, cannot be opened, or gives no frame.
+    """
+    source = make_source(address, fps=fps, make_capture=make_capture)
+    try:
+        source.connect()
+    except BaseException:  # KeyboardInterrupt too
+        source.close()
+        raise
+    return source
+
+
+def make_source(
+    address: str, *, fps: float | None = None, make_capture: Callable[[str], Capture] | None = None
+) -> Source:
+    """The source that `open_source` returns, which does not wait for the first picture of a camera or stream.
+
+    Raises:
+        InputError: it is no source, or a recording cannot be read.
     """
     name = check_source(address)
     if fps is not None:

@@ -39,6 +39,13 @@ class Source(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def connect(self) -> None:  # noqa: B027 - only a live source has to wait
+        """Waits for the first picture.
+
+        Raises:
+            InputError: there is none.
+        """
+
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...
 

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bot_deploy.errors import InputError
 from bot_deploy.video.opencv import READ_TIMEOUT_S
 
@@ -29,6 +31,8 @@ OPEN_TIMEOUT_S = 10.0  # for a camera to open; a read that takes 2 * READ_TIMEOU
 FIRST_RETRY_WAIT_S, MAX_RETRY_WAIT_S = 0.5, 30.0  # between tries to open it again; doubled from try to try
 FAILED_READ_WAIT_S = 0.05  # after a read that fails
 REPEAT_FRAME_S = 0.5  # between two frames that only repeat the last picture with a problem
+EARLY_SHARE = 0.1  # of that time, by which a wait may end early
+EMPTY_PICTURE, EMPTY_GREY = (360, 640, 3), 60  # shape and grey value of the picture of a camera that has given none
 JOIN_TIMEOUT_S = 1.0  # for the reader's thread to end
 
 MAX_FAILED_READS = 10  # in a row, before the camera is opened again
@@ -123,49 +127,52 @@ class StreamSource(Source):
     def __init__(
         self, name: str, make_capture: Callable[[], Capture], remedy: Callable[[], str], fps: float | None = None
     ) -> None:
-        """Waits for the first frame; `fps` None means the rate that the camera reports.
+        """Starts to read; `fps` None means the rate that the camera reports.
 
-        Raises:
-            InputError: no frame comes; the message ends with what `remedy` returns.
+        `remedy` returns what to do about a camera that cannot be opened.
         """
         super().__init__(name, fps or DEFAULT_FPS)
-        self._make_capture = make_capture
+        self._make_capture, self._remedy, self._given_fps = make_capture, remedy, fps
         self._condition = threading.Condition()  # guards the attributes below
-        self._closed = False
+        self.is_closed = False
         self._newest: Pixels | None = None  # as OpenCV gives it; None after it was given
         self._number = -1  # of the newest frame
         self._first_arrival = self._last_arrival = 0.0  # time.monotonic() of the first and the newest frame
         self._last_frame: Frame | None = None  # the one that was given last
+        self._next_repeat = 0.0  # time.monotonic() from which the last picture may be given again
         self._readers: list[CaptureReader] = []
-        try:
-            reader = self._start_reader(0)
-            self._wait_for_first_frame(reader, remedy)
-            self.fps = fps or reader.fps
-        except BaseException:  # KeyboardInterrupt too
-            self.close()
-            raise
+        self._start_reader(0)
 
-    def _start_reader(self, wait_s: float) -> CaptureReader:
-        reader = CaptureReader(self._make_capture, self._receive, wait_s)
-        with self._condition:
-            if not self._closed:
-                self._readers = [*(earlier for earlier in self._readers if earlier.is_alive()), reader]
-                reader.start()
-        return reader
+    def connect(self) -> None:
+        """Waits for the first frame; without one, a grey picture stands for it from now on.
 
-    def _wait_for_first_frame(self, reader: CaptureReader, remedy: Callable[[], str]) -> None:
+        Raises:
+            InputError: no frame comes; the message says what to do.
+        """
+        reader = self._readers[-1]
         with self._condition:
             self._condition.wait_for(
                 lambda: self._newest is not None or reader.wait_s, OPEN_TIMEOUT_S + 2 * READ_TIMEOUT_S
             )
             if self._newest is None:
+                self._first_arrival = self._last_arrival = time.monotonic()
+                self._last_frame = Frame(np.full(EMPTY_PICTURE, EMPTY_GREY, np.uint8), 0, 0.0)
                 failure = "opens, but gives no picture" if reader.opened else "cannot be opened"
-                raise InputError(f"{self.name}: {failure}; {remedy()}")
+                raise InputError(f"{self.name}: {failure}; {self._remedy()}")
+        self.fps = self._given_fps or reader.fps
+
+    def _start_reader(self, wait_s: float) -> CaptureReader:
+        reader = CaptureReader(self._make_capture, self._receive, wait_s)
+        with self._condition:
+            if not self.is_closed:
+                self._readers = [*(earlier for earlier in self._readers if earlier.is_alive()), reader]
+                reader.start()
+        return reader
 
     def _receive(self, reader: CaptureReader, pixels: Pixels | None) -> None:
         """Takes a picture from `reader`; None means that a try has failed."""
         with self._condition:
-            if self._closed or reader is not self._readers[-1]:
+            if self.is_closed or reader is not self._readers[-1]:
                 return
             if pixels is not None:
                 self._last_arrival = time.monotonic()
@@ -176,18 +183,31 @@ class StreamSource(Source):
             self._condition.notify_all()
 
     def __iter__(self) -> Iterator[Frame]:
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: self._closed or self._newest is not None, REPEAT_FRAME_S)
-                if self._closed:
-                    return
-                pixels, self._newest = self._newest, None
-                number, seconds = self._number, self._last_arrival - self._first_arrival
-            if pixels is not None:
-                self._last_frame = Frame(to_rgb(pixels), number, seconds)
-                yield self._last_frame
-            elif self._last_frame and (problem := self._check_reader()):
-                yield replace(self._last_frame, time=time.monotonic() - self._first_arrival, problem=problem)
+        while not self.is_closed:
+            frame = self.take(REPEAT_FRAME_S)
+            if frame is not None:
+                yield frame
+
+    def take(self, wait_s: float) -> Frame | None:
+        """The newest frame that was not given yet, within `wait_s` seconds; None if there is none.
+
+        While the camera is away, it is the last one again, with a problem, every `REPEAT_FRAME_S`.
+        """
+        with self._condition:
+            self._condition.wait_for(lambda: self.is_closed or self._newest is not None, wait_s)
+            if self.is_closed:
+                return None
+            pixels, self._newest = self._newest, None
+            number, seconds = self._number, self._last_arrival - self._first_arrival
+        now = time.monotonic()
+        if pixels is not None:
+            frame = self._last_frame = Frame(to_rgb(pixels), number, seconds)
+        elif self._last_frame and now >= self._next_repeat and (problem := self._check_reader()):
+            frame = replace(self._last_frame, time=now - self._first_arrival, problem=problem)
+        else:
+            return None
+        self._next_repeat = now + (1 - EARLY_SHARE) * REPEAT_FRAME_S
+        return frame
 
     def _check_reader(self) -> str:
         """Replaces a reader that hangs; returns why there is no picture, or "" while the wait is still normal."""
@@ -202,7 +222,7 @@ class StreamSource(Source):
 
     def close(self) -> None:
         with self._condition:
-            self._closed = True
+            self.is_closed = True
             self._condition.notify_all()
         for reader in self._readers:
             reader.stop()
