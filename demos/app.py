@@ -17,6 +17,7 @@ from bot_deploy.errors import BotError, InputError, RunError, require_range
 from bot_deploy.video.sources.together import read_together
 
 from .overlay import View, draw, find_point
+from .recognition import LEFT
 from .recorder import save_snapshot
 from .window import KEY_HELP, Keyboard
 
@@ -85,6 +86,7 @@ def run(
                 break
     except KeyboardInterrupt:
         logger.info("stopped")
+    loop.finish()
     loop.summary.seconds = time.perf_counter() - started
     loop.summary.dropped = sum(camera.source.dropped for camera in cameras)
     loop.summary.stages = dict(recognizer.timer.seconds)
@@ -176,6 +178,7 @@ class _Loop:
 
     def process(self, frames: dict[int, Frame]) -> bool:
         """Processes one frame of some of the cameras; returns False when the user quits."""
+        frames = {number: self.cameras[number].dated(frame) for number, frame in frames.items()}
         failure = self._recognize({number: frame for number, frame in frames.items() if not frame.problem})
         is_new = False  # whether there is a picture, or the first one with a problem
         for number, frame in frames.items():
@@ -211,39 +214,31 @@ class _Loop:
             return str(error)
         for number, result in results.items():
             self.screens[number].persons = result.persons
-            for event in result.events:
-                self._report(self.cameras[number], frames[number], event)
+            self._report(number, result.events, frames[number].file_name)
         return ""
 
-    def _report(self, camera: Camera, frame: Frame, event: RecognitionEvent) -> None:
-        """Counts, logs and writes one event."""
-        person, candidate = event.person, event.person.candidate
-        assert candidate is not None
-        if event.kind == "enrolled":
-            self.summary.enrolled.append(candidate.name)
-        else:
-            self.summary.recognised[candidate.name] += 1
+    def finish(self) -> None:
+        """Writes the ends of the appearances that have not ended."""
+        for number, events in self.recognizer.finish().items():
+            self._report(number, events)
+
+    def _report(self, number: int, events: Iterable[RecognitionEvent], file_name: str = "") -> None:
+        """Counts, logs and writes the events of camera `number`."""
+        camera = self.cameras[number]
         place = f"{camera.name}  " if len(self.cameras) > 1 else ""
-        logger.info(
-            f"{frame.time:8.1f} s  {place}track {person.track_id}  {event.kind}  {candidate.name}  "
-            f"{candidate.score:.3f}"
-        )
-        self.recent.add(candidate)
-        self.recorder.write_event(
-            {
-                "time": round(frame.time, 3),
-                **({"clock": datetime.now(UTC).isoformat(timespec="milliseconds")} if camera.source.is_live else {}),
-                "source": camera.source.name,
-                "camera_name": camera.name,
-                "frame": frame.number,
-                **({"file": frame.file_name} if frame.file_name else {}),
-                "event": event.kind,
-                "track": person.track_id,
-                "name": candidate.name,
-                "score": round(candidate.score, 4),
-                "box": [round(corner) for corner in person.xyxy],
-            }
-        )
+        for event in events:
+            person, candidate = event.person, event.person.candidate
+            if event.kind == "enrolled":
+                self.summary.enrolled.append(person.name or "")
+            elif event.kind == "recognised":
+                self.summary.recognised[person.name or ""] += 1
+            if candidate and event.kind != LEFT:
+                logger.info(
+                    f"{event.frame.time:8.1f} s  {place}track {person.track_id}  {event.kind}  {candidate.name}  "
+                    f"{candidate.score:.3f}"
+                )
+                self.recent.add(candidate)
+            self.recorder.write_event(event_document(camera, event, "" if event.kind == LEFT else file_name))
 
     def _views(self) -> list[View]:
         camera, track = self.selected or (None, None)
@@ -325,6 +320,35 @@ class _Loop:
             self.message = f"saved {save_snapshot(picture, self.snapshots, self.time)}"
         except BotError as error:
             self.message = str(error)
+
+
+def event_document(camera: Camera, event: RecognitionEvent, file_name: str) -> dict[str, object]:
+    """The line of an event; times, camera and source are written as `bot match --json` writes those of appearances."""
+    person, frame = event.person, event.frame
+    offset = 0.0 if frame.clock is None else frame.clock - frame.time
+    return {
+        "time": round(frame.time, 3),
+        **({} if frame.clock is None else {"clock": _iso(frame.clock)}),
+        "source": camera.source.name,
+        "camera_name": camera.name,
+        "frame": frame.number,
+        **({"file": file_name} if file_name else {}),
+        "event": event.kind,
+        "verdict": person.decision,
+        "track": person.track_id,
+        "name": person.candidate.name if person.candidate else None,
+        "score": round(person.candidate.score, 4) if person.candidate else None,
+        "box": [round(corner) for corner in person.xyxy],
+        "from": round(offset + person.first_seen, 3),
+        "to": round(offset + person.last_seen, 3),
+    }
+
+
+def _iso(clock: float) -> str | None:
+    try:
+        return datetime.fromtimestamp(clock, UTC).isoformat(timespec="milliseconds")
+    except (OverflowError, ValueError, OSError):  # no date that a calendar has
+        return None
 
 
 def smallest_box_at(point: tuple[float, float], persons: list[TrackedPerson]) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +26,11 @@ class Camera:
     name: str
     start: float | None = None  # of a recording, in seconds since 1970; None if unknown
 
-    def clock_offset(self, frame: Frame) -> float | None:
-        """What turns the times of `frame` into seconds since 1970; None for a recording without a clock."""
-        return time.time() - frame.time if self.source.is_live else self.start
+    def dated(self, frame: Frame) -> Frame:
+        """`frame` with its time of day: now for a live source, else by the recording's clock, if it has one."""
+        if self.source.is_live:
+            return replace(frame, clock=time.time())
+        return frame if self.start is None else replace(frame, clock=self.start + frame.time)
 
 
 def name_cameras(

@@ -19,7 +19,7 @@ from bot_deploy.console import say_left_out
 from bot_deploy.datasets.names import SPECIAL_LABELS
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.escaping import escape
-from bot_deploy.files import write_atomically
+from bot_deploy.files import unused_path, write_atomically
 from bot_deploy.gallery import GalleryItem
 from bot_deploy.matching.identify import Candidate, person_name
 
@@ -47,7 +47,7 @@ class Enroller:
         self.gallery = gallery
         self.names = {name for item in gallery.items() if not item.error and (name := person_name(item)) is not None}
 
-    def enrol_stranger(self, crop: Pixels, embedding: Vectors) -> Candidate:
+    def enrol_stranger(self, crop: Pixels, embedding: Vectors, stem: str | None = None) -> Candidate:
         """Adds a new person under the first automatic name that nobody has, and that nobody takes at the same time.
 
         Programs that share the folder of crops cannot take the same name: each makes the folder of that name, which
@@ -60,7 +60,7 @@ class Enroller:
         while True:
             name = self._claim_name()
             try:
-                candidate = self.enrol(name, crop, embedding)
+                candidate = self.enrol(name, crop, embedding, stem)
             except BaseException:
                 self._remove_empty_folder(name)
                 raise
@@ -88,8 +88,10 @@ class Enroller:
         with contextlib.suppress(OSError):  # not empty
             (self.gallery.root / name).rmdir()
 
-    def enrol(self, name: str, crop: Pixels, embedding: Vectors) -> Candidate:
+    def enrol(self, name: str, crop: Pixels, embedding: Vectors, stem: str | None = None) -> Candidate:
         """Adds the person `name` with `crop` uint8 RGB [H, W, 3] and the unit vector `embedding` [D].
+
+        `stem` is the name of the crop's file, without its suffix: see `crop_stem`. None means the present time.
 
         Raises:
             InputError: the name cannot be used.
@@ -99,8 +101,7 @@ class Enroller:
         root = self.gallery.root
         with _convert_errors(root / name):
             (root / name).mkdir(parents=True, exist_ok=True)
-            # With microseconds, because another machine may enrol the same name into the same Milvus server.
-            path = root / name / f"{datetime.now(UTC):%Y-%m-%d_%H-%M-%S-%f}.png"
+            path = unused_path(root / name / f"{stem or crop_stem(time.time(), 0)}.png")
         try:
             image = Image.fromarray(crop)
             # A killed program leaves no half of a picture.
@@ -120,6 +121,17 @@ class Enroller:
             raise
         self.names.add(name)
         return Candidate(name, 1.0, path)
+
+
+def crop_stem(clock: float | None, frame: int) -> str:
+    """The name of the file of a crop: when it was filmed, in seconds since 1970, or the number of its frame.
+
+    With microseconds, because another machine may enrol the same name into the same Milvus server.
+    """
+    try:
+        return f"{datetime.fromtimestamp(clock, UTC):%Y-%m-%d_%H-%M-%S-%f}" if clock is not None else f"{frame:06d}"
+    except (OverflowError, ValueError, OSError):  # no date that a calendar has
+        return f"{frame:06d}"
 
 
 @contextlib.contextmanager

@@ -155,7 +155,7 @@ def _draw_labels(
         label_size = round(LABEL_LETTERS * letters), round(pen.textlength(text, _font(letters)) + letters * 2 / 3)
         left, top, right, bottom = place_label(label_size, box, taken, size)
         taken.append((left, top, right, bottom))
-        pen.rectangle((left, top, right, bottom), fill=box_colour(person))
+        pen.rectangle((left, top, right - 1, bottom - 1), fill=box_colour(person))
         middle = left + letters / 3, (top + bottom) // 2
         pen.text(middle, text, (0, 0, 0), _font(letters), anchor="lm")
 

@@ -12,9 +12,10 @@ from bot_deploy.errors import BotError, InputError
 from bot_deploy.matching.identify import Candidate, PersonIdentifier
 from bot_deploy.matching.verdict import MATCH, NO_MATCH, UNCERTAIN
 from bot_deploy.video.timing import StageTimer
-from bot_deploy.video.tracklets import TrackletBuilder, process_together
+from bot_deploy.video.tracklets import FrameStamp, TrackletBuilder, process_together
+from bot_deploy.video.tracks import LOST_TRACK_S
 
-from .enrolment import Enroller
+from .enrolment import Enroller, crop_stem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,7 @@ IDENTITY_SWITCH_MARGIN = 0.05  # cosine by which another person must be more sim
 MIN_EMBEDDINGS_TO_ENROL = 5  # of a track, before it is enrolled automatically
 MIN_PARTIAL_EMBEDDINGS = 20  # of a track that never shows a whole person, before it gets a name
 STRANGER_AFTER_S = 4.0  # seconds after which a track with only an uncertain candidate is a stranger
+LEFT = "left"  # the event at the end of an appearance
 MAX_VIEWS = 5  # crops of one automatically enrolled person
 MAX_VIEW_SIMILARITY = 0.7  # cosine; a crop more similar to an enrolled one shows nothing new
 
@@ -43,6 +45,8 @@ class TrackedPerson(NamedTuple):
     xyxy: Xyxy
     decision: str  # "match", "uncertain" or "no match"
     candidate: Candidate | None
+    first_seen: float = 0.0  # seconds of the source; this appearance
+    last_seen: float = 0.0
 
     @property
     def name(self) -> str | None:
@@ -50,10 +54,15 @@ class TrackedPerson(NamedTuple):
 
 
 class RecognitionEvent(NamedTuple):
-    """A track got a new name; `kind` is "recognised" or "enrolled"."""
+    """What happened to a track.
+
+    `kind` is "recognised" or "enrolled" for a new name, "uncertain" for somebody who may be the candidate, and "left"
+    at the end of an appearance with one of these.
+    """
 
     kind: str
     person: TrackedPerson
+    frame: FrameStamp  # the last one that shows the person
 
 
 class FrameResult(NamedTuple):
@@ -74,6 +83,10 @@ class TrackIdentity:
     candidate: Candidate | None = None
     reported_name: str | None = None  # in the last event
     is_enrolment_new: bool = False  # enrolled, but not reported yet
+    is_uncertain_reported: bool = False
+    has_ended: bool = False  # the appearance
+    last_xyxy: Xyxy = (0.0, 0.0, 0.0, 0.0)
+    last_frame: FrameStamp | None = None  # None before the first box
     views: list[Vectors] = field(default_factory=list)  # embeddings that were enrolled from this track
 
     @property
@@ -87,8 +100,31 @@ class TrackIdentity:
         return self.tracklet.last_seen - self.tracklet.first_seen >= STRANGER_AFTER_S
 
     @property
+    def is_settled(self) -> bool:
+        """Whether there are enough embeddings to decide on."""
+        return self.tracklet.embedding.count >= MIN_EMBEDDINGS_TO_ENROL or self.is_long
+
+    @property
     def is_enrollable(self) -> bool:
-        return self.is_nameable and (self.tracklet.embedding.count >= MIN_EMBEDDINGS_TO_ENROL or self.is_long)
+        return self.is_nameable and self.is_settled
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it may be the candidate, and nobody was told."""
+        return self.decision == UNCERTAIN and self.reported_name is None and not self.is_uncertain_reported
+
+    @property
+    def person(self) -> TrackedPerson:
+        """The last box, with the decision so far."""
+        tracklet = self.tracklet
+        return TrackedPerson(
+            tracklet.track_id,
+            self.last_xyxy,
+            self.decision,
+            self.candidate,
+            tracklet.first_seen,
+            tracklet.last_seen,
+        )
 
     def has_name_of(self, candidate: Candidate) -> bool:
         """Whether the track already has the name of `candidate`."""
@@ -101,18 +137,62 @@ class _CameraTracks:
     def __init__(self, builder: TrackletBuilder) -> None:
         self.builder = builder
         self.identities: dict[int, TrackIdentity] = {}  # by track id
+        self._ended: list[TrackIdentity] = []  # whose track shows somebody else now, or is gone
 
     def identity_of(self, box: TrackletBox) -> TrackIdentity:
         return self.identities[box.tracklet.track_id]
 
-    def update_identities(self) -> None:
-        """One `TrackIdentity` for each tracklet; a new tracklet under an old track id gets a new one."""
+    def update(self, frame: Frame, boxes: list[TrackletBox]) -> None:
+        """Takes the tracklets of the next frame; a new one under an old track id is somebody else."""
+        earlier = self.identities
         self.identities = {
             track_id: identity
-            if (identity := self.identities.get(track_id)) and identity.tracklet is tracklet
+            if (identity := earlier.get(track_id)) and identity.tracklet is tracklet
             else TrackIdentity(tracklet)
             for track_id, tracklet in self.builder.tracklets.items()
         }
+        for box in boxes:
+            identity = self.identity_of(box)
+            identity.last_xyxy, identity.last_frame = box.xyxy, FrameStamp(frame.number, frame.time, frame.clock)
+        self._ended += [identity for key, identity in earlier.items() if identity is not self.identities.get(key)]
+
+    def report(self, boxes: list[TrackletBox], now: float) -> list[RecognitionEvent]:
+        """What is new on a frame of the time `now`, which shows `boxes`."""
+        lost = [one for one in self.identities.values() if now - one.tracklet.last_seen > LOST_TRACK_S]
+        ended, self._ended = [*self._ended, *lost], []
+        present = [self.identity_of(box) for box in boxes]
+        return [*(event for one in ended for event in _end(one)), *(event for one in present for event in _news(one))]
+
+    def finish(self) -> list[RecognitionEvent]:
+        """The ends of all appearances."""
+        return [event for identity in [*self._ended, *self.identities.values()] for event in _end(identity)]
+
+
+def _news(identity: TrackIdentity) -> list[RecognitionEvent]:
+    """The event of a track that is in view, if there is one."""
+    person = identity.person
+    if person.name is not None and person.name != identity.reported_name:
+        kind = "enrolled" if identity.is_enrolment_new else "recognised"
+        identity.reported_name, identity.is_enrolment_new = person.name, False
+    elif identity.is_settled and identity.is_doubtful:
+        kind, identity.is_uncertain_reported = UNCERTAIN, True
+    else:
+        return []
+    assert identity.last_frame is not None
+    return [RecognitionEvent(kind, person, identity.last_frame)]
+
+
+def _end(identity: TrackIdentity) -> list[RecognitionEvent]:
+    """The events at the end of an appearance; none if it had no event, or has ended before."""
+    if identity.has_ended or identity.last_frame is None:
+        return []
+    identity.has_ended = True
+    kinds = []
+    if identity.is_doubtful:  # it was too short to say so before
+        kinds, identity.is_uncertain_reported = [UNCERTAIN], True
+    if identity.reported_name is not None or identity.is_uncertain_reported:
+        kinds.append(LEFT)
+    return [RecognitionEvent(kind, identity.person, identity.last_frame) for kind in kinds]
 
 
 class LiveRecognizer:
@@ -174,7 +254,7 @@ class LiveRecognizer:
         boxes = dict(zip(cameras, found, strict=True))
         with self.timer.measure("search"):
             for number, camera in cameras.items():
-                camera.update_identities()
+                camera.update(frames[number], boxes[number])
                 for box in boxes[number]:
                     if box.is_embedded:
                         self._search(camera.identity_of(box))
@@ -185,7 +265,17 @@ class LiveRecognizer:
                 with self.timer.measure("enrol"):
                     for box in boxes[number]:
                         self._enrol_if_stranger(camera.identity_of(box), is_embedded=box.is_embedded)
-        return {number: _result(camera, boxes[number]) for number, camera in cameras.items()}
+        return {
+            number: FrameResult(
+                [camera.identity_of(box).person for box in boxes[number]],
+                camera.report(boxes[number], frames[number].time),
+            )
+            for number, camera in cameras.items()
+        }
+
+    def finish(self) -> dict[int, list[RecognitionEvent]]:
+        """The ends of the appearances that have not ended, by the number of the camera."""
+        return {number: camera.finish() for number, camera in enumerate(self._cameras)}
 
     def enrol(self, track_id: int, name: str | None = None, camera: int = 0) -> str:
         """Enrols the person of a track of a camera under `name`, or an automatic name; returns the name.
@@ -202,10 +292,11 @@ class LiveRecognizer:
     def _enrol(self, identity: TrackIdentity, name: str | None) -> str:
         crop, embedding = identity.tracklet.crop, identity.tracklet.embedding.vector
         assert crop is not None
+        stem = _stem(identity.tracklet)
         if name:
-            identity.candidate = self.enroller.enrol(name, crop, embedding)
+            identity.candidate = self.enroller.enrol(name, crop, embedding, stem)
         else:
-            identity.candidate = self.enroller.enrol_stranger(crop, embedding)
+            identity.candidate = self.enroller.enrol_stranger(crop, embedding, stem)
         identity.decision, identity.views = MATCH, [embedding]
         identity.is_enrolment_new, identity.reported_name = True, None
         # An unknown track, of any camera, may show the person who was just enrolled.
@@ -273,18 +364,12 @@ class LiveRecognizer:
         assert embedding is not None
         is_new = max(float(embedding @ view) for view in identity.views) < MAX_VIEW_SIMILARITY
         if is_new and len(identity.views) < MAX_VIEWS:
-            self.enroller.enrol(name, crop, embedding)
+            self.enroller.enrol(name, crop, embedding, _stem(identity.tracklet))
             identity.views.append(embedding)
 
 
-def _result(camera: _CameraTracks, boxes: list[TrackletBox]) -> FrameResult:
-    result = FrameResult([], [])
-    for box in boxes:
-        identity = camera.identity_of(box)
-        person = TrackedPerson(identity.tracklet.track_id, box.xyxy, identity.decision, identity.candidate)
-        result.persons.append(person)
-        if person.name is not None and person.name != identity.reported_name:
-            kind = "enrolled" if identity.is_enrolment_new else "recognised"
-            result.events.append(RecognitionEvent(kind, person))
-            identity.reported_name, identity.is_enrolment_new = person.name, False
-    return result
+def _stem(tracklet: Tracklet) -> str:
+    """The name of the file of the crop: when it was filmed, not when it is enrolled."""
+    frame = tracklet.crop_frame
+    assert frame is not None
+    return crop_stem(frame.clock, frame.number)

@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     help="Name of the camera, for the events; one for each source. Default: from the address, as `bot index` does.",
 )
 @click.option(
+    "--start",
+    "starts",
+    multiple=True,
+    metavar="TIME",
+    help="When a recording begins, such as 2026-01-31T12:00; one for each source. Default: from its name or metadata.",
+)
+@click.option(
     "--gallery",
     type=Address(),
     metavar="GALLERY",
@@ -104,7 +111,8 @@ if TYPE_CHECKING:
     "--events",
     type=click.Path(path_type=Path),
     metavar="F.jsonl",
-    help="File to append to: one line of JSON for each recognition and enrolment; - for stdout.",
+    help="File to append to: one line of JSON for each recognition, enrolment and uncertain sighting, and for the end "
+    "of each such appearance; - for stdout.",
 )
 @click.option(
     "--snapshots",
@@ -118,6 +126,7 @@ if TYPE_CHECKING:
 def demo(
     sources: tuple[str, ...],
     names: tuple[str, ...],
+    starts: tuple[str, ...],
     gallery: str | None,
     model: Path | None,
     detector: Path | None,
@@ -184,7 +193,7 @@ def demo(
         open_sources(sources, fps=fps) as opened,
         contextlib.closing(open_enrolment_gallery(gallery, embedder)) as people,
     ):
-        cameras = name_cameras(opened, sources, names)
+        cameras = name_cameras(opened, sources, names, starts)
         recognizer = LiveRecognizer(
             person_detector,
             embedder,

@@ -27,6 +27,14 @@ EMBEDDINGS_AT_START = 5  # of a track, one on each frame; after them, one every 
 LOST_TRACKLET_S = 10.0  # longer than ByteTrack continues a track, so that its person can still be enrolled
 
 
+class FrameStamp(NamedTuple):
+    """Which frame, and when."""
+
+    number: int
+    time: float  # seconds of the source
+    clock: float | None  # seconds since 1970; None if unknown
+
+
 @dataclass
 class Tracklet:
     """A track with its appearance: the mean embedding of one person over the frames, and the last good crop."""
@@ -37,6 +45,7 @@ class Tracklet:
     last_seen: float
     crop: Pixels | None = None  # the last one in the mean embedding, uint8 RGB [h, w, 3]
     crop_embedding: Vectors | None = None  # [D], of this crop alone
+    crop_frame: FrameStamp | None = None  # of its frame
     next_embedding_frame: int = 0  # number of processed frames from which the track is embedded again
 
 
@@ -89,7 +98,7 @@ class TrackletBuilder:
         self._tracker = PersonTracker(fps)
         self._embed_every = embed_every
         self._frames = 0  # processed
-        self._time = 0.0  # of the last frame, in seconds
+        self._stamp = FrameStamp(0, 0.0, None)  # of the last frame
         self._boxes: list[TrackedBox] = []  # on it
         self.tracklets: dict[int, Tracklet] = {}  # by track id; lost ones stay for `LOST_TRACKLET_S`
 
@@ -103,7 +112,7 @@ class TrackletBuilder:
     def track(self, frame: Frame, detections: Detections) -> list[DueCrop]:
         """Follows the `detections` on `frame`; returns the crops to embed, for `finish`."""
         self._frames += 1
-        self._time = frame.time
+        self._stamp = FrameStamp(frame.number, frame.time, frame.clock)
         self._boxes = boxes = self._tracker.update(detections, frame.time)
         frame_size = frame.pixels.shape[0], frame.pixels.shape[1]
         due = []
@@ -126,12 +135,12 @@ class TrackletBuilder:
             tracklet = self.tracklets[track_id]
             mean, count_before = tracklet.embedding, tracklet.embedding.count
             if mean.add(embedding, whole_person=whole_person):  # the track now follows another person
-                tracklet = self._start_tracklet(track_id, mean, self._time)
+                tracklet = self._start_tracklet(track_id, mean, self._stamp.time)
             if mean.count != count_before or tracklet.crop is None:
-                tracklet.crop, tracklet.crop_embedding = crop, embedding
+                tracklet.crop, tracklet.crop_embedding, tracklet.crop_frame = crop, embedding, self._stamp
             wait_frames = self._embed_every if mean.count >= EMBEDDINGS_AT_START else 1
             tracklet.next_embedding_frame = self._frames + wait_frames
-        self._drop_lost_tracks(self._time)
+        self._drop_lost_tracks(self._stamp.time)
         embedded_ids = {track_id for track_id, _, _ in due}
         return [
             TrackletBox(self.tracklets[box.track_id], box.xyxy, box.track_id in embedded_ids) for box in self._boxes

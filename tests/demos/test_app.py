@@ -138,7 +138,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 def test_events_have_time_name_and_box(gallery: Index, tmp_path: Path) -> None:
     enrol(gallery, Ann=RED)
     summary = run(gallery, list(frames_of([BOTH] * 8)), tmp_path / "events")
-    (event,) = lines(tmp_path / "events")
+    event, left = lines(tmp_path / "events")
     assert event["score"] == pytest.approx(1, abs=2e-3)
     assert {**event, "score": 0, "track": 0} == {
         "time": 0.1,  # the second frame: ByteTrack needs two detections
@@ -146,11 +146,15 @@ def test_events_have_time_name_and_box(gallery: Index, tmp_path: Path) -> None:
         "camera_name": "film",
         "frame": 1,
         "event": "recognised",
+        "verdict": "match",
         "track": 0,
         "name": "Ann",
         "score": 0,
         "box": list(RED_BOX),
+        "from": 0.1,
+        "to": 0.1,
     }
+    assert left == {**event, "event": "left", "time": 0.7, "frame": 7, "to": 0.7}
     assert (summary.frames, summary.recognised, summary.enrolled, summary.dropped) == (8, {"Ann": 1}, [], 3)
     assert set(summary.stages) == {"read", "detect", "track", "embed", "search", "draw", "record"}
     assert 0 < sum(summary.stages.values()) <= summary.seconds
@@ -181,7 +185,7 @@ def test_a_click_and_a_name_enrol_a_person(gallery: Index, tmp_path: Path) -> No
     window = FakeWindow(None, None, (225, 100), "e", *"Bob", "\r")
     summary = run(gallery, list(frames_of([BOTH] * 12)), tmp_path / "events", window)
     assert (summary.enrolled, len(enrolled_names(gallery))) == (["Bob"], 1)
-    (event,) = lines(tmp_path / "events")
+    event, _ = lines(tmp_path / "events")
     assert (event["event"], event["name"], event["box"]) == ("enrolled", "Bob", list(BLUE_BOX))
     assert summary.frames == 12  # no frame passed while the name was typed
     assert (window.shown[-1][:150, 320:] == BLUE).all(2).any()

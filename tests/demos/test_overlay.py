@@ -108,7 +108,7 @@ def test_a_label_stays_inside_the_frame(ann: Candidate) -> None:
     """A box in the upper right corner: its label is moved, not cut."""
     picture = draw([View(scene(), [TrackedPerson(1, (300.0, 0.0, 319.0, 100.0), "match", ann)])], [])
     lettering = (picture[:, :300] == name_colour("Ann")).all(2)  # beside the box
-    assert lettering.any(0).sum() > 40
+    assert lettering.any(0).sum() > 30  # pixels of its width
     assert lettering.any(1).sum() == 14  # letters of 9 pixels
     assert (picture[:, 320:] == BACKGROUND).all()
 

@@ -112,7 +112,17 @@ def test_a_person_who_returns_is_recognised_and_not_enrolled_twice(gallery: Inde
     )
     _, events = watch(recognizer, pictures)
     found = [(event.kind, event.person.name, event.person.track_id) for event in events]
-    assert found == [("enrolled", "person-1", 1), ("enrolled", "person-2", 2), ("recognised", "person-1", 3)]
+    assert found == [
+        ("enrolled", "person-1", 1),
+        ("left", "person-1", 1),
+        ("enrolled", "person-2", 2),
+        ("left", "person-2", 2),
+        ("recognised", "person-1", 3),
+    ]
+    ends = [(event.person.first_seen, event.person.last_seen) for event in events if event.kind == "left"]
+    assert ends == [(0.1, 3.9), (13.1, 16.9)]
+    assert [event.person.last_seen for event in recognizer.finish()[0]] == [29.9]
+    assert recognizer.finish()[0] == []
     assert len(gallery) == 2
 
 
@@ -156,6 +166,27 @@ def test_an_uncertain_person_is_enrolled_only_after_some_seconds(gallery: Index)
     assert len(enrolled_names(gallery)) == 1
     watch(recognizer, [scene((alike, walker(10)))] * 4, frames)
     assert len(enrolled_names(gallery)) == 2
+
+
+def test_an_uncertain_sighting_is_one_event(gallery: Index) -> None:
+    enrol(gallery, Ann=(200, 0, 0))
+    alike = (100, 160, 0)  # see above
+    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1)
+    _, events = watch(recognizer, [scene((alike, walker(10)))] * 20 + [scene()] * 30)
+    kinds = [(event.kind, event.person.decision, event.frame.time) for event in events]
+    assert kinds == [("uncertain", "uncertain", MIN_EMBEDDINGS_TO_ENROL / 10), ("left", "uncertain", 1.9)]
+    assert all(event.person.candidate and event.person.candidate.name == "Ann" for event in events)
+    # Too short to be sure of it while it lasts.
+    _, events = watch(recognizer, [scene((alike, walker(10)))] * 3 + [scene()] * 30, first=100)
+    assert [(event.kind, event.person.last_seen) for event in events] == [("uncertain", 10.2), ("left", 10.2)]
+
+
+def test_a_stranger_makes_no_event(gallery: Index) -> None:
+    enrol(gallery, Ann=RED)
+    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10)
+    _, events = watch(recognizer, [scene((BLUE, walker(10)))] * 20 + [scene()] * 30)
+    assert events == []
+    assert recognizer.finish() == {0: []}
 
 
 def test_a_second_track_of_a_known_person_is_not_enrolled(gallery: Index) -> None:
@@ -225,7 +256,11 @@ def test_a_track_that_jumps_to_another_person_gets_the_other_name(gallery: Index
     box = Detections(np.array([walker(100)], np.float32), np.array([0.9], np.float32))
     recognizer = LiveRecognizer(Detector("a fake", lambda _: box), embedder(), gallery, 10, embed_every=1)
     _, events = watch(recognizer, [scene((RED, walker(100)))] * 10 + [scene((BLUE, walker(100)))] * 10)
-    assert [event.person.name for event in events] == ["Ann", "Bob"]
+    assert [(event.kind, event.person.name) for event in events] == [
+        ("recognised", "Ann"),
+        ("left", "Ann"),
+        ("recognised", "Bob"),
+    ]
 
 
 def test_enrolling_by_hand_names_the_track(gallery: Index) -> None:

@@ -19,6 +19,7 @@ from bot_deploy.demos.recognition import LiveRecognizer
 from bot_deploy.demos.recorder import Recorder
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
+from bot_deploy.gallery import LocalIndex
 from bot_deploy.video.detectors import Detections, Detector
 from bot_deploy.video.sources import open_source
 from bot_deploy.video.sources.together import open_sources
@@ -41,12 +42,19 @@ def test_who_is_enrolled_on_one_camera_is_named_on_the_others(tmp_path: Path) ->
     first = write_lossless(tmp_path / "cam1.mkv", walk(9, [("red", 0.5, 3.0), ("blue", 6.0, 8.5)]))
     second = write_lossless(tmp_path / "cam2.mkv", walk(9, [("green", 0.5, 3.0), ("red", 5.0, 7.5)]))
     summary, events = watch([first, second], tmp_path)
-    seen = [(event["camera_name"], event["event"], event["name"], round(event["time"])) for event in events]
+    seen = [
+        (event["camera_name"], event["event"], event["name"], round(event["time"]))
+        for event in events
+        if event["event"] != "left"
+    ]
     assert [one for one in seen if one[2] == "person-1"] == [
         ("cam1", "enrolled", "person-1", 1),
         ("cam2", "recognised", "person-1", 5),
     ]
-    assert {(event["camera_name"], event["source"]) for event in events} == {("cam1", str(first)), ("cam2", str(second))}
+    assert {(event["camera_name"], event["source"]) for event in events} == {
+        ("cam1", str(first)),
+        ("cam2", str(second)),
+    }
     assert summary.cameras == {"cam1": 90, "cam2": 90}
     assert (summary.frames, len(summary.enrolled)) == (180, 3)
     with open_source(str(tmp_path / "out.mp4")) as source:
@@ -60,7 +68,29 @@ def test_a_stranger_on_two_cameras_at_once_is_enrolled_once(tmp_path: Path) -> N
     assert [(event["camera_name"], event["event"], event["name"]) for event in events] == [
         ("cam1", "enrolled", "person-1"),
         ("cam2", "recognised", "person-1"),
+        ("cam1", "left", "person-1"),
+        ("cam2", "left", "person-1"),
     ]
+
+
+def test_events_and_crops_of_a_recording_have_its_clock(tmp_path: Path) -> None:
+    start = 1769860800.0  # 2026-01-31 12:00 UTC
+    first = write_lossless(tmp_path / "entrance_2026-01-31_12-00-00.mkv", walk(4, [("red", 0.5, 3.0)]))
+    second = write_lossless(tmp_path / "till.mkv", walk(9, [("blue", 5.0, 7.5)]))
+    _, events = watch([first, second], tmp_path)
+    by_camera = {name: [event for event in events if event["camera_name"] == name] for name in ("entrance", "till")}
+    enrolled, left = by_camera["entrance"]
+    assert (left["event"], left["from"], left["to"]) == ("left", start + 0.6, start + 3.0)
+    assert enrolled["clock"] == f"2026-01-31T12:00:0{enrolled['time']:.3f}+00:00"
+    enrolled, left = by_camera["till"]
+    assert "clock" not in enrolled
+    assert (left["from"], left["to"]) == (5.1, 7.5)
+    with LocalIndex(tmp_path / "g") as gallery:
+        crops = {item.identity: (Path(item.path).name, item.time) for item in gallery.items()}
+    assert crops["person-1"][0].startswith("2026-01-31_12-00-0")
+    assert start <= crops["person-1"][1] <= start + 3.0
+    assert crops["person-2"][1] is None
+    assert 51 <= int(Path(crops["person-2"][0]).stem) <= 75  # its frame
 
 
 def test_detector_and_model_get_the_frames_of_all_cameras_in_one_batch(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ class Frame:
     number: int  # from 0; dropped frames count
     time: float  # seconds: the position in a video or folder; since the first frame of a live source
     file_name: str = ""  # of the picture, in a folder of frames
+    clock: float | None = None  # when it was filmed, in seconds since 1970; None if unknown
     problem: str = ""  # why this is the last picture again; `number` is that picture's, `time` is the present time
 
 
