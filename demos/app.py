@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bot_deploy.errors import BotError, InputError, RunError, require_range
+from bot_deploy.matching.verdict import UNCERTAIN
 from bot_deploy.video.sources.together import read_together
 
 from .overlay import View, draw, find_point
@@ -189,7 +190,7 @@ class _Loop:
             screen.frame, screen.last_problem = replace(frame, problem=problem), problem
         self.time = max(self.time, *(frame.time for frame in frames.values()))
         with self.recognizer.timer.measure("draw"):
-            picture = self._draw()
+            picture = self._draw() if self.window or self.recorder.has_video else NO_PICTURE
         with self.recognizer.timer.measure("record"):
             if is_new:  # hours without a picture are not recorded
                 self.recorder.write(picture, self.time)
@@ -237,6 +238,7 @@ class _Loop:
                     f"{event.frame.time:8.1f} s  {place}track {person.track_id}  {event.kind}  {candidate.name}  "
                     f"{candidate.score:.3f}"
                 )
+            if candidate and event.kind not in {LEFT, UNCERTAIN}:
                 self.recent.add(candidate)
             self.recorder.write_event(event_document(camera, event, "" if event.kind == LEFT else file_name))
 

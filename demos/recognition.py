@@ -187,11 +187,10 @@ def _end(identity: TrackIdentity) -> list[RecognitionEvent]:
     if identity.has_ended or identity.last_frame is None:
         return []
     identity.has_ended = True
-    kinds = []
     if identity.is_doubtful:  # it was too short to say so before
-        kinds, identity.is_uncertain_reported = [UNCERTAIN], True
-    if identity.reported_name is not None or identity.is_uncertain_reported:
-        kinds.append(LEFT)
+        kinds = [UNCERTAIN, LEFT]
+    else:
+        kinds = [LEFT] if identity.reported_name is not None or identity.is_uncertain_reported else []
     return [RecognitionEvent(kind, identity.person, identity.last_frame) for kind in kinds]
 
 

@@ -63,6 +63,11 @@ class Recorder:
             except OSError as error:
                 raise RunError(f"{events}: cannot be written ({error.strerror or error})") from None
 
+    @property
+    def has_video(self) -> bool:
+        """Whether `write` writes anything."""
+        return self._output is not None
+
     def write(self, picture: Pixels, time: float | None = None) -> None:
         """Adds `picture`, uint8 RGB [H, W, 3], to the video; pictures of other sizes are fitted into the first one's.
 

@@ -315,7 +315,7 @@ def check_people(store: Path, events: Path, material: Material) -> set[str]:
     with_end = events.read_text() if events.exists() else ""
     if with_end and not with_end.endswith("\n"):
         raise Fell("half a line in the events")
-    reported = {json.loads(line)["name"] for line in with_end.splitlines()}
+    reported = {name for line in with_end.splitlines() if (name := json.loads(line)["name"]) is not None}
     if not (store / "gallery.sqlite").exists():
         if reported:
             raise Fell("people were reported, and there is no gallery")

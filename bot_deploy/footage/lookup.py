@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ from .records import crop_path, footage_folder, read_records
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Unpack
 
-    from bot_deploy.gallery import Gallery
+    from bot_deploy.gallery import Filters, Gallery
 
     from .records import AppearanceRecord, VideoRecord
 
@@ -40,6 +42,16 @@ class Appearance:
         return "/".join(self.key.split("/")[-2:])
 
 
+@dataclass(frozen=True)
+class Selection:
+    """What filters leave of the appearances in an index: those that are in view at some time of the span."""
+
+    appearances: int
+    crops: int  # of them, whose own time is in the span
+    since: float | None  # a span that holds all crops of these appearances
+    until: float | None
+
+
 class Footage:
     """The appearances in an index; empty where it has no footage."""
 
@@ -52,6 +64,7 @@ class Footage:
         """
         self._videos: dict[str, VideoRecord] = {}  # by the name of the video's folder
         self._appearances: dict[tuple[str, int], AppearanceRecord] = {}  # by that name and their number
+        self._selections: dict[tuple[object, ...], Selection] = {}  # by the filters
         address = getattr(gallery, "address", None)  # a single image has none
         if address is not None:
             for folder, record in read_records(footage_folder(address)):
@@ -82,6 +95,31 @@ class Footage:
             known = ", ".join(sorted(self.cameras)) or "none has a name"
             raise InputError(f"{name}: no camera of this gallery ({known})", parameter="camera")
         return number
+
+    def select(self, **filters: Unpack[Filters]) -> Selection:
+        """The appearances that `filters` leave."""
+        since, until = filters.get("since"), filters.get("until")
+        cameras, excluded = filters.get("cameras"), filters.get("exclude_cameras")
+        key = (since, until, *(None if numbers is None else frozenset(numbers) for numbers in (cameras, excluded)))
+        if key not in self._selections:
+            begin, end = -math.inf if since is None else since, math.inf if until is None else until
+            spans, crops = [], 0
+            for (folder, _), entry in self._appearances.items():
+                video = self._videos[folder]
+                offset = video.start or 0.0
+                is_filmed = (cameras is None or video.camera_number in cameras) and (
+                    excluded is None or video.camera_number not in excluded
+                )
+                if is_filmed and offset + entry.start <= end and offset + entry.end >= begin:
+                    spans.append((offset + entry.start, offset + entry.end))
+                    crops += sum(begin <= offset + crop.time <= end for crop in entry.crops)
+            self._selections[key] = Selection(
+                len(spans),
+                crops,
+                None if since is None else min([since, *(first for first, _ in spans)]),
+                None if until is None else max([until, *(last for _, last in spans)]),
+            )
+        return self._selections[key]
 
     def find(self, path: str) -> Appearance | None:
         """The appearance that the crop at `path`, below the gallery's root, is from; None for another crop."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,8 +30,11 @@ def search_appearances(
     """The `top` appearances most similar to `query` [D], best first; each by its most similar crop.
 
     The score is the cosine with the mean of all crops of the appearance. A crop that is from no video is a hit of its
-    own.
+    own. A span of time leaves the appearances that are in view at some time of it.
     """
+    begin, end = _limits(**filters)
+    selection = footage.select(**filters)
+    filters = {**filters, "since": selection.since, "until": selection.until}
     wanted = max(CANDIDATES_PER_MATCH * top, MIN_CANDIDATES)
     size = min(CROPS_PER_APPEARANCE * wanted, MAX_SEARCH)
     while True:
@@ -38,7 +42,9 @@ def search_appearances(
         groups: dict[str, SearchHit] = {}
         for hit in hits:
             appearance = footage.find(hit.item.path)
-            groups.setdefault(appearance.key if appearance else hit.item.path, hit)
+            first, last = (appearance.start, appearance.end) if appearance else (hit.item.time, hit.item.time)
+            if first is None or last is None or (last >= begin and first <= end):
+                groups.setdefault(appearance.key if appearance else hit.item.path, hit)
         if len(groups) >= wanted or len(hits) < size or size >= MAX_SEARCH:
             break
         size = min(SEARCH_GROWTH * size, MAX_SEARCH)
@@ -50,6 +56,17 @@ def search_appearances(
         for key, hit in groups.items()
     ]
     return sorted(scored, key=lambda hit: (-hit.score, hit.item.path))[:top]
+
+
+def count_results(gallery: Gallery, footage: Footage, **filters: Unpack[Filters]) -> int:
+    """The number of appearances, and of crops from no video, that `filters` leave."""
+    selection = footage.select(**filters)
+    return selection.appearances + max(0, gallery.count(**filters) - selection.crops)
+
+
+def _limits(**filters: Unpack[Filters]) -> tuple[float, float]:
+    since, until = filters.get("since"), filters.get("until")
+    return -math.inf if since is None else since, math.inf if until is None else until
 
 
 def mean_vectors(gallery: Gallery, groups: Sequence[Sequence[str]]) -> Vectors:

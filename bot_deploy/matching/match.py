@@ -19,7 +19,7 @@ from bot_deploy.footage import Footage, holds_footage, open_footage_gallery
 from bot_deploy.gallery import open_gallery
 from bot_deploy.progress import show_progress
 
-from .appearances import search_appearances
+from .appearances import count_results, search_appearances
 from .centered_gallery import CenteredGallery
 from .queries import NO_METADATA, Query, cameras_of, merge_queries, read_query
 from .verdict import Verdict, make_verdict
@@ -175,7 +175,7 @@ def rank(
     names = {name for query in queries for name in (query.folder, query.metadata.identity) if name}
     gallery_identities = set(filter(gallery.has_identity, names))
     excluded = tuple(filters.get("exclude_cameras") or ())
-    # Numbers of gallery images that the filters leave, by the query's own cameras; the verdict depends on them.
+    # Numbers of images or appearances that the filters leave, by the query's own cameras; the verdict depends on them.
     sizes: dict[tuple[int, ...], int] = {}
     footage = Footage(gallery)
     if means:
@@ -188,7 +188,10 @@ def rank(
         filters["exclude_cameras"] = (*excluded, *own_cameras) or None
         if own_cameras not in sizes:
             filtered = any(value is not None for value in filters.values())
-            sizes[own_cameras] = gallery.count(**filters) if filtered else len(gallery)
+            if footage:
+                sizes[own_cameras] = count_results(gallery, footage, **filters)
+            else:
+                sizes[own_cameras] = gallery.count(**filters) if filtered else len(gallery)
         # Re-ranking looks at more images than are returned: a true match may stand far down by its cosine.
         searched = max(top, RERANKED_MATCHES) if rerank else top
         if footage:
@@ -200,7 +203,8 @@ def rank(
         # Only now: `min_score` must not change the neighbourhoods that re-ranking compares.
         hits = [hit for hit in hits if hit.score >= min_score][:top]
         matches = tuple(_match(hit, number, gallery.root, footage) for number, hit in enumerate(hits, start=1))
-        verdict = make_verdict(calibration, matches[0].score if matches else None, sizes[own_cameras])
+        unit = "appearance" if footage else "image"
+        verdict = make_verdict(calibration, matches[0].score if matches else None, sizes[own_cameras], unit)
         identity = next((name for name in (query.folder, query.metadata.identity) if name in gallery_identities), None)
         metadata = query.metadata._replace(identity=identity)
         rankings.append(Ranking(query.path, matches, verdict, metadata, query.shots, query.picture))

@@ -24,8 +24,11 @@ class Verdict:
     gallery_false_accept_rate: float | None = None  # probability that some stranger in this gallery scores as high
 
 
-def make_verdict(calibration: Calibration | None, score: float | None, images: int) -> Verdict:
-    """The verdict on the best `score` (None: there is no match) of a search among `images` gallery images."""
+def make_verdict(calibration: Calibration | None, score: float | None, images: int, unit: str = "image") -> Verdict:
+    """The verdict on the best `score` (None: there is no match) of a search among `images` gallery images.
+
+    `unit` is what they are in messages: an image, or an appearance in a video.
+    """
     if calibration is None:
         return Verdict(
             UNCALIBRATED,
@@ -34,21 +37,23 @@ def make_verdict(calibration: Calibration | None, score: float | None, images: i
         )
     if score is None:
         reason = (
-            f"none of the images ({images}) has a high enough score" if images else "there is no image to compare with"
+            f"none of the {unit}s ({images}) has a high enough score"
+            if images
+            else f"there is no {unit} to compare with"
         )
         return Verdict(NO_MATCH, f"{NO_MATCH}: {reason}")
     rate = false_accept_rate(calibration, score)
     gallery_rate = gallery_false_accept_rate(rate, images)
     figures = (
         f"{score:.3f} (false-accept rate {_percent(rate)} for a pair, {_percent(gallery_rate)} for a gallery of "
-        f"{images} image{'' if images == 1 else 's'})"
+        f"{images} {unit}{'' if images == 1 else 's'})"
     )
     if score < calibration.reject_threshold:
         decision, reason = NO_MATCH, f"the best score is only {figures}"
     elif score < calibration.threshold:
         decision, reason = UNCERTAIN, f"the best score is {figures}; a match begins at {calibration.threshold:.3f}"
     elif gallery_rate > MAX_GALLERY_FALSE_ACCEPT_RATE:
-        decision, reason = UNCERTAIN, f"the best score is {figures}; strangers often score as high in this many images"
+        decision, reason = UNCERTAIN, f"the best score is {figures}; strangers often score as high in this many {unit}s"
     else:
         decision, reason = MATCH, f"the best score is {figures}"
     return Verdict(decision, f"{decision}: {reason}", rate, gallery_rate)

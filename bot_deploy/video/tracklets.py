@@ -167,7 +167,7 @@ def process_together(builders: Sequence[TrackletBuilder], frames: Sequence[Frame
     with first.timer.measure("detect"):
         detections = first.detector.detect_all([frame.pixels for frame in frames])
     with first.timer.measure("track"):
-        due = [builder.track(*seen) for builder, *seen in zip(builders, frames, detections, strict=True)]
+        due = [builder.track(frame, found) for builder, frame, found in zip(builders, frames, detections, strict=True)]
     with first.timer.measure("embed"):
         vectors = first.embedder.embed([crop.pixels for crops in due for crop in crops])
     boxes, place = [], 0

@@ -148,8 +148,11 @@ def test_the_real_window(display: str, tmp_path: Path) -> None:
         demo.kill()
         demo.wait()
         log.close()
-    (event,) = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
-    assert (event["event"], event["name"], event["box"]) == ("enrolled", "ann", list(RED_BOX))
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [(event["event"], event["name"], event["box"]) for event in events] == [
+        ("enrolled", "ann", list(RED_BOX)),
+        ("left", "ann", list(RED_BOX)),
+    ]
     assert "the camera is away" in (tmp_path / "log").read_text()
     (snapshot,) = tmp_path.glob("*.png")
     with Image.open(snapshot) as saved:

@@ -18,6 +18,7 @@ from bot_deploy.footage import Footage, FootageUpdate, index_footage, open_foota
 from bot_deploy.footage import indexing as module
 from bot_deploy.footage.records import footage_folder, read_records
 from bot_deploy.gallery import index_folder, is_milvus, open_index, open_or_create_index
+from bot_deploy.matching.appearances import count_results
 from bot_deploy.matching.identify import person_name
 from bot_deploy.matching.match import match
 from bot_deploy.video import appearances
@@ -103,6 +104,13 @@ def test_filters_are_those_of_crops(video: Path, tmp_path: Path) -> None:
         assert starts(exclude_cameras=[cameras["entrance"]]) == [("till", 1)]
         assert starts(since=START + 11) == [("entrance", 12)]
         assert starts(until=START + 4) == [("entrance", 1), ("till", 1)]
+        # Who is in view then, even where no kept crop is of that moment.
+        assert starts(since=START + 2.61, until=START + 2.62) == [("entrance", 1), ("till", 1)]
+        assert starts(since=START + 9.0, until=START + 11) == [("entrance", 7)]
+        footage = Footage(gallery)
+        assert count_results(gallery, footage) == len(everybody)
+        assert count_results(gallery, footage, since=START + 2.61, until=START + 2.62) == 2
+        assert count_results(gallery, footage, cameras=[cameras["entrance"]], since=START + 7) == 3
         with pytest.raises(InputError, match=r"yard: no camera of this gallery \(entrance, till\)"):
             Footage(gallery).find_camera("yard")
 
@@ -119,6 +127,7 @@ def test_videos_and_crops_share_an_index(video: Path, tmp_path: Path) -> None:
         index_folder(gallery, crops, embedder())  # what is from videos stays
         found = match(crops / "red" / "1.png", gallery, embedder(), 100).matches
         assert len(found) == len(COLOURS) + len(VISITS)
+        assert count_results(gallery, Footage(gallery)) == len(found)
         assert {(one.identity, one.appearance is not None) for one in found[:3]} == {("red", False), (None, True)}
         assert all(one.path.is_file() for one in found)
         # In the live demo, somebody from a video has no name until somebody gives one.

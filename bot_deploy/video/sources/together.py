@@ -73,10 +73,10 @@ def read_together(sources: Sequence[Source]) -> Iterator[dict[int, Frame]]:
         return
     live = {number: source for number, source in enumerate(sources) if isinstance(source, StreamSource)}
     recorded = {number: iter(source) for number, source in enumerate(sources) if number not in live}
-    next_frames = {number: frame for number, frames in recorded.items() if (frame := next(frames, None))}
+    next_frames = {number: first for number, frames in recorded.items() if (first := next(frames, None))}
     step = STEP_SHARE / max((sources[number].fps for number in recorded), default=1.0)
     while next_frames or any(not source.is_closed for source in live.values()):
-        taken = {number: frame for number, source in live.items() if (frame := source.take(0.0))}
+        taken = {number: newest for number, source in live.items() if (newest := source.take(0.0))}
         moment = min((frame.time for frame in next_frames.values()), default=0.0) + step
         for number in [number for number, frame in next_frames.items() if frame.time <= moment]:
             taken[number] = next_frames.pop(number)
