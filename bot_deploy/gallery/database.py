@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
@@ -62,6 +63,8 @@ class Connections:
         self._opened: list[tuple[threading.Thread, sqlite3.Connection]] = []
         self._lock = threading.Lock()
         self._closed = False
+        # Python 3.13 warns of connections that nobody closed; a gallery that is just dropped is no error.
+        weakref.finalize(self, _close_connections, self._opened)
 
     def get(self) -> sqlite3.Connection:
         """The connection of this thread."""
@@ -86,6 +89,11 @@ class Connections:
         for thread, connection in [opened for opened in self._opened if condition(opened[0])]:
             connection.close()
             self._opened.remove((thread, connection))
+
+
+def _close_connections(opened: list[tuple[threading.Thread, sqlite3.Connection]]) -> None:
+    for _, connection in opened:
+        connection.close()
 
 
 def connect(path: Path, *, create: bool) -> sqlite3.Connection:

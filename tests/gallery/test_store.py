@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -28,7 +29,7 @@ from helpers.random_gallery import (
 
 from bot_deploy import gallery as galleries
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.gallery import GalleryItem, database, milvus, vector_file
+from bot_deploy.gallery import GalleryItem, LocalIndex, database, milvus, vector_file
 from bot_deploy.gallery.interface import STORED_NAMES
 
 if TYPE_CHECKING:
@@ -369,3 +370,12 @@ def test_a_second_writer_waits_and_then_fails(place: Path, monkeypatch: pytest.M
             assert len(two) == 0  # reading goes on
         two.add(rows, vectors)
         assert len(one) == sum(not row.error for row in rows)
+
+
+def test_a_dropped_index_closes_its_connections(tmp_path: Path) -> None:
+    index = LocalIndex(tmp_path / "x.gallery", SPACE, DIM, tmp_path)
+    connection = index._database
+    del index
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")

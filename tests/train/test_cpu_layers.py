@@ -125,6 +125,7 @@ def test_the_leaner_relu6_is_the_same_function() -> None:
 
 # PyTorch 2.11 instantiates the Function while it traces, which PyTorch itself warns of.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 def test_torch_compile_takes_the_layers_whole() -> None:
     """No break in the graph (fullgraph), and the same outputs and gradients."""
     torch.manual_seed(0)

@@ -341,6 +341,7 @@ def test_a_failed_evaluation_does_not_stop_the_run(
 
 # PyTorch 2.11 warns about what its own compiler does.
 @pytest.mark.filterwarnings("ignore:.*Function.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 def test_compile_goes_through_torch_compile_and_trains(
     data: Dataset, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

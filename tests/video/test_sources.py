@@ -337,6 +337,19 @@ def test_a_video_is_rotated_as_its_metadata_say(quarter_turns: int, tmp_path: Pa
     assert float(np.abs(first.astype(int) - expected).mean()) < 12
 
 
+def test_metadata_that_are_no_utf8_are_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.mkv"
+    with av.open(str(path), "w") as video:
+        video.metadata["title"] = "front door"
+        stream = video.add_stream("mpeg4", rate=10, width=64, height=48, pix_fmt="yuv420p")
+        picture = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+        video.mux([*stream.encode(picture), *stream.encode(None)])
+    path.write_bytes(path.read_bytes().replace(b"front door", b"front d\xf6\xf6r"))  # Latin-1
+    with VideoSource("x", str(path)) as source:
+        assert len(list(source)) == 1
+        assert {key.lower(): value for key, value in source.metadata.items()}["title"] == "front d\ufffd\ufffdr"
+
+
 def test_damage_inside_a_video_costs_only_some_frames(tmp_path: Path) -> None:
     whole = write_film(tmp_path / "film.mkv", 25)
     rng, readable = np.random.default_rng(0), 0

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -83,7 +83,7 @@ class VideoSource(Source):
                 address,
                 options={"protocol_whitelist": protocols},
                 timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S),
-                metadata_errors="replace",
+                **_keep_odd_bytes(av.__version__),
             )
         except (OSError, ValueError):  # FFmpeg's errors are one of both
             raise InputError(f"{name}: {NOT_A_VIDEO}") from None
@@ -114,7 +114,8 @@ class VideoSource(Source):
     @property
     def metadata(self) -> dict[str, str]:
         """What the container says about itself, such as `creation_time`."""
-        return {str(key): str(value) for key, value in self._container.metadata.items()}
+        pairs = self._container.metadata.items()
+        return {_replace_odd_bytes(key): _replace_odd_bytes(value) for key, value in pairs}
 
     def __iter__(self) -> Iterator[Frame]:
         for picture in self.pictures():
@@ -252,3 +253,12 @@ def _upright(picture: VideoFrame) -> Pixels:
     pixels = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)
     quarter_turns = round(picture.rotation / 90) % 4  # counterclockwise
     return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
+
+
+def _keep_odd_bytes(version: str) -> dict[str, Any]:
+    """The options of PyAV `version` with which metadata that are not UTF-8 are no error; from 19 on, none is needed."""
+    return {"metadata_errors": "surrogateescape"} if int(version.partition(".")[0]) < 19 else {}  # noqa: PLR2004
+
+
+def _replace_odd_bytes(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
