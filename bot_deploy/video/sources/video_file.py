@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from av import Packet, VideoFrame, VideoStream
+    from av.container import InputContainer
     from av.video.reformatter import VideoReformatter
 
     from bot_deploy.images import Pixels
@@ -79,7 +80,7 @@ class VideoSource(Source):
         self._closed = False
         self._reformatter = VideoReformatter()
         try:
-            self._container = av.open(
+            self._container: InputContainer = av.open(
                 address,
                 options={"protocol_whitelist": protocols},
                 timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S),
