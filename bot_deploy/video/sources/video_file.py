@@ -96,7 +96,7 @@ class VideoSource(Source):
         packets = _readable(self._container.demux(stream))
         first_packets = list(islice(packets, RATE_PACKETS))
         super().__init__(name, fps or _frame_rate(stream, first_packets))
-        self._expected_frames = stream.frames  # 0 where the container does not say
+        self._expected_frames: int = stream.frames  # 0 where the container does not say
         self._expected_seconds = float((self._container.duration or 0) / av.time_base)
         self._number = 0  # of the next frame
         self._start: float | None = None  # presentation time of the first frame, in seconds
