@@ -53,6 +53,7 @@ OPTIONAL = {
     "terms",
     "camera_means",
 }  # older files lack them
+OPTIONAL_OF_CALIBRATION = {"is_labelled", "cameras", "threshold_interval"}  # as above
 # The types of fields: a value from a file that is out of range is refused.
 Side = Annotated[int, Meta(ge=1, le=MAX_IMAGE_SIDE)]  # pixels
 Dim = Annotated[int, Meta(ge=1, le=65_536)]
@@ -83,6 +84,9 @@ class Calibration:
     reject_threshold: Cosine  # cosine below which the answer is "no match"
     false_reject_rate: Rate  # share of genuine pairs below the threshold
     curve: tuple[tuple[Cosine, PositiveRate], ...]  # (cosine, false-accept rate), ascending in cosine
+    is_labelled: bool = True  # False: of tracks, see matching/self_calibration.py; genuine pairs are of one track then
+    cameras: tuple[CameraID, ...] = ()  # that it was measured on; (): unknown
+    threshold_interval: tuple[Cosine, Cosine] | None = None  # 95 % bootstrap interval of the threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +164,13 @@ def decode_contract(fields: object, source: str) -> Contract:
     ):
         renamed = {OLD_CALIBRATION_NAMES.get(name, name): value for name, value in fields["calibration"].items()}
         calibration = decode_fields(
-            renamed, Calibration, source=source, kind="contract", remedy=CONTRACT_REMEDY, check=_check_calibration
+            renamed,
+            Calibration,
+            source=source,
+            kind="contract",
+            remedy=CONTRACT_REMEDY,
+            optional=OPTIONAL_OF_CALIBRATION,
+            check=_check_calibration,
         )
         fields = {**fields, "calibration": calibration}
     contract = decode_fields(

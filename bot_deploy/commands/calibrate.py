@@ -9,19 +9,34 @@ import click
 
 from bot_deploy.choices import TARGET_FALSE_ACCEPT_RATE
 
+from .footage import open_footage_detector, say_broken
 from .model_choice import choose_model, open_model
-from .options import JSON, NumberRange, runtime
+from .options import DETECTOR, JSON, Address, NumberRange, runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from bot_deploy.artifacts.contract import Calibration
     from bot_deploy.datasets import Crop
+    from bot_deploy.embedder import Embedder
+    from bot_deploy.gallery import LocalIndex
+    from bot_deploy.matching.pairs import PairScores
+    from bot_deploy.matching.tracks import Track
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", help="Crops of identities from several cameras: a folder, .zip or .csv, or `synthetic`.")
 @click.option(
-    "--data", required=True, help="Crops of identities from several cameras: a folder, .zip or .csv, or `synthetic`."
+    "--gallery", type=Address(), metavar="INDEX", help="Index of videos from `bot index`; no labels are needed."
+)
+@click.option(
+    "--footage",
+    "videos",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="VIDEO",
+    help="Video, or folder of videos, instead of an index of them; it is read once. Repeatable.",
 )
 @click.option(
     "--far",
@@ -36,40 +51,91 @@ if TYPE_CHECKING:
     metavar="F.png",
     help="Plot of scores, thresholds and ROC; default: beside the model.",
 )
+@DETECTOR
 @runtime
 @JSON
 def calibrate(
-    model: Path, data: str, far: float, plot: Path | None, device: str, threads: int, batch: int, as_json: bool
+    model: Path,
+    data: str | None,
+    gallery: str | None,
+    videos: tuple[Path, ...],
+    far: float,
+    plot: Path | None,
+    detector: Path | None,
+    device: str,
+    threads: int,
+    batch: int,
+    as_json: bool,
 ) -> None:
     """Find the cosine from which a match is the same person, and store it in MODEL.
 
-    MODEL is an exported model: an .onnx or .engine file. For `box`, a copy of it gets the threshold, under runs/. Use
-    identities that it was not trained on: on its own training identities it looks better than it is.
+    MODEL is an exported model: an .onnx or .engine file. For `box`, a copy of it gets the threshold, under runs/. With
+    --data, use identities that it was not trained on: on its own training identities it looks better than it is.
+
+    With --gallery or --footage nobody has to be labelled: two people in view of one camera at one time are different
+    people, and a track is one person.
     """
     from bot_deploy.console import say, show_json
-    from bot_deploy.datasets import check_sources, describe_dataset, open_dataset
     from bot_deploy.files import prepare_output
-    from bot_deploy.matching.calibrate import (
-        MAX_REJECTED_GENUINE,
-        calibration_crops,
-        calibration_from_scores,
-        check_storable,
-        score_crop_pairs,
-        store_calibration,
-    )
+    from bot_deploy.matching.calibrate import check_storable, store_calibration
     from bot_deploy.models import box
     from bot_deploy.reports.calibration_plot import plot_calibration
 
-    check_sources([data])
+    _check_sources(data, gallery, videos, detector)
     model = choose_model(model)
     if model != box.PATH:  # the threshold for the built-in model goes into a copy
         check_storable(model)
     embedder = open_model(model, device, threads=threads, batch=batch)
+    draws = _can_draw(plot)
+    if plot or (draws and model != box.PATH):
+        prepare_output(plot or _plot_path(model), "a plot", {".png"})
+    if data:
+        scores, calibration = _measure_crops(data, embedder, far)
+    else:
+        scores, calibration = _measure_tracks(gallery, videos, embedder, detector, threads, far)
     if model == box.PATH:
         model = _copy_box()
-    plot = _plot_path(model, plot)
+    plot = (plot or _plot_path(model)) if draws else None
+    store_calibration(model, calibration, embedder.contract)
+    say(*_describe(calibration), f"stored in {model}")
     if plot:
-        prepare_output(plot, "a plot", {".png"})
+        plot_calibration(scores, calibration, plot)
+        say(f"wrote {plot}")
+    if as_json:
+        document = {"model": str(model), "plot": str(plot) if plot else None, **vars(calibration)}
+        show_json(document)
+
+
+def _check_sources(data: str | None, gallery: str | None, videos: Sequence[Path], detector: Path | None) -> None:
+    """Reports what is missing, or does not fit together, before any model is opened."""
+    from bot_deploy.datasets import check_sources
+    from bot_deploy.errors import InputError
+    from bot_deploy.footage import find_videos
+    from bot_deploy.gallery import check_gallery
+
+    if sum(map(bool, (data, gallery, videos))) != 1:
+        raise InputError("give one of labelled crops (--data), an index of videos (--gallery) and videos (--footage)")
+    if detector is not None and not videos:
+        raise InputError("only videos are searched for people", parameter="detector")
+    if data:
+        check_sources([data])
+    elif gallery:
+        check_gallery(gallery)
+    else:
+        find_videos(videos)
+
+
+def _measure_crops(data: str, embedder: Embedder, far: float) -> tuple[PairScores, Calibration]:
+    """Scores and calibration of labelled crops."""
+    from bot_deploy.console import say
+    from bot_deploy.datasets import describe_dataset, open_dataset
+    from bot_deploy.matching.calibrate import (
+        calibration_crops,
+        calibration_from_scores,
+        known_cameras,
+        score_crop_pairs,
+    )
+
     dataset = open_dataset(data)
     crops = calibration_crops(dataset)
     training = f"; its {_sizes(dataset.train)} for training are not used" if dataset.query and dataset.train else ""
@@ -77,23 +143,72 @@ def calibrate(
     for line in describe_dataset(dataset):
         say(line)
     scores = score_crop_pairs(embedder, crops, dataset.name, far)
-    calibration = calibration_from_scores(scores, dataset.name, far)
-    store_calibration(model, calibration, embedder.contract)
-    say(
-        f"{calibration.genuine_pairs} genuine pairs, {calibration.impostor_pairs} pairs of different people",
-        f"match from {calibration.threshold:.4f}: false-accept rate at most "
-        f"{100 * calibration.target_false_accept_rate:g} %, "
-        f"false-reject rate {100 * calibration.false_reject_rate:.1f} %",
-        f"no match below {calibration.reject_threshold:.4f}: at most {100 * MAX_REJECTED_GENUINE:.0f} % of the genuine "
-        "pairs score lower",
-    )
-    say(f"stored in {model}")
-    if plot:
-        plot_calibration(scores, calibration, plot)
-        say(f"wrote {plot}")
-    if as_json:
-        document = {"model": str(model), "plot": str(plot) if plot else None, **vars(calibration)}
-        show_json(document)
+    return scores, calibration_from_scores(scores, dataset.name, far, known_cameras(crops))
+
+
+def _measure_tracks(
+    gallery: str | None, videos: Sequence[Path], embedder: Embedder, detector: Path | None, threads: int, far: float
+) -> tuple[PairScores, Calibration]:
+    """Scores and calibration of the tracks in an index of videos, or in videos."""
+    from bot_deploy.addresses import mask_address
+    from bot_deploy.camera_means import camera_means_of
+    from bot_deploy.console import say
+    from bot_deploy.footage import Footage
+    from bot_deploy.gallery import open_index
+    from bot_deploy.matching.centered_gallery import CenteredGallery
+    from bot_deploy.matching.self_calibration import calibrate_by_tracks
+    from bot_deploy.matching.tracks import read_tracks, score_tracks
+
+    means = camera_means_of(embedder.contract)
+    indexes = [open_index(gallery, embedder.contract)] if gallery else _read_videos(videos, embedder, detector, threads)
+    tracks: list[Track] = []
+    cameras: set[int] = set()
+    for index in indexes:
+        with index:
+            footage = Footage(index)
+            tracks += read_tracks(CenteredGallery(index, means) if means else index, footage)
+            cameras |= set(footage.cameras.values())
+    name = mask_address(gallery) if gallery else ", ".join(map(str, videos))
+    say(f"{name}: {len(tracks)} appearances, cameras: {len(cameras)}; no labels are used")
+    scores = score_tracks(tracks)
+    return scores.histograms(), calibrate_by_tracks(scores, name, cameras, far)
+
+
+def _read_videos(
+    videos: Sequence[Path], embedder: Embedder, detector: Path | None, threads: int
+) -> Iterator[LocalIndex]:
+    """The indexes of videos and folders of videos, which are kept in the cache."""
+    from bot_deploy.footage import open_footage_gallery
+
+    opened = open_footage_detector(detector, threads)
+    for video in videos:
+        index, update = open_footage_gallery(video, embedder, opened)
+        say_broken(update)
+        yield index
+
+
+def _describe(calibration: Calibration) -> list[str]:
+    """`calibration` as lines."""
+    from bot_deploy.matching.calibrate import MAX_REJECTED_GENUINE
+
+    missed = f"{100 * calibration.false_reject_rate:.1f} %"
+    match = f"match from {calibration.threshold:.4f}"
+    rate = f"false-accept rate at most {100 * calibration.target_false_accept_rate:g} %"
+    no_match = f"no match below {calibration.reject_threshold:.4f}"
+    genuine, impostors = calibration.genuine_pairs, calibration.impostor_pairs
+    if calibration.threshold_interval is None:
+        return [
+            f"{genuine} genuine pairs, {impostors} pairs of different people",
+            f"{match}: {rate}, false-reject rate {missed}",
+            f"{no_match}: at most {100 * MAX_REJECTED_GENUINE:.0f} % of the genuine pairs score lower",
+        ]
+    low, high = calibration.threshold_interval
+    return [
+        f"{impostors} pairs of crops of people in view together, {genuine} of one person, seconds apart",
+        f"{match} (95 % interval {low:.4f} to {high:.4f}): {rate}",
+        f"{missed} of the pairs of one person score lower; across cameras it is more, which only labels can tell",
+        f"{no_match}: at least half of the pairs of different people score higher",
+    ]
 
 
 def _copy_box() -> Path:
@@ -117,8 +232,13 @@ def _sizes(crops: Sequence[Crop]) -> str:
     return f"{len(crops)} crops of {len({crop.identity for crop in crops})} identities"
 
 
-def _plot_path(model: Path, plot: Path | None) -> Path | None:
-    """The path of the plot; None if none was given and matplotlib is not installed."""
+def _plot_path(model: Path) -> Path:
+    """Where the plot is written by default."""
+    return model.with_name(f"{model.name}.calibration.png")
+
+
+def _can_draw(plot: Path | None) -> bool:
+    """Whether matplotlib is installed; ModuleNotFoundError if it is not, and `plot` was asked for."""
     from bot_deploy.console import say
     from bot_deploy.telemetry import without_telemetry
 
@@ -129,5 +249,5 @@ def _plot_path(model: Path, plot: Path | None) -> Path | None:
         if plot:
             raise
         say("no plot, as matplotlib is not installed; pip install matplotlib")
-        return None
-    return plot or model.with_name(f"{model.name}.calibration.png")
+        return False
+    return True

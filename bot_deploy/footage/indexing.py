@@ -177,7 +177,8 @@ class _Work:
         if self._prefix == "./":
             self._prefix = ""
         calibration = embedder.contract.calibration
-        self._outlier_threshold = calibration.reject_threshold if calibration else UNCALIBRATED_OUTLIER
+        is_known = calibration is not None and calibration.is_labelled  # tracks say nothing about their own mistakes
+        self._outlier_threshold = calibration.reject_threshold if calibration and is_known else UNCALIBRATED_OUTLIER
 
     def index_video(self, video: Path, camera: str | None, start: str | None) -> tuple[VideoUpdate, str]:
         """Reads `video` from where an earlier run ended; returns also the name of its folder.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bot_deploy.gallery import Filters, Gallery
 
-    from .records import AppearanceRecord, VideoRecord
+    from .records import AppearanceRecord, CropRecord, VideoRecord
 
 PARTS = 3  # of the path of a crop: video, appearance, file
 
@@ -35,6 +35,12 @@ class Appearance:
     frames: tuple[int, int]  # first and last
     crops: tuple[str, ...]  # paths below the gallery's root
     key: str  # the same for all of its crops: the path of their folder below the gallery's root
+    looks: tuple[CropRecord, ...] = ()  # frame, time in the video and box of each crop
+
+    @property
+    def view(self) -> tuple[str, str]:
+        """The same for two appearances whose times can be compared, on one camera; without a clock, in one video."""
+        return self.camera, "" if self.has_clock else str(self.video)
 
     @property
     def short_key(self) -> str:
@@ -142,4 +148,5 @@ class Footage:
             (entry.first_frame, entry.last_frame),
             tuple(above + crop_path(entry.number, crop.frame) for crop in entry.crops),
             above + parts[1],
+            entry.crops,
         )

@@ -28,7 +28,7 @@ from bot_deploy.files import check_writable
 from .pairs import PairScores, bin_edges, count_pairs, score_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from bot_deploy.artifacts.contract import Contract
     from bot_deploy.datasets import Crop
@@ -63,8 +63,14 @@ def calibrate(
     """
     embedder = model if isinstance(model, Embedder) else open_embedder(model)
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
-    scores = score_crop_pairs(embedder, calibration_crops(dataset), dataset.name, target_false_accept_rate)
-    return calibration_from_scores(scores, dataset.name, target_false_accept_rate)
+    crops = calibration_crops(dataset)
+    scores = score_crop_pairs(embedder, crops, dataset.name, target_false_accept_rate)
+    return calibration_from_scores(scores, dataset.name, target_false_accept_rate, known_cameras(crops))
+
+
+def known_cameras(crops: Sequence[Crop]) -> set[int]:
+    """The cameras of `crops`, without unknown ones."""
+    return {crop.known_camera for crop in crops if crop.known_camera is not None}
 
 
 def calibration_crops(dataset: Dataset) -> list[Crop]:
@@ -99,7 +105,10 @@ def score_crop_pairs(
 
 
 def calibration_from_scores(
-    scores: PairScores, data: str, target_false_accept_rate: float = TARGET_FALSE_ACCEPT_RATE
+    scores: PairScores,
+    data: str,
+    target_false_accept_rate: float = TARGET_FALSE_ACCEPT_RATE,
+    cameras: Collection[int] = (),
 ) -> Calibration:
     """The calibration with the lowest threshold that keeps to `target_false_accept_rate`.
 
@@ -107,12 +116,20 @@ def calibration_from_scores(
         scores: of genuine and impostor pairs.
         data: the name of the data that they come from.
         target_false_accept_rate: share of impostor pairs that the threshold may accept, between 0 and 1.
+        cameras: the known cameras of the data.
 
     Raises:
         InputError: there are too few pairs to measure such a rate.
     """
     genuine, impostor = int(scores.genuine_counts.sum()), int(scores.impostor_counts.sum())
     check_pair_counts(genuine, impostor, data, target_false_accept_rate)
+    calibration = choose_thresholds(scores, data, target_false_accept_rate)
+    return replace(calibration, cameras=tuple(sorted(cameras)))
+
+
+def choose_thresholds(scores: PairScores, data: str, target_false_accept_rate: float) -> Calibration:
+    """As `calibration_from_scores`, for any number of pairs."""
+    genuine, impostor = int(scores.genuine_counts.sum()), int(scores.impostor_counts.sum())
     false_accepts, false_rejects = scores.error_rates()
     cosines = bin_edges()
     # The first such bin: the rate falls as the cosine rises.
@@ -147,7 +164,7 @@ def check_pair_counts(
             "give more identities with crops from several cameras"
         )
     if impostor * target_false_accept_rate < MIN_PAIRS:
-        lowest = _round_up(MIN_PAIRS / max(1, impostor))
+        lowest = round_up(MIN_PAIRS / max(1, impostor))
         raise InputError(
             f"{data}: {impostor} pairs of different people are too few for a false-accept rate of "
             f"{target_false_accept_rate:g}; "
@@ -156,7 +173,7 @@ def check_pair_counts(
         )
 
 
-def _round_up(rate: float) -> float:
+def round_up(rate: float) -> float:
     """`rate` rounded up to one significant digit."""
     step = 10.0 ** math.floor(math.log10(rate))
     return float(f"{math.ceil(rate / step) * step:.1g}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,12 @@ def bin_edges() -> npt.NDArray[np.float64]:
     return np.arange(BINS, dtype=np.float64) * (2 / BINS) - 1
 
 
+def count_bins(cosines: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
+    """The histogram of `cosines`: counts [BINS]."""
+    bins = ((cosines + 1) * (BINS / 2)).astype(np.int32).clip(0, BINS - 1)
+    return np.bincount(bins.ravel(), minlength=BINS)
+
+
 def score_pairs(vectors: Vectors, identities: Sequence[int], cameras: Sequence[int]) -> PairScores:
     """The scores of all pairs among the unit `vectors` [N, D].
 
@@ -55,13 +61,13 @@ def score_pairs(vectors: Vectors, identities: Sequence[int], cameras: Sequence[i
     genuine, impostor = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
     for start in range(0, len(vectors), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        bins = ((vectors[rows] @ vectors[start:].T + 1) * (BINS / 2)).astype(np.int32).clip(0, BINS - 1)
-        later = np.arange(bins.shape[1]) > np.arange(bins.shape[0])[:, None]  # each pair once
+        cosines = vectors[rows] @ vectors[start:].T
+        later = np.arange(cosines.shape[1]) > np.arange(cosines.shape[0])[:, None]  # each pair once
         same_id = ids[rows, None] == ids[start:]
         other_camera = cams[rows, None] != cams[start:]
         no_distractor = ids[rows, None] != DISTRACTOR
-        genuine += np.bincount(bins[later & same_id & other_camera & no_distractor], minlength=BINS)
-        impostor += np.bincount(bins[later & ~same_id], minlength=BINS)
+        genuine += count_bins(cosines[later & same_id & other_camera & no_distractor])
+        impostor += count_bins(cosines[later & ~same_id])
     return PairScores(genuine, impostor)
 
 

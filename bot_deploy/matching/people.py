@@ -16,6 +16,7 @@ from bot_deploy.errors import InputError, require_range
 
 from .appearances import mean_vectors
 from .identify import UNCALIBRATED_THRESHOLD
+from .tracks import MIN_OVERLAP_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 MAX_APPEARANCES = 10_000  # the distances of more would take over 800 MB
 NEVER = 1e6  # a distance; the mean of up to a million distances with one such is above every threshold
-MIN_OVERLAP_S = 0.5  # seconds together in view, from which two appearances on one camera are two people
 
 
 @dataclass(frozen=True)
@@ -142,16 +142,13 @@ def _distances(appearances: Sequence[SeenAppearance]) -> npt.NDArray[np.float64]
     distances = np.clip(1 - vectors @ vectors.T, 0, 2)
     starts = np.array([one.appearance.start for one in appearances])
     ends = np.array([one.appearance.end for one in appearances])
-    cameras = np.array([one.appearance.camera for one in appearances])
-    # Without a clock, only times of one video can be compared.
-    videos = np.array([str(one.appearance.video) for one in appearances])
-    has_clock = np.array([one.appearance.has_clock for one in appearances])
+    numbers: dict[tuple[str, str], int] = {}
+    views = np.array([numbers.setdefault(one.appearance.view, len(numbers)) for one in appearances])
     names = np.array([one.name or "" for one in appearances])
     overlap = np.minimum(ends[:, None], ends) - np.maximum(starts[:, None], starts)
-    same_view = (cameras[:, None] == cameras) & ((videos[:, None] == videos) | (has_clock[:, None] & has_clock))
     named = (names[:, None] != "") & (names != "")
     distances[named & (names[:, None] == names)] = 0
-    distances[same_view & (overlap > MIN_OVERLAP_S)] = NEVER
+    distances[(views[:, None] == views) & (overlap > MIN_OVERLAP_S)] = NEVER
     distances[named & (names[:, None] != names)] = NEVER
     np.fill_diagonal(distances, 0)
     return distances

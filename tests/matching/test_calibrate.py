@@ -99,7 +99,7 @@ def test_calibrate_a_model_on_a_data_set(opened: bool, onnx_file: Path, people: 
     crops = [*dataset.query, *dataset.gallery]
     ids, cams = [crop.identity for crop in crops], [crop.camera for crop in crops]
     vectors, _ = embedder.embed_files([crop.path for crop in crops])
-    assert calibration == calibration_from_scores(score_pairs(vectors, ids, cams), str(people), 0.05)
+    assert calibration == calibration_from_scores(score_pairs(vectors, ids, cams), str(people), 0.05, set(cams))
     assert (calibration.genuine_pairs, calibration.impostor_pairs) == count_pairs(ids, cams)
     assert calibration.target_false_accept_rate == 0.05
     assert open_embedder(onnx_file).contract.calibration is None  # nothing is stored
