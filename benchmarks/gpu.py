@@ -1,24 +1,32 @@
 """Everything that only a GPU can show, in one go: 30 minutes of one H100 are enough.
 
     python benchmarks/gpu.py --out gpu-results [--only training,runner] [--market Market-1501.zip]
+    python benchmarks/gpu.py --dry-run
 
 Each part is a function. A part that fails is reported, and the others go on. `--out` gets results.json and the
 trainings. `--market` also trains the recipe `strong` on Market-1501 for 120 epochs, which takes hours.
+
+`--dry-run` needs no GPU: each part does on the CPU, in small, what it can, and says what it leaves out. Its numbers
+mean nothing; it shows that the script is ready.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
+import math
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import warnings
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 import numpy as np
@@ -38,11 +46,23 @@ from bot_deploy.train.state import create_state
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-WORLD = World(0, 1, "cuda")
+    Put = Callable[[int, Callable[[], None]], None]
+
 IDENTITIES, IMAGES = 64, 16  # of noise: 16 batches of P16 K4 in an epoch
-STEPS = IDENTITIES * IMAGES // 64
 SMALL = ("--set", "height=64", "--set", "width=32", "--set", "epochs=2", "--set", "warmup_epochs=0")
 TOLERANCE = 1e-4  # of an embedding on CUDA against the CPU
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where the parts run."""
+
+    out: Path
+    dry: bool  # without a GPU
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.dry else "cuda"
 
 
 def run(*arguments: object, timeout_s: int = 600) -> subprocess.CompletedProcess[str]:
@@ -59,15 +79,17 @@ def bot(*arguments: object, timeout_s: int = 600) -> str:
     return done.stdout
 
 
-def environment(_out: Path) -> object:
+def environment(_setting: Setting) -> object:
     """What the machine has."""
     document: object = json.loads(bot("env", "--json"))
     return document
 
 
-def tests(_out: Path) -> object:
+def tests(setting: Setting) -> object:
     """The tests of training and backends with this PyTorch; those of the CPU hide the GPU themselves."""
-    done = run("-m", "pytest", "-q", "-m", "not slow", "tests/train", "tests/backends", "tests/test_environment.py")
+    only_found = ["--collect-only"] if setting.dry else []
+    folders = ("tests/train", "tests/backends", "tests/test_environment.py")
+    done = run("-m", "pytest", "-q", "-m", "not slow", *only_found, *folders)
     return {"exit_code": done.returncode, "last_lines": done.stdout.splitlines()[-15:]}
 
 
@@ -75,15 +97,18 @@ def tests(_out: Path) -> object:
 
 
 class KernelEngine:
-    """An engine for `Runner` whose network is the mean colour, computed by PyTorch on the runner's stream."""
+    """An engine for `Runner` whose network is the mean colour, computed by PyTorch on the runner's stream.
+
+    `put(stream, work)` puts work on a stream.
+    """
 
     device_memory_size_v2 = 1 << 20
 
-    def __init__(self, contract: Contract) -> None:
-        self.contract, self.addresses, self.batch = contract, {}, 0
+    def __init__(self, contract: Contract, put: Put) -> None:
+        self.contract, self.put, self.addresses, self.batch = contract, put, {}, 0
 
     def create_execution_context(self, _how: object) -> KernelEngine:
-        return KernelEngine(self.contract)
+        return KernelEngine(self.contract, self.put)
 
     def set_device_memory(self, address: int, size: int) -> None: ...
 
@@ -96,46 +121,69 @@ class KernelEngine:
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
-        with torch.cuda.stream(torch.cuda.ExternalStream(stream)):
-            images = _on_gpu(self.addresses["images"], (self.batch, *self.contract.size, 3), "|u1")
-            output = _on_gpu(self.addresses["embeddings"], (self.batch, 3), "<f4")
-            output.copy_(torch.nn.functional.normalize(images.float().mean((1, 2)), dim=1))
+        self.put(stream, partial(_mean_colour, self.addresses, (self.batch, *self.contract.size, 3)))
         return True
 
 
-def _on_gpu(address: int, shape: tuple[int, ...], kind: str) -> torch.Tensor:
+def _mean_colour(addresses: dict[str, int], shape: tuple[int, ...]) -> None:
+    images, output = _tensor(addresses["images"], shape, "|u1"), _tensor(addresses["embeddings"], (shape[0], 3), "<f4")
+    output.copy_(torch.nn.functional.normalize(images.float().mean((1, 2)), dim=1))
+
+
+def _tensor(address: int, shape: tuple[int, ...], kind: str) -> torch.Tensor:
+    """The memory at `address`, on the GPU if there is one."""
+    if not torch.cuda.is_available():
+        memory = (ctypes.c_uint8 * (math.prod(shape) * int(kind[-1]))).from_address(address)
+        return torch.from_numpy(np.frombuffer(memory, kind).reshape(shape))
     interface = {"data": (address, False), "shape": shape, "typestr": kind, "version": 3, "strides": None}
-    tensor: torch.Tensor = torch.as_tensor(SimpleNamespace(__cuda_array_interface__=interface), device="cuda")
-    return tensor
+    return torch.as_tensor(SimpleNamespace(__cuda_array_interface__=interface), device="cuda")
 
 
-def runner(_out: Path) -> object:
+def _put_on_stream(stream: int, work: Callable[[], None]) -> None:
+    with torch.cuda.stream(torch.cuda.ExternalStream(stream)):
+        work()
+
+
+def runner(setting: Setting) -> object:
     """Batches, padding, graphs and memory of `Runner` on real cuda-bindings, against NumPy."""
-    contract = Contract(arch="mean", height=256, width=128, dim=3, fingerprint="0" * 16)
+    height, width = (16, 8) if setting.dry else (256, 128)
+    contract = Contract(arch="mean", height=height, width=width, dim=3, fingerprint="0" * 16)
     sidecar = SimpleNamespace(profile=(1, 8, 64), contract=contract, sha256="0" * 64, version="0")
     trt = SimpleNamespace(
         __name__="kernels", ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="USER_MANAGED")
     )
-    free = torch.cuda.mem_get_info()[0]
-    running = Runner(trt, SimpleNamespace(errors=[]), nvidia.load_cuda(), KernelEngine(contract), sidecar)
+    cuda: Any
+    if setting.dry:
+        from helpers.fake_cuda import MODEL
+        from helpers.fake_cuda import Gpu as FakeGpu
+
+        cuda, gpu_model = FakeGpu(memory=1 << 30, seed=0), MODEL
+        engine = KernelEngine(contract, lambda stream, work: cuda._put("run", work, stream))  # noqa: SLF001
+    else:
+        cuda, gpu_model = nvidia.load_cuda(), nvidia.find_gpu()
+        engine = KernelEngine(contract, _put_on_stream)
+        free = torch.cuda.mem_get_info()[0]
+    running = Runner(trt, SimpleNamespace(errors=[]), cuda, engine, cast("Any", sidecar), gpu_model)
     rng, worst, milliseconds = np.random.default_rng(0), 0.0, {}
-    for count in (1, 2, 5, 8, 64, 100, 5, 1):
-        images = rng.integers(0, 256, (count, 256, 128, 3), dtype=np.uint8)
+    # 512 takes turns in two buffers: eight batches of 64, which are copied while others are computed.
+    for count in (1, 2, 5, 8, 64, 100, 5, 1, 512):
+        images = rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
         expected = images.mean((1, 2), dtype=np.float64)
         expected /= np.linalg.norm(expected, axis=1, keepdims=True)
         worst = max(worst, float(np.abs(running.run(images) - expected).max()))
         milliseconds[count] = _milliseconds(partial(running.run, images))
-    images = rng.integers(0, 256, (64, 256, 128, 3), dtype=np.uint8)
-    copying = _milliseconds(partial(np.copyto, running.pixels, images))
-    graphs = {size: graph is not None for size, graph in running.graphs.items()}
+    images = rng.integers(0, 256, (64, height, width, 3), dtype=np.uint8)
+    filling = _milliseconds(partial(np.copyto, running.slots[0].pixels, images))
+    graphs = {size: graph is not None for size, graph in running.slots[0].graphs.items()}
     del running
-    left = free - torch.cuda.mem_get_info()[0]
     return {
         "worst_error": worst,
         "graphs": graphs,
         "milliseconds": milliseconds,
-        "milliseconds_to_fill_the_pinned_buffer_of_64": copying,  # what two buffers could hide
-        "bytes_left": left,
+        "milliseconds_to_fill_a_buffer_of_64": filling,
+        # Near 1 where copies are the slower part: 512 images then take as long as their copies alone.
+        "time_of_512_over_8_times_64": milliseconds[512] / (8 * milliseconds[64]),
+        "bytes_left": "not without a GPU" if setting.dry else free - torch.cuda.mem_get_info()[0],
     }
 
 
@@ -152,16 +200,19 @@ def _milliseconds(call: Callable[[], object], times: int = 30) -> float:
 # ---- training ----
 
 
-def training(_out: Path) -> object:
+def training(setting: Setting) -> object:
     """Images/s, share of time that the GPU computes, and waits for it in a step: as it is, and without each mending."""
-    results = {}
-    for arch in ("resnet50", "mobilenet_v2"):
+    results: dict[str, object] = {}
+    for arch in ("mobilenet_v2",) if setting.dry else ("resnet50", "mobilenet_v2"):
         for name, variant in VARIANTS.items():
             if name == "layers for the CPU" and arch == "resnet50":
                 continue  # it has none of them
+            if name == "compiled" and setting.dry:
+                results[f"{arch}, {name}"] = "left out without a GPU: the compiler takes minutes"
+                continue
             with variant():
                 results[f"{arch}, {name}"] = _train(
-                    arch, on_gpu=name != "crops on the CPU", compile_=name == "compiled"
+                    arch, setting, on_gpu=name != "crops on the CPU", compile_=name == "compiled"
                 )
             print(f"{arch}, {name}: {results[f'{arch}, {name}']}", flush=True)
     return results
@@ -198,31 +249,32 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
 }
 
 
-def noise(recipe: Recipe, *, on_gpu: bool) -> TrainingSet:
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (IDENTITIES * IMAGES, recipe.height, recipe.width, 3), dtype=np.uint8)
+def noise(recipe: Recipe, setting: Setting, *, on_gpu: bool) -> TrainingSet:
+    rng, images = np.random.default_rng(0), 4 if setting.dry else IMAGES
+    pixels = rng.integers(0, 256, (IDENTITIES * images, recipe.height, recipe.width, 3), dtype=np.uint8)
     crops = torch.from_numpy(pixels)
-    labels = np.arange(len(pixels)) // IMAGES
-    return TrainingSet((), labels, (recipe.height, recipe.width), crops.cuda() if on_gpu else crops)
+    labels = np.arange(len(pixels)) // images
+    return TrainingSet((), labels, (recipe.height, recipe.width), crops.to(setting.device) if on_gpu else crops)
 
 
-def _train(arch: str, *, on_gpu: bool, compile_: bool) -> dict[str, float]:
-    recipe = resolve_precision(Recipe(arch=arch, weights="none", compile=compile_), "cuda")
-    crops = noise(recipe, on_gpu=on_gpu)
-    state = create_state(recipe, IDENTITIES, "cuda")
-    network = loop.prepare_network(state.model, recipe, WORLD)
+def _train(arch: str, setting: Setting, *, on_gpu: bool, compile_: bool) -> dict[str, float]:
+    size = {"height": 32, "width": 16} if setting.dry else {}
+    recipe = resolve_precision(Recipe(arch=arch, weights="none", compile=compile_, **size), setting.device)
+    crops = noise(recipe, setting, on_gpu=on_gpu)
+    state = create_state(recipe, IDENTITIES, setting.device)
+    world = World(0, 1, setting.device)
+    network = loop.prepare_network(state.model, recipe, world)
 
     def epoch() -> float:
-        return float(loop.train_epoch(state, crops, recipe, WORLD, network).images_per_second or 0)
+        return float(loop.train_epoch(state, crops, recipe, world, network).images_per_second or 0)
 
     epoch()  # cuDNN's search, and the compiler
-    rates = [epoch() for _ in range(3)]
-    with warnings.catch_warnings(record=True) as waits:
+    rates = [epoch() for _ in range(1 if setting.dry else 3)]
+    with warnings.catch_warnings(record=True) as waits, _warnings_of_waits(setting):
         warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
         epoch()
-        torch.cuda.set_sync_debug_mode("default")
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    activity = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[activity.CPU if setting.dry else activity.CUDA]) as profile:
         started = time.perf_counter()
         epoch()
         wall = time.perf_counter() - started
@@ -230,17 +282,32 @@ def _train(arch: str, *, on_gpu: bool, compile_: bool) -> dict[str, float]:
     return {
         "images_per_second": float(np.median(rates)),
         "busy_share": busy,
-        "waits_in_a_step": sum("synchroniz" in str(wait.message) for wait in waits) / STEPS,
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "waits_in_a_step": sum("synchroniz" in str(wait.message) for wait in waits) / (len(crops.labels) // 64),
+        "peak_gib": 0.0 if setting.dry else torch.cuda.max_memory_allocated() / 2**30,
     }
 
 
-def runs(out: Path) -> object:
+@contextlib.contextmanager
+def _warnings_of_waits(setting: Setting) -> Iterator[None]:
+    """Lets PyTorch warn where it waits for the GPU."""
+    if setting.dry:
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def runs(setting: Setting) -> object:
     """fp16 with its scaler, a resumed run, torchrun of one; train, export and eval on CUDA against the CPU."""
-    people = out / "people"
-    bot("synthetic", people)
+    out, people = setting.out, setting.out / "people"
+    few = ("--train-identities", 16, "--test-identities", 4, "--images-per-camera", 2) if setting.dry else ()
+    bot("synthetic", people, *few)
     quick = ("--data", people, "--recipe", "quick", "--weights", "none", *SMALL)
-    bot("train", *quick, "--set", "precision=fp16", "--out", out / "fp16")
+    precision = "fp32" if setting.dry else "fp16"  # FP16 needs a GPU
+    bot("train", *quick, "--set", f"precision={precision}", "--out", out / "fp16")
     bot("train", *quick, "--set", "epochs=1", "--out", out / "resumed")
     bot("train", "--resume", "--out", out / "resumed", "--set", "epochs=2")
     bot("train", *quick, "--out", out / "whole")
@@ -256,11 +323,11 @@ def runs(out: Path) -> object:
     distances = {
         f"{path.suffix} on {device}": float(np.abs(open_embedder(path, device).run(images) - expected).max())
         for path in (model, checkpoint)
-        for device in ("cuda", "cpu")
+        for device in (setting.device, "cpu")
     }
     return {
         "last_rows": rows,
-        "eval_on_cuda": json.loads(bot("eval", model, "--data", people, "--device", "cuda", "--json")),
+        "eval_on_cuda": json.loads(bot("eval", model, "--data", people, "--device", setting.device, "--json")),
         "eval_on_cpu": json.loads(bot("eval", model, "--data", people, "--device", "cpu", "--json")),
         "largest_differences": distances,
         "within_tolerance": max(distances.values()) <= TOLERANCE,
@@ -270,17 +337,17 @@ def runs(out: Path) -> object:
 # ---- running ----
 
 
-def onnxruntime(_out: Path) -> object:
+def onnxruntime(setting: Setting) -> object:
     """The built-in model on CUDA at batches of 1 to 16: the first call and the next ones, by cuDNN's kind of search."""
     from bot_deploy.backends import onnxruntime as backend
 
     size = open_embedder("box", "cpu").contract.size
     results: dict[str, dict[int, list[float]]] = {}
-    for search in ("EXHAUSTIVE", "HEURISTIC"):  # the first is ONNX Runtime's own choice
+    for search in ("HEURISTIC", "EXHAUSTIVE", "DEFAULT"):  # the first is ours, the second ONNX Runtime's own choice
         with _replaced(backend, "CUDA_OPTIONS", {**backend.CUDA_OPTIONS, "cudnn_conv_algo_search": search}):
-            embedder = open_embedder("box", "cuda", check=False)
+            embedder = open_embedder("box", setting.device, check=False)
         results[search] = {}
-        for batch in range(1, 17):
+        for batch in range(1, 3 if setting.dry else 17):
             images = np.random.default_rng(batch).integers(0, 256, (batch, *size, 3), dtype=np.uint8)
             started = time.perf_counter()
             embedder.run(images)
@@ -289,24 +356,33 @@ def onnxruntime(_out: Path) -> object:
     return {"first_and_next_call_ms": results}
 
 
-def engines(out: Path) -> object:
-    """An engine with each installed package, its parity, and the start of a second process with kept kernels."""
+def engines(setting: Setting) -> object:
+    """FP16 and INT8 engines with each installed package, their parity, and a second start with kept kernels."""
     if not any(map(nvidia.is_installed, ("tensorrt", "tensorrt-rtx"))):
         return "neither tensorrt nor tensorrt-rtx is installed"
-    document = json.loads(bot("export", "box", "--trt", "--out", out / "engine", "--json"))
-    engine = out / "engine" / "model.engine"
-    seconds = []
-    for _ in range(2):
-        started = time.perf_counter()
-        bot("bench", engine, "--seconds", "0.2", "--batches", "1")
-        seconds.append(time.perf_counter() - started)
-    return {"artifacts": document["artifacts"], "seconds_of_the_first_and_second_start": seconds}
+    results: dict[str, object] = {}
+    for precision in ("fp16", "int8"):
+        out = setting.out / "engine" / precision
+        options = ["--int8"] if precision == "int8" else []
+        document = json.loads(bot("export", "box", "--trt", *options, "--out", out, "--json", timeout_s=1800))
+        results[f"{precision} artifacts"] = document["artifacts"]
+        seconds = []
+        for _ in range(0 if setting.dry else 2):
+            started = time.perf_counter()
+            bot("bench", out / "model.engine", "--seconds", "0.2", "--batches", "1")
+            seconds.append(time.perf_counter() - started)
+        results[f"{precision} seconds of the first and second start"] = seconds or "not without a GPU"
+    return results
 
 
-def bench(out: Path) -> object:
-    """`bot bench --json` of all devices."""
-    models = ["box", *(out / "engine").glob("model.engine")]
-    document: object = json.loads(bot("bench", *models, "--seconds", "2", "--batches", "1,8,16,32,64", "--json"))
+def bench(setting: Setting) -> object:
+    """`bot bench --json` of the models on the GPU."""
+    models: list[object] = ["box"]
+    options: tuple[object, ...] = ("--device", "cpu", "--seconds", "0.05", "--batches", "1,2")
+    if not setting.dry:
+        models += (setting.out / "engine").glob("*/model.engine")
+        options = ("--seconds", "2", "--batches", "1,8,16,32,64,128")
+    document: object = json.loads(bot("bench", *models, *options, "--json"))
     return document
 
 
@@ -316,30 +392,48 @@ PARTS = {part.__name__: part for part in (environment, runner, training, runs, o
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("gpu-results"), show_default=True)
 @click.option("--only", default=",".join(PARTS), show_default=True, help="Parts to run, separated by commas.")
+@click.option("--dry-run", is_flag=True, help="Without a GPU: in small, on the CPU, into a temporary folder.")
 @click.option("--market", type=click.Path(path_type=Path), help="Market-1501, for the paper's recipe; takes hours.")
 @click.option("--weights", default="none", show_default=True, help="Initial weights of that run.")
-def main(out: Path, only: str, market: Path | None, weights: str) -> None:
+def main(out: Path, only: str, dry_run: bool, market: Path | None, weights: str) -> None:
     """Run all parts, and print and keep their results."""
-    if not torch.cuda.is_available():
-        raise click.ClickException("PyTorch finds no GPU; `bot env` shows what this machine has")
-    out.mkdir(parents=True, exist_ok=True)
-    results: dict[str, object] = {}
-    for name in only.split(","):
-        started = time.perf_counter()
-        try:
-            results[name] = PARTS[name](out)
-        except Exception:  # noqa: BLE001 - the other parts are still worth the GPU's time
-            results[name] = {"error": traceback.format_exc()}
-        print(f"== {name}, {time.perf_counter() - started:.0f} s\n{json.dumps(results[name], indent=1)}", flush=True)
-        (out / "results.json").write_text(json.dumps(results, indent=1))
-    if market:
-        print(bot("train", "--data", market, "--recipe", "strong", "--weights", weights, "--out", out / "strong",
-                  timeout_s=24 * 3600))  # fmt: skip
-        bot("export", out / "strong", "--fp16")
-        print(bot("eval", out / "strong" / "model.onnx", "--data", market, "--json"))
-    failed = [name for name, result in results.items() if isinstance(result, dict) and "error" in result]
+    if dry_run:
+        sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # the stand-in for CUDA
+        with tempfile.TemporaryDirectory() as folder:
+            failed = _run_parts(only.split(","), Setting(Path(folder), dry=True))
+    elif torch.cuda.is_available():
+        out.mkdir(parents=True, exist_ok=True)
+        failed = _run_parts(only.split(","), Setting(out, dry=False))
+        if market:
+            _train_on_market(market, weights, out / "strong")
+    else:
+        raise click.ClickException("PyTorch finds no GPU; `bot env` shows what this machine has; or try --dry-run")
     if failed:
         raise click.ClickException(f"failed: {', '.join(failed)}")
+
+
+def _run_parts(names: list[str], setting: Setting) -> list[str]:
+    """Runs the parts, and returns the names of those that failed."""
+    results: dict[str, object] = {}
+    failed = []
+    for name in names:
+        started = time.perf_counter()
+        try:
+            results[name] = PARTS[name](setting)
+        except Exception:  # noqa: BLE001 - the other parts are still worth the GPU's time
+            results[name] = {"error": traceback.format_exc()}
+            failed.append(name)
+        print(f"== {name}, {time.perf_counter() - started:.0f} s\n{json.dumps(results[name], indent=1)}", flush=True)
+        (setting.out / "results.json").write_text(json.dumps(results, indent=1))
+    return failed
+
+
+def _train_on_market(market: Path, weights: str, out: Path) -> None:
+    hours = 24 * 3600
+    print(bot("train", "--data", market, "--recipe", "strong", "--weights", weights, "--out", out, timeout_s=hours))
+    bot("export", out, "--fp16", timeout_s=hours)
+    print(bot("eval", out / "model.onnx", "--data", market, "--json", timeout_s=hours))
+    print(bot("ablate", "--data", market, "--weights", weights, "--out", out.with_name("table-1"), timeout_s=hours))
 
 
 if __name__ == "__main__":

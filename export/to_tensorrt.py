@@ -259,7 +259,9 @@ def _build(trt: Any, trt_logger: Any, model: bytes, description: Sidecar, option
     else:
         _apply(trt, config, options)
         # TensorRT times kernels to choose among them; it looks timings of the same layers up in a second build.
-        timings = f"{description.package}-{description.version}-{_file_name(nvidia.find_gpu().model)}.timings"
+        timings = engine_cache.file_name(
+            f"{description.package}-{description.version}-{nvidia.find_gpu().model}.timings"
+        )
         config.set_timing_cache(config.create_timing_cache(engine_cache.read(timings)), ignore_mismatch=False)
     height, width = description.contract.size
     profile = builder.create_optimization_profile()
@@ -286,11 +288,6 @@ def _apply(trt: Any, config: Any, options: EngineOptions) -> None:
         config.hardware_compatibility_level = levels.AMPERE_PLUS
     elif "capability" in options.compatible:
         config.hardware_compatibility_level = levels.SAME_COMPUTE_CAPABILITY
-
-
-def _file_name(text: str) -> str:
-    """`text` without the characters that file names may lack."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", text)
 
 
 def _capabilities(trt: Any, gpu_archs: tuple[str, ...]) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from typing import TYPE_CHECKING
 
 from bot_deploy import files
@@ -23,6 +24,11 @@ MAX_FILE_BYTES = 1 << 30  # of kernels or timings
 def folder() -> Path:
     """The folder of all files; the name of an engine is its `Sidecar.key`."""
     return files.cache_folder("engines-1")
+
+
+def file_name(text: str) -> str:
+    """`text` without the characters that file names may lack."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text)
 
 
 def read_engine(description: Sidecar) -> tuple[bytes, Sidecar] | None:

@@ -42,9 +42,10 @@ def open_model(path: Path, device: str, threads: int) -> Embedder:
     check_cuda(cuda, cuda.cudaSetDevice(number))
     engine = load_engine(trt, logger, data, path, host_code=sidecar.version_compatible)
     check_shapes(engine_shapes(engine), sidecar.contract, path, REEXPORT_HINT)
-    runner = Runner(trt, logger, cuda, engine, sidecar, number)
+    runner = Runner(trt, logger, cuda, engine, sidecar, gpu, number)
     name = f"{sidecar.package} {sidecar.version} {gpu.arch} {sidecar.precision}"
-    return Embedder(sidecar.contract, name, runner.run, sidecar.profile[2])
+    # Two of the largest batches, so that one is copied while the other is computed.
+    return Embedder(sidecar.contract, name, runner.run, 2 * sidecar.profile[2])
 
 
 def try_runtimes() -> str:

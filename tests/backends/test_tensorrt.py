@@ -15,6 +15,7 @@ from helpers.fake_cuda import (
     CONTRACT,
     DIM,
     HEIGHT,
+    MODEL,
     RTX,
     SIDECAR,
     TENSORRT,
@@ -29,6 +30,7 @@ from helpers.fake_cuda import (
 
 from bot_deploy.artifacts import engine_cache
 from bot_deploy.backends.engine_runner import Runner, batch_sizes
+from bot_deploy.driver import Gpu as GpuModel
 from bot_deploy.errors import RunError
 
 PROFILES = [(1, 2, 4), (3, 3, 5), (2, 6, 6), (1, 1, 1), (7, 7, 7)]
@@ -47,10 +49,11 @@ def runner(
     *,
     runs: bool = True,
     number: int = 0,
+    model: GpuModel = MODEL,
 ) -> Runner:
     engine = Engine(gpu, profile, user_managed=trt is TENSORRT, runs=runs)
     gpu.cudaSetDevice(number)
-    return Runner(trt, engine._logger, gpu, engine, replace(SIDECAR, profile=profile), number)
+    return Runner(trt, engine._logger, gpu, engine, replace(SIDECAR, profile=profile), model, number)
 
 
 # ---- batches ----
@@ -58,9 +61,12 @@ def runner(
 
 @PACKAGES
 @pytest.mark.parametrize("profile", PROFILES)
-def test_any_batch_comes_back_whole_and_in_order(profile: tuple[int, int, int], trt: SimpleNamespace) -> None:
-    running = runner(Gpu(), profile, trt)
-    for count in (*range(12), 3, 1, 11, 2):  # sizes come back, so that captured passes run, too
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_any_batch_comes_back_whole_and_in_order(
+    profile: tuple[int, int, int], trt: SimpleNamespace, seed: int | None
+) -> None:
+    running = runner(Gpu(seed=seed), profile, trt)
+    for count in (*range(12), 3, 1, 11, 30, 2):  # sizes come back, so that captured passes run, too
         images = crops(count, seed=count)
         vectors = running.run(images)
         assert vectors.shape == (count, DIM)
@@ -104,7 +110,7 @@ def test_a_batch_below_the_smallest_size_is_padded_with_black() -> None:
     vectors = running.run(crops(1))
     assert "run 3" in gpu._log
     assert vectors.shape == (1, DIM)
-    assert not running.pixels[1:3].any()
+    assert not running.slots[0].pixels[1:3].any()
 
 
 # ---- graphs ----
@@ -121,12 +127,70 @@ def test_order_of_calls_and_one_graph_for_each_small_batch() -> None:
     running.run(crops(2))
     assert gpu._log == ["launch", "wait"]
     gpu._log.clear()
-    running.run(crops(7))  # 4 and 3, more than the best: no graphs
-    running.run(crops(4))
-    assert gpu._log == [word for size in (4, 3, 4) for word in ("in", f"run {size}", "out", "wait")]
+    for count in (3, 4):  # more than the best: no graphs
+        running.run(crops(count))
+    assert gpu._log == [word for size in (3, 4) for word in ("in", f"run {size}", "out", "wait")]
     gpu._log.clear()
     running.run(crops(2))  # its context was left alone by the larger ones
     assert gpu._log == ["launch", "wait"]
+
+
+@PACKAGES
+def test_two_slots_take_turns(trt: SimpleNamespace) -> None:
+    gpu = Gpu()
+    running = runner(gpu, (1, 2, 4), trt)
+    running.run(crops(15))
+    first, second, third, last = (["in", f"run {size}", "out"] for size in (4, 4, 4, 3))
+    # The second batch is filled and started before anything waits, and each wait is followed by the next start.
+    assert gpu._log == [*first, *second, "wait", *third, "wait", *last, "wait", "wait"]
+    assert len(running.engine._made) == 2
+    gpu._log.clear()
+    running.run(crops(4))  # the first slot and its context again
+    assert gpu._log == [*first, "wait"]
+    assert len(running.engine._made) == 2
+
+
+def test_a_batch_is_copied_while_another_is_computed() -> None:
+    gpu = Gpu()
+    running = runner(gpu, (1, 2, 4))
+    stuck = gpu._drain_one
+    computing, copying = running.stream, running.copies
+
+    def copy_first(stream: int) -> None:
+        """As where copies are fast and the network is slow: all that can be copied is copied first."""
+        while stream == computing and gpu._queues[copying]:
+            stuck(copying)
+        stuck(stream)
+
+    gpu._drain_one = copy_first  # type: ignore[method-assign]
+    np.testing.assert_array_equal(running.run(crops(8)), embeddings(crops(8)))
+    assert gpu._done == ["in", "in", "run 4", "out", "run 4", "out"]
+
+
+def test_small_batches_that_take_turns_have_a_graph_in_each_slot() -> None:
+    gpu = Gpu()
+    running = runner(gpu, (2, 2, 2))
+    running.run(crops(4))
+    gpu._log.clear()
+    np.testing.assert_array_equal(running.run(crops(6, seed=1)), embeddings(crops(6, seed=1)))
+    assert gpu._log == ["launch", "launch", "wait", "launch", "wait", "wait"]
+
+
+def test_after_a_fault_in_the_second_slot_the_first_is_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu()
+    running = runner(gpu, (1, 2, 4))
+    running.run(crops(8))
+    enqueue, calls = Context.execute_async_v3, []
+
+    def fail_at_the_second(context: Context, stream: int) -> bool:
+        calls.append(stream)
+        return len(calls) != 2 and enqueue(context, stream)
+
+    monkeypatch.setattr(Context, "execute_async_v3", fail_at_the_second)
+    with pytest.raises(RunError, match="cannot run a batch of 4"):
+        running.run(crops(8, seed=1))
+    assert not any(gpu._queues.values())
+    np.testing.assert_array_equal(running.run(crops(9, seed=2)), embeddings(crops(9, seed=2)))
 
 
 def test_rtx_makes_its_graphs_itself_in_one_context() -> None:
@@ -152,6 +216,8 @@ def test_what_cannot_be_captured_runs_without_a_graph_and_is_tried_once() -> Non
 
 # ---- the kernels of TensorRT-RTX ----
 
+KERNELS = f"{SIDECAR.sha256[:32]}-10.13.2-sm89-NVIDIA-GeForce-RTX-4090-128-multiprocessors.kernels"
+
 
 def test_kernels_are_compiled_once_for_all_runs() -> None:
     first = runner(Gpu(), trt=RTX)
@@ -161,7 +227,7 @@ def test_kernels_are_compiled_once_for_all_runs() -> None:
     del first
     gc.collect()
     (kept,) = engine_cache.folder().iterdir()
-    assert kept.name == f"{SIDECAR.sha256[:32]}-{SIDECAR.version}.kernels"
+    assert kept.name == KERNELS
     second = runner(Gpu(), trt=RTX)
     for count in (4, 1, 3):
         np.testing.assert_array_equal(second.run(crops(count)), embeddings(crops(count)))
@@ -172,14 +238,27 @@ def test_kernels_are_compiled_once_for_all_runs() -> None:
 
 
 def test_kernels_of_another_version_are_compiled_again() -> None:
-    name = f"{SIDECAR.sha256[:32]}-{SIDECAR.version}.kernels"
-    engine_cache.write(name, b"of another version")
+    engine_cache.write(KERNELS, b"of another version")
     running = runner(Gpu(), trt=RTX)
     running.run(crops(2))
     assert running.engine._compiled == [2]
     del running
     gc.collect()
-    assert engine_cache.read(name) == b"kernels\x02"
+    assert engine_cache.read(KERNELS) == b"kernels\x02"
+
+
+@pytest.mark.parametrize(
+    "other", [replace(MODEL, name="NVIDIA GeForce RTX 4080", multiprocessors=76), replace(MODEL, arch="sm90")]
+)
+def test_kernels_of_another_gpu_are_neither_read_nor_replaced(other: GpuModel) -> None:
+    for model in (MODEL, other):
+        running = runner(Gpu(), trt=RTX, model=model)
+        running.run(crops(2))
+        assert running.engine._compiled == [2]  # the stand-in would take the kernels of any GPU
+        del running
+        gc.collect()
+    assert len(list(engine_cache.folder().iterdir())) == 2
+    assert engine_cache.read(KERNELS) == b"kernels\x02"
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +285,7 @@ def test_memory_is_given_back(trt: SimpleNamespace) -> None:
     gc.collect()
     assert not gpu._memory
     assert not gpu._streams
+    assert not gpu._events
     assert not any(gpu._executables.values())
 
 
@@ -253,7 +333,7 @@ def test_two_threads_do_not_mix_their_batches() -> None:
         ("cudaSetDevice", 209, "CUDA: no kernel image is available"),
         ("cudaMemcpyAsync", 700, "CUDA: an illegal memory access"),
         ("execute_async_v3", 209, r"tensorrt cannot run a batch of 2 \(Cuda Runtime \(no kernel image"),
-        ("cudaStreamSynchronize", 719, "CUDA: unspecified launch failure"),
+        ("cudaEventSynchronize", 719, "CUDA: unspecified launch failure"),
         ("create_execution_context", 2, r"tensorrt cannot set up the engine \(Cuda Runtime \(out of memory"),
     ],
 )

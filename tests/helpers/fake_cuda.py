@@ -1,5 +1,6 @@
-"""A GPU made of lists, and the engine that runs on it: what is put on its stream happens when it is waited for.
+"""A GPU made of lists, and the engine that runs on it: what is put on its streams happens when it is waited for.
 
+With a seed, parts of it happen earlier, in an order that the streams and events allow: a wait that is missing shows.
 It refuses what the headers of CUDA and TensorRT forbid, and any of its calls can be made to fail. The names of its
 classes are compared with the real ones where these are installed: see `like`.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import hashlib
+from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -88,16 +90,24 @@ class Gpu:
     """The functions of `cuda.bindings.runtime` that an engine is run with, on a machine with `gpus` GPUs."""
 
     cudaStreamNonBlocking = 1
+    cudaEventDisableTiming = 2
     cudaMemcpyKind = enum.IntEnum("cudaMemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2})
     cudaStreamCaptureMode = enum.IntEnum("cudaStreamCaptureMode", {"cudaStreamCaptureModeThreadLocal": 1})
 
-    def __init__(self, memory: int = 1 << 20, *, capturable: bool = True, gpus: int = 1) -> None:
+    def __init__(
+        self, memory: int = 1 << 20, *, capturable: bool = True, gpus: int = 1, seed: int | None = None
+    ) -> None:
         self._left, self._capturable, self._gpus, self._current = memory, capturable, gpus, 0
+        self._chance = None if seed is None else np.random.default_rng(seed)
         self._memory: dict[int, tuple[str, Any, int]] = {}  # address -> kind, block, GPU
         self._streams: dict[int, int] = {}  # stream -> GPU
         self._executables: dict[int, list[Any]] = {}
-        self._queue: list[Any] = []
+        # Stream -> what it has to do: a name and work, or an event and the number of a record to wait for or to make.
+        self._queues: dict[int, deque[tuple[str, Any, int]]] = {}
+        self._events: dict[int, list[int]] = {}  # event -> number of records asked for, and number of those done
+        self._done: list[str] = []  # names of the work that was done, in order
         self._capture: list[Any] | None = None
+        self._captured_stream = 0
         self._invalid = False  # the capture
         self._log: list[str] = []
         self._faults: dict[str, Error] = {}  # name of a function -> what it returns
@@ -163,20 +173,86 @@ class Gpu:
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Error, int]:
         assert flags == self.cudaStreamNonBlocking  # the default stream cannot be captured
-        self._streams[77] = self._current
-        return Error.success, 77
+        stream = 77 + len(self._streams)
+        self._streams[stream], self._queues[stream] = self._current, deque()
+        return Error.success, stream
 
     def cudaStreamDestroy(self, stream: int) -> tuple[Error]:
-        del self._streams[stream]
+        del self._streams[stream], self._queues[stream]
         return (Error.success,)
+
+    def cudaEventCreateWithFlags(self, flags: int) -> tuple[Error, int]:
+        assert flags == self.cudaEventDisableTiming  # one with timing makes a stream wait longer
+        event = 177 + len(self._events)
+        self._events[event] = [0, 0]
+        return Error.success, event
+
+    def cudaEventDestroy(self, event: int) -> tuple[Error]:
+        del self._events[event]
+        return (Error.success,)
+
+    def cudaEventRecord(self, event: int, stream: int) -> tuple[Error]:
+        self._check_stream(stream)
+        assert self._capture is None  # it would become a part of the graph
+        error = self._fault("cudaEventRecord")
+        if not error:
+            self._events[event][0] += 1
+            self._queues[stream].append(("record", event, self._events[event][0]))
+        return (error,)
+
+    def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> tuple[Error]:
+        self._check_stream(stream)
+        assert flags == 0
+        assert self._capture is None
+        error = self._fault("cudaStreamWaitEvent")
+        if not error:  # an event that was never recorded lets everything pass
+            self._queues[stream].append(("wait", event, self._events[event][0]))
+        return (error,)
+
+    def cudaEventSynchronize(self, event: int) -> tuple[Error]:
+        error = self._forbidden_in_capture() or self._fault("cudaEventSynchronize")
+        if error:
+            return (error,)
+        self._log.append("wait")
+        number = self._events[event][0]
+        while self._events[event][1] < number:
+            # Only a stream that records it can end the wait, and what that stream waits for itself.
+            recording = next(stream for stream, queue in self._queues.items() if ("record", event, number) in queue)
+            self._drain_one(recording)
+        return (Error.success,)
+
+    def _drain_one(self, stream: int) -> None:
+        """Does the next thing on `stream`, and before it what that waits for."""
+        kind, what, number = self._queues[stream][0]
+        while kind == "wait" and self._events[what][1] < number:
+            self._drain_one(next(other for other, queue in self._queues.items() if ("record", what, number) in queue))
+        self._queues[stream].popleft()
+        if kind == "record":
+            self._events[what][1] = number
+        elif kind != "wait":
+            what()
+            self._done.append(kind)
+
+    def _let_time_pass(self) -> None:
+        """With a seed: does some of what could be done by now."""
+        while self._chance is not None and self._chance.random() < 0.6:
+            stream = int(self._chance.choice(list(self._queues)))
+            queue = self._queues[stream]
+            if queue and not (queue[0][0] == "wait" and self._events[queue[0][1]][1] < queue[0][2]):
+                self._drain_one(stream)
 
     def _check_stream(self, stream: int) -> None:
         # A stream of another GPU than the thread's present one is an invalid handle.
         assert self._streams[int(stream)] == self._current
 
-    def _put(self, name: str, work: object) -> None:
+    def _put(self, name: str, work: object, stream: int) -> None:
         self._log.append(name)
-        (self._queue if self._capture is None else self._capture).append(work)
+        if self._capture is None:
+            self._queues[stream].append((name, work, 0))
+            self._let_time_pass()
+        else:
+            assert stream == self._captured_stream  # another stream goes on with its work
+            self._capture.append((name, work, 0))
 
     def cudaMemcpyAsync(self, target: int, source: int, count: int, kind: int, stream: int) -> tuple[Error]:
         self._check_stream(stream)
@@ -186,7 +262,7 @@ class Gpu:
         assert count <= min(len(self._memory[end][1]) for end in (source, target))
         error = self._fault("cudaMemcpyAsync")
         if not error:
-            self._put("in" if kind == 1 else "out", lambda: ctypes.memmove(target, source, count))
+            self._put("in" if kind == 1 else "out", lambda: ctypes.memmove(target, source, count), stream)
         return (error,)
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[Error]:
@@ -194,10 +270,9 @@ class Gpu:
         error = self._forbidden_in_capture() or self._fault("cudaStreamSynchronize")
         if error:
             return (error,)
-        self._log.append("wait")
-        for work in self._queue:
-            work()
-        self._queue.clear()
+        self._log.append("wait for all")
+        while self._queues[stream]:
+            self._drain_one(stream)
         return (Error.success,)
 
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[Error]:
@@ -205,7 +280,7 @@ class Gpu:
         assert mode == 1
         assert self._capture is None
         self._log.append("capture")
-        self._capture, self._invalid = [], False
+        self._capture, self._captured_stream, self._invalid = [], stream, False
         return (self._fault("cudaStreamBeginCapture"),)
 
     def cudaStreamEndCapture(self, stream: int) -> tuple[Error, Any]:
@@ -234,7 +309,8 @@ class Gpu:
         error = self._fault("cudaGraphLaunch")
         if not error:
             self._log.append("launch")
-            self._queue.extend(self._executables[executable])
+            self._queues[stream].extend(self._executables[executable])
+            self._let_time_pass()
         return (error,)
 
 
@@ -247,7 +323,7 @@ class RuntimeCache:
 
     def deserialize(self, data: bytes) -> bool:
         if not data.startswith(b"kernels"):
-            return False  # of another version
+            return False  # of another version or driver
         self._kernels |= set(data[len(b"kernels") :])
         return True
 
@@ -335,7 +411,7 @@ class Context:
             memory = (ctypes.c_float * (count * DIM)).from_address(target)
             np.frombuffer(memory, np.float32).reshape(count, DIM)[:] = embeddings(images)
 
-        gpu._put(f"run {count}", work)
+        gpu._put(f"run {count}", work, stream)
         return True
 
     def _compile(self, count: int) -> None:
