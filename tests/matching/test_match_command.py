@@ -221,7 +221,9 @@ def test_two_images_with_filters_and_outputs(bot: Any, calibrated: Path, people:
         code, out, err = bot(*words, *options)
         assert code == 0, err
         assert len(json.loads(out)["matches"]) == found, options
-        assert ("the times of this gallery are frame numbers, up to " in err) == ("--since" in options)
+        assert ("the times of this gallery are seconds of the video or frame numbers, up to " in err) == (
+            "--since" in options
+        )
     outputs = ("--html", tmp_path / "x.html", "--montage", tmp_path / "x.png", "--csv", tmp_path / "x.csv")
     code, _, err = bot(*words, *outputs)
     assert code == 0, err
