@@ -204,7 +204,9 @@ def rank(
         hits = [hit for hit in hits if hit.score >= min_score][:top]
         matches = tuple(_match(hit, number, gallery.root, footage) for number, hit in enumerate(hits, start=1))
         unit = "appearance" if footage else "image"
-        verdict = make_verdict(calibration, matches[0].score if matches else None, sizes[own_cameras], unit)
+        best = matches[0] if matches else None
+        pair = (*query.cameras, best.camera) if best else ()
+        verdict = make_verdict(calibration, best.score if best else None, sizes[own_cameras], unit, pair)
         identity = next((name for name in (query.folder, query.metadata.identity) if name in gallery_identities), None)
         metadata = query.metadata._replace(identity=identity)
         rankings.append(Ranking(query.path, matches, verdict, metadata, query.shots, query.picture))

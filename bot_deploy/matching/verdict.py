@@ -8,9 +8,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from bot_deploy.artifacts.contract import Calibration
 
 MATCH, UNCERTAIN, NO_MATCH, UNCALIBRATED = "match", "uncertain", "no match", "uncalibrated"
+OTHER_CAMERAS = "calibrated on other cameras (`bot calibrate` measures a threshold for yours)"
 MAX_GALLERY_FALSE_ACCEPT_RATE = 0.5  # above it, strangers in the gallery often score as high
 
 
@@ -22,12 +25,24 @@ class Verdict:
     explanation: str
     false_accept_rate: float | None = None  # share of impostor pairs that score as high
     gallery_false_accept_rate: float | None = None  # probability that some stranger in this gallery scores as high
+    other_cameras: tuple[int, ...] = ()  # of the pair, that the calibration does not cover
 
 
-def make_verdict(calibration: Calibration | None, score: float | None, images: int, unit: str = "image") -> Verdict:
-    """The verdict on the best `score` (None: there is no match) of a search among `images` gallery images.
+def make_verdict(
+    calibration: Calibration | None,
+    score: float | None,
+    images: int,
+    unit: str = "image",
+    cameras: Collection[int | None] = (),
+) -> Verdict:
+    """The verdict on the best match of a search.
 
-    `unit` is what they are in messages: an image, or an appearance in a video.
+    Args:
+        calibration: of the model; None if it has none.
+        score: of the best match; None if there is no match.
+        images: number of the gallery images that were searched.
+        unit: what they are in messages: an image, or an appearance in a video.
+        cameras: of the query and of the match; None: an unknown one.
     """
     if calibration is None:
         return Verdict(
@@ -56,7 +71,18 @@ def make_verdict(calibration: Calibration | None, score: float | None, images: i
         decision, reason = UNCERTAIN, f"the best score is {figures}; strangers often score as high in this many {unit}s"
     else:
         decision, reason = MATCH, f"the best score is {figures}"
-    return Verdict(decision, f"{decision}: {reason}", rate, gallery_rate)
+    others = other_cameras(calibration, cameras)
+    note = f"; {OTHER_CAMERAS}" if others else ""
+    return Verdict(decision, f"{decision}: {reason}{note}", rate, gallery_rate, others)
+
+
+def other_cameras(calibration: Calibration, cameras: Collection[int | None]) -> tuple[int, ...]:
+    """Those of `cameras` that `calibration` was not measured on; None is an unknown one, and not among them.
+
+    Numbers are compared, so cameras of two places that have the same numbers are not told apart. A calibration that
+    does not say its cameras is that of the built-in model, or an older one: it covers none.
+    """
+    return tuple(sorted({camera for camera in cameras if camera is not None} - set(calibration.cameras)))
 
 
 def false_accept_rate(calibration: Calibration, score: float) -> float:

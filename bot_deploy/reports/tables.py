@@ -43,6 +43,7 @@ def json_document(ranking: Ranking) -> dict[str, object]:
         "decision": ranking.verdict.decision,
         "false_accept_rate": ranking.verdict.false_accept_rate,
         "gallery_false_accept_rate": ranking.verdict.gallery_false_accept_rate,
+        "other_cameras": list(ranking.verdict.other_cameras),
     }
 
 

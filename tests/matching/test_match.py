@@ -160,7 +160,9 @@ def test_each_query_by_itself(filled: Filled) -> None:
             assert ranking.query == query.path
             check(ranking, filled, filled.expected(query, 0.35, **filters)[:20])
             left = len(filled.expected(query, **filters))
-            assert ranking.verdict == make_verdict(CALIBRATION, ranking.matches[0].score, left)
+            assert ranking.verdict == make_verdict(
+                CALIBRATION, ranking.matches[0].score, left, cameras=[ranking.matches[0].camera]
+            )
     assert 20 in lengths  # both limits were met
     assert min(lengths) < 20
     (nobody,) = rank(queries[:1], filled.gallery, CALIBRATION, 20, 0.99)
@@ -194,7 +196,9 @@ def test_rerank_like_the_whole_small_gallery(
         order = [near[place] for place in np.argsort(distances, kind="stable")]
         assert order != near
         check(ranking, filled, [one for one in order if one[0] >= 0.1][:top])
-        assert ranking.verdict == make_verdict(CALIBRATION, ranking.matches[0].score, len(filled.gallery))
+        assert ranking.verdict == make_verdict(
+            CALIBRATION, ranking.matches[0].score, len(filled.gallery), cameras=[ranking.matches[0].camera]
+        )
 
 
 def test_rerank_of_nothing(filled: Filled) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bot_deploy.artifacts.contract import Calibration
@@ -59,6 +61,29 @@ def test_explanation() -> None:
         "uncertain: the best score is 0.600 (false-accept rate 1 % for a pair, 100 % for a gallery of 1000 images); "
         "strangers often score as high in this many images"
     )
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "cameras", "others"),
+    [
+        ((1, 2), (1, 2), ()),
+        ((1, 2), (None, 2), ()),
+        ((1, 2), (None, None), ()),
+        ((1, 2), (3, 2), (3,)),
+        ((1, 2), (5, 3), (3, 5)),
+        ((), (1, None), (1,)),  # the built-in model
+    ],
+)
+@pytest.mark.parametrize("score", [0.1, 0.5, 0.75])
+def test_a_threshold_of_other_cameras(
+    calibrated: tuple[int, ...], cameras: tuple[int | None, ...], others: tuple[int, ...], score: float
+) -> None:
+    calibration = replace(CALIBRATION, cameras=calibrated)
+    verdict, usual = make_verdict(calibration, score, 10, cameras=cameras), make_verdict(calibration, score, 10)
+    assert verdict.other_cameras == others
+    assert verdict.decision == usual.decision
+    note = "; calibrated on other cameras (`bot calibrate` measures a threshold for yours)"
+    assert verdict.explanation == usual.explanation + (note if others else "")
 
 
 def test_a_model_without_calibration() -> None:

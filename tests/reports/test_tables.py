@@ -32,6 +32,7 @@ def test_document() -> None:
         "decision": "match",
         "false_accept_rate": 0.001,
         "gallery_false_accept_rate": 0.25,
+        "other_cameras": [],
     }
     person = Ranking(Path("p"), (), NO_MATCHES.verdict, shots=(Path("p/1.jpg"), Path("p/2.jpg")))
     assert json_document(person)["shots"] == ["p/1.jpg", "p/2.jpg"]
