@@ -347,7 +347,8 @@ class LiveRecognizer:
         if identity.candidates and self.identifier.reaches_threshold(identity.candidates[0].score):
             return False
         # A track with an uncertain candidate gets the time to show the person from another side.
-        return identity.decision == NO_MATCH or (identity.decision == UNCERTAIN and identity.is_long)
+        is_unknown = identity.decision == NO_MATCH or (identity.decision == UNCERTAIN and identity.is_long)
+        return is_unknown and not identity.tracklet.why_no_person  # a post, for instance
 
     def _enrol_stranger(self, identity: TrackIdentity) -> None:
         try:

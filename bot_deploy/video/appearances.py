@@ -9,14 +9,14 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from .best_crops import Candidate, Candidates, choose_crops, sharpness
 from .crops import crop_box, shows_whole_person
-from .likeness import describe_track, why_no_person
+from .likeness import divide_track
 from .motion import MotionGate
 from .timing import StageTimer
 from .tracks import LOST_TRACK_S, MIN_TRACKING_FPS, PersonTracker
@@ -119,16 +119,20 @@ def read_stretches(
         yield Stretch((), (), number, time, is_last=True)
 
 
+class _Look(NamedTuple):
+    """A box of a track, with the number and the time of its picture."""
+
+    number: int
+    time: float
+    box: TrackedBox
+
+
 @dataclass
 class _Track:
-    """A track that is being followed."""
+    """A track that is being followed, or a part of one."""
 
-    start: float
-    first_frame: int
     candidates: Candidates
-    boxes: list[TrackedBox] = field(default_factory=list)
-    end: float = 0.0
-    last_frame: int = 0
+    looks: list[_Look] = field(default_factory=list)
 
 
 class _StretchReader:
@@ -181,26 +185,28 @@ class _StretchReader:
     def _extend_track(self, box: TrackedBox, others: list[Xyxy], pixels: Pixels, picture: Picture) -> None:
         track = self._tracks.get(box.track_id)
         if track is None:
-            track = self._tracks[box.track_id] = _Track(picture.time, picture.number, Candidates(picture.time))
-        track.boxes.append(box)
-        track.end, track.last_frame = picture.time, picture.number
+            track = self._tracks[box.track_id] = _Track(Candidates(picture.time))
+        track.looks.append(_Look(picture.number, picture.time, box))
         crop = crop_box(pixels, box.xyxy)
         is_whole = shows_whole_person(box.xyxy, others, (pixels.shape[0], pixels.shape[1]))
         quality = sharpness(crop) * box.confidence
         track.candidates.add(Candidate(crop, picture.number, picture.time, box.xyxy, is_whole, quality))
 
     def _end_lost_tracks(self, now: float) -> None:
-        for track_id in [key for key, track in self._tracks.items() if now - track.end > LOST_TRACK_S]:
+        for track_id in [key for key, track in self._tracks.items() if now - track.looks[-1].time > LOST_TRACK_S]:
             self._end_track(self._tracks.pop(track_id))
         if sum(len(candidates) for _, candidates in self._waiting) >= EMBEDDED_CROPS:
             self._embed_waiting()
 
     def _end_track(self, track: _Track) -> None:
-        reason = why_no_person(describe_track(track.boxes), is_tracked=self._is_tracked)
-        if reason:
-            self._left_out.append(LeftOut(track.start, track.end, reason))
-        else:
-            self._waiting.append((track, track.candidates.in_order()))
+        for part in divide_track([look.box for look in track.looks], is_tracked=self._is_tracked):
+            looks = track.looks[part.begin : part.end]
+            start, end = looks[0].time, looks[-1].time
+            candidates = track.candidates.in_order(start, end)
+            if part.reason:
+                self._left_out.append(LeftOut(start, end, part.reason))
+            elif candidates:  # else its crops were worse than those of the parts around it
+                self._waiting.append((_Track(track.candidates, looks), candidates))
 
     def _embed_waiting(self) -> None:
         """Embeds the crops of all tracks that ended, in batches, and makes appearances of them."""
@@ -233,11 +239,11 @@ def _appearances_of(
         part, own = [candidates[begin + place] for place in usual], vectors[begin:end][usual]
         is_first, is_last = begin == 0, end == len(candidates)
         yield Appearance(
-            track.start if is_first else first.time,
-            track.end if is_last else last.time,
-            track.first_frame if is_first else first.number,
-            track.last_frame if is_last else last.number,
-            fmean(box.confidence for box in track.boxes),
+            track.looks[0].time if is_first else first.time,
+            track.looks[-1].time if is_last else last.time,
+            track.looks[0].number if is_first else first.number,
+            track.looks[-1].number if is_last else last.number,
+            fmean(look.box.confidence for look in track.looks),
             tuple(
                 BestCrop(_jpeg(part[place].pixels), part[place].number, part[place].time, part[place].xyxy, own[place])
                 for place in choose_crops(part, own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,9 +58,9 @@ class Candidates:
             for kept in earlier.values():
                 self.add(kept)
 
-    def in_order(self) -> list[Candidate]:
-        """By time; only crops of the whole person, if there is one."""
-        ordered = [self._best[span] for span in sorted(self._best)]
+    def in_order(self, begin: float = -math.inf, end: float = math.inf) -> list[Candidate]:
+        """Those from `begin` to `end` by time; only crops of the whole person, if there is one."""
+        ordered = [self._best[span] for span in sorted(self._best) if begin <= self._best[span].time <= end]
         return [candidate for candidate in ordered if candidate.is_whole] or ordered
 
 

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 MIN_SIGHTINGS = 3  # boxes of a track; a reflection is often seen once or twice
 MIN_CONFIDENCE = 0.45  # mean of the detector over a track
 # A post never moves, and the detector doubts it. On a square with a sign, looked at five times a second, its track had
-# a mean confidence of 0.59, and those of people at least 0.65. At eight looks a second, its track takes in people who
-# pass, and is kept.
+# a mean confidence of 0.59, and those of people at least 0.65.
 STILL_TRAVEL = 0.15  # greatest distance from the first place, in heights of the person, of a still track
 STILL_MEDIAN, MIN_STILL_SIGHTINGS = 0.3, 15  # median distance from the usual place, of a track with so many boxes
 MIN_STILL_CONFIDENCE = 0.65  # mean over a still track
+# A post that the detector doubts more starts no track, but takes over those of people who pass it. Looked at ten times
+# a second, such stops had a mean confidence of 0.33 to 0.49 on that square, and those of people at least 0.55.
+STOP_TRAVEL, MIN_STOP_SIGHTINGS, MAX_STOP_CONFIDENCE = 0.2, 10, 0.5  # heights; boxes in a row; mean over them
 MAX_ASPECT_RATIO = 0.95  # median of width / height; a wider thing is no person who stands or walks
 
 
@@ -47,6 +49,59 @@ def describe_track(boxes: Sequence[TrackedBox]) -> TrackShape:
         float(np.median(np.linalg.norm(feet - np.median(feet, axis=0), axis=1))) / height,
         float(np.median(sides[:, 0] / sides[:, 1])),
     )
+
+
+@dataclass(frozen=True)
+class TrackPart:
+    """A part of a track: its boxes from `begin` to before `end`, and why they are no person; "" for a person."""
+
+    begin: int
+    end: int
+    reason: str
+
+
+def divide_track(boxes: Sequence[TrackedBox], *, is_tracked: bool = True) -> list[TrackPart]:
+    """The parts of the track with these `boxes`: one, unless it stays at a post on its way.
+
+    `is_tracked` is as of `why_no_person`.
+    """
+    reason = why_no_person(describe_track(boxes), is_tracked=is_tracked)
+    if reason or not is_tracked:
+        return [TrackPart(0, len(boxes), reason)]
+    parts, place = [], 0
+    for begin, end in [*_find_stops(boxes), (len(boxes), len(boxes))]:
+        if place < begin:
+            parts.append(TrackPart(place, begin, why_no_person(describe_track(boxes[place:begin]))))
+        if begin < end:
+            confidence = float(np.mean([box.confidence for box in boxes[begin:end]]))
+            reason = f"stays at a place where the detector doubts it (mean confidence {confidence:.2f})"
+            parts.append(TrackPart(begin, end, reason))
+        place = end
+    return parts
+
+
+def _find_stops(boxes: Sequence[TrackedBox]) -> list[tuple[int, int]]:
+    """Ranges of `boxes` that stay at one place and are doubted; each begins and ends with a doubted one."""
+    corners = np.array([box.xyxy for box in boxes])
+    confidence = np.array([box.confidence for box in boxes])
+    feet = np.stack([corners[:, [0, 2]].mean(axis=1), corners[:, 3]], axis=1)
+    heights = corners[:, 3] - corners[:, 1]
+    is_doubted = confidence < MAX_STOP_CONFIDENCE
+    stops: list[tuple[int, int]] = []
+    begin = 0
+    while begin < len(boxes):
+        is_far = np.linalg.norm(feet[begin:] - feet[begin], axis=1) > STOP_TRAVEL * heights[begin]
+        end = begin + int(is_far.argmax()) if is_far.any() else len(boxes)
+        end = begin + int(np.flatnonzero(is_doubted[begin:end])[-1]) + 1 if is_doubted[begin] else begin
+        if end - begin >= MIN_STOP_SIGHTINGS and confidence[begin:end].mean() < MAX_STOP_CONFIDENCE:
+            if stops and stops[-1][1] == begin:
+                stops[-1] = stops[-1][0], end
+            else:
+                stops.append((begin, end))
+            begin = end
+        else:
+            begin += 1
+    return stops
 
 
 def why_no_person(shape: TrackShape, *, is_tracked: bool = True) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from bot_deploy.choices import EMBED_EVERY_FRAMES
 from bot_deploy.errors import require_range
 
 from .crops import crop_box, shows_whole_person
+from .likeness import divide_track
 from .timing import StageTimer
 from .track_embedding import TrackEmbedding
 from .tracks import PersonTracker
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from .tracks import TrackedBox, Xyxy
 
 EMBEDDINGS_AT_START = 5  # of a track, one on each frame; after them, one every few frames
+KEPT_BOXES = 60  # of a track, which show whether it is a person
 LOST_TRACKLET_S = 10.0  # longer than ByteTrack continues a track, so that its person can still be enrolled
 
 
@@ -47,6 +50,12 @@ class Tracklet:
     crop_embedding: Vectors | None = None  # [D], of this crop alone
     crop_frame: FrameStamp | None = None  # of its frame
     next_embedding_frame: int = 0  # number of processed frames from which the track is embedded again
+    boxes: deque[TrackedBox] = field(default_factory=lambda: deque(maxlen=KEPT_BOXES))  # the last ones
+
+    @property
+    def why_no_person(self) -> str:
+        """Why its last boxes are no person, as in recorded video; "" for a person."""
+        return divide_track(list(self.boxes))[-1].reason
 
 
 class TrackletBox(NamedTuple):
@@ -121,6 +130,7 @@ class TrackletBuilder:
                 self._start_tracklet(box.track_id, TrackEmbedding(self._outlier_threshold), frame.time)
             tracklet = self.tracklets[box.track_id]
             tracklet.last_seen = frame.time
+            tracklet.boxes.append(box)
             others = [other.xyxy for other in boxes if other is not box]
             whole_person = shows_whole_person(box.xyxy, others, frame_size)
             if self._frames >= tracklet.next_embedding_frame and (

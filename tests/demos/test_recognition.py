@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -194,6 +195,18 @@ def test_a_second_track_of_a_known_person_is_not_enrolled(gallery: Index) -> Non
     enrol(gallery, Ann=RED)
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, embed_every=1, auto_enrol=True)
     watch(recognizer, [scene((RED, walker(200)), ((200, 60, 60), walker(20)))] * 60)
+    assert len(enrolled_names(gallery)) == 1
+
+
+def test_a_post_is_not_enrolled_until_it_walks(gallery: Index) -> None:
+    """The detector is not sure of what stands still."""
+    doubtful = Detector(
+        "doubtful", lambda pixels: replace(DETECTOR.detect(pixels), confidence=np.array([0.6], np.float32))
+    )
+    recognizer = LiveRecognizer(doubtful, embedder(), gallery, 10, embed_every=1, auto_enrol=True)
+    watch(recognizer, [scene((RED, walker(10)))] * 60)
+    assert len(enrolled_names(gallery)) == 0
+    watch(recognizer, [scene((RED, walker(10 + 4 * step))) for step in range(60)], 60)
     assert len(enrolled_names(gallery)) == 1
 
 

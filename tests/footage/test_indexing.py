@@ -244,6 +244,25 @@ def test_posts_are_left_out_with_a_reason(tmp_path: Path, caplog: pytest.LogCapt
     assert any("no person: never moves, and the detector doubts it" in message for message in caplog.messages)
 
 
+def test_a_post_that_takes_over_a_track_is_left_out(tmp_path: Path) -> None:
+    """Somebody vanishes behind a post, which the detector takes for a person now and then."""
+    post = np.array([[201, 30, 241, 150]], np.float32)  # where the person is last seen, after 2.6 seconds
+
+    def detect(pixels: np.ndarray) -> Detections:
+        people = DETECTOR.detect(pixels)
+        return people if len(people.xyxy) else Detections(post, np.array([0.4], np.float32))
+
+    path = write_lossless(tmp_path / "x.mkv", [*walk(3.1, [("red", 0.5, 3.1)]), *walk(3, [])])
+    out = tmp_path / "shop.gallery"
+    with open_or_create_index(out, embedder().contract, footage_folder(str(out))) as gallery:
+        update = index_footage(gallery, [path], embedder(), Detector("doubtful", detect))
+        (seen,) = {
+            appearance.key: appearance for item in gallery.items() if (appearance := Footage(gallery).find(item.path))
+        }.values()
+    assert update.videos[0].left_out == {"stays at a place where the detector doubts it": 1}
+    assert 2.9 <= seen.video_end <= 3.2
+
+
 def test_wrong_input(video: Path, tmp_path: Path) -> None:
     out = tmp_path / "shop.gallery"
     (tmp_path / "empty").mkdir()

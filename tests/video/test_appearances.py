@@ -7,7 +7,7 @@ import pytest
 
 from bot_deploy.video.appearances import _split_at_changes, _usual
 from bot_deploy.video.best_crops import MAX_CANDIDATES, MAX_CROPS, Candidate, Candidates, choose_crops, sharpness
-from bot_deploy.video.likeness import describe_track, why_no_person
+from bot_deploy.video.likeness import TrackPart, describe_track, divide_track, why_no_person
 from bot_deploy.video.motion import HOLD_S, STILL_LOOK_S, MotionGate
 from bot_deploy.video.read_ahead import read_ahead
 from bot_deploy.video.tracks import TrackedBox
@@ -121,6 +121,20 @@ def track(count: int, confidence: float, step: float = 0.0, width: float = 40) -
 )
 def test_what_is_no_person(boxes: list[TrackedBox], reason: str) -> None:
     assert why_no_person(describe_track(boxes)) == reason
+
+
+def test_a_post_on_the_way_is_no_part_of_the_person() -> None:
+    """Somebody walks up to a post, which takes over the track for a while, and somebody else walks away from it."""
+    walk = [TrackedBox(1, (3.0 * step, 0, 3.0 * step + 40, 100), 0.8) for step in range(20)]
+    post = [TrackedBox(1, (90.0 + step % 3, 0, 130.0 + step % 3, 100), 0.4) for step in range(15)]
+    away = [TrackedBox(1, (130.0 + 4 * step, 0, 170.0 + 4 * step, 100), 0.8) for step in range(20)]
+    parts = divide_track([*walk, *post, *away])
+    reason = "stays at a place where the detector doubts it (mean confidence 0.40)"
+    assert parts == [TrackPart(0, 20, ""), TrackPart(20, 35, reason), TrackPart(35, 55, "")]
+    sure = [box._replace(confidence=0.6) for box in post]  # somebody who waits
+    assert divide_track([*walk, *sure, *away]) == [TrackPart(0, 55, "")]
+    assert divide_track([*walk, *post[:9], *away]) == [TrackPart(0, 49, "")]
+    assert divide_track(post) == [TrackPart(0, 15, "the detector doubts it (mean confidence 0.40)")]
 
 
 def test_a_track_is_divided_where_it_goes_over_to_another_person() -> None:
