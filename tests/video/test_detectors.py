@@ -13,6 +13,7 @@ from bot_deploy import images
 from bot_deploy.errors import InputError
 from bot_deploy.video.detectors import Detections, open_detector
 from bot_deploy.video.detectors.detections import filter_detections
+from bot_deploy.video.detectors.network import DetectorNetwork
 from bot_deploy.video.detectors.trial_picture import draw_people
 from bot_deploy.video.detectors.yolox import decode, grid
 
@@ -26,7 +27,7 @@ def network(
     output: np.ndarray,
     size: tuple[int | str, int | str] = SIZE,
     kind: int = TensorProto.FLOAT,
-    count: int = 1,
+    count: int | str = 1,
 ) -> Path:
     """A network that returns `output`, plus 1e-9 times the mean of its picture so that it uses its input."""
     nodes = [
@@ -99,6 +100,33 @@ def test_a_network_that_decodes_by_itself(tmp_path: Path) -> None:
         np.zeros((*SIZE, 3), np.uint8)
     )
     np.testing.assert_allclose(detections.xyxy, [[25, 5, 35, 35]], rtol=1e-4)
+
+
+def test_a_network_of_free_batch_size_gets_all_frames_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its output is that of one picture, repeated for each."""
+    path = network(tmp_path / "d.onnx", raw((30, 20, 10, 30, 0.9, 0.8)), count="N")
+    assert open_detector(path).detect_batch is None  # it says so, and gives one output whatever it gets
+    model = onnx.load(path)
+    model.graph.node[1].CopyFrom(helper.make_node("ReduceMean", ["real"], ["mean"], axes=[2, 3], keepdims=0))
+    model.graph.node[2].CopyFrom(helper.make_node("Mul", ["mean", "tiny"], ["little"]))
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.full((3, 1), 1e-9, np.float32), "tiny"))
+    model.graph.node[2].op_type = "MatMul"  # [N, 3] to [N, 1], and so [N, 1, 1] below
+    model.graph.node.insert(3, helper.make_node("Unsqueeze", ["little", "last"], ["each"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2], np.int64), "last"))
+    model.graph.node[4].input[1] = "each"
+    onnx.save(model, path)
+    detector = open_detector(path, min_height=1)
+    frames = [np.full((48 * scale, 96 * scale, 3), 90, np.uint8) for scale in (1, 3, 2)]
+    sizes: list[int] = []
+    run = DetectorNetwork.run_batch
+    monkeypatch.setattr(
+        DetectorNetwork, "run_batch", lambda self, batch, how: (sizes.append(len(batch)), run(self, batch, how))[1]
+    )
+    together = detector.detect_all(frames)
+    assert sizes == [3]
+    for found, pixels, scale in zip(together, frames, (1, 3, 2), strict=True):
+        np.testing.assert_allclose(found.xyxy, np.array([[25, 5, 35, 35]]) * scale, rtol=1e-4)
+        np.testing.assert_array_equal(found.xyxy, detector.detect(pixels).xyxy)
 
 
 def test_a_maximum_height_below_the_minimum_is_refused() -> None:
