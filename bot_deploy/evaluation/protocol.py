@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -11,12 +12,12 @@ import numpy as np
 
 from bot_deploy.camera_means import camera_means_of
 from bot_deploy.choices import METRICS
-from bot_deploy.datasets import Dataset, open_dataset
+from bot_deploy.datasets import DISTRACTOR, Dataset, open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError
 
 from .metrics import DotProducts, evaluate
-from .rerank import k_reciprocal
+from .rerank import describe_few_pictures, k_reciprocal, pictures_per_person
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from bot_deploy.datasets import Crop
     from bot_deploy.embedder import Vectors
 
+
+logger = logging.getLogger(__name__)
 
 COSINE, EUCLIDEAN = METRICS
 
@@ -102,6 +105,10 @@ def evaluate_dataset(
         )
     labels = _labels(dataset, camera_filter=camera_filter)
     if rerank:
+        crops = (*dataset.query, *dataset.gallery)  # queries are neighbours of each other
+        note = describe_few_pictures(pictures_per_person(one.identity for one in crops if one.identity > DISTRACTOR))
+        if note:
+            logger.warning(f"{dataset.name}: {note}")
         distances = k_reciprocal(query, gallery)
         result = evaluate(np.negative(distances, out=distances), *labels, single_shot=single_shot)
     else:

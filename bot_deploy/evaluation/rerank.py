@@ -7,6 +7,8 @@ once, in strips. Of a strip only three things are kept: the nearest neighbours, 
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,16 +19,33 @@ from bot_deploy.errors import InputError
 from bot_deploy.progress import show_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
 
+MIN_PICTURES = 4.0  # of a person that are re-ranked together; benchmarks/rerank_pictures.py
 _STRIP_ROWS = 1024  # rows of distances in memory at once: 79 MB for Market-1501
 _BLOCK_IMAGES = 256  # images encoded at once
 _PAIRS_AT_ONCE = 1024  # pairs of vectors gathered at once, so that they fit in a CPU's cache
+
+
+def pictures_per_person(identities: Iterable[Hashable]) -> float:
+    """The mean number of pictures of one person; `identities` are those of the pictures of known people."""
+    counts = Counter(identities)
+    return counts.total() / len(counts) if counts else math.nan
+
+
+def describe_few_pictures(pictures: float) -> str:
+    """Why re-ranking should not be trusted with so many `pictures` per person; "" if they are enough or unknown."""
+    if not pictures < MIN_PICTURES:
+        return ""
+    return (
+        f"re-ranking makes ranks worse where people have few pictures: {pictures:.1f} per person here, and fewer than "
+        f"{MIN_PICTURES:g} cost rank-1 in all measured cases"
+    )
 
 
 def k_reciprocal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from bot_deploy.choices import TOP_MATCHES
 from bot_deploy.datasets.names import JUNK_LABEL, SPECIAL_LABELS
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError, require_range
-from bot_deploy.evaluation.rerank import k_reciprocal
+from bot_deploy.evaluation.rerank import describe_few_pictures, k_reciprocal, pictures_per_person
 from bot_deploy.footage import Footage, holds_footage, open_footage_gallery
 from bot_deploy.gallery import open_gallery
 from bot_deploy.progress import show_progress
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from bot_deploy.footage import Appearance
     from bot_deploy.gallery import Filters, Gallery, SearchHit
     from bot_deploy.images import Pixels
+
+logger = logging.getLogger(__name__)
 
 RERANKED_MATCHES = 1000  # best matches by cosine that re-ranking sorts again
 
@@ -178,6 +181,9 @@ def rank(
     # Numbers of images or appearances that the filters leave, by the query's own cameras; the verdict depends on them.
     sizes: dict[tuple[int, ...], int] = {}
     footage = Footage(gallery)
+    few_pictures = _few_pictures(gallery) if rerank else ""
+    if few_pictures:
+        logger.warning(few_pictures)
     if means:
         gallery = CenteredGallery(gallery, means)
         queries = [replace(query, vector=means.center_one(query.vector, query.cameras)) for query in queries]
@@ -207,6 +213,8 @@ def rank(
         best = matches[0] if matches else None
         pair = (*query.cameras, best.camera) if best else ()
         verdict = make_verdict(calibration, best.score if best else None, sizes[own_cameras], unit, pair)
+        if few_pictures and best:
+            verdict = replace(verdict, explanation=f"{verdict.explanation}; {few_pictures}")
         identity = next((name for name in (query.folder, query.metadata.identity) if name in gallery_identities), None)
         metadata = query.metadata._replace(identity=identity)
         rankings.append(Ranking(query.path, matches, verdict, metadata, query.shots, query.picture))
@@ -217,6 +225,12 @@ def _match(hit: SearchHit, rank: int, root: Path, footage: Footage) -> Match:
     item = hit.item
     appearance = footage.find(item.path)
     return Match(root / item.path, hit.score, rank, item.identity, item.camera, item.time, appearance)
+
+
+def _few_pictures(gallery: Gallery) -> str:
+    """Why `gallery` should not be re-ranked; "" for no reason, or if it names nobody."""
+    names = (item.identity for item in gallery.items() if not item.error)
+    return describe_few_pictures(pictures_per_person(name for name in names if name and name not in SPECIAL_LABELS))
 
 
 def _rerank(query: Query, hits: list[SearchHit], gallery: Gallery) -> list[SearchHit]:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import zipfile
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -91,6 +92,27 @@ def test_re_ranked(colours: Counting, people: Path) -> None:
     assert scores.mAP != pytest.approx(plain.mAP)
     # Of unit vectors both metrics rank alike, so they are re-ranked alike.
     assert evaluate_dataset(colours.embedder, dataset, EUCLIDEAN, rerank=True).mAP == scores.mAP
+
+
+@pytest.mark.parametrize(("pictures", "warned"), [(1, True), (2, True), (3, False)])
+def test_re_ranking_of_few_pictures_is_warned_of(
+    pictures: int, warned: bool, colours: Counting, people: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One query of each person, and so many pictures in the gallery; all are neighbours of each other."""
+    dataset = open_dataset(people)
+    held: Counter[int] = Counter()
+    gallery = []
+    for crop in dataset.gallery:
+        held[crop.identity] += 1
+        if crop.identity > 0 and held[crop.identity] <= pictures:
+            gallery.append(crop)
+    query = list({crop.identity: crop for crop in dataset.query}.values())
+    few = replace(dataset, query=query, gallery=gallery)
+    evaluate_dataset(colours.embedder, few, camera_filter=False)
+    assert "re-ranking" not in caplog.text
+    evaluate_dataset(colours.embedder, few, rerank=True, camera_filter=False)
+    note = f"re-ranking makes ranks worse where people have few pictures: {pictures + 1:.1f} per person here"
+    assert (note in caplog.text) == warned
 
 
 def write(path: Path, colour: tuple[int, int, int], *, upper: int) -> None:

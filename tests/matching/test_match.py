@@ -201,6 +201,24 @@ def test_rerank_like_the_whole_small_gallery(
         )
 
 
+@pytest.mark.parametrize(("people", "warned"), [(300, True), (75, False), (74, False), (76, True), (0, False)])
+def test_rerank_knows_when_people_have_few_pictures(
+    people: int, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """300 pictures: of so many people each, or of nobody who is known. Distractors are no person."""
+    vectors = random_unit_vectors(np.random.default_rng(2), 340)
+    rows = [GalleryItem(f"{row}.jpg", identity=f"p{row % people}" if people else None) for row in range(300)]
+    rows += [GalleryItem(f"{row}.jpg", identity="0000") for row in range(300, 340)]
+    with open_test_index(str(tmp_path / "x.gallery")) as index:
+        index.add(rows, vectors)
+        (plain,) = rank(asked(1), index, CALIBRATION)
+        assert not caplog.text
+        (reranked,) = rank(asked(1), index, CALIBRATION, rerank=True)
+    note = f"re-ranking makes ranks worse where people have few pictures: {300 / max(people, 1):.1f} per person here"
+    assert (note in caplog.text) == (note in reranked.verdict.explanation) == warned
+    assert "re-ranking" not in plain.verdict.explanation
+
+
 def test_rerank_of_nothing(filled: Filled) -> None:
     assert rank(asked(1), filled.gallery, None, rerank=True, cameras=[77])[0].matches == ()
 
