@@ -61,7 +61,9 @@ class PersonIdentifier:
     @property
     def outlier_threshold(self) -> float:
         """Cosine below which two images do not show the same person."""
-        return self._calibration.reject_threshold if self._calibration else self._threshold - UNCERTAIN_MARGIN
+        if self._calibration and self._calibration.is_labelled:  # without labels, that one is of strangers
+            return self._calibration.reject_threshold
+        return self._threshold - UNCERTAIN_MARGIN
 
     @property
     def rule(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,8 @@ def test_decisions_follow_the_calibration(gallery: Index) -> None:
     assert [identifier.decide_score(score, 1) for score in (0.71, 0.69, 0.29)] == ["match", "uncertain", "no match"]
     assert identifier.decide_score(0.71, 10**9) == "uncertain"  # strangers in so many images score as high
     assert identifier.outlier_threshold == 0.3
+    by_tracks = PersonIdentifier(gallery, replace(CALIBRATION, is_labelled=False))
+    assert by_tracks.outlier_threshold == pytest.approx(0.7 - UNCERTAIN_MARGIN)
     assert [identifier.reaches_threshold(score) for score in (0.71, 0.69)] == [True, False]
     assert "0.700 or more (calibrated)" in identifier.rule
 
