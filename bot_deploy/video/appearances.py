@@ -16,7 +16,7 @@ from PIL import Image
 
 from .best_crops import Candidate, Candidates, choose_crops, sharpness
 from .crops import crop_box, shows_whole_person
-from .likeness import divide_track
+from .likeness import divide_track, shows_thing, usual_box
 from .motion import MotionGate
 from .timing import StageTimer
 from .tracks import LOST_TRACK_S, MIN_TRACKING_FPS, PersonTracker
@@ -156,6 +156,7 @@ class _StretchReader:
         self._waiting: list[tuple[_Track, list[Candidate]]] = []  # tracks that ended, until their crops are embedded
         self._appearances: list[Appearance] = []
         self._left_out: list[LeftOut] = []
+        self._things: list[Xyxy] = []  # that stand at their places and were taken for people
         self._start = start
         self._last_seen = start  # when somebody was in view
 
@@ -203,6 +204,8 @@ class _StretchReader:
             looks = track.looks[part.begin : part.end]
             start, end = looks[0].time, looks[-1].time
             candidates = track.candidates.in_order(start, end)
+            if part.is_thing:
+                self._things.append(usual_box([look.box for look in looks]))
             if part.reason:
                 self._left_out.append(LeftOut(start, end, part.reason))
             elif candidates:  # else its crops were worse than those of the parts around it
@@ -225,8 +228,13 @@ class _StretchReader:
             self._end_track(track)
         self._tracks.clear()
         self._embed_waiting()
-        appearances = sorted(self._appearances, key=lambda appearance: (appearance.start, appearance.crops[0].xyxy))
-        return Stretch(tuple(appearances), tuple(self._left_out), next_frame, next_time, is_last)
+        kept = []
+        for one in sorted(self._appearances, key=lambda one: (one.start, one.crops[0].xyxy)):
+            if all(shows_thing(crop.xyxy, self._things) for crop in one.crops):
+                self._left_out.append(LeftOut(one.start, one.end, "is where something stands that is no person"))
+            else:
+                kept.append(one)
+        return Stretch(tuple(kept), tuple(self._left_out), next_frame, next_time, is_last)
 
 
 def _appearances_of(

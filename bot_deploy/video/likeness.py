@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .tracks import TrackedBox
+    from .tracks import TrackedBox, Xyxy
 
 MIN_SIGHTINGS = 3  # boxes of a track; a reflection is often seen once or twice
 MIN_CONFIDENCE = 0.45  # mean of the detector over a track
@@ -22,6 +22,9 @@ MIN_STILL_CONFIDENCE = 0.65  # mean over a still track
 # A post that the detector doubts more starts no track, but takes over those of people who pass it. Looked at ten times
 # a second, such stops had a mean confidence of 0.33 to 0.49 on that square, and those of people at least 0.55.
 STOP_TRAVEL, MIN_STOP_SIGHTINGS, MAX_STOP_CONFIDENCE = 0.2, 10, 0.5  # heights; boxes in a row; mean over them
+STANDS_STILL = "never moves, and the detector doubts it"
+STAYS = "stays at a place where the detector doubts it"
+MIN_THING_OVERLAP = 0.5  # IoU of a crop with a thing that it shows
 MAX_ASPECT_RATIO = 0.95  # median of width / height; a wider thing is no person who stands or walks
 
 
@@ -59,6 +62,11 @@ class TrackPart:
     end: int
     reason: str
 
+    @property
+    def is_thing(self) -> bool:
+        """Whether it is a thing that stands at its place."""
+        return self.reason.startswith((STANDS_STILL, STAYS))
+
 
 def divide_track(boxes: Sequence[TrackedBox], *, is_tracked: bool = True) -> list[TrackPart]:
     """The parts of the track with these `boxes`: one, unless it stays at a post on its way.
@@ -74,10 +82,28 @@ def divide_track(boxes: Sequence[TrackedBox], *, is_tracked: bool = True) -> lis
             parts.append(TrackPart(place, begin, why_no_person(describe_track(boxes[place:begin]))))
         if begin < end:
             confidence = float(np.mean([box.confidence for box in boxes[begin:end]]))
-            reason = f"stays at a place where the detector doubts it (mean confidence {confidence:.2f})"
+            reason = f"{STAYS} (mean confidence {confidence:.2f})"
             parts.append(TrackPart(begin, end, reason))
         place = end
     return parts
+
+
+def usual_box(boxes: Sequence[TrackedBox]) -> Xyxy:
+    """The median of `boxes`, at least one."""
+    left, top, right, bottom = np.median([box.xyxy for box in boxes], axis=0).tolist()
+    return left, top, right, bottom
+
+
+def shows_thing(xyxy: Xyxy, things: Sequence[Xyxy]) -> bool:
+    """Whether the box `xyxy` is that of one of `things`, which stand at their places."""
+    left, top, right, bottom = xyxy
+    for other in things:
+        width, height = min(right, other[2]) - max(left, other[0]), min(bottom, other[3]) - max(top, other[1])
+        intersection = max(0.0, width) * max(0.0, height)
+        areas = (right - left) * (bottom - top) + (other[2] - other[0]) * (other[3] - other[1])
+        if intersection >= MIN_THING_OVERLAP * (areas - intersection):
+            return True
+    return False
 
 
 def _find_stops(boxes: Sequence[TrackedBox]) -> list[tuple[int, int]]:
@@ -117,5 +143,5 @@ def why_no_person(shape: TrackShape, *, is_tracked: bool = True) -> str:
         return f"wider than a person (width / height {shape.aspect_ratio:.2f})"
     is_still = shape.travel < STILL_TRAVEL or (shape.sightings >= MIN_STILL_SIGHTINGS and shape.spread < STILL_MEDIAN)
     if is_tracked and is_still and shape.confidence < MIN_STILL_CONFIDENCE:
-        return f"never moves, and the detector doubts it (mean confidence {shape.confidence:.2f})"
+        return f"{STANDS_STILL} (mean confidence {shape.confidence:.2f})"
     return ""

@@ -7,7 +7,14 @@ import pytest
 
 from bot_deploy.video.appearances import _split_at_changes, _usual
 from bot_deploy.video.best_crops import MAX_CANDIDATES, MAX_CROPS, Candidate, Candidates, choose_crops, sharpness
-from bot_deploy.video.likeness import TrackPart, describe_track, divide_track, why_no_person
+from bot_deploy.video.likeness import (
+    TrackPart,
+    describe_track,
+    divide_track,
+    shows_thing,
+    usual_box,
+    why_no_person,
+)
 from bot_deploy.video.motion import HOLD_S, STILL_LOOK_S, MotionGate
 from bot_deploy.video.read_ahead import read_ahead
 from bot_deploy.video.tracks import TrackedBox
@@ -135,6 +142,15 @@ def test_a_post_on_the_way_is_no_part_of_the_person() -> None:
     assert divide_track([*walk, *sure, *away]) == [TrackPart(0, 55, "")]
     assert divide_track([*walk, *post[:9], *away]) == [TrackPart(0, 49, "")]
     assert divide_track(post) == [TrackPart(0, 15, "the detector doubts it (mean confidence 0.40)")]
+
+
+def test_a_thing_is_known_again_at_its_place() -> None:
+    thing = usual_box([TrackedBox(1, (90.0 + step, 0, 110.0 + step, 50), 0.4) for step in (0, 1, 9)])
+    assert thing == (91, 0, 111, 50)
+    assert shows_thing((91, 0, 111, 100), [thing])  # an IoU of 0.5
+    assert not shows_thing((91, 0, 111, 101), [thing])
+    assert not shows_thing((200, 0, 220, 50), [thing])
+    assert not shows_thing((91, 0, 111, 50), [])
 
 
 def test_a_track_is_divided_where_it_goes_over_to_another_person() -> None:
