@@ -1,11 +1,14 @@
 r"""People in recorded video: appearances found, people counted, speed, against the truth of synthetic footage.
 
-python benchmarks/footage.py --detector yolox_nano_416.onnx [--model model.onnx] [--video FILE --people N]...
+python benchmarks/footage.py score --detector yolox_nano_416.onnx [--model model.onnx] [--video FILE PEOPLE]...
+python benchmarks/footage.py kills --detector yolox_nano_416.onnx
+python benchmarks/footage.py quiet --detector yolox_nano_416.onnx
+python benchmarks/footage.py memory --detector yolox_nano_416.onnx
+python benchmarks/footage.py live --detector yolox_nano_416.onnx
 """
 
 from __future__ import annotations
 
-import csv
 import random
 import shutil
 import subprocess
@@ -13,11 +16,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import numpy as np
+from footage_parts import live as live_run
+from footage_parts import long_runs
+from footage_parts.truth import Truth, Visit, read_truth, whose
 from scipy.optimize import linear_sum_assignment
 
 from bot_deploy.embedder import Embedder, open_embedder
@@ -30,44 +35,29 @@ from bot_deploy.synthetic import generate_clip
 from bot_deploy.video.detectors import Detector, open_detector
 from bot_deploy.video.opencv import configure_opencv
 
-MIN_IOU = 0.4  # of a crop's box with the truth, for the same person
-MIN_VISIBLE = 0.5  # share of a person that is in view and not hidden, to count as in view
-MIN_HEIGHT = 40  # pixels; smaller people are not looked for
-MIN_VISIT_S, MAX_GAP_S = 1.0, 2.0  # shortest visit, and the longest gap inside one
+DETECTOR = click.option("--detector", type=click.Path(path_type=Path), required=True, help="Detector, ONNX.")
+MODEL = click.option("--model", type=click.Path(path_type=Path), help="Exported model; default: the built-in one.")
+CLIP = click.option("--clip", type=click.Path(path_type=Path), help="Folder of the clip; it is made if it is missing.")
+THREADS = click.option("--threads", default=0, help="CPU threads; 0 for all.")
 
 
-@dataclass(frozen=True)
-class Visit:
-    """One person in view of one camera, by the truth."""
-
-    identity: str
-    camera: str
-    start: float
-    end: float
+@click.group()
+def main() -> None:
+    """Prints the tables of benchmarks/README.md."""
+    configure_opencv()
 
 
-@dataclass(frozen=True)
-class Truth:
-    """Boxes and visits of a clip."""
-
-    boxes: dict[tuple[str, int], list[tuple[str, tuple[float, ...]]]]  # (camera, frame) -> identity and box
-    visits: list[Visit]
-
-
-@click.command()
-@click.option("--detector", type=click.Path(path_type=Path), required=True, help="Detector, ONNX.")
-@click.option("--model", type=click.Path(path_type=Path), help="Exported model; default: the built-in one.")
-@click.option("--clip", type=click.Path(path_type=Path), help="Folder of the synthetic clip; made if it is missing.")
+@main.command()
+@DETECTOR
+@MODEL
+@CLIP
 @click.option("--persons", default=30, help="Number of people in the synthetic clip.")
 @click.option("--seconds", default=90.0, help="Length of the synthetic clip.")
 @click.option(
     "--video", "videos", multiple=True, type=(click.Path(path_type=Path), int), help="A video, and its people."
 )
 @click.option("--threshold", type=float, help="Cosine of one person; default: the calibrated one.")
-@click.option(
-    "--kills", default=0, help="Number of times that `bot index` of the clip is killed; then the answers are compared."
-)
-def main(
+def score(
     detector: Path,
     model: Path | None,
     clip: Path | None,
@@ -75,20 +65,72 @@ def main(
     seconds: float,
     videos: tuple[tuple[Path, int], ...],
     threshold: float | None,
-    kills: int,
 ) -> None:
-    """Prints the tables of benchmarks/README.md."""
-    configure_opencv()
+    """Appearances found and people counted, on synthetic footage and in real videos."""
     embedder, person_detector = open_embedder(model), open_detector(detector)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = clip or Path(temporary) / "clip"
-        if not folder.exists():
-            generate_clip(folder, people=persons, cameras=3, seconds=seconds, fps=12, height=432)
+        folder = make_clip(clip or Path(temporary) / "clip", people=persons, cameras=3, seconds=seconds)
         score_clip(folder, Path(temporary) / "clip.gallery", embedder, person_detector, threshold)
-        if kills:
-            kill(folder, Path(temporary), embedder, detector, kills)
         for number, (video, people) in enumerate(videos):
             count_people(video, people, Path(temporary) / f"{number}.gallery", embedder, person_detector, threshold)
+
+
+@main.command()
+@DETECTOR
+@MODEL
+@CLIP
+@click.option("--persons", default=30, help="Number of people in the clip.")
+@click.option("--seconds", default=90.0, help="Length of the clip.")
+@click.option("--kills", default=30, help="Number of times that `bot index` is killed.")
+def kills(detector: Path, model: Path | None, clip: Path | None, persons: int, seconds: float, kills: int) -> None:
+    """Kills `bot index` at random moments; exits with 1 if an answer differs from that of a run without kills."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = make_clip(clip or Path(temporary) / "clip", people=persons, cameras=3, seconds=seconds)
+        kill(folder, Path(temporary), open_embedder(model), detector, kills)
+
+
+@main.command()
+@DETECTOR
+@MODEL
+@THREADS
+@click.option("--minutes", default=60.0, help="Length of the video.")
+def quiet(detector: Path, model: Path | None, threads: int, minutes: float) -> None:
+    """The time for a long quiet video of 768x432 at 25 frames/s, with people on a tenth of it."""
+    long_runs.quiet(open_embedder(model, threads=threads), open_detector(detector, threads=threads), minutes)
+
+
+@main.command()
+@DETECTOR
+@MODEL
+@THREADS
+@click.option("--hours", default=10.0, help="Length of the video.")
+def memory(detector: Path, model: Path | None, threads: int, hours: float) -> None:
+    """Memory while a very long video is read; exits with 1 if it grows."""
+    long_runs.memory(open_embedder(model, threads=threads), open_detector(detector, threads=threads), hours)
+
+
+@main.command()
+@DETECTOR
+@MODEL
+@THREADS
+@CLIP
+@click.option("--cameras", default=4, help="Number of cameras, at most 6.")
+@click.option("--persons", default=8, help="Number of people in the clip.")
+@click.option("--seconds", default=60.0, help="Length of the clip.")
+def live(
+    detector: Path, model: Path | None, threads: int, clip: Path | None, cameras: int, persons: int, seconds: float
+) -> None:
+    """Several cameras live from files: frames/s of each, and who is named on the cameras after the first."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = make_clip(clip or Path(temporary) / "clip", people=persons, cameras=cameras, seconds=seconds)
+        live_run.watch(folder, open_embedder(model, threads=threads), open_detector(detector, threads=threads))
+
+
+def make_clip(folder: Path, *, people: int, cameras: int, seconds: float) -> Path:
+    """The synthetic clip in `folder`, which is made if it is missing."""
+    if not folder.exists():
+        generate_clip(folder, people=people, cameras=cameras, seconds=seconds, fps=12, height=432)
+    return folder
 
 
 def kill(folder: Path, out: Path, embedder: Embedder, detector: Path, kills: int) -> None:
@@ -124,7 +166,9 @@ def kill(folder: Path, out: Path, embedder: Embedder, detector: Path, kills: int
         assert process.returncode == 0
         finished += 1
         same += answers(folder, out / "killed.gallery", embedder) == answers(folder, out / "whole.gallery", embedder)
-    print(f"{done} kills in {finished} runs; {same} of them have the same rankings as a run without kills\n")
+    print(f"{done} kills in {finished} runs; {same} of them have the same rankings as a run without kills")
+    if same < finished:
+        raise SystemExit(1)
 
 
 def answers(folder: Path, gallery: Path, embedder: Embedder) -> list[list[tuple[str, float]]]:
@@ -196,24 +240,6 @@ def score_clip(folder: Path, out: Path, embedder: Embedder, detector: Detector, 
             )
 
 
-def read_truth(path: Path) -> Truth:
-    """The truth of `bot synthetic --clip`."""
-    boxes: dict[tuple[str, int], list[tuple[str, tuple[float, ...]]]] = {}
-    times: dict[tuple[str, str], list[float]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            camera = f"cam{row['camera']}"
-            box = tuple(float(row[side]) for side in ("left", "top", "right", "bottom"))
-            boxes.setdefault((camera, int(row["frame"])), []).append((row["identity"], box))
-            if float(row["visible"]) >= MIN_VISIBLE and box[3] - box[1] >= MIN_HEIGHT:
-                times.setdefault((row["identity"], camera), []).append(float(row["time"]))
-    visits = []
-    for (identity, camera), seen in times.items():
-        parts = np.split(np.array(seen), np.flatnonzero(np.diff(seen) > MAX_GAP_S) + 1)
-        visits += [Visit(identity, camera, part[0], part[-1]) for part in parts if part[-1] - part[0] >= MIN_VISIT_S]
-    return Truth(boxes, visits)
-
-
 def identify(appearance: Appearance, out: Path, truth: Truth) -> str | None:
     """Whom most crops of `appearance` show, by the truth; None for nobody."""
     votes: Counter[str | None] = Counter()
@@ -222,18 +248,8 @@ def identify(appearance: Appearance, out: Path, truth: Truth) -> str | None:
         if folder.name == name:
             (entry,) = (one for one in record.appearances if one.number == int(number))
             for crop in entry.crops:
-                others = truth.boxes.get((appearance.camera, crop.frame), [])
-                best = max(((iou(crop.box, box), identity) for identity, box in others), default=(0.0, None))
-                votes[best[1] if best[0] >= MIN_IOU else None] += 1
+                votes[whose(truth, appearance.camera, crop.frame, crop.box)] += 1
     return votes.most_common(1)[0][0]
-
-
-def iou(first: tuple[float, ...], second: tuple[float, ...]) -> float:
-    """Intersection over union of two boxes."""
-    width, height = (min(first[side + 2], second[side + 2]) - max(first[side], second[side]) for side in (0, 1))
-    intersection = max(0.0, width) * max(0.0, height)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
-    return intersection / (areas - intersection)
 
 
 def covers(appearance: Appearance, who: dict[str, str | None], visit: Visit) -> bool:
