@@ -99,16 +99,18 @@ def tests(setting: Setting) -> object:
 class KernelEngine:
     """An engine for `Runner` whose network is the mean colour, computed by PyTorch on the runner's stream.
 
-    `put(stream, work)` puts work on a stream.
+    `put(stream, work)` puts work on a stream; `device` is where the memory is.
     """
 
     device_memory_size_v2 = 1 << 20
 
-    def __init__(self, contract: Contract, put: Put) -> None:
-        self.contract, self.put, self.addresses, self.batch = contract, put, {}, 0
+    def __init__(self, contract: Contract, put: Put, device: str) -> None:
+        self.contract, self.put, self.device = contract, put, device
+        self.addresses: dict[str, int] = {}
+        self.batch = 0
 
     def create_execution_context(self, _how: object) -> KernelEngine:
-        return KernelEngine(self.contract, self.put)
+        return KernelEngine(self.contract, self.put, self.device)
 
     def set_device_memory(self, address: int, size: int) -> None: ...
 
@@ -121,22 +123,22 @@ class KernelEngine:
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
-        self.put(stream, partial(_mean_colour, self.addresses, (self.batch, *self.contract.size, 3)))
+        self.put(stream, partial(self._mean_colour, self.batch))
         return True
 
+    def _mean_colour(self, batch: int) -> None:
+        images = _tensor(self.addresses["images"], (batch, *self.contract.size, 3), "|u1", self.device)
+        output = _tensor(self.addresses["embeddings"], (batch, 3), "<f4", self.device)
+        output.copy_(torch.nn.functional.normalize(images.float().mean((1, 2)), dim=1))
 
-def _mean_colour(addresses: dict[str, int], shape: tuple[int, ...]) -> None:
-    images, output = _tensor(addresses["images"], shape, "|u1"), _tensor(addresses["embeddings"], (shape[0], 3), "<f4")
-    output.copy_(torch.nn.functional.normalize(images.float().mean((1, 2)), dim=1))
 
-
-def _tensor(address: int, shape: tuple[int, ...], kind: str) -> torch.Tensor:
-    """The memory at `address`, on the GPU if there is one."""
-    if not torch.cuda.is_available():
+def _tensor(address: int, shape: tuple[int, ...], kind: str, device: str) -> torch.Tensor:
+    """The memory at `address` on `device`."""
+    if device == "cpu":
         memory = (ctypes.c_uint8 * (math.prod(shape) * int(kind[-1]))).from_address(address)
         return torch.from_numpy(np.frombuffer(memory, kind).reshape(shape))
     interface = {"data": (address, False), "shape": shape, "typestr": kind, "version": 3, "strides": None}
-    return torch.as_tensor(SimpleNamespace(__cuda_array_interface__=interface), device="cuda")
+    return torch.as_tensor(SimpleNamespace(__cuda_array_interface__=interface), device=device)
 
 
 def _put_on_stream(stream: int, work: Callable[[], None]) -> None:
@@ -158,10 +160,10 @@ def runner(setting: Setting) -> object:
         from helpers.fake_cuda import Gpu as FakeGpu
 
         cuda, gpu_model = FakeGpu(memory=1 << 30, seed=0), MODEL
-        engine = KernelEngine(contract, lambda stream, work: cuda._put("run", work, stream))  # noqa: SLF001
+        engine = KernelEngine(contract, lambda stream, work: cuda._put("run", work, stream), "cpu")  # noqa: SLF001
     else:
         cuda, gpu_model = nvidia.load_cuda(), nvidia.find_gpu()
-        engine = KernelEngine(contract, _put_on_stream)
+        engine = KernelEngine(contract, _put_on_stream, "cuda")
         free = torch.cuda.mem_get_info()[0]
     running = Runner(trt, SimpleNamespace(errors=[]), cuda, engine, cast("Any", sidecar), gpu_model)
     rng, worst, milliseconds = np.random.default_rng(0), 0.0, {}
@@ -230,8 +232,10 @@ def _replaced(place: object, name: str, value: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _cpu_layers() -> Iterator[None]:
+    original = create_state
+
     def create(recipe: Recipe, num_ids: int, device: str) -> Any:
-        state = create_state(recipe, num_ids, device)
+        state = original(recipe, num_ids, device)
         cpu_layers.use_cpu_layers(state.model)
         return state
 
@@ -250,10 +254,10 @@ VARIANTS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
 
 
 def noise(recipe: Recipe, setting: Setting, *, on_gpu: bool) -> TrainingSet:
-    rng, images = np.random.default_rng(0), 4 if setting.dry else IMAGES
-    pixels = rng.integers(0, 256, (IDENTITIES * images, recipe.height, recipe.width, 3), dtype=np.uint8)
-    crops = torch.from_numpy(pixels)
-    labels = np.arange(len(pixels)) // images
+    people, images = (16, 4) if setting.dry else (IDENTITIES, IMAGES)
+    size = (people * images, recipe.height, recipe.width, 3)
+    crops = torch.from_numpy(np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8))
+    labels = np.arange(len(crops)) // images
     return TrainingSet((), labels, (recipe.height, recipe.width), crops.to(setting.device) if on_gpu else crops)
 
 

@@ -9,9 +9,9 @@ ARG EXTRAS=cpu
 RUN pip install --no-cache-dir ".[${EXTRAS}]" && rm -rf /src/*
 # The build fails if no model runs.
 RUN bot env --device cpu
-# Not root, in a folder where its cache and its results can be written.
-RUN useradd --create-home bot
-USER bot
+# Not root, and a number, which Kubernetes can check. Its home holds its cache.
+RUN useradd --create-home --uid 10001 bot
+USER 10001
 WORKDIR /data
 ENTRYPOINT ["bot"]
 CMD ["env"]

@@ -14,8 +14,9 @@ RUN pip install --no-cache-dir ".[${EXTRAS}]" && rm -rf /src/*
 # A build sees no GPU: this shows that the runtimes load. The check of the GPU is in each container.
 RUN bot env
 HEALTHCHECK --interval=5m --timeout=60s CMD ["bot", "env", "--device", "cuda"]
-RUN useradd --create-home bot
-USER bot
+# Not root, and a number, which Kubernetes can check. Its home holds its cache.
+RUN useradd --create-home --uid 10001 bot
+USER 10001
 WORKDIR /data
 ENTRYPOINT ["bot"]
 CMD ["env", "--device", "cuda"]

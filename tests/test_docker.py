@@ -48,7 +48,21 @@ def test_instructions(path: Path) -> None:
     assert ":" in lines[0][1]  # a version, not what happens to be the latest
     assert ("ENTRYPOINT", '["bot"]') in lines
     users = [rest for word, rest in lines if word == "USER"]
-    assert users[-1] != "root"
+    assert int(users[-1]) > 0  # not root; a name would not tell that to Kubernetes
+
+
+@each
+def test_what_it_copies_is_here_and_is_all_that_an_installation_needs(path: Path) -> None:
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    copied = [rest.split()[:-1] for word, rest in instructions(path) if word == "COPY"]
+    assert copied
+    for sources in copied:
+        assert all((ROOT / source).exists() for source in sources)
+    # The sdist has every file that a wheel is built from.
+    needed = ["pyproject.toml", "README.md", "LICENSE", "bot_deploy", "train", "export", "demos"]
+    assert copied == [["."]]
+    assert not {*needed} & {*ignored}
+    assert all((ROOT / name).exists() for name in needed)
 
 
 @each

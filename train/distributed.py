@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import distributed
 
-from bot_deploy.errors import InputError
+from bot_deploy.errors import GPU_HINT, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +61,8 @@ def join_world() -> World:
     if gpu:
         if local >= torch.cuda.device_count():
             raise InputError(
-                f"this machine has {torch.cuda.device_count()} GPUs, but this is process {local + 1}; start fewer"
+                f"this machine has {torch.cuda.device_count()} GPUs, but this is process {local + 1}; start fewer; "
+                f"{GPU_HINT}"
             )
         torch.cuda.set_device(local)
     if not distributed.is_initialized():

@@ -18,7 +18,7 @@ from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.backends.torch import full_float32
 from bot_deploy.datasets import open_dataset, open_unlabeled
 from bot_deploy.embedder import Embedder
-from bot_deploy.errors import BotError, InputError, RunError
+from bot_deploy.errors import GPU_HINT, BotError, InputError, RunError
 from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
 from bot_deploy.model import InferenceGraph, ReID
 from bot_deploy.progress import show_progress
@@ -99,7 +99,7 @@ def train(
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"the GPU's memory is too small ({str(error).partition('.')[0]}); take a smaller batch "
-            "(identities_per_batch=8), smaller crops, or more GPUs with torchrun",
+            f"(identities_per_batch=8), smaller crops, or more GPUs with torchrun; {GPU_HINT}",
             parameter="set",
         ) from None
     leave_world()  # not after an error: the processes would wait for each other

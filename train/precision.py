@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bot_deploy.errors import InputError
+from bot_deploy.errors import GPU_HINT, InputError
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -30,7 +30,7 @@ def resolve_precision(recipe: Recipe, device: str) -> Recipe:
     """
     gpu = device != "cpu"
     if recipe.precision == "fp16" and not gpu:
-        raise InputError("precision=fp16 needs a GPU; use precision=bf16", parameter="set")
+        raise InputError(f"precision=fp16 needs a GPU; use precision=bf16; {GPU_HINT}", parameter="set")
     if recipe.precision != "auto":
         return recipe
     if gpu:

@@ -102,7 +102,9 @@ def load_cuda() -> Any:
     try:
         return import_module("cuda.bindings.runtime")
     except ImportError:
-        raise RunError("cuda-bindings is not installed; pip install 'bot-deploy[tensorrt]' or [tensorrt-rtx]") from None
+        raise RunError(
+            f"cuda-bindings is not installed; pip install 'bot-deploy[tensorrt]' or [tensorrt-rtx]; {GPU_HINT}"
+        ) from None
 
 
 def check_cuda(cuda: Any, result: tuple[Any, ...]) -> Any:

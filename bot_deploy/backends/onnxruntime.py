@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from bot_deploy.embedder import Vectors
     from bot_deploy.images import Pixels
 
-# TF32 keeps ten of float32's twenty-three mantissa bits; without it, embeddings are those of PyTorch.
-CUDA_OPTIONS = {"use_tf32": "0"}
+# TF32 keeps ten of float32's twenty-three mantissa bits; without it, embeddings are those of PyTorch. Each number of
+# images is a new shape, for which cuDNN looks for an algorithm: it guesses one, which is fast, and does not try many.
+CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 CUDA_HINT = f"use the device cpu; `pip install 'onnxruntime-gpu[cuda,cudnn]'` brings CUDA's libraries; {GPU_HINT}"
 # WeightBiasQuantization would quantise the layers that an INT8 export leaves in float32, with one scale for
 # all channels.

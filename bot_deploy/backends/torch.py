@@ -68,7 +68,8 @@ def runner(graph: InferenceGraph, device: str, threads: int = 0) -> Callable[[Pi
                 embeddings: Vectors = graph(torch.from_numpy(batch).to(device)).cpu().numpy()
             except torch.OutOfMemoryError:
                 raise RunError(
-                    f"the GPU's memory is too small for {len(batch)} images; try a smaller batch", parameter="batch"
+                    f"the GPU's memory is too small for {len(batch)} images; try a smaller batch; {GPU_HINT}",
+                    parameter="batch",
                 ) from None
             except RuntimeError as error:  # CUDA's errors have no class of their own in all versions
                 remedy = "try another device" if device == "cpu" else f"use the device cpu; {GPU_HINT}"

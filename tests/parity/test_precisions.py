@@ -20,7 +20,7 @@ from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
 from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import InputError
-from bot_deploy.export import fp16, int8, parity, pipeline, sensitivity
+from bot_deploy.export import fp16, half_floats, int8, parity, pipeline, sensitivity
 from bot_deploy.export.exported_model import ExportedModel
 from bot_deploy.export.graph import inference_graph
 from bot_deploy.export.pipeline import ExportContext, export_engine, export_onnx, prepare_export
@@ -326,11 +326,41 @@ def test_int8_for_tensorrt_is_symmetric_and_builds(
     adding = [node for node in model.graph.node if node.op_type == "Add" and set(node.input) & set(values)]
     assert adding
     assert not any(quantised & set(node.input) for node in adding)
+    # Layers compute in FP16, as the types say; neck and length in float32.
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    dequantised = {
+        node.output[0]: types[node.input[1]] for node in model.graph.node if node.op_type == "DequantizeLinear"
+    }
+    layers = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert layers
+    assert {(types | dequantised)[node.input[1]] for node in layers} == {TensorProto.FLOAT16}
+    assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
     artifact = export_engine(replace(context, out=tmp_path), "int8", (1, 2, 4), ["sm89"], [exported])
     assert artifact.path == tmp_path / "model.engine"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "int8.onnx", "model.engine", "model.engine.json", "model.onnx"
     ]  # fmt: skip
+
+
+def test_a_float_part_that_fp16_would_spoil_stays_in_float32(
+    context: ExportContext,
+    exported: ExportedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def spoil(model: onnx.ModelProto) -> onnx.ModelProto:
+        halved = half_floats.halve_floats(model)
+        for tensor in halved.graph.initializer:
+            if tensor.data_type == TensorProto.FLOAT16 and not tensor.dims:  # scales of activations
+                tensor.CopyFrom(numpy_helper.from_array(np.float16(1e4), tensor.name))
+        return halved
+
+    monkeypatch.setattr(int8, "halve_floats", spoil)
+    path, contract = tmp_path / "int8.onnx", replace(context.contract, precision="int8")
+    int8.to_int8(exported.path, path, context.graph, contract, context.calibration[:32], tensorrt=True)
+    assert "stays in float32, because FP16 is too coarse" in caplog.text
+    assert TensorProto.FLOAT16 not in {tensor.data_type for tensor in onnx.load(str(path)).graph.initializer}
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

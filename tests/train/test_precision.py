@@ -35,7 +35,7 @@ def test_a_gpu_without_bf16_trains_in_fp16(native: bool, expected: str, monkeypa
 def test_a_given_precision_is_kept() -> None:
     assert resolve_precision(Recipe(precision="bf16"), "cpu").precision == "bf16"
     assert resolve_precision(Recipe(precision="fp16"), "cuda").precision == "fp16"
-    with pytest.raises(InputError, match="precision=fp16 needs a GPU"):
+    with pytest.raises(InputError, match=r"precision=fp16 needs a GPU.*`bot env`"):
         resolve_precision(Recipe(precision="fp16"), "cpu")
 
 
