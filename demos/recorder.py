@@ -195,7 +195,7 @@ def _open_lines(path: Path) -> io.FileIO:
 
 
 def _append_line(file: io.FileIO, line: str) -> None:
-    """Writes `line` with one call of the system, so that a killed process leaves no half of it."""
+    """Writes `line` with one call of the system: a killed process may only cut it off at a page of memory (4 KiB)."""
     rest = memoryview(f"{line}\n".encode(errors="backslashreplace"))
     while rest:
         rest = rest[file.write(rest) or 0 :]

@@ -131,9 +131,9 @@ def test_kills_at_random_moments_lose_and_corrupt_nothing(place: Path, crops: Pa
     round_s = time.monotonic() - started
     indexing.kill()
     indexing.communicate()
-    for _ in range(20):
+    for number in range(20):
         indexing = script(text, place, crops)
-        time.sleep(rng.uniform(0, 1.5 * round_s))
+        time.sleep((number + rng.random()) / 20 * 1.5 * round_s)
         indexing.send_signal(signal.SIGKILL)
         assert indexing.wait() == -signal.SIGKILL
         assert indexing.stdout is not None
@@ -153,7 +153,7 @@ def test_kills_at_random_moments_lose_and_corrupt_nothing(place: Path, crops: Pa
                 for slot, path in held.items():
                     # One matrix product or many: the last bit of a half may differ.
                     np.testing.assert_allclose(mapped.vectors[slot], expected[os.fsdecode(path)], rtol=1e-3, atol=1e-7)
-    assert len(counts) > 3  # killed at different stages
+    assert len(counts) >= 3  # killed at different stages
     with (
         open_test_index(str(place), root=crops) as gallery,
         open_test_index(str(place.with_name("clean")), root=crops) as clean,

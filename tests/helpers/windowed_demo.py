@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
     with Recorder(None, folder / "events.jsonl", Film.fps) as recorder, Window("bot demo") as window:
         summary = app.run([Camera(Film(), "a fake")], recognizer, recorder, window, snapshots=folder)  # type: ignore[arg-type]
     gallery.close()
-    (folder / "summary.json").write_text(json.dumps(dataclasses.asdict(summary)))
+    (folder / "summary.json").write_text(json.dumps(vars(summary)))
 
 
 if __name__ == "__main__":
