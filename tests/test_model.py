@@ -283,7 +283,7 @@ def test_mobilenet_at_its_own_stride_is_torchvisions(training: bool) -> None:
     model.backbone.load_state_dict(
         {key: value for key, value in theirs.state_dict().items() if not key.startswith("classifier.")}
     )
-    images = torch.randn(3, 3, 64, 64, dtype=torch.float64)
+    images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     expected = theirs.features.train(training)(images)
     torch.testing.assert_close(model.backbone.train(training)(images), expected, atol=1e-9, rtol=1e-6)
 
