@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,7 +136,7 @@ def _tensor(address: int, shape: tuple[int, ...], kind: str, device: str) -> tor
     """The memory at `address` on `device`."""
     if device == "cpu":
         memory = (ctypes.c_uint8 * (math.prod(shape) * int(kind[-1]))).from_address(address)
-        return torch.from_numpy(np.frombuffer(memory, kind).reshape(shape))
+        return torch.from_numpy(np.frombuffer(memoryview(memory), kind).reshape(shape))
     interface = {"data": (address, False), "shape": shape, "typestr": kind, "version": 3, "strides": None}
     return torch.as_tensor(SimpleNamespace(__cuda_array_interface__=interface), device=device)
 
@@ -262,8 +262,9 @@ def noise(recipe: Recipe, setting: Setting, *, on_gpu: bool) -> TrainingSet:
 
 
 def _train(arch: str, setting: Setting, *, on_gpu: bool, compile_: bool) -> dict[str, float]:
-    size = {"height": 32, "width": 16} if setting.dry else {}
-    recipe = resolve_precision(Recipe(arch=arch, weights="none", compile=compile_, **size), setting.device)
+    recipe = resolve_precision(Recipe(arch=arch, weights="none", compile=compile_), setting.device)
+    if setting.dry:
+        recipe = replace(recipe, height=32, width=16)
     crops = noise(recipe, setting, on_gpu=on_gpu)
     state = create_state(recipe, IDENTITIES, setting.device)
     world = World(0, 1, setting.device)
