@@ -10,21 +10,19 @@ false-reject rate at the threshold of one false accept in 1,000 pairs of the sco
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import numpy as np
+from embedded_data import embed_data, embedding_options
 
-from bot_deploy import console, open_embedder
+from bot_deploy import console
 from bot_deploy.camera_means import CameraMeans, fit_camera_means
-from bot_deploy.datasets import Crop, Dataset, open_dataset
-from bot_deploy.evaluation.embeddings import embed_or_reuse
 from bot_deploy.evaluation.metrics import DotProducts, evaluate
 from bot_deploy.matching.pairs import score_pairs
-from bot_deploy.models.cache import find_model
 
 if TYPE_CHECKING:
+    from bot_deploy.datasets import Crop, Dataset
     from bot_deploy.embedder import Vectors
 
 FALSE_ACCEPT_RATE = 1e-3
@@ -41,29 +39,19 @@ class Half:
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, required=True, help="Model, a file or a name; repeatable.")
-@click.option("--data", "sources", multiple=True, required=True, help="Data set with query and gallery; repeatable.")
-@click.option("--device", default="auto", help="Device that embeds the crops.")
-def main(models: tuple[str, ...], sources: tuple[str, ...], device: str) -> None:
+@embedding_options
+def main(models: tuple[str, ...], sources: tuple[str, ...], device: str, threads: int) -> None:
     console.show_library_output()
     print("| model | data | embeddings | rank-1 | mAP | false rejects at 1e-3 |\n" + "|---" * 6 + "|")
-    for model in models:
-        embedder = open_embedder(model, device)
-        for source in sources:
-            dataset = open_dataset(source)
-            vectors = [
-                embed_or_reuse(embedder, crops, name, model=find_model(model))
-                for name, crops in (("query", dataset.query), ("gallery", dataset.gallery))
-            ]
-            halves = split_people(dataset, *vectors)
-            for name, is_adapted in (("as they are", False), ("without camera means", True)):
-                rows = [score(scored, fit(fitted) if is_adapted else None) for fitted, scored in (halves, halves[::-1])]
-                rank1, mean_ap, rejects = np.mean(rows, axis=0)
-                print(
-                    f"| {Path(model).name} | {Path(source).name} | {name} | {rank1:.2f} | {mean_ap:.2f} | "
-                    f"{rejects:.1f} % |",
-                    flush=True,
-                )
+    for data in embed_data(models, sources, device, threads):
+        halves = split_people(data.dataset, data.query, data.gallery)
+        for name, is_adapted in (("as they are", False), ("without camera means", True)):
+            rows = [score(scored, fit(fitted) if is_adapted else None) for fitted, scored in (halves, halves[::-1])]
+            rank1, mean_ap, rejects = np.mean(rows, axis=0)
+            print(
+                f"| {' | '.join(data.names)} | {name} | {rank1:.2f} | {mean_ap:.2f} | {rejects:.1f} % |",
+                flush=True,
+            )
 
 
 def split_people(dataset: Dataset, query_vectors: Vectors, gallery_vectors: Vectors) -> tuple[Half, Half]:

@@ -9,17 +9,18 @@ re-ranks all queries together, so that they are neighbours of each other; `bot m
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
+from embedded_data import embed_data, embedding_options
 
-from bot_deploy import console, k_reciprocal, open_embedder
-from bot_deploy.datasets import Crop, open_dataset
-from bot_deploy.evaluation.embeddings import embed_or_reuse
+from bot_deploy import console, k_reciprocal
 from bot_deploy.evaluation.metrics import DotProducts, evaluate
 from bot_deploy.evaluation.rerank import pictures_per_person
-from bot_deploy.models.cache import find_model
+
+if TYPE_CHECKING:
+    from bot_deploy.datasets import Crop
 
 KEPT = (1, 2, 3, 4, 6, 1000)
 COLUMNS = (
@@ -29,51 +30,42 @@ COLUMNS = (
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, required=True, help="Model, a file or a name; repeatable.")
-@click.option("--data", "sources", multiple=True, required=True, help="Data set with query and gallery; repeatable.")
-@click.option("--device", default="auto", help="Device that embeds the crops.")
-@click.option("--threads", default=0, help="Number of CPU threads.")
+@embedding_options
 def main(models: tuple[str, ...], sources: tuple[str, ...], device: str, threads: int) -> None:
     console.show_library_output()
     print("| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|")
-    for model in models:
-        embedder = open_embedder(find_model(model), device, threads=threads)
-        for source in sources:
-            dataset = open_dataset(source)
-            query, gallery = (
-                embed_or_reuse(embedder, crops, name, model=find_model(model))
-                for name, crops in (("query", dataset.query), ("gallery", dataset.gallery))
-            )
-            order = np.random.default_rng(0).permutation(len(dataset.gallery)).tolist()
-            before: list[int] = []
-            for count in KEPT:
-                held: dict[int, int] = defaultdict(int)
-                rows = []
-                for row in order:
-                    crop = dataset.gallery[row]
-                    held[crop.identity] += 1
-                    if crop.identity <= 0 or held[crop.identity] <= count:
-                        rows.append(row)
-                rows.sort()
-                if rows == before:  # nobody has more
-                    break
-                before = rows
-                kept = [dataset.gallery[row] for row in rows]
-                labels = [
-                    [crop.identity for crop in dataset.query],
-                    [crop.identity for crop in kept],
-                    [crop.camera for crop in dataset.query],
-                    [crop.camera for crop in kept],
-                ]
-                plain = evaluate(DotProducts(query, gallery[rows]), *labels)
-                together = evaluate(-k_reciprocal(query, gallery[rows]), *labels)
-                alone = np.concatenate([k_reciprocal(one[None], gallery[rows]) for one in query])
-                cells = [
-                    f"{100 * float(one.cmc[0]):.2f} / {100 * one.mAP:.2f}"
-                    for one in (plain, together, evaluate(-alone, *labels))
-                ]
-                pictures = [f"{pictures_of(crops):.2f}" for crops in (kept, [*dataset.query, *kept])]
-                print("| " + " | ".join([Path(model).name, Path(source).name, *pictures, *cells]) + " |", flush=True)
+    for data in embed_data(models, sources, device, threads):
+        dataset, query, gallery = data.dataset, data.query, data.gallery
+        order = np.random.default_rng(0).permutation(len(dataset.gallery)).tolist()
+        before: list[int] = []
+        for count in KEPT:
+            held: dict[int, int] = defaultdict(int)
+            rows = []
+            for row in order:
+                crop = dataset.gallery[row]
+                held[crop.identity] += 1
+                if crop.identity <= 0 or held[crop.identity] <= count:
+                    rows.append(row)
+            rows.sort()
+            if rows == before:  # nobody has more
+                break
+            before = rows
+            kept = [dataset.gallery[row] for row in rows]
+            labels = [
+                [crop.identity for crop in dataset.query],
+                [crop.identity for crop in kept],
+                [crop.camera for crop in dataset.query],
+                [crop.camera for crop in kept],
+            ]
+            plain = evaluate(DotProducts(query, gallery[rows]), *labels)
+            together = evaluate(-k_reciprocal(query, gallery[rows]), *labels)
+            alone = np.concatenate([k_reciprocal(one[None], gallery[rows]) for one in query])
+            cells = [
+                f"{100 * float(one.cmc[0]):.2f} / {100 * one.mAP:.2f}"
+                for one in (plain, together, evaluate(-alone, *labels))
+            ]
+            pictures = [f"{pictures_of(crops):.2f}" for crops in (kept, [*dataset.query, *kept])]
+            print("| " + " | ".join([*data.names, *pictures, *cells]) + " |", flush=True)
 
 
 def pictures_of(crops: list[Crop]) -> float:

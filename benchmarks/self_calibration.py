@@ -9,21 +9,18 @@ so labels of the first half say only that two of them are two people.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import numpy as np
+from embedded_data import embed_data, embedding_options
 
-from bot_deploy import console, open_embedder
+from bot_deploy import console
 from bot_deploy.camera_means import fit_camera_means
-from bot_deploy.datasets import open_dataset
-from bot_deploy.evaluation.embeddings import embed_or_reuse
 from bot_deploy.matching.calibrate import choose_thresholds
 from bot_deploy.matching.pairs import PairScores, bin_edges, score_pairs
 from bot_deploy.matching.self_calibration import bootstrap_threshold
 from bot_deploy.matching.tracks import Track, score_tracks
-from bot_deploy.models.cache import find_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,36 +35,25 @@ COLUMNS = (
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, required=True, help="Model, a file or a name; repeatable.")
-@click.option("--data", "sources", multiple=True, required=True, help="Data set with query and gallery; repeatable.")
-@click.option("--device", default="auto", help="Device that embeds the crops.")
-@click.option("--threads", default=0, help="Number of CPU threads.")
+@embedding_options
 def main(models: tuple[str, ...], sources: tuple[str, ...], device: str, threads: int) -> None:
     console.show_library_output()
     print("| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|")
-    for model in models:
-        embedder = open_embedder(find_model(model), device, threads=threads)
-        for source in sources:
-            dataset = open_dataset(source)
-            vectors = np.concatenate(
-                [
-                    embed_or_reuse(embedder, crops, name, model=find_model(model))
-                    for name, crops in (("query", dataset.query), ("gallery", dataset.gallery))
-                ]
-            )
-            crops = [*dataset.query, *dataset.gallery]
-            rows = [row for row, crop in enumerate(crops) if crop.identity > 0]
-            people = np.array([crops[row].identity for row in rows])
-            cameras = np.array([crops[row].camera for row in rows])
-            is_first = np.isin(people, np.unique(people)[::2])
-            for name, is_centered in (("as they are", False), ("without camera means", True)):
-                for fitted in (is_first, ~is_first):
-                    own = vectors[rows]
-                    if is_centered:
-                        own = fit_camera_means(own[fitted], cameras[fitted].tolist()).center(own, cameras.tolist())
-                    halves = [(own[half], people[half], cameras[half]) for half in (fitted, ~fitted)]
-                    cells = [Path(model).name, Path(source).name, name, *compare(*halves)]
-                    print("| " + " | ".join(cells) + " |", flush=True)
+    for data in embed_data(models, sources, device, threads):
+        dataset, vectors = data.dataset, np.concatenate([data.query, data.gallery])
+        crops = [*dataset.query, *dataset.gallery]
+        rows = [row for row, crop in enumerate(crops) if crop.identity > 0]
+        people = np.array([crops[row].identity for row in rows])
+        cameras = np.array([crops[row].camera for row in rows])
+        is_first = np.isin(people, np.unique(people)[::2])
+        for name, is_centered in (("as they are", False), ("without camera means", True)):
+            for fitted in (is_first, ~is_first):
+                own = vectors[rows]
+                if is_centered:
+                    own = fit_camera_means(own[fitted], cameras[fitted].tolist()).center(own, cameras.tolist())
+                halves = [(own[half], people[half], cameras[half]) for half in (fitted, ~fitted)]
+                cells = [*data.names, name, *compare(*halves)]
+                print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def compare(
