@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 IDENTITIES, IMAGES = 64, 16  # of noise: 16 batches of P16 K4 in an epoch
 SMALL = ("--set", "height=64", "--set", "width=32", "--set", "epochs=2", "--set", "warmup_epochs=0")
+PARITY_FAILED = 3  # exit code
 TOLERANCE = 1e-4  # of an embedding on CUDA against the CPU
 
 
@@ -71,10 +72,10 @@ def run(*arguments: object, timeout_s: int = 600) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
 
 
-def bot(*arguments: object, timeout_s: int = 600) -> str:
-    """What `bot` prints on stdout; raises if it fails."""
+def bot(*arguments: object, timeout_s: int = 600, fails_parity: bool = False) -> str:
+    """What `bot` prints on stdout; raises if it fails. With `fails_parity`, a rejected file is no failure."""
     done = run("-m", "bot_deploy", *arguments, timeout_s=timeout_s)
-    if done.returncode:
+    if done.returncode and not (fails_parity and done.returncode == PARITY_FAILED):
         raise RuntimeError(f"bot {' '.join(map(str, arguments))}: exit code {done.returncode}: {done.stderr[-2000:]}")
     return done.stdout
 
@@ -369,14 +370,20 @@ def engines(setting: Setting) -> object:
     for precision in ("fp16", "int8"):
         out = setting.out / "engine" / precision
         options = ["--int8"] if precision == "int8" else []
-        document = json.loads(bot("export", "box", "--trt", *options, "--out", out, "--json", timeout_s=1800))
+        export = ("export", "box", "--trt", *options, "--out", out, "--json")
+        # INT8 of the built-in model loses too much on synthetic people, which is what the export says.
+        document = json.loads(bot(*export, timeout_s=1800, fails_parity=precision == "int8"))
         results[f"{precision} artifacts"] = document["artifacts"]
+        engine = out / "model.engine"
+        if setting.dry or not engine.exists():
+            results[f"{precision} starts"] = "not without a GPU" if setting.dry else "the engine was rejected"
+            continue
         seconds = []
-        for _ in range(0 if setting.dry else 2):
+        for _ in range(2):
             started = time.perf_counter()
-            bot("bench", out / "model.engine", "--seconds", "0.2", "--batches", "1")
+            bot("bench", engine, "--seconds", "0.2", "--batches", "1")
             seconds.append(time.perf_counter() - started)
-        results[f"{precision} seconds of the first and second start"] = seconds or "not without a GPU"
+        results[f"{precision} seconds of the first and second start"] = seconds
     return results
 
 
