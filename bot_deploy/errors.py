@@ -88,6 +88,10 @@ class RunError(BotError):
     """An error during the work: a loss that is not finite, a full disk, a backend that is not installed."""
 
 
+class UnavailableError(RunError):
+    """A server that does not answer now, and may later."""
+
+
 def missing_package(module: str, extra: str = "") -> RunError:
     """The error for a `module` that is not installed; `extra` installs it, by default that of EXTRAS.
 

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 import numpy as np
 
 from bot_deploy.addresses import mask_address, mask_addresses
-from bot_deploy.errors import InputError, RunError
+from bot_deploy.errors import InputError, RunError, UnavailableError, on_one_line
 
 from .interface import STORED_NAMES, GalleryItem, SearchHit, best_hits, removed_error, unit_length
 from .root import current_root
@@ -34,6 +34,7 @@ MAX_HITS = 16384  # Milvus returns no more at once
 EXTRA_HITS = 32  # so that equal scores at the end can be put in the order of their paths
 ROWS_PER_REQUEST = 1000
 CONNECT_TIMEOUT_S = 10
+CONNECT_FAILED, NOT_LOADED = 2, 101  # codes of pymilvus's errors
 MAX_PATH_BYTES = 16384
 MAX_TEXT_BYTES = 8192
 # The path of a row with the gallery's root and embedding space. Its JSON is in `error`, so that every query for items
@@ -62,6 +63,7 @@ class MilvusIndex:
         """
         from pymilvus import MilvusClient
 
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # pages about what it raises, and about clocks
         self.address = mask_address(address)  # for messages
         server = ADDRESS.fullmatch(address)
         if not server and address.startswith("milvus:"):
@@ -138,7 +140,7 @@ class MilvusIndex:
         return sorted(self._items(f'error != "" and path != "{DESCRIPTION_PATH}"'))
 
     def _items(self, condition: str) -> list[GalleryItem]:
-        with self._convert_errors(), _without_warnings():
+        with self._convert_errors():
             pages = self._client.query_iterator(
                 self._name, batch_size=ROWS_PER_REQUEST, filter=condition, output_fields=FIELDS
             )
@@ -227,13 +229,23 @@ class MilvusIndex:
 
     @contextlib.contextmanager
     def _convert_errors(self) -> Iterator[None]:
-        """Turns errors of Milvus into RunError about this gallery."""
+        """Turns errors of Milvus into RunError about this gallery; UnavailableError, if a later try can succeed."""
+        import grpc
         from pymilvus import MilvusException
 
         try:
             yield
         except MilvusException as error:
-            raise RunError(f"{self.address}: {mask_addresses(error.message.strip().partition(chr(10))[0])}") from None
+            code, reason = error.code, error.message.strip().partition("\n")[0]
+        except grpc.RpcError as error:  # pymilvus passes some on
+            code, reason = error.code(), on_one_line(error)
+        else:
+            return
+        if code == NOT_LOADED:  # the server was restarted
+            with contextlib.suppress(MilvusException, grpc.RpcError):
+                self._client.load_collection(self._name)
+        away = code in {CONNECT_FAILED, NOT_LOADED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+        raise (UnavailableError if away else RunError)(f"{self.address}: {mask_addresses(reason)}")
 
 
 def is_milvus(address: str) -> bool:
@@ -244,18 +256,6 @@ def is_milvus(address: str) -> bool:
 def _key(path: str) -> str:
     """`path` in URL quotes: pages of pymilvus end at quotation marks, and a file name need not be text."""
     return quote(os.fsencode(path))
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Without pymilvus's warning, at every listing, that Lite and servers before 2.5 have no clock of their own."""
-    logger = logging.getLogger("pymilvus")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from bot_deploy import __version__
-from bot_deploy.errors import BotError, ImageError, InputError
+from bot_deploy.errors import BotError, ImageError, InputError, UnavailableError
 from bot_deploy.machine import available_cores
 
 from .batcher import BusyError
@@ -38,6 +38,7 @@ STATUSES: tuple[tuple[type[BotError], int], ...] = (
     (ImageError, 400),
     (InputError, 400),
     (BusyError, 503),
+    (UnavailableError, 503),
 )
 METHODS = frozenset({"GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS", "PUT"})  # that are counted under their names
 # The pages load nothing from elsewhere, and no other page may show them.
@@ -102,10 +103,14 @@ async def _count(request: Request, call_next: Callable[[Request], Awaitable[Resp
 
 async def _explain(_: Request, error: Exception) -> JSONResponse:
     status = next((code for kind, code in STATUSES if isinstance(error, kind)), 500)
-    if status != 500:  # noqa: PLR2004
+    if isinstance(error, UnavailableError):
+        shown = "a server that this service needs does not answer; try again later"
+    elif status == 500:  # noqa: PLR2004
+        shown = "the work failed; the log of the service says why"
+    else:
         return JSONResponse({"error": str(error)}, status)
-    logger.error(str(error))  # it may name files of this machine
-    return JSONResponse({"error": "the work failed; the log of the service says why"}, status)
+    logger.error(str(error))  # it may name files and machines
+    return JSONResponse({"error": shown}, status)
 
 
 async def _refuse(_: Request, error: HTTPException) -> JSONResponse:

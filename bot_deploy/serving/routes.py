@@ -15,7 +15,7 @@ from fastapi.security import APIKeyHeader
 from PIL import Image
 
 from bot_deploy import __version__
-from bot_deploy.errors import ImageError, RunError
+from bot_deploy.errors import ImageError, RunError, UnavailableError
 
 from .service import Service, decode
 
@@ -39,7 +39,7 @@ ERRORS = {
     404: "The gallery has nothing of this name.",
     409: "Somebody has this name already.",
     413: "The body is too large.",
-    503: "Too many requests wait.",
+    503: "Too many requests wait, or a server that the service needs does not answer.",
 }
 
 
@@ -118,7 +118,7 @@ async def match(service: Asked, picture: Picture, top: Top = 10) -> dict[str, An
     return found
 
 
-@routes.get("/people", responses=_errors(401, 403))
+@routes.get("/people", responses=_errors(401, 403, 503))
 async def list_people(service: Asked) -> dict[str, Any]:
     """Everybody in the gallery, with the number of images."""
     return {"people": [asdict(person) for person in await run_in_threadpool(service.people)]}
@@ -131,13 +131,13 @@ async def enrol(service: Asked, picture: Picture, name: Name = None) -> dict[str
     return {"name": await run_in_threadpool(service.enrol, name, picture, vector)}
 
 
-@routes.patch("/people/{name}", responses=_errors(400, 401, 403, 404, 409))
+@routes.patch("/people/{name}", responses=_errors(400, 401, 403, 404, 409, 503))
 async def rename(service: Asked, name: str, new_name: NewName) -> dict[str, Any]:
     """Gives a person another name."""
     return asdict(await run_in_threadpool(service.rename, name, new_name))
 
 
-@routes.delete("/people/{name}", responses=_errors(401, 403, 404))
+@routes.delete("/people/{name}", responses=_errors(401, 403, 404, 503))
 async def forget(service: Asked, name: str) -> dict[str, Any]:
     """Removes a person; `left_file_count` counts the images in a folder of yours, which stay."""
     forgotten = await run_in_threadpool(service.forget, name)
@@ -149,11 +149,13 @@ async def forget(service: Asked, name: str) -> dict[str, Any]:
     }
 
 
-@routes.get("/pictures/{path:path}", response_class=Response, responses=_errors(401, 403, 404))
+@routes.get("/pictures/{path:path}", response_class=Response, responses=_errors(401, 403, 404, 503))
 async def show_picture(service: Asked, path: str) -> Response:
     """An image of the gallery as a JPEG, at most 256 pixels high."""
     try:
         pixels = await run_in_threadpool(service.picture, path)
+    except UnavailableError:
+        raise
     except (RunError, ImageError):
         raise HTTPException(404, "the gallery has no such picture") from None
     stream = io.BytesIO()
@@ -161,7 +163,7 @@ async def show_picture(service: Asked, path: str) -> Response:
     return Response(stream.getvalue(), media_type="image/jpeg")
 
 
-@routes.get("/metrics", response_class=PlainTextResponse, responses=_errors(401, 403))
+@routes.get("/metrics", response_class=PlainTextResponse, responses=_errors(401, 403, 503))
 async def metrics(service: Asked) -> PlainTextResponse:
     """Counters for Prometheus."""
     gauges = {

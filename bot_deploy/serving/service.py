@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from bot_deploy.embedder import Embedder, Vectors
+    from bot_deploy.footage import Appearance
     from bot_deploy.footage.forgetting import Forgotten
     from bot_deploy.gallery import LocalIndex, MilvusIndex
     from bot_deploy.images import Pixels
@@ -64,6 +65,7 @@ class Service:
                     "path": found.path.relative_to(root).as_posix(),
                     "camera": found.camera,
                     "time": found.time,
+                    **_where_and_when(found.appearance),
                 }
                 for found in ranking.matches
             ],
@@ -125,6 +127,13 @@ class Service:
         """Ends when every picture is embedded."""
         self.batcher.close()
         self.gallery.close()
+
+
+def _where_and_when(appearance: Appearance | None) -> dict[str, object]:
+    """The camera and the span of a match in a video, as `bot match --json` calls them; nothing of any other match."""
+    if appearance is None:
+        return {}
+    return {"camera_name": appearance.camera, "from": appearance.start, "to": appearance.end}
 
 
 def decode(data: bytes) -> Pixels:

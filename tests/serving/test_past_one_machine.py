@@ -1,0 +1,86 @@
+"""What `bot serve` does with a gallery on a server: here Milvus Lite, as a server that several services share."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from helpers.asgi import ask
+from helpers.footage_index import CROPS, write_footage_index
+from helpers.random_gallery import CountingModel, contract, draw, needs_milvus, project
+from PIL import Image
+
+from bot_deploy.demos.enrolment import open_enrolment_gallery
+from bot_deploy.embedder import Embedder
+from bot_deploy.gallery import open_index
+
+pytest.importorskip("fastapi", reason="needs the extra serve")
+
+from bot_deploy.serving.app import create_app
+from bot_deploy.serving.service import Service
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def embedder() -> Embedder:
+    return Embedder(contract(), "a projection", CountingModel())
+
+
+@needs_milvus
+def test_two_services_share_a_gallery_on_a_server_that_goes_and_comes_back(
+    embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from milvus_lite.adapter.grpc.server import start_server_in_thread
+
+    monkeypatch.chdir(tmp_path)
+    pictures = [draw(tmp_path / f"{number}.png", number).read_bytes() for number in range(2)]
+    server, database, port = start_server_in_thread(str(tmp_path / "data"))
+    address = f"milvus://127.0.0.1:{port}/people"
+    services = [Service(embedder, open_enrolment_gallery(address, embedder)) for _ in range(2)]
+    first, second = (create_app(service, None, 10**6) for service in services)
+    assert ask(first, "POST", "/people?name=Ada", pictures[0]) == (201, {"name": "Ada"})
+    assert ask(second, "POST", "/people", pictures[1]) == (201, {"name": "person-1"})
+    status, found = ask(second, "POST", "/match?top=1", pictures[0])
+    assert (status, found["matches"][0]["identity"]) == (200, "Ada")
+
+    server.stop(grace=0).wait()
+    database.close()
+    crops = sorted(tmp_path.rglob("people/**/*.png"))
+    for method, path in (("POST", "/people?name=Bo"), ("GET", "/pictures/Ada/x")):
+        status, answer = ask(first, method, path, pictures[0])
+        assert (status, list(answer)) == (503, ["error"]), path
+        assert "try again later" in answer["error"]
+        assert str(port) not in answer["error"]
+    assert sorted(tmp_path.rglob("people/**/*.png")) == crops  # nobody is half enrolled
+
+    server, database, _ = start_server_in_thread(str(tmp_path / "data"), port=port)
+    until = time.monotonic() + 30
+    while (answer := ask(first, "GET", "/people"))[0] == 503 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert [person["name"] for person in answer[1]["people"]] == ["Ada", "person-1"]
+    for service in services:
+        service.close()
+    server.stop(grace=0).wait()
+    database.close()
+    assert "Traceback" not in capfd.readouterr().err
+    assert logging.getLogger("pymilvus").level == logging.CRITICAL
+
+
+def test_a_match_in_a_video_says_where_and_when(embedder: Embedder, tmp_path: Path) -> None:
+    person = project(np.zeros((*embedder.contract.size, 3), np.uint8))
+    write_footage_index(tmp_path / "shop.gallery", contract(), np.tile(person, (1, CROPS, 1)), cameras=("till",))
+    stream = io.BytesIO()
+    Image.new("RGB", embedder.contract.size[::-1]).save(stream, "PNG")
+    with closing(Service(embedder, open_index(tmp_path / "shop.gallery", contract()))) as service:
+        status, found = ask(create_app(service, None, 10**6), "POST", "/match", stream.getvalue())
+        assert status == 200
+        (match,) = found["matches"]
+        assert match["score"] == pytest.approx(1, abs=1e-3)
+        assert (match["camera_name"], match["from"], match["to"]) == ("till", 0.0, 9.0)
