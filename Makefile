@@ -3,11 +3,13 @@ PYTHON ?= python3
 # Options of pip, such as --extra-index-url for smaller builds of PyTorch.
 PIP_ARGS ?=
 BIN := .venv/bin
-# About half of the time of all tests: `make test` runs these beside the others, on two cores.
+# About half of the time of all tests: these run beside the others, on two cores.
 NETWORK_TESTS := tests/parity tests/train tests/export tests/models
+# Which tests: `make test-slow` runs those that `make test` leaves out.
+SELECT = not slow
 .DEFAULT_GOAL := help
 
-.PHONY: help quickstart test test-networks test-others lint docs floors clean
+.PHONY: help quickstart test test-slow test-networks test-others lint docs floors clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -15,15 +17,19 @@ help:  ## this list
 quickstart: .venv/ready  ## match, fine-tune and export on synthetic people
 	$(BIN)/python -m bot_deploy.demos.quickstart
 
-test: .venv/ready  ## the whole test suite
+test: .venv/ready  ## the test suite
 	$(MAKE) --jobs 2 test-networks test-others
 
+test-slow: .venv/ready  ## the tests that `make test` leaves out: long runs, and kills at random moments
+	$(MAKE) --jobs 2 SELECT=slow test-networks test-others
+
 test-networks:
-	$(BIN)/python -m pytest $(NETWORK_TESTS)
+	$(BIN)/python -m pytest -m '$(SELECT)' $(NETWORK_TESTS)
 
 test-others:
-	$(BIN)/python -m pytest $(NETWORK_TESTS:%=--ignore=%) --ignore=tests/test_attack.py
-	$(BIN)/python -m pytest tests/test_attack.py # damaged files for native libraries: a crash must not end the other tests
+	$(BIN)/python -m pytest -m '$(SELECT)' $(NETWORK_TESTS:%=--ignore=%) --ignore=tests/test_attack.py
+	@# Damaged files for native libraries: a crash must not end the other tests.
+	$(BIN)/python -m pytest -m '$(SELECT)' tests/test_attack.py
 
 lint: .venv/ready docs  ## style, types, import rules and the build of the documentation
 	$(BIN)/ruff format --check .

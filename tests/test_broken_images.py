@@ -174,7 +174,7 @@ PNGS = {way: encoded_as(way, image) for way, image in (("png", NOISE), ("png-exi
 
 
 @given(way=st.sampled_from(sorted(PNGS)), place=st.integers(0), bit=st.integers(0, 7))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_every_flipped_bit_of_a_png_is_noticed(way: str, place: int, bit: int) -> None:
     data = bytearray(PNGS[way])
     data[place % len(data)] ^= 1 << bit

@@ -66,6 +66,7 @@ print("running", changes())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "device"), [("onnx_file", "cpu"), ("onnx_file", "openvino"), ("checkpoint_file", "cpu")]
 )

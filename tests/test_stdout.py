@@ -71,6 +71,7 @@ def test_json_is_one_document(name: str, onnx_file: Path, people: Path, tmp_path
         assert f"NOISE {kind}" in done.stderr
 
 
+@pytest.mark.slow
 def test_json_of_calibrate_export_and_verify(
     onnx_file: Path, checkpoint_file: Path, people: Path, few_people: Path, tmp_path: Path
 ) -> None:

@@ -120,7 +120,7 @@ def check_contract(contract: Contract) -> None:
 # ---- contract, ONNX file, sidecar ----
 
 
-@examples(700)
+@examples(150)
 @given(changes=mutations(VALUES))
 def test_contract_fields(changes: list[tuple[int, str, Any]]) -> None:
     text = json.dumps(change_document(json.loads(CONTRACT.to_json()), changes))
@@ -129,7 +129,7 @@ def test_contract_fields(changes: list[tuple[int, str, Any]]) -> None:
         check_contract(contract)
 
 
-@examples(300)
+@examples(150)
 @given(edit=EDITS)
 def test_contract_text(edit: Edit) -> None:
     text = edit(CONTRACT.to_json().encode()).decode(errors="replace")
@@ -145,7 +145,7 @@ def test_contract_that_is_nested_too_deeply() -> None:
         from_json(CONTRACT.to_json()[:-1] + ', "calibration": ' + "[" * 900 + "]" * 900 + "}", "m.onnx")
 
 
-@examples(300)
+@examples(150)
 @given(edit=EDITS)
 def test_onnx_file(edit: Edit, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
@@ -158,7 +158,7 @@ def test_onnx_file(edit: Edit, tmp_path: Path) -> None:
         assert contract.format == ONNX_CONTRACT.format
 
 
-@examples(400)
+@examples(150)
 @given(changes=mutations(VALUES))
 def test_sidecar_fields(changes: list[tuple[int, str, Any]], tmp_path: Path) -> None:
     path = tmp_path / "model.engine"
@@ -196,7 +196,7 @@ def save(fields: Any, path: Path) -> Path:
     return path
 
 
-@examples(300)
+@examples(150)
 @given(changes=mutations(VALUES | TENSORS))
 def test_checkpoint_fields(changes: list[tuple[int, str, Any]], tmp_path: Path) -> None:
     path = save(change_document(FIELDS, changes), tmp_path / "model.pt")
@@ -287,7 +287,7 @@ def small_state() -> TrainingState:
     return state
 
 
-@examples(300)
+@examples(150)
 @given(changes=mutations(VALUES | TENSORS))
 def test_training_state(changes: list[tuple[int, str, Any]], tmp_path: Path) -> None:
     before = small_state()
@@ -321,7 +321,7 @@ def test_an_untouched_state_comes_back(tmp_path: Path) -> None:
 CONFIG = f'{to_toml(Recipe())}\n[data]\nsources = ["people"]\ncrops = 4\nfingerprint = "f"\n'
 
 
-@examples(300)
+@examples(150)
 @given(edit=EDITS | st.just(Edit(0.3, 1, "overwrite", b"[" * 40)))
 def test_config(edit: Edit, tmp_path: Path) -> None:
     path = tmp_path / run_files.CONFIG_NAME

@@ -121,6 +121,7 @@ def test_an_exception_before_the_first_picture_keeps_an_older_video(
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize("suffix", sorted(FORMATS))
 def test_a_killed_run_leaves_a_video_without_its_last_second_and_all_events(suffix: str, tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def killed_runs(video: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         return
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_result(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

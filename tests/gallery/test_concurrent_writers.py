@@ -115,6 +115,7 @@ INDEXER = """
 """
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_lose_and_corrupt_nothing(place: Path, crops: Path, embedder: Embedder) -> None:
     expected = {
         path.relative_to(crops).as_posix(): project(images.read_image(path)).astype(np.float16)
