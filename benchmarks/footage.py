@@ -53,6 +53,8 @@ def main() -> None:
 @CLIP
 @click.option("--persons", default=30, help="Number of people in the synthetic clip.")
 @click.option("--seconds", default=90.0, help="Length of the synthetic clip.")
+@click.option("--groups", default=0.0, help="Share of people who walk in twos and threes.")
+@click.option("--changing-light", is_flag=True, help="The light of each camera changes.")
 @click.option(
     "--video", "videos", multiple=True, type=(click.Path(path_type=Path), int), help="A video, and its people."
 )
@@ -63,13 +65,22 @@ def score(
     clip: Path | None,
     persons: int,
     seconds: float,
+    groups: float,
+    changing_light: bool,
     videos: tuple[tuple[Path, int], ...],
     threshold: float | None,
 ) -> None:
     """Appearances found and people counted, on synthetic footage and in real videos."""
     embedder, person_detector = open_embedder(model), open_detector(detector)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = make_clip(clip or Path(temporary) / "clip", people=persons, cameras=3, seconds=seconds)
+        folder = make_clip(
+            clip or Path(temporary) / "clip",
+            people=persons,
+            cameras=3,
+            seconds=seconds,
+            groups=groups,
+            changing_light=changing_light,
+        )
         score_clip(folder, Path(temporary) / "clip.gallery", embedder, person_detector, threshold)
         for number, (video, people) in enumerate(videos):
             count_people(video, people, Path(temporary) / f"{number}.gallery", embedder, person_detector, threshold)
@@ -126,10 +137,21 @@ def live(
         live_run.watch(folder, open_embedder(model, threads=threads), open_detector(detector, threads=threads))
 
 
-def make_clip(folder: Path, *, people: int, cameras: int, seconds: float) -> Path:
+def make_clip(
+    folder: Path, *, people: int, cameras: int, seconds: float, groups: float = 0.0, changing_light: bool = False
+) -> Path:
     """The synthetic clip in `folder`, which is made if it is missing."""
     if not folder.exists():
-        generate_clip(folder, people=people, cameras=cameras, seconds=seconds, fps=12, height=432)
+        generate_clip(
+            folder,
+            people=people,
+            cameras=cameras,
+            seconds=seconds,
+            fps=12,
+            height=432,
+            groups=groups,
+            changing_light=changing_light,
+        )
     return folder
 
 

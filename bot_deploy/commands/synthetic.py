@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 DATASET_OPTIONS = ("train_identities", "test_identities", "images_per_camera")
-CLIP_OPTIONS = ("people", "cameras", "seconds", "fps", "height")
+CLIP_OPTIONS = ("people", "cameras", "seconds", "fps", "height", "groups", "changing_light")
 
 
 @click.command()
@@ -35,6 +35,10 @@ CLIP_OPTIONS = ("people", "cameras", "seconds", "fps", "height")
 @click.option(
     "--height", default=540, show_default=True, help="Height of a 16:9 frame in pixels, 180 to 1080 and even."
 )
+@click.option("--groups", default=0.0, show_default=True, help="Share of people who walk in twos and threes, 0 to 1.")
+@click.option(
+    "--changing-light", is_flag=True, help="Change the light of each camera with time: people return in another one."
+)
 @click.pass_context
 def synthetic(
     context: click.Context,
@@ -49,6 +53,8 @@ def synthetic(
     seconds: float,
     fps: int,
     height: int,
+    groups: float,
+    changing_light: bool,
 ) -> None:
     """Draw synthetic pedestrians into the folder OUT: crops in Market-1501 layout, or a clip.
 
@@ -70,6 +76,8 @@ def synthetic(
                 seconds=seconds,
                 fps=fps,
                 height=height,
+                groups=groups,
+                changing_light=changing_light,
                 seed=seed,
                 progress=progress,
             )

@@ -58,6 +58,8 @@ def generate_clip(
     seconds: float = 20,
     fps: int = 25,
     height: int = 540,
+    groups: float = 0.0,
+    changing_light: bool = False,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -66,6 +68,8 @@ def generate_clip(
     `out` gets one video per camera (`cam1.mp4`, `cam2.mp4`, ...; frames are `height` pixels high and 16:9),
     `truth.csv` with the ground truth, and `gallery/IIII/` with crops of each person from the first camera. The people
     are test identities of the data set that `generate_dataset` writes with the same `seed`, with the same numbers.
+    `groups` (0 to 1) is the share of people who walk in twos and threes. With `changing_light`, the brightness and
+    colour of each camera's light change with time, so that people return in another light.
 
     A row of `truth.csv` is one person on one frame: camera (1 is `cam1.mp4`), frame (from 0), time (seconds), identity,
     box, and visible. The box is left, top, right, bottom in pixels; it is cut at the edges of the frame, and ends
@@ -84,7 +88,16 @@ def generate_clip(
 
     write_clip(
         Path(out),
-        plan_clip(seed, people=people, cameras=cameras, seconds=seconds, fps=fps, height=height),
+        plan_clip(
+            seed,
+            people=people,
+            cameras=cameras,
+            seconds=seconds,
+            fps=fps,
+            height=height,
+            groups=groups,
+            changing_light=changing_light,
+        ),
         progress=progress,
     )
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 RgbImage = npt.NDArray[np.uint8]  # [H, W, 3]
 
+_EXPOSURE_STOPS = 0.7  # greatest change of the light, where it changes: from 0.6 to 1.6 times as bright
+_WARMTH = 0.12  # greatest change of red against blue
+_EXPOSURE_PERIOD_S = 37.0
+_WARMTH_PERIOD_S = 53.0
 _MIN_OPACITY = 0.5  # of a pixel that counts as part of the person
 _GALLERY_VIEWS = ((0.35, 0.8), (-0.9, 2.6), (2.8, 0.5))  # (yaw, gait phase) of each gallery crop
 
@@ -61,6 +65,7 @@ class Clip:
     frames: int
     fps: int
     height: int
+    changing_light: bool = False  # else it is the same at all times
 
     @property
     def width(self) -> int:
@@ -90,17 +95,28 @@ class Clip:
         ]
         placements.sort(key=lambda pair: -pair[1].away)
         canvas, people = _render_people(view, self.height, placements)
+        if self.changing_light:
+            canvas *= light_at(camera, time)
         rng = np.random.default_rng([self.seed, camera, number])
         return RenderedFrame(_camera_response(view, self.height).apply(canvas, rng), people)
 
 
 def plan_clip(
-    seed: int = 0, *, people: int = 8, cameras: int = 2, seconds: float = 20, fps: int = 25, height: int = 540
+    seed: int = 0,
+    *,
+    people: int = 8,
+    cameras: int = 2,
+    seconds: float = 20,
+    fps: int = 25,
+    height: int = 540,
+    groups: float = 0.0,
+    changing_light: bool = False,
 ) -> Clip:
     """Plan a clip: `people` walk past the first `cameras` of the six cameras for `seconds`, most of them repeatedly.
 
     They are test identities of the data set that `generate_dataset` writes with the same `seed`, with the same
-    numbers. A frame is `height` pixels high and 16:9.
+    numbers. A frame is `height` pixels high and 16:9. `groups` is the share of people who walk in twos and threes.
+    With `changing_light`, each camera's light changes in brightness and colour, so that people return in another one.
 
     Raises:
         InputError: a number is outside its limits, or `height` is odd.
@@ -111,6 +127,7 @@ def plan_clip(
         ("seconds", seconds, 0.1, 3600),
         ("fps", fps, 1, 60),
         ("height", height, 180, 1080),
+        ("groups", groups, 0, 1),
     ):
         if not minimum <= value <= maximum:
             raise InputError(f"{name} is {value}; choose {minimum} to {maximum}", parameter=name)
@@ -118,8 +135,15 @@ def plan_clip(
         raise InputError(f"seed is {seed}; choose 0 or more", parameter="seed")
     if height % 2:
         raise InputError(f"height is {height}; choose an even number, as video files need", parameter="height")
-    trajectories = tuple(plan_trajectories(seed, people, cameras, seconds))
-    return Clip(seed, CAMERAS[:cameras], trajectories, max(1, round(seconds * fps)), fps, height)
+    trajectories = tuple(plan_trajectories(seed, people, cameras, seconds, groups))
+    return Clip(seed, CAMERAS[:cameras], trajectories, max(1, round(seconds * fps)), fps, height, changing_light)
+
+
+def light_at(camera: int, time: float) -> Float32Array:
+    """Brightness of red, green and blue, at `time` seconds, where the light changes; each camera has its own course."""
+    exposure = 2.0 ** (_EXPOSURE_STOPS * np.sin(2 * np.pi * (time / _EXPOSURE_PERIOD_S + 0.37 * camera)))
+    warmth = _WARMTH * np.sin(2 * np.pi * (time / _WARMTH_PERIOD_S + 0.61 * camera))
+    return np.asarray(exposure * np.array((1 + warmth, 1, 1 - warmth)), dtype=np.float32)
 
 
 def gallery_crops(clip: Clip, identity: int) -> list[RgbImage]:

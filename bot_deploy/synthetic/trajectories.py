@@ -22,6 +22,10 @@ GroundPath = npt.NDArray[np.float64]  # [N, 2] in metres: to the right of the ca
 _TRAJECTORIES = 500_000  # number in the seeds of random generators; the numbers in dataset_plan.py are smaller
 _PATH_STEP_M = 0.1  # distance between two points of a path
 _PATH_CANDIDATES = 16  # random paths; the one farthest from other people is used
+_GROUP_SIZES = (2, 3)  # in turns
+_SHOULDER_M = 0.55  # between two people who walk side by side
+_LAG_S = 0.15  # of each person in a group behind the one beside
+_STEPS_MORE = 4  # points of the path at each end, for each place farther from the camera
 
 
 @dataclass(frozen=True)
@@ -121,15 +125,42 @@ def _clearance(trajectory: Trajectory, others: list[Trajectory]) -> float:
     return float(closest)
 
 
-def plan_trajectories(seed: int, people: int, cameras: int, seconds: float) -> list[Trajectory]:
+def plan_groups(people: int, share: float) -> list[range]:
+    """The numbers from 0 to `people` - 1 in groups: `share` of them in twos and threes, the others alone."""
+    groups, first, together = [], 0, round(share * people)
+    while first < people:
+        size = min(_GROUP_SIZES[len(groups) % len(_GROUP_SIZES)], together - first)
+        groups.append(range(first, first + max(size, 1)))
+        first = groups[-1].stop
+    return groups
+
+
+def walk_beside(leader: Trajectory, identity: int, person: Person, place: int) -> Trajectory:
+    """The trajectory of `person` beside `leader`, on the side that is farther from the camera; `place` from 1."""
+    heading = np.gradient(leader.path, axis=0)
+    sideways = heading[:, ::-1] * (-1, 1) / np.hypot(*heading.T)[:, None]
+    if sideways[:, 1].mean() < 0:
+        sideways = -sideways
+    path = leader.path + place * _SHOULDER_M * sideways
+    # The picture is wider there, so the path goes straight on at both ends until it is outside.
+    steps = np.arange(1, place * _STEPS_MORE + 1)[:, None]
+    path = np.concatenate((path[0] - steps[::-1] * heading[0], path, path[-1] + steps * heading[-1]))
+    start = leader.start + place * _LAG_S - len(steps) * _PATH_STEP_M / leader.speed
+    return Trajectory(identity, person, leader.camera, start, leader.speed, path)
+
+
+def plan_trajectories(seed: int, people: int, cameras: int, seconds: float, groups: float = 0.0) -> list[Trajectory]:
     """Plan the trajectories of `people` past the first `cameras` cameras within `seconds`.
 
     After one camera a person goes to the next camera, or sometimes past the same one again, as long as time is left.
-    Some people are in the picture from the beginning.
+    Some people are in the picture from the beginning. `groups` is the share of people who walk in twos and threes.
     """
     trajectories: list[Trajectory] = []
     ranks = np.random.default_rng([seed, _TRAJECTORIES]).permutation(people)
-    for index, (identity, person) in enumerate(select_people(seed, people)):
+    selected = select_people(seed, people)
+    for group in plan_groups(people, groups):
+        index = group[0]
+        identity, person = selected[index]
         rng = np.random.default_rng([seed, _TRAJECTORIES, identity])
         time = float(-5 + min(11, 5 + 0.8 * seconds) * (ranks[index] + rng.random()) / people)
         visit = index
@@ -142,6 +173,9 @@ def plan_trajectories(seed: int, people: int, cameras: int, seconds: float) -> l
             ]
             trajectory = max(candidates, key=lambda candidate: min(_clearance(candidate, trajectories), 1.0))
             trajectories.append(trajectory)
-            time = trajectory.end + float(rng.uniform(0.5, 3.0))
+            trajectories += [
+                walk_beside(trajectory, *selected[other], place) for place, other in enumerate(group[1:], 1)
+            ]
+            time = trajectories[-1].end + float(rng.uniform(0.5, 3.0))
             visit += int(rng.random() < 0.75)
     return trajectories

@@ -15,8 +15,14 @@ from bot_deploy import cli, synthetic
 from bot_deploy.synthetic import clip as clip_module
 from bot_deploy.synthetic import dataset_plan
 from bot_deploy.synthetic.cameras import CAMERAS
-from bot_deploy.synthetic.clip import Clip, gallery_crops, plan_clip
-from bot_deploy.synthetic.trajectories import Trajectory, plan_trajectories, select_people, walking_distances
+from bot_deploy.synthetic.clip import Clip, gallery_crops, light_at, plan_clip
+from bot_deploy.synthetic.trajectories import (
+    Trajectory,
+    plan_groups,
+    plan_trajectories,
+    select_people,
+    walking_distances,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +47,7 @@ def straight_trajectory(camera: Camera, identity: int, *points: tuple[float, flo
 
 
 def clip_of(*trajectories: Trajectory, height: int = 540) -> Clip:
-    return Clip(0, (trajectories[0].camera,), trajectories, 100, 10, height)
+    return Clip(0, (trajectories[0].camera,), trajectories, 200, 10, height)
 
 
 def test_frames_are_the_same_in_any_order() -> None:
@@ -130,14 +136,52 @@ def test_people_return_to_the_same_camera_and_go_to_another() -> None:
     assert other_camera
 
 
-def test_trajectories_begin_and_end_outside_the_picture() -> None:
-    whole = plan_clip(people=3, cameras=6, height=180)
+@pytest.mark.parametrize("groups", [0.0, 1.0])
+def test_trajectories_begin_and_end_outside_the_picture(groups: float) -> None:
+    whole = plan_clip(people=3, cameras=6, height=180, groups=groups)
     for trajectory in whole.trajectories:
         alone = clip_of(replace(trajectory, start=0.0), height=180)
         last = int((trajectory.end - trajectory.start) * alone.fps)
         assert not alone.render_frame(1, 0).people
         assert not alone.render_frame(1, last).people
         assert alone.render_frame(1, last // 2).people
+
+
+def test_people_of_a_group_walk_side_by_side_all_the_time() -> None:
+    assert [list(group) for group in plan_groups(8, 0.8)] == [[0, 1], [2, 3, 4], [5], [6], [7]]
+    trajectories = plan_trajectories(0, 5, 2, 30, groups=1.0)
+    selected = [identity for identity, _ in select_people(0, 5)]
+    visits = {identity: [one for one in trajectories if one.identity == identity] for identity in selected}
+    for leader, *others in (selected[:2], selected[2:]):
+        for place, other in enumerate(others, 1):
+            for first, second in zip(visits[leader], visits[other], strict=True):
+                assert second.camera is first.camera
+                assert second.path[:, 1].mean() > first.path[:, 1].mean(), "on the side away from the camera"
+                for time in np.arange(first.start + 0.5, first.end, 0.5):
+                    ours, theirs = first.placement_at(time), second.placement_at(time)
+                    assert ours is not None
+                    assert theirs is not None
+                    apart = np.hypot(ours.right - theirs.right, ours.away - theirs.away)
+                    # 0.55 m to the side for each place, and a step or two behind
+                    assert 0.5 * place < apart < 1.0 * place
+    assert trajectories != plan_trajectories(0, 5, 2, 30)
+
+
+def test_people_return_in_another_light() -> None:
+    steady, changing = (
+        plan_clip(people=1, seconds=40, fps=1, height=180, changing_light=light) for light in (False, True)
+    )
+    empty = [replace(clip, trajectories=()) for clip in (steady, changing)]
+    red_green_blue = np.array(
+        [[clip.render_frame(1, number).picture.mean(axis=(0, 1)) for number in range(40)] for clip in empty]
+    )
+    assert np.ptp(red_green_blue[0], axis=0).max() < 1, "only noise"
+    assert red_green_blue[1].sum(axis=1).max() > 1.5 * red_green_blue[1].sum(axis=1).min()
+    warmth = red_green_blue[1, :, 0] / red_green_blue[1, :, 2]
+    assert warmth.max() > 1.15 * warmth.min()
+    # By hand: the first camera is 0.7 stops brighter when 0.37 + t / 37 is a quarter more than a whole number.
+    assert light_at(1, (1.25 - 0.37) * 37)[1] == pytest.approx(2**0.7)
+    assert changing.render_frame(1, 20).people == steady.render_frame(1, 20).people
 
 
 def test_a_short_clip_contains_all_people() -> None:
@@ -247,6 +291,8 @@ def test_an_interrupted_clip_leaves_nothing(tmp_path: Path) -> None:
         (["--clip", "--fps", "0"], "fps is 0; choose 1 to 60 (--fps)"),
         (["--clip", "--height", "541"], "height is 541; choose an even number, as video files need (--height)"),
         (["--clip", "--height", "20"], "height is 20; choose 180 to 1080 (--height)"),
+        (["--clip", "--groups", "1.5"], "groups is 1.5; choose 0 to 1 (--groups)"),
+        (["--changing-light"], "--changing-light needs --clip"),
         (["--clip", "--seed", "-1"], "seed is -1; choose 0 or more (--seed)"),
         (["--clip", "--test-identities", "3"], "--test-identities has no effect with --clip"),
         (["--cameras", "2"], "--cameras needs --clip"),
