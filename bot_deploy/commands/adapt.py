@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from .footage import open_video_indexes
 from .model_choice import choose_model, model_name, open_model
-from .options import JSON, Address, runtime
+from .options import DETECTOR, JSON, Address, runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from bot_deploy.embedder import Embedder, Vectors
+    from bot_deploy.gallery import Index
 
 
 @click.command()
@@ -26,19 +31,30 @@ if TYPE_CHECKING:
     "--gallery", type=Address(), metavar="INDEX", help="Index that `bot index` made; nothing is embedded again."
 )
 @click.option(
+    "--footage",
+    "videos",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="VIDEO",
+    help="Video, or folder of videos, instead of an index of them; it is read once. Repeatable.",
+)
+@click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Adapted model to write; default: model.onnx in a new folder runs/adapted.",
 )
+@DETECTOR
 @runtime
 @JSON
 def adapt(
     model: Path | None,
     images: Path | None,
     gallery: str | None,
+    videos: tuple[Path, ...],
     out: Path | None,
+    detector: Path | None,
     device: str,
     threads: int,
     batch: int,
@@ -54,14 +70,11 @@ def adapt(
     """
     from bot_deploy import runs
     from bot_deploy.console import say, show, show_json
-    from bot_deploy.errors import InputError
-    from bot_deploy.files import prepare_output, require_path
+    from bot_deploy.files import prepare_output
+    from bot_deploy.gallery import open_index
     from bot_deploy.matching.adapt import fit_adaptation, write_adapted
 
-    if (images is None) == (gallery is None):
-        raise InputError("give the crops of your cameras: --images FOLDER, or --gallery INDEX")
-    if images:
-        require_path(images, "folder of crops")
+    _check_sources(images, gallery, videos, detector)
     model = choose_model(model)
     out = out or runs.new_folder("adapted") / f"model{model.suffix}"
     prepare_output(out, "this model", {model.suffix})
@@ -69,8 +82,10 @@ def adapt(
     names: dict[int, str] = {}  # of the cameras of videos
     if images:
         vectors, cameras = _embed_folder(images, embedder)
+    elif gallery:
+        vectors, cameras, names = _read_indexes([open_index(gallery, embedder.contract)])
     else:
-        vectors, cameras, names = _read_index(str(gallery), embedder)
+        vectors, cameras, names = _read_indexes(open_video_indexes(videos, embedder, detector, threads))
     adaptation = fit_adaptation(vectors, cameras, names)
     write_adapted(model, out, adaptation)
     counts = {names.get(camera, str(camera)): count for camera, count in sorted(adaptation.means.crops.items())}
@@ -93,6 +108,25 @@ def adapt(
     say(f"wrote {out}, {model_name(model)} with the mean of each camera; next: bot calibrate {out} --data CROPS")
 
 
+def _check_sources(images: Path | None, gallery: str | None, videos: Sequence[Path], detector: Path | None) -> None:
+    """Reports what is missing, or does not fit together, before any model is opened."""
+    from bot_deploy.errors import InputError
+    from bot_deploy.files import require_path
+    from bot_deploy.footage import find_videos
+    from bot_deploy.gallery import check_gallery
+
+    if sum(map(bool, (images, gallery, videos))) != 1:
+        raise InputError("give the crops of your cameras: --images FOLDER, --gallery INDEX or --footage VIDEO")
+    if detector is not None and not videos:
+        raise InputError("only videos are searched for people", parameter="detector")
+    if images:
+        require_path(images, "folder of crops")
+    elif gallery:
+        check_gallery(gallery)
+    else:
+        find_videos(videos)
+
+
 def _embed_folder(folder: Path, embedder: Embedder) -> tuple[Vectors, list[int | None]]:
     """The embeddings of all usable images below `folder`, and their cameras."""
     from bot_deploy.console import say_left_out
@@ -109,18 +143,22 @@ def _embed_folder(folder: Path, embedder: Embedder) -> tuple[Vectors, list[int |
     return vectors[usable], [parse_name(names[row]).camera for row in usable]
 
 
-def _read_index(address: str, embedder: Embedder) -> tuple[Vectors, list[int | None], dict[int, str]]:
-    """The vectors in the index at `address`, their cameras, and the names of cameras of videos."""
+def _read_indexes(indexes: Iterable[Index]) -> tuple[Vectors, list[int | None], dict[int, str]]:
+    """The vectors in the indexes, their cameras, and the names of cameras of videos; the indexes are closed."""
+    import numpy as np
+
     from bot_deploy.errors import InputError
     from bot_deploy.footage import Footage
-    from bot_deploy.gallery import open_index
 
-    index = open_index(address, embedder.contract)
-    try:
-        items = [item for item in index.items() if not item.error]
-        if not items:
-            raise InputError(f"{address}: an empty gallery; index crops of your cameras first", parameter="gallery")
-        names = {number: name for name, number in Footage(index).cameras.items()}
-        return index.vectors([item.path for item in items]), [item.camera for item in items], names
-    finally:
-        index.close()
+    vectors: list[Vectors] = []
+    cameras: list[int | None] = []
+    names: dict[int, str] = {}
+    for index in indexes:
+        with closing(index):
+            items = [item for item in index.items() if not item.error]
+            names |= {number: name for name, number in Footage(index).cameras.items()}
+            cameras += [item.camera for item in items]
+            vectors.append(index.vectors([item.path for item in items]))
+    if not cameras:
+        raise InputError("no crops of people; index crops or videos of your cameras first")
+    return np.concatenate(vectors), cameras, names

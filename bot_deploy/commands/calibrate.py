@@ -9,17 +9,16 @@ import click
 
 from bot_deploy.choices import TARGET_FALSE_ACCEPT_RATE
 
-from .footage import open_footage_detector, say_broken
+from .footage import open_video_indexes
 from .model_choice import choose_model, open_model
 from .options import DETECTOR, JSON, Address, NumberRange, runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from bot_deploy.artifacts.contract import Calibration
     from bot_deploy.datasets import Crop
     from bot_deploy.embedder import Embedder
-    from bot_deploy.gallery import LocalIndex
     from bot_deploy.matching.pairs import PairScores
     from bot_deploy.matching.tracks import Track
 
@@ -160,7 +159,9 @@ def _measure_tracks(
     from bot_deploy.matching.tracks import read_tracks, score_tracks
 
     means = camera_means_of(embedder.contract)
-    indexes = [open_index(gallery, embedder.contract)] if gallery else _read_videos(videos, embedder, detector, threads)
+    indexes = (
+        [open_index(gallery, embedder.contract)] if gallery else open_video_indexes(videos, embedder, detector, threads)
+    )
     tracks: list[Track] = []
     cameras: set[int] = set()
     for index in indexes:
@@ -172,19 +173,6 @@ def _measure_tracks(
     say(f"{name}: {len(tracks)} appearances, cameras: {len(cameras)}; no labels are used")
     scores = score_tracks(tracks)
     return scores.histograms(), calibrate_by_tracks(scores, name, cameras, far)
-
-
-def _read_videos(
-    videos: Sequence[Path], embedder: Embedder, detector: Path | None, threads: int
-) -> Iterator[LocalIndex]:
-    """The indexes of videos and folders of videos, which are kept in the cache."""
-    from bot_deploy.footage import open_footage_gallery
-
-    opened = open_footage_detector(detector, threads)
-    for video in videos:
-        index, update = open_footage_gallery(video, embedder, opened)
-        say_broken(update)
-        yield index
 
 
 def _describe(calibration: Calibration) -> list[str]:

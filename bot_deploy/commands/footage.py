@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from .model_choice import choose_model, open_model
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from bot_deploy.embedder import Embedder
     from bot_deploy.errors import ImageError
     from bot_deploy.footage import FootageUpdate
+    from bot_deploy.gallery import LocalIndex
     from bot_deploy.matching.match import Ranking
     from bot_deploy.matching.queries import Query
     from bot_deploy.video.detectors import Detector
@@ -43,6 +44,19 @@ def open_footage_detector(detector: Path | None, threads: int) -> Detector:
     opened = open_detector(chosen, threads=threads)
     say(f"detector {opened.name}")
     return opened
+
+
+def open_video_indexes(
+    videos: Sequence[Path], embedder: Embedder, detector: Path | None, threads: int
+) -> Iterator[LocalIndex]:
+    """The indexes of videos and folders of videos, which are kept in the cache."""
+    from bot_deploy.footage import open_footage_gallery
+
+    opened = open_footage_detector(detector, threads)
+    for video in videos:
+        index, update = open_footage_gallery(video, embedder, opened)
+        say_broken(update)
+        yield index
 
 
 def say_how_to_get_a_better_detector() -> None:

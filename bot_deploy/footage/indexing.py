@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CACHE_NAME = "footage-1"  # the number is raised when older galleries cannot be read
-METHOD = "2"  # raised when the same video would give other appearances
+METHOD = "3"  # raised when the same video would give other appearances
 READ_AHEAD = 16  # pictures that are decoded before they are needed
 UNCALIBRATED_OUTLIER = 0.45  # cosine of two crops of one track, for a model without a calibration
 

@@ -6,6 +6,7 @@ import base64
 import csv
 import dataclasses
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -232,10 +233,11 @@ def test_the_camera_means_of_named_cameras(bot: Any, yard: Path, tmp_path: Path)
     assert bot("index", yard / NAMES[1], "-o", "till.gallery")[0] == 0
     with LocalIndex(tmp_path / "shop.gallery") as shop, LocalIndex(tmp_path / "till.gallery") as till:
         assert Footage(shop).find_camera("till") == Footage(till).find_camera("till")
-    code, _, err = bot("adapt", "model.onnx", "--gallery", "shop.gallery", "-o", "adapted.onnx")
-    assert code == 2
-    assert "camera entrance: " in err
-    assert not (tmp_path / "adapted.onnx").exists()
+    for words in (["--gallery", "shop.gallery"], ["--footage", yard / NAMES[0], "--footage", yard / NAMES[1]]):
+        code, _, err = bot("adapt", "model.onnx", *words, "-o", "adapted.onnx")
+        assert code == 2
+        assert re.search(r"crops found: camera (entrance: \d+, camera till|till: \d+, camera entrance): \d+;", err), err
+        assert not (tmp_path / "adapted.onnx").exists()
 
 
 @pytest.mark.parametrize(
@@ -247,6 +249,9 @@ def test_the_camera_means_of_named_cameras(bot: Any, yard: Path, tmp_path: Path)
         (["index", "{crops}", "{crops}", "-o", "x.gallery"], "one folder of crops at a time"),
         (["index", "{yard}", "none.mp4", "-o", "x.gallery"], "none.mp4: no such file or folder"),
         (["people", "x.gallery"], "x.gallery: no such folder"),
+        (["adapt", "model.onnx"], "--images FOLDER, --gallery INDEX or --footage VIDEO"),
+        (["adapt", "model.onnx", "--footage", "none.mp4"], "none.mp4: no such file or folder"),
+        (["adapt", "model.onnx", "--images", "{crops}", "--detector", "hog"], "only videos are searched for people"),
         (["people", "{empty}"], "no appearances of people"),
         (["people", "{empty}", "--name", "Anna"], "write WHO=NAME"),
         (["match", "{crops}/1.png", "{crops}", "--camera", "till"], "till: only cameras of videos have names"),
