@@ -10,6 +10,7 @@ METRICS = ("cosine", "euclidean")
 NECKS = ("bnneck", "l2norm", "none")
 # What a ResNet does between its first convolution and its first stage; the first is torchvision's, trained by us.
 STEMS = ("torchvision", "no-relu", "unpadded-pool")
+POOLINGS = ("average", "gem")  # gem: generalised mean, whose power is a weight
 PRECISIONS = ("fp32", "fp16", "int8")  # of an exported backbone
 IMAGE_HEIGHT, IMAGE_WIDTH = 256, 128  # pixels (paper section 2)
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, for RGB in [0, 1] (paper section 2, step 5)

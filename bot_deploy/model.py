@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bot_deploy import timm_backbone
-from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, NECKS, STD, STEMS, feature_code
+from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, NECKS, POOLINGS, STD, STEMS, feature_code
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
     from bot_deploy.artifacts.contract import Contract
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+# Number of non-local blocks at the ends of stages 2 and 3 (AGW, Ye et al., TPAMI 2021; numbers of fast-reid)
+NON_LOCAL_BLOCKS = {"resnet50": (2, 3), "resnet101": (2, 9)}
+NON_LOCAL = "nl"  # start of their names within a stage
+GEM_POWER = 3.0  # of GeM before training, and where it is not trained
+MIN_POOLED = 1e-6  # GeM raises nothing smaller to a power
 NORMALISED_BOTTLENECKS = 13  # of MobileNetV2 with instance normalisation
 INSTANCE_NORM = "_in"  # end of the keys of these layers
 L2_LENGTH = 16.0  # length of the features after an l2norm neck; at length 1 the logits would be too small to train
@@ -63,9 +68,36 @@ class IBN(nn.Module):
         return torch.cat([self.IN(features[:, : self.middle]), self.BN(features[:, self.middle :])], 1)
 
 
+class NonLocal(nn.Module):
+    """A non-local block (Wang et al., CVPR 2018): adds to each position a mean over all, weighted by dot products."""
+
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__()
+        # The names are those in published weights.
+        self.g, self.theta, self.phi = (nn.Conv2d(channels, inner, 1) for _ in range(3))
+        norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(norm.weight)  # at first it adds nothing
+        self.W = nn.Sequential(nn.Conv2d(inner, channels, 1), norm)
+
+    def forward(self, features: Tensor) -> Tensor:
+        # [N, inner, H W] each; in float32 even in FP16, because the products add up many terms
+        values, queries, keys = (layer(features).flatten(2).float() for layer in (self.g, self.theta, self.phi))
+        # There is no softmax, so (queries keys) values = queries (keys values): inner x inner numbers, not (H W)^2.
+        weights = values @ keys.transpose(1, 2) / values.shape[2]
+        added: Tensor = self.W((weights @ queries).reshape(features.shape[0], -1, *features.shape[2:]))
+        return features + added
+
+
 def _build_resnet(
-    name: str, last_stride: int, stem: str, _size: tuple[int, int], *, ibn: bool = False
+    name: str,
+    last_stride: int,
+    stem: str,
+    _size: tuple[int, int],
+    *,
+    ibn: bool = False,
+    non_local: str = "",
 ) -> tuple[nn.Module, int]:
+    """A ResNet; its non-local blocks, if any, have `non_local` channels: "half" of their input's, or "one"."""
     from torchvision import models
 
     net: ResNet = getattr(models, name)(weights=None)
@@ -82,7 +114,23 @@ def _build_resnet(
     strided = block.conv2 if hasattr(block, "conv3") else block.conv1
     strided.stride = block.downsample[0].stride = (last_stride, last_stride)
     children = {name: child for name, child in net.named_children() if name not in {"avgpool", "fc"}}
+    if non_local:
+        for stage, count in zip(("layer2", "layer3"), NON_LOCAL_BLOCKS[name], strict=True):
+            children[stage] = _add_non_local(children[stage], count, non_local)
     return nn.Sequential(OrderedDict(children)), net.fc.in_features
+
+
+def _add_non_local(stage: nn.Module, count: int, inner: str) -> nn.Sequential:
+    """`stage` with a non-local block behind each of its last `count` blocks."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    blocks = dict(stage.named_children())
+    block: Any
+    for index, (key, block) in enumerate(blocks.items(), count - len(blocks)):
+        layers[key] = block
+        if index >= 0:
+            channels = block.bn3.num_features
+            layers[f"{NON_LOCAL}{index}"] = NonLocal(channels, channels // 2 if inner == "half" else 1)
+    return nn.Sequential(layers)
 
 
 def _build_mobilenet_v2(
@@ -112,6 +160,18 @@ def _build_mobilenet_v2(
 BACKBONES = {
     **{name: Backbone(partial(_build_resnet, name), stems=STEMS, torchvision_name=name) for name in RESNETS},
     **{f"{name}_ibn_a": Backbone(partial(_build_resnet, name, ibn=True), stems=STEMS) for name in RESNETS},
+    # Non-local blocks of AGW and of fast-reid until 2021 have one channel, later ones half of their input's.
+    **{
+        f"{name}{suffix}{'_ibn_a' if ibn else ''}": Backbone(
+            partial(_build_resnet, name, ibn=ibn, non_local=inner),
+            stems=STEMS,
+            torchvision_name=None if ibn else name,
+            extra_layers_key=f".{NON_LOCAL}",
+        )
+        for name in NON_LOCAL_BLOCKS
+        for ibn in (False, True)
+        for suffix, inner in (("_nl", "half"), ("_nl1", "one"))
+    },
     "mobilenet_v2": Backbone(_build_mobilenet_v2, torchvision_name="mobilenet_v2", imported_last_stride=2),
     "mobilenet_v2_in": Backbone(
         partial(_build_mobilenet_v2, instance_norm=True),
@@ -161,15 +221,29 @@ class _L2Norm(nn.Module):
         return L2_LENGTH * nn.functional.normalize(features, dim=1)
 
 
+class GeM(nn.Module):
+    """Generalised-mean pooling (Radenovic et al., TPAMI 2019): the mean of the p-th powers, to the power of 1 / p."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.full((1,), GEM_POWER))
+
+    def forward(self, features: Tensor) -> Tensor:
+        pooled: Tensor = features.clamp(min=MIN_POOLED).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+        return pooled
+
+
 class ReID(nn.Module):
-    """Backbone, global average pooling, neck and classifier (paper figure 2b).
+    """Backbone, pooling, neck and classifier (paper figure 2b).
 
     The input is normalised images, float [N, 3, H, W]; some backbones take only images of `size`, (height, width). In
     training, the output is f_t [N, D], the feature before the neck, f_i [N, D], the feature after it, and the logits
     [N, num_ids]. In evaluation, it is the embedding [N, D], not yet L2-normalised.
 
+    The paper pools by the average. With `reduced_dim`, a linear layer makes D numbers of the pooled ones.
+
     Raises:
-        InputError: an unknown backbone or neck, or a stem that the backbone does not have.
+        InputError: an unknown backbone, neck or pooling, or a stem that the backbone does not have.
     """
 
     def __init__(
@@ -182,6 +256,8 @@ class ReID(nn.Module):
         feature: str = "fi",
         stem: str = "torchvision",
         size: tuple[int, int] = (IMAGE_HEIGHT, IMAGE_WIDTH),
+        pooling: str = "average",
+        reduced_dim: int = 0,
     ) -> None:
         super().__init__()
         backbone = find_backbone(arch)
@@ -189,9 +265,15 @@ class ReID(nn.Module):
             raise InputError(f"unknown neck {neck!r}; choose from {', '.join(NECKS)}")
         if stem not in backbone.stems:
             raise InputError(f"{arch} has no stem {stem!r}; choose from {', '.join(backbone.stems)}")
+        if pooling not in POOLINGS:
+            raise InputError(f"unknown pooling {pooling!r}; choose from {', '.join(POOLINGS)}")
         self.arch, self.feature, self.size = arch, feature_code(feature), size
         self.mean, self.std = backbone.mean, backbone.std  # of its input
         self.backbone, self.dim = backbone.build(last_stride, stem, size)
+        self.pool = GeM() if pooling == "gem" else None
+        self.reduction: nn.Module = nn.Identity()
+        if reduced_dim:
+            self.reduction, self.dim = nn.Linear(self.dim, reduced_dim, bias=False), reduced_dim
         self.neck = _build_neck(neck, self.dim)
         # Paper section 3.5: no shift in the neck, no bias in the classifier.
         self.classifier = nn.Linear(self.dim, num_ids, bias=neck == "none")
@@ -199,8 +281,10 @@ class ReID(nn.Module):
             nn.init.normal_(self.classifier.weight, std=0.001)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-        # Pool in float32 even under autocast, and as rows: their gradient stays in channels_last memory.
-        f_t = self.backbone(images).float().permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+        features = self.backbone(images).float()  # pool in float32 even under autocast
+        # The average as rows: their gradient stays in channels_last memory.
+        pooled = self.pool(features) if self.pool else features.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+        f_t = self.reduction(pooled)
         if not self.training and self.feature == "ft":
             return cast("Tensor", f_t)
         f_i = self.neck(f_t)
@@ -220,7 +304,8 @@ class InferenceGraph(nn.Module):
     def __init__(self, model: ReID, contract: Contract, *, unit_length: bool = True) -> None:
         super().__init__()
         self.unit_length, self.flip = unit_length, contract.flip
-        self.backbone, self.neck = model.backbone, model.neck if contract.feature == "after" else nn.Identity()
+        self.backbone, self.pool, self.reduction = model.backbone, model.pool, model.reduction
+        self.neck = model.neck if contract.feature == "after" else nn.Identity()
         mean, std = torch.tensor(contract.mean), torch.tensor(contract.std)
         # (x / 255 - mean) / std as one multiply and one add.
         self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1))
@@ -231,8 +316,10 @@ class InferenceGraph(nn.Module):
         pixels = images.float().permute(0, 3, 1, 2) * self.scale + self.shift
         if self.flip:
             pixels = torch.cat([pixels, pixels.flip(3)])
-        # Pooling, neck and normalisation are in float32, even if the backbone runs in FP16 or INT8.
-        embedding: Tensor = self.neck(self.backbone(pixels).float().mean(dim=(2, 3)))
+        # All that follows the backbone is in float32, even if that runs in FP16 or INT8.
+        features = self.backbone(pixels).float()
+        pooled = self.pool(features) if self.pool else features.mean(dim=(2, 3))
+        embedding: Tensor = self.neck(self.reduction(pooled))
         if self.flip:
             embedding = embedding.reshape(2, -1, embedding.shape[1]).mean(0)
         return embedding / embedding.norm(dim=1, keepdim=True).clamp(min=1e-12) if self.unit_length else embedding

@@ -55,6 +55,9 @@ def write_compact(checkpoint: Checkpoint, path: Path) -> None:
     """
     import onnx
 
+    if checkpoint.pooling != "average" or checkpoint.reduced_dim:
+        raise InputError("a network with GeM or a reduced embedding cannot be stored so")
+
     model = onnx_model(
         InferenceGraph(checkpoint.build(), checkpoint.contract).eval(), checkpoint.contract, keep_batch_norm=True
     )

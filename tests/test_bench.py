@@ -278,3 +278,12 @@ def test_a_baseline_of_another_size_is_refused(onnx_file: Path, tmp_path: Path) 
     result = run_bot("bench", onnx_file, "--device", "cpu", "--baseline", tmp_path / "model.pt")
     assert result.returncode == 2
     assert "not of the architecture and image size" in result.stderr
+
+
+def test_the_random_baseline_has_the_length_of_a_reduced_embedding(tmp_path: Path) -> None:
+    from bot_deploy.artifacts.contract import Contract
+    from bot_deploy.commands.bench import _make_baseline
+
+    contract = Contract(arch="resnet18", height=32, width=16, dim=24, fingerprint="x")
+    entry = _make_baseline(tmp_path / "model.onnx", contract, None, 1, "cpu")
+    assert entry.embedder.run(np.zeros((2, 32, 16, 3), np.uint8)).shape == (2, 24)

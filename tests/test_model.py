@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torchvision import models
 from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.artifacts.contract import Contract
 from bot_deploy.errors import InputError
-from bot_deploy.model import BACKBONES, IBN, L2_LENGTH, STEMS, InferenceGraph, ReID
+from bot_deploy.model import BACKBONES, IBN, L2_LENGTH, STEMS, GeM, InferenceGraph, NonLocal, ReID
 
 SMALL = "mobilenet_v2"
 
@@ -62,7 +63,15 @@ def test_stride_1_is_the_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "dim"), [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048), ("resnet101", 2048), (SMALL, 1280)]
+    ("arch", "dim"),
+    [
+        ("resnet18", 512),
+        ("resnet34", 512),
+        ("resnet50", 2048),
+        ("resnet101", 2048),
+        ("resnet152", 2048),
+        (SMALL, 1280),
+    ],
 )
 @pytest.mark.parametrize("last_stride", [1, 2])
 def test_keys_and_shapes_are_torchvisions(arch: str, dim: int, last_stride: int) -> None:
@@ -81,8 +90,86 @@ def test_keys_and_shapes_are_torchvisions(arch: str, dim: int, last_stride: int)
 
 
 def test_every_backbone_of_the_table_is_tested_here() -> None:
-    plain = {"resnet18", "resnet34", "resnet50", "resnet101"}
-    assert set(BACKBONES) == {*plain, *(f"{arch}_ibn_a" for arch in plain), SMALL, f"{SMALL}_in"}
+    plain = {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152"}
+    non_local = {f"resnet{depth}_{nl}{ibn}" for depth in (50, 101) for ibn in ("", "_ibn_a") for nl in ("nl", "nl1")}
+    assert set(BACKBONES) == {*plain, *(f"{arch}_ibn_a" for arch in plain), *non_local, SMALL, f"{SMALL}_in"}
+
+
+@pytest.mark.parametrize(
+    ("arch", "last_blocks", "inner"),
+    [
+        ("resnet50_nl", {2: [2, 3], 3: [3, 4, 5]}, {2: 256, 3: 512}),
+        ("resnet101_nl1_ibn_a", {2: [2, 3], 3: range(14, 23)}, {2: 1, 3: 1}),
+    ],
+)
+def test_non_local_blocks_follow_the_last_blocks_of_two_stages(arch: str, last_blocks: Any, inner: Any) -> None:
+    with torch.device("meta"):
+        ours, plain = ReID(arch, 5), ReID(re.sub("_nl1?", "", arch), 5)
+    added = {key for key in ours.state_dict() if ".nl" in key}
+    assert set(ours.state_dict()) - added == set(plain.state_dict())
+    assert len(added) == 13 * sum(map(len, last_blocks.values()))
+    for stage, blocks in last_blocks.items():
+        layers = ours.backbone.get_submodule(f"layer{stage}")
+        expected = [name for index, block in enumerate(blocks) for name in (str(block), f"nl{index}")]
+        assert [name for name, _ in layers.named_children()][-len(expected) :] == expected
+        assert ours.state_dict()[f"backbone.layer{stage}.nl0.g.weight"].shape[0] == inner[stage]
+
+
+def test_a_non_local_block_against_a_naive_loop() -> None:
+    torch.manual_seed(0)
+    block = NonLocal(4, 3).eval()
+    images = torch.randn(2, 4, 3, 2)
+    with torch.no_grad():
+        assert torch.equal(block(images), images)  # untrained, it adds nothing
+        for tensor in (*block.parameters(), *block.W[1].buffers()):
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 2)
+        actual = block(images).numpy()
+        layers = {name: block.get_submodule(name) for name in ("g", "theta", "phi", "W.0", "W.1")}
+    weights = {name: layer.weight.detach().numpy() for name, layer in layers.items()}  # type: ignore[operator]
+    biases = {name: layer.bias.detach().numpy() for name, layer in layers.items()}  # type: ignore[operator]
+    mean, var = (tensor.numpy() for tensor in (block.W[1].running_mean, block.W[1].running_var))  # type: ignore[union-attr,operator]
+    for image, output in zip(images.numpy().reshape(2, 4, 6), actual.reshape(2, 4, 6), strict=True):
+        g, theta, phi = (
+            [weights[name][:, :, 0, 0] @ image[:, i] + biases[name] for i in range(6)] for name in ("g", "theta", "phi")
+        )
+        for i in range(6):
+            y = sum((theta[i] @ phi[j]) * g[j] for j in range(6)) / 6
+            added = (weights["W.0"][:, :, 0, 0] @ y + biases["W.0"] - mean) / np.sqrt(var + 1e-5)
+            np.testing.assert_allclose(output[:, i], image[:, i] + added * weights["W.1"] + biases["W.1"], rtol=1e-5)
+
+
+def test_gem_against_its_formula_and_its_limits() -> None:
+    features = torch.tensor([[[[1.0, 2], [3, -4]], [[0, 0], [0, 0]]]])
+    gem = GeM()
+    with torch.no_grad():
+        np.testing.assert_allclose(gem(features)[0].numpy(), [((1 + 8 + 27) / 4) ** (1 / 3), 1e-6], rtol=1e-4)
+        gem.p.fill_(1)  # the average of what is above zero
+        np.testing.assert_allclose(gem(features)[0].numpy(), [6 / 4, 1e-6], rtol=1e-4)
+        gem.p.fill_(60)  # nearly the maximum
+        np.testing.assert_allclose(gem(features)[0, 0].item(), 3 * 4 ** (-1 / 60), rtol=1e-4)
+
+
+def test_pooling_and_reduction_of_both_networks() -> None:
+    torch.manual_seed(0)
+    model = randomise(ReID("resnet18", 4, pooling="gem", reduced_dim=16))
+    model.neck.weight.data.mul_(2)  # type: ignore[union-attr,operator]
+    model.pool.p.data.fill_(2.5)  # type: ignore[union-attr]
+    assert (model.dim, model.classifier.weight.shape) == (16, (4, 16))
+    contract = contract_of(model, 64, 32)
+    graph, images = InferenceGraph(model, contract).eval(), make_images(2)
+    with torch.inference_mode():
+        pixels = images.permute(0, 3, 1, 2) / 255
+        pixels = (pixels - torch.tensor(contract.mean).view(3, 1, 1)) / torch.tensor(contract.std).view(3, 1, 1)
+        features = model.eval().backbone(pixels).double().clamp(min=1e-6)
+        pooled = (features**2.5).mean((2, 3)) ** (1 / 2.5) @ model.reduction.weight.double().T  # type: ignore[union-attr,operator]
+        neck: Any = model.neck
+        wanted = (pooled - neck.running_mean) / (neck.running_var + 1e-5).sqrt() * neck.weight + neck.bias
+        np.testing.assert_allclose(model(pixels).numpy(), wanted.numpy(), rtol=1e-3, atol=1e-4)
+        unit = wanted / wanted.norm(dim=1, keepdim=True)
+        assert float((graph(images).double() * unit).sum(1).min()) > 1 - 1e-6
+    with pytest.raises(InputError, match="unknown pooling 'max'; choose from average, gem"):
+        ReID("resnet18", 4, pooling="max")
 
 
 def test_instance_norm_follows_the_stem_and_thirteen_bottlenecks() -> None:

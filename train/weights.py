@@ -31,7 +31,8 @@ def initialize(model: ReID, source: str) -> None:
 
     `source` is "none" (they stay random), "imagenet" (downloaded by torchvision or timm), "box" (the built-in
     model), the folder of a run, or a .safetensors, .pth or .pt file. The file holds a checkpoint of bot_deploy or a
-    backbone with the keys of torchvision or timm. A classifier for another number of identities is left out.
+    backbone with the keys of torchvision or timm. A classifier for another number of identities is left out, and so
+    are GeM and a reduction of the embedding, with the neck behind it.
 
     Raises:
         InputError: no such file, keys or shapes that do not fit (the message lists them), or ImageNet weights that
@@ -66,10 +67,12 @@ def load_weights(model: ReID, state: Mapping[str, object], source: str) -> None:
     classifier = {key for key in expected if key.startswith("classifier.")}
     if checkpoint.is_checkpoint(state):
         given = dict(checkpoint.check_tensors(state.get("state"), source))
-        for key in [key for key in given if key.startswith("classifier.")]:
-            if key not in expected or given[key].shape != expected[key].shape:
+        # Training has no GeM and no reduction of the embedding; a neck behind a reduction fits no other feature.
+        left_out = ("pool.", "reduction.", *(("neck.",) if "reduction.weight" in given else ()))
+        for key in [key for key in given if key.startswith(("classifier.", *left_out))]:
+            if key not in expected or given[key].shape != expected[key].shape or key.startswith(left_out):
                 given.pop(key)
-        optional = classifier
+        optional = {*classifier, *(key for key in expected if key.startswith(left_out))}
     else:
         # The layout of torchvision or timm, whose heads are for the 1,000 ImageNet classes.
         features = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}

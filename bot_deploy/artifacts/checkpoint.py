@@ -13,7 +13,7 @@ from msgspec import Meta
 from bot_deploy.choices import MERGE_SEPARATOR
 from bot_deploy.errors import InputError, on_one_line
 from bot_deploy.files import write_atomically
-from bot_deploy.model import ReID, add_prefix
+from bot_deploy.model import ReID
 
 from .contract import Contract, Name, from_json, weights_fingerprint
 from .decoding import decode_fields
@@ -26,6 +26,7 @@ KIND = "bot_deploy checkpoint"
 REMEDY = "it was written by another version of bot_deploy, or not completely"
 IdentityCount = Annotated[int, Meta(ge=1, le=10_000_000)]
 Stride = Annotated[int, Meta(ge=1, le=2)]
+ReducedDim = Annotated[int, Meta(ge=0, le=65_536)]
 
 
 class PickledCodeError(InputError):
@@ -42,7 +43,10 @@ class Checkpoint:
     last_stride: Stride  # stride of the backbone's last stage
     neck: Name  # one of choices.NECKS
     data: tuple[str, ...]  # sources of the training data, as `open_dataset` takes them
-    stem: Name = "torchvision"  # one of choices.STEMS; older files lack it
+    # Older files lack these.
+    stem: Name = "torchvision"  # one of choices.STEMS
+    pooling: Name = "average"  # one of choices.POOLINGS
+    reduced_dim: ReducedDim = 0  # length that a linear layer gives the pooled feature; 0: there is no such layer
 
     def build(self) -> ReID:
         """The network with these weights.
@@ -73,6 +77,8 @@ class Checkpoint:
             feature=self.contract.feature,
             stem=self.stem,
             size=self.contract.size,
+            pooling=self.pooling,
+            reduced_dim=self.reduced_dim,
         )
 
 
@@ -104,7 +110,8 @@ def load(path: str | Path) -> Checkpoint:
         fields["data"] = tuple(fields["data"].split(MERGE_SEPARATOR))
     if "state" in fields:
         fields["state"] = check_tensors(fields["state"], str(path))
-    return decode_fields(fields, Checkpoint, source=str(path), kind="checkpoint", remedy=REMEDY, optional={"stem"})
+    optional = {"stem", "pooling", "reduced_dim"}
+    return decode_fields(fields, Checkpoint, source=str(path), kind="checkpoint", remedy=REMEDY, optional=optional)
 
 
 def is_checkpoint(fields: Mapping[str, object]) -> bool:
@@ -179,7 +186,7 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
 
 def contract_of(model: ReID, height: int, width: int) -> Contract:
     """The contract of `model` with its present weights, for images of `height` x `width` pixels."""
-    used = {**add_prefix("backbone", model.backbone.state_dict()), **add_prefix("neck", model.neck.state_dict())}
+    used = {key: value for key, value in model.state_dict().items() if not key.startswith("classifier.")}
     weights = ((key, value.detach().cpu().contiguous().numpy().tobytes()) for key, value in used.items())
     return Contract(
         arch=model.arch,

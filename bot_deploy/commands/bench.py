@@ -220,6 +220,8 @@ def _make_baseline(model: Path, contract: Contract, path: Path | None, threads: 
             raise InputError(f"--baseline {path}: not of the architecture and image size of {model}")
     if network is None:
         network = ReID(contract.arch, 1, feature=contract.feature, size=contract.size)
+        if network.dim != contract.dim:
+            network = ReID(contract.arch, 1, feature=contract.feature, size=contract.size, reduced_dim=contract.dim)
         name, weights = contract.arch, "eager float32, random weights (as fast as trained ones)"
     if not torch.cuda.is_available():
         device = "cpu"

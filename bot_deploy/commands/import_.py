@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, STEMS, TOOLKITS
+from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, POOLINGS, STEMS, TOOLKITS
 
 from .options import COLOR, FEATURE, FEATURE_METAVAR, IMAGE_SIDE, ImageSize
 
@@ -38,6 +38,11 @@ from .options import COLOR, FEATURE, FEATURE_METAVAR, IMAGE_SIDE, ImageSize
     metavar=FEATURE_METAVAR,
     help="Feature after or before the neck as the embedding; default: after, if there is a neck.",
 )
+@click.option(
+    "--pooling",
+    type=click.Choice(POOLINGS),
+    help="Mean over the feature map, gem for the generalised mean; default: what weights and toolkit suggest.",
+)
 # Older names of --size and --color.
 @click.option("--height", type=IMAGE_SIDE, hidden=True)
 @click.option("--width", type=IMAGE_SIDE, hidden=True)
@@ -51,6 +56,7 @@ def import_command(
     last_stride: int | None,
     stem: str | None,
     feature: str | None,
+    pooling: str | None,
     height: int | None,
     width: int | None,
     bgr: bool,
@@ -78,13 +84,15 @@ def import_command(
         last_stride=last_stride,
         stem=stem,
         feature=feature,
+        pooling=pooling,
     )
     saved, contract = imported.checkpoint, imported.checkpoint.contract
     neck = f"embedding {contract.feature} BNNeck" if saved.neck == "bnneck" else "no neck"
-    say(f"{imported.toolkit}: {contract.arch}, {saved.num_ids} identities, {neck}")
+    pooled = " with GeM" if saved.pooling == "gem" else ""
+    say(f"{imported.toolkit}: {contract.arch}{pooled}, {saved.num_ids} identities, {neck}, {contract.dim} numbers")
     assumptions = [*imported.assumptions, f"crops of {size[0]}x{size[1]}"]
     say(f"assumed, because the weights do not show it: {'; '.join(assumptions)}")
-    say("change it with --stem, --last-stride, --size and --color")
+    say("change it with --stem, --last-stride, --pooling, --size and --color")
     if imported.unused_keys:
         say(f"left out, because only training needs it: {', '.join(imported.unused_keys)}")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -14,14 +14,25 @@ from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
 from bot_deploy.artifacts.contract import weights_fingerprint
 from bot_deploy.artifacts.state_dict import list_keys, match_state_dict
-from bot_deploy.choices import COLORS, FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, STD, STEMS, feature_code, feature_name
+from bot_deploy.choices import (
+    COLORS,
+    FEATURES,
+    IMAGE_HEIGHT,
+    IMAGE_WIDTH,
+    MEAN,
+    POOLINGS,
+    STD,
+    STEMS,
+    feature_code,
+    feature_name,
+)
 from bot_deploy.errors import InputError
-from bot_deploy.model import BACKBONES, RESNETS, ReID
+from bot_deploy.model import BACKBONES, GEM_POWER, ReID
 
 from .key_layouts import AUTO, LAYOUTS, KeyLayout, check_supported, detect_backbone, detect_layout, rename_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 WRAPPERS = ("state_dict", "model")  # where torchreid and fast-reid put the state dict
 UNKNOWN_DATA = "unknown data"  # stands in the checkpoint for the training data
@@ -55,6 +66,7 @@ def import_checkpoint(
     last_stride: int | None = None,
     stem: str | None = None,
     feature: str | None = None,
+    pooling: str | None = None,
 ) -> ImportedCheckpoint:
     """Converts the state dict in `path`, bare or under "model" or "state_dict"; no key is ignored.
 
@@ -67,6 +79,8 @@ def import_checkpoint(
         last_stride: 1 or 2; None for the toolkit's default.
         stem: one of `choices.STEMS`; None for the toolkit's own.
         feature: "after" or "before" the neck; None for "after" if there is a neck.
+        pooling: one of `choices.POOLINGS`; None for what the weights or the toolkit suggest. The power of "gem" is 3
+            where it is no weight.
 
     Raises:
         InputError: no such file, pickled code in it, an unknown network, layout or color, or unknown or
@@ -88,7 +102,8 @@ def import_checkpoint(
         if last_stride is None:
             last_stride = BACKBONES[arch].imported_last_stride or layout.last_stride
             assumptions.append(f"last stride {last_stride}")
-        model, unused = _build_network(weights, arch, last_stride, stem, feature, assumptions)
+        pooling = _choose_pooling(pooling, weights.tensors, arch, assumptions)
+        model, unused = _build_network(weights, arch, last_stride, stem, feature, pooling, assumptions)
     except InputError as error:
         raise InputError(f"{path}: {error}", parameter=error.parameter) from None
     if color == "BGR":
@@ -100,8 +115,17 @@ def import_checkpoint(
     settings = repr((last_stride, stem, model.feature, mean, std)).encode()
     combined = weights_fingerprint([("weights", contract.fingerprint.encode()), ("settings", settings)])
     contract = replace(contract, mean=mean, std=std, fingerprint=combined)
-    num_ids, neck = model.classifier.out_features, "none" if model.classifier.bias is not None else "bnneck"
-    converted = Checkpoint(contract, model.state_dict(), num_ids, last_stride, neck, (UNKNOWN_DATA,), stem)
+    converted = Checkpoint(
+        contract,
+        model.state_dict(),
+        num_ids=model.classifier.out_features,
+        last_stride=last_stride,
+        neck="none" if model.classifier.bias is not None else "bnneck",
+        data=(UNKNOWN_DATA,),
+        stem=stem,
+        pooling=pooling,
+        reduced_dim=_reduced_dim(weights.tensors),
+    )
     return ImportedCheckpoint(converted, layout.name, tuple(assumptions), unused)
 
 
@@ -138,6 +162,8 @@ def _rename_keys(state: dict[str, Tensor], layout: KeyLayout) -> _RenamedWeights
     weights = _RenamedWeights({}, {}, [], [])
     for key, value in state.items():
         name = rename_key(layout, key)
+        if name == "neck.weight" and value.ndim > 1:  # fast-reid reduces the embedding by a 1x1 convolution
+            name, value = "reduction.weight", value.flatten(1)  # noqa: PLW2901 - the same weights
         if any(re.match(pattern, key) for pattern in layout.training_only):
             weights.unused.append(key)
         elif name is None or name in weights.tensors:
@@ -150,7 +176,13 @@ def _rename_keys(state: dict[str, Tensor], layout: KeyLayout) -> _RenamedWeights
 
 
 def _build_network(
-    weights: _RenamedWeights, arch: str, last_stride: int, stem: str, feature: str | None, assumptions: list[str]
+    weights: _RenamedWeights,
+    arch: str,
+    last_stride: int,
+    stem: str,
+    feature: str | None,
+    pooling: str,
+    assumptions: list[str],
 ) -> tuple[ReID, tuple[str, ...]]:
     """The network with `weights`, and the keys that only training needs."""
     given, unused = dict(weights.tensors), list(weights.unused)
@@ -165,7 +197,18 @@ def _build_network(
         given.pop("classifier.weight", None)
         num_ids = 1
         assumptions.append("1 identity, because there is no classifier")
-    model = ReID(arch, num_ids, last_stride=last_stride, neck=neck, feature=feature, stem=stem)
+    if pooling == "gem":
+        given.setdefault("pool.p", torch.tensor([GEM_POWER]))
+    model = ReID(
+        arch,
+        num_ids,
+        last_stride=last_stride,
+        neck=neck,
+        feature=feature,
+        stem=stem,
+        pooling=pooling,
+        reduced_dim=_reduced_dim(given),
+    )
     expected = model.state_dict()
     if "classifier.bias" in given and "classifier.bias" not in expected:  # ours has no bias after a neck
         del given["classifier.bias"]
@@ -184,6 +227,26 @@ def _build_network(
     return model, tuple(unused)
 
 
+def _choose_pooling(pooling: str | None, weights: Mapping[str, Tensor], arch: str, assumptions: list[str]) -> str:
+    """The pooling of the network with `weights`: `pooling` if it is given."""
+    if pooling is not None:
+        if pooling not in POOLINGS:
+            raise InputError(f"unknown pooling {pooling!r}; choose from {', '.join(POOLINGS)}", parameter="pooling")
+        return pooling
+    if "pool.p" in weights:
+        return "gem"
+    # AGW of fast-reid has non-local blocks, and GeM whose power is fixed.
+    chosen = "gem" if "_nl" in arch else "average"
+    assumptions.append(f"pooling {chosen}")
+    return chosen
+
+
+def _reduced_dim(weights: Mapping[str, Tensor]) -> int:
+    """The length that the embedding is reduced to; 0 if it is not."""
+    reduction = weights.get("reduction.weight")
+    return 0 if reduction is None else len(reduction)
+
+
 def _take_normalization(state: dict[str, Tensor], assumptions: list[str]) -> tuple[Rgb, Rgb]:
     """Removes fast-reid's pixel_mean and pixel_std from `state`; returns them for pixels in 0-1 instead of 0-255."""
     removed = [state.pop(key, None) for key in ("pixel_mean", "pixel_std")]
@@ -199,8 +262,6 @@ def _take_normalization(state: dict[str, Tensor], assumptions: list[str]) -> tup
 def _detect_stem(layout: KeyLayout, arch: str, keys: Iterable[str]) -> str:
     """The stem with which the toolkit trained these weights."""
     padded = any(key.startswith("heads.bnneck.") for key in keys)  # files from before fast-reid changed its max-pooling
-    with_relu = (
-        layout.name == "reid-strong-baseline" and arch not in RESNETS
-    )  # only its ResNets without IBN lack the ReLU
+    with_relu = layout.name == "reid-strong-baseline" and "_ibn_a" in arch  # only without IBN, they lack the ReLU
     one_stem = layout.stem not in BACKBONES[arch].stems
     return STEMS[0] if one_stem or padded or with_relu else layout.stem

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 
 from bot_deploy.artifacts.state_dict import list_keys
 from bot_deploy.errors import InputError
+from bot_deploy.model import NON_LOCAL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor
 
 AUTO = "auto"
-CONVERTIBLE = "ResNet-18, -34, -50 and -101, each also with IBN-a, and fast-reid's MobileNetV2"
+CONVERTIBLE = (
+    "ResNet-18, -34, -50, -101 and -152, each also with IBN-a, -50 and -101 also with non-local blocks, and "
+    "fast-reid's MobileNetV2"
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,13 @@ LAYOUTS = {
     for layout in (
         KeyLayout(
             name="reid-strong-baseline",
-            prefixes={"base.": "backbone.", "bottleneck.": "neck.", "classifier.": "classifier."},
+            # global_pool is that of AGW, which its authors built on this toolkit.
+            prefixes={
+                "base.": "backbone.",
+                "global_pool.": "pool.",
+                "bottleneck.": "neck.",
+                "classifier.": "classifier.",
+            },
             training_only=(r"base\.fc\.",),  # the ImageNet classifier of resnet50_ibn_a, which is never used
             last_stride=1,
             stem="no-relu",
@@ -41,7 +53,9 @@ LAYOUTS = {
             name="fast-reid",
             prefixes={
                 "backbone.": "backbone.",
+                "heads.pool_layer.": "pool.",
                 "heads.bottleneck.0.": "neck.",
+                "heads.bottleneck.1.": "neck.",  # behind the layer that reduces the embedding, which is 0 then
                 "heads.bnneck.": "neck.",
                 "heads.weight": "classifier.weight",
                 "heads.classifier.": "classifier.",
@@ -62,9 +76,7 @@ LAYOUTS = {
 
 # pattern in a key -> the part of a network that it belongs to; our networks have none of these
 UNSUPPORTED = {
-    r"\.NL_\d": "non-local blocks (fast-reid's AGW and SBS)",
-    r"pool_layer\.": "generalised-mean pooling (fast-reid's AGW and SBS)",
-    r"heads\.bottleneck\.1\.": "an embedding of reduced length (fast-reid's EMBEDDING_DIM)",
+    r"^b\d\d?_head\.": "several branches (fast-reid's MGN)",
     r"\.se(_module)?\.": "squeeze-and-excitation blocks",
     r"^fc\.\d": "a fully connected layer after the pooling (torchreid's resnet50_fc512)",
     r"layer\d\.\d+\.IN\.": "IBN-b",
@@ -78,6 +90,7 @@ RESNETS_BY_BLOCKS: dict[tuple[bool, tuple[int, ...]], str] = {
     (False, (3, 4, 6, 3)): "resnet34",
     (True, (3, 4, 6, 3)): "resnet50",
     (True, (3, 4, 23, 3)): "resnet101",
+    (True, (3, 8, 36, 3)): "resnet152",
 }
 
 
@@ -117,25 +130,32 @@ def rename_key(layout: KeyLayout, key: str) -> str | None:
     """The key in our networks for `key` of a toolkit, or None if there is none."""
     for theirs, ours in layout.prefixes.items():
         if key.startswith(theirs):
-            renamed = ours + key[len(theirs) :]
+            renamed = re.sub(r"^backbone\.NL_(\d)\.", rf"backbone.layer\1.{NON_LOCAL}", ours + key[len(theirs) :])
             return _rename_mobilenet(renamed) if layout.name == "fast-reid" else renamed
     return None
 
 
-def detect_backbone(keys: Iterable[str]) -> str:
-    """The backbone whose keys are among `keys`, which are those of our networks.
+def detect_backbone(weights: Mapping[str, Tensor]) -> str:
+    """The backbone whose keys are among those of `weights`, which are our networks'.
 
     Raises:
         InputError: no backbone of ours has these keys.
     """
-    names = {key.removeprefix("backbone.") for key in keys if key.startswith("backbone.")}
+    names = {key.removeprefix("backbone.") for key in weights if key.startswith("backbone.")}
     if "features.0.0.weight" in names:
         return "mobilenet_v2"
-    blocks = tuple(len({name.split(".")[1] for name in names if name.startswith(f"layer{n}.")}) for n in range(1, 5))
+    blocks = tuple(
+        len({match[1] for name in names if (match := re.match(rf"layer{n}\.(\d+)\.", name))}) for n in range(1, 5)
+    )
     arch = RESNETS_BY_BLOCKS.get(("layer1.0.conv3.weight" in names, blocks))
     if arch is None:
         description = f"a ResNet of {'+'.join(map(str, blocks))} blocks" if any(blocks) else list_keys(sorted(names))
         raise InputError(f"its backbone cannot be imported: {description}; convertible: {CONVERTIBLE}")
+    inner = weights.get(
+        f"backbone.layer2.{NON_LOCAL}0.g.weight"
+    )  # [channels of the block, channels of its input, 1, 1]
+    if inner is not None:
+        arch += "_nl1" if len(inner) == 1 else "_nl"
     return f"{arch}_ibn_a" if "layer1.0.bn1.IN.weight" in names else arch
 
 

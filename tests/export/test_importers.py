@@ -18,11 +18,14 @@ from helpers.toolkits import (
     SIZE,
     State,
     authors,
+    conv,
     embedded,
     expected,
     fastreid,
     mobilenet,
     necked,
+    non_local,
+    norm,
     pictures,
     prefixed,
     resnet,
@@ -36,7 +39,7 @@ from bot_deploy.commands.export import export_command
 from bot_deploy.commands.import_ import import_command
 from bot_deploy.errors import InputError
 from bot_deploy.export.importers.checkpoint import import_checkpoint
-from bot_deploy.export.importers.key_layouts import LAYOUTS
+from bot_deploy.export.importers.key_layouts import LAYOUTS, detect_backbone
 
 MOBILE += [(6, 96, 1)] * 3 + [(6, 160, 2), *[(6, 160, 1)] * 2, (6, 320, 1)]
 
@@ -141,6 +144,97 @@ def test_a_resnet50_with_ibn_of_the_authors(tmp_path: Path) -> None:
     torch.testing.assert_close(actual, expected(images, backbone, necked(theirs, "bottleneck")), atol=2e-5, rtol=1e-4)
 
 
+def resnet_nl(inner: int | None, *, ibn: bool = False) -> State:
+    """ResNet-50 with non-local blocks of `inner` channels behind the last blocks of stages 2 and 3; None for half."""
+    state = resnet(50, ibn=ibn)
+    for stage, channels, count in ((2, 512, 2), (3, 1024, 3)):
+        for index in range(count):
+            state |= non_local(f"NL_{stage}.{index}", channels, inner or channels // 2)
+    return state
+
+
+def assert_same_embeddings(actual: torch.Tensor, wanted: torch.Tensor) -> None:
+    cosines = (actual.double() * wanted.double()).sum(1) / actual.double().norm(dim=1) / wanted.double().norm(dim=1)
+    assert float(cosines.min()) > 1 - 1e-6
+    assert float((wanted @ wanted.T).fill_diagonal_(0).max()) < 0.999  # the images have different embeddings
+
+
+def test_sbs_of_fast_reid(tmp_path: Path) -> None:
+    # IBN, non-local blocks, GeM with a trained power, and an embedding of reduced length.
+    backbone = resnet_nl(None, ibn=True)
+    head = {"heads.bottleneck.0.weight": conv(64, 2048, 1), "heads.pool_layer.p": torch.tensor([2.7])}
+    theirs = {**fastreid(backbone, 64, neck="heads.bottleneck.1"), **head}
+    imported = import_checkpoint(stored(theirs, tmp_path), **SIZE)
+    saved = imported.checkpoint
+    assert (saved.contract.arch, saved.contract.dim, saved.pooling) == ("resnet50_nl_ibn_a", 64, "gem")
+    assert (saved.neck, saved.contract.feature, saved.num_ids) == ("bnneck", "after", 9)
+    assert imported.assumptions == ("stem unpadded-pool", "last stride 1")
+    images = pictures()
+    how: dict[str, Any] = {"power": 2.7, "reduction": head["heads.bottleneck.0.weight"], **UNPADDED}
+    neck = necked(theirs, "heads.bottleneck.1")
+    vectors = embedded(saved, images)
+    assert_same_embeddings(vectors, expected(images, backbone, neck, **how))
+    plain = {key: value for key, value in backbone.items() if not key.startswith("NL_")}
+    for other in (expected(images, plain, neck, **how), expected(images, backbone, neck, **{**how, "power": 3})):
+        assert float((vectors * other).sum(1).max()) < 1 - 1e-5  # blocks and power change the embeddings
+    checkpoint.save(saved, tmp_path / "model.pt")
+    torch.testing.assert_close(embedded(checkpoint.load(tmp_path / "model.pt"), images), vectors, atol=0, rtol=0)
+    before = import_checkpoint(tmp_path / "theirs.pth", **SIZE, feature="before").checkpoint
+    assert_same_embeddings(embedded(before, images), expected(images, backbone, None, **how))
+
+
+@pytest.mark.parametrize("kind", ["fast-reid", "reid-strong-baseline"])
+def test_agw(kind: str, tmp_path: Path) -> None:
+    # Non-local blocks of one channel. fast-reid's GeM has a fixed power of 3, that of AGW's authors is trained.
+    backbone = resnet_nl(1)
+    if kind == "fast-reid":
+        theirs, how = fastreid(backbone, 2048), {"power": 3, **UNPADDED}
+        neck, assumed = necked(theirs, "heads.bottleneck.0"), ("stem unpadded-pool", "last stride 1", "pooling gem")
+    else:
+        theirs, how = {**authors(backbone, 2048), "global_pool.p": torch.tensor([3.3])}, {"power": 3.3, "relu": False}
+        neck = necked(theirs, "bottleneck")
+        assumed = ("the normalisation of ImageNet", "stem no-relu", "last stride 1")
+    imported = import_checkpoint(stored(theirs, tmp_path), **SIZE)
+    assert (imported.toolkit, imported.checkpoint.contract.arch) == (kind, "resnet50_nl1")
+    assert imported.assumptions == assumed
+    images = pictures()
+    assert_same_embeddings(embedded(imported.checkpoint, images), expected(images, backbone, neck, **how))
+
+
+def test_the_pooling_can_be_given(tmp_path: Path) -> None:
+    backbone = resnet()
+    theirs = fastreid(backbone)
+    path, neck, images = stored(theirs, tmp_path), necked(theirs, "heads.bottleneck.0"), pictures()
+    average = import_checkpoint(path, **SIZE)
+    assert "pooling average" in average.assumptions
+    gem = import_checkpoint(path, **SIZE, pooling="gem")
+    assert_same_embeddings(embedded(gem.checkpoint, images), expected(images, backbone, neck, power=3, **UNPADDED))
+    assert gem.checkpoint.contract.fingerprint != average.checkpoint.contract.fingerprint
+    with pytest.raises(InputError, match="unknown pooling 'max'; choose from average, gem"):
+        import_checkpoint(path, pooling="max")
+    trained = stored({**theirs, "heads.pool_layer.p": torch.tensor([2.7])}, tmp_path)
+    with pytest.raises(InputError, match=r"unknown keys: heads\.pool_layer\.p$"):
+        import_checkpoint(trained, pooling="average")
+
+
+def test_a_reduction_without_a_neck(tmp_path: Path) -> None:
+    backbone, reduction = resnet(), conv(32, 512, 1)
+    theirs = {**prefixed("backbone.", backbone), "heads.bottleneck.0.weight": reduction}
+    saved = import_checkpoint(stored(theirs, tmp_path), **SIZE).checkpoint
+    assert (saved.neck, saved.contract.feature, saved.contract.dim) == ("none", "before", 32)
+    images = pictures()
+    wanted = expected(images, backbone, None, padded=False, reduction=reduction)
+    assert_same_embeddings(embedded(saved, images), wanted)
+
+
+def test_the_reduction_head_of_2020_is_refused(tmp_path: Path) -> None:
+    # It has a batch-norm and a leaky ReLU between the reduction and BNNeck.
+    head = {"heads.bottleneck.0.weight": conv(64, 512, 1), **norm("heads.bottleneck.1", 64)}
+    theirs = {**fastreid(resnet(), 64, neck="heads.bnneck"), **head}
+    with pytest.raises(InputError, match=r"unknown keys: heads\.bottleneck\.1\.weight"):
+        import_checkpoint(stored(theirs, tmp_path))
+
+
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
 @pytest.mark.parametrize("parallel", [False, True])
 def test_wrapped_parallel_and_half_precision_files(wrapper: str | None, parallel: bool, tmp_path: Path) -> None:
@@ -185,8 +279,8 @@ def test_settings_that_weights_do_not_show_can_be_given(tmp_path: Path) -> None:
     theirs = fastreid(backbone)
     path = stored(theirs, tmp_path)
     default = import_checkpoint(path, **SIZE)
-    assert default.assumptions == ("stem unpadded-pool", "last stride 1")
-    explicit = import_checkpoint(path, **SIZE, last_stride=2, stem="no-relu", feature="ft")
+    assert default.assumptions == ("stem unpadded-pool", "last stride 1", "pooling average")
+    explicit = import_checkpoint(path, **SIZE, last_stride=2, stem="no-relu", feature="ft", pooling="average")
     assert explicit.assumptions == ()
     actual = embedded(explicit.checkpoint, pictures())
     how = {"relu": False, "last_stride": 2, **PIXELS}
@@ -284,9 +378,7 @@ def small(*keys: str) -> State:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (small("backbone.conv1.weight", "backbone.NL_2.0.g.weight"), r"non-local.*NL_2\.0\.g\.weight"),
-        (small("backbone.conv1.weight", "heads.pool_layer.p"), r"generalised-mean pooling.*heads\.pool_layer\.p"),
-        (small("backbone.conv1.weight", "heads.bottleneck.1.weight"), r"reduced length.*heads\.bottleneck\.1\.weight"),
+        (small("backbone.0.weight", "b1_head.bottleneck.0.weight"), r"several branches.*b1_head\.bottleneck"),
         (small("backbone.layer1.0.se.fc.0.weight"), r"squeeze-and-excitation.*se\.fc"),
         (small("base.layer1.0.se_module.fc1.weight"), r"squeeze-and-excitation.*se_module"),
         (small("conv1.weight", "fc.0.weight", "fc.1.running_mean"), r"resnet50_fc512.*fc\.0\.weight"),
@@ -307,14 +399,18 @@ def test_unsupported_networks_and_layouts_are_an_error_that_names_them(
         import_checkpoint(stored(state, tmp_path))
 
 
-def test_a_resnet152_is_refused_by_its_blocks(tmp_path: Path) -> None:
-    keys = [
-        f"layer{n}.{block}.conv{c}.weight"
-        for n, count in enumerate((3, 8, 36, 3), 1)
-        for block in range(count)
-        for c in (1, 3)
-    ]
-    with pytest.raises(InputError, match=r"a ResNet of 3\+8\+36\+3 blocks; convertible"):
+def test_a_resnet152_is_recognised() -> None:
+    from torchvision import models
+
+    with torch.device("meta"):  # its weights would take seconds
+        theirs = prefixed("backbone.", models.resnet152(weights=None).state_dict())
+    assert detect_backbone(theirs) == "resnet152"
+
+
+def test_a_resnet_of_other_blocks_is_refused(tmp_path: Path) -> None:
+    counts = enumerate((3, 24, 36, 3), 1)
+    keys = [f"layer{n}.{block}.conv{c}.weight" for n, count in counts for block in range(count) for c in (1, 3)]
+    with pytest.raises(InputError, match=r"a ResNet of 3\+24\+36\+3 blocks; convertible"):
         import_checkpoint(stored(small("conv1.weight", *keys), tmp_path))
 
 
@@ -453,7 +549,7 @@ def test_the_command_reports_layout_and_assumptions(tmp_path: Path) -> None:
     result = CliRunner().invoke(import_command, [str(path), "--out", str(out), "--size", "32x16"])
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
-    assert "fast-reid: resnet18, 9 identities, embedding after BNNeck" in result.stderr
+    assert "fast-reid: resnet18, 9 identities, embedding after BNNeck, 512 numbers" in result.stderr
     assert "last stride 1" in result.stderr
     assert "crops of 32x16" in result.stderr
     assert "left out, because only training needs it: heads.classifier.t" in result.stderr
@@ -497,9 +593,10 @@ def test_an_error_is_one_line(tmp_path: Path) -> None:
 
 
 def test_from_import_to_a_verified_export(few_people: Path, tmp_path: Path) -> None:
-    _, make, _, written, prefix, how, _, _ = CASES["fast-reid, IBN"]
-    backbone = make()
-    theirs = written(backbone)
+    _, make, _, _, _, how, _, _ = CASES["fast-reid, IBN"]
+    backbone, reduction = make(), conv(24, 512, 1)
+    theirs = fastreid(backbone, 24, neck="heads.bottleneck.1")
+    theirs |= {"heads.bottleneck.0.weight": reduction, "heads.pool_layer.p": torch.tensor([2.7])}
     sized = ["--size", "32x16"]
     result = CliRunner().invoke(
         import_command, [str(stored(theirs, tmp_path)), "--out", str(tmp_path / "model.pt"), *sized]
@@ -511,5 +608,6 @@ def test_from_import_to_a_verified_export(few_people: Path, tmp_path: Path) -> N
     assert json.loads(exported.stdout)
     embedder = open_embedder(tmp_path / "out" / "model.onnx")
     assert embedder.contract.mean == pytest.approx(how.get("mean", IMAGENET[0]))
-    wanted = expected(pictures(), backbone, necked(theirs, prefix), **how).numpy()
+    neck = necked(theirs, "heads.bottleneck.1")
+    wanted = expected(pictures(), backbone, neck, power=2.7, reduction=reduction, **how).numpy()
     np.testing.assert_allclose(embedder.run(pictures().numpy()), wanted, atol=2e-5)

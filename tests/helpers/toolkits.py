@@ -38,6 +38,18 @@ def instance_norm(prefix: str, channels: int) -> State:
     return {f"{prefix}.weight": torch.rand(channels) + 0.5, f"{prefix}.bias": torch.randn(channels) * 0.2}
 
 
+def non_local(prefix: str, channels: int, inner: int) -> State:
+    """Small weights: the block multiplies three features, which would grow without bound."""
+    state: State = {}
+    for name, out, inside in (("g", inner, channels), ("theta", inner, channels), ("phi", inner, channels)):
+        state |= {
+            f"{prefix}.{name}.weight": 0.02 * conv(out, inside, 1),
+            f"{prefix}.{name}.bias": torch.randn(out) * 0.1,
+        }
+    state |= {f"{prefix}.W.0.weight": conv(channels, inner, 1), f"{prefix}.W.0.bias": torch.randn(channels) * 0.1}
+    return state | norm(f"{prefix}.W.1", channels)
+
+
 def resnet(depth: int = 18, *, ibn: bool = False) -> State:
     state = {"conv1.weight": conv(64, 3, 7), **norm("bn1", 64)}
     inside, expansion = 64, 1 if depth < 50 else 4
@@ -117,12 +129,28 @@ def normed(x: Tensor, state: State, p: str) -> Tensor:
     return (x - mean) / (var + 1e-5).sqrt() * weight + bias
 
 
+def run_non_local(x: Tensor, state: State, p: str) -> Tensor:
+    """Dot-product non-local block: every position gets the mean of g over all positions, weighted by theta and phi."""
+    g, theta, phi = (
+        F.conv2d(x, state[f"{p}.{name}.weight"], state[f"{p}.{name}.bias"]).flatten(2) for name in ("g", "theta", "phi")
+    )
+    weights = torch.einsum("nci,ncj->nij", theta, phi) / g.shape[2]
+    y = torch.einsum("nij,ncj->nci", weights, g).reshape(len(x), -1, *x.shape[2:])
+    return x + normed(F.conv2d(y, state[f"{p}.W.0.weight"], state[f"{p}.W.0.bias"]), state, f"{p}.W.1")
+
+
+def gem(features: Tensor, power: float) -> Tensor:
+    return (features.clamp(min=1e-6) ** power).mean((2, 3)) ** (1 / power)
+
+
 def run_resnet(x: Tensor, state: State, *, last_stride: int, relu: bool, padded: bool) -> Tensor:
     x = normed(F.conv2d(x, state["conv1.weight"], stride=2, padding=3), state, "bn1")
     x = x.relu() if relu else x
     x = F.max_pool2d(x, 3, 2, padding=1) if padded else F.max_pool2d(x, 3, 2, ceil_mode=True)
     for stage in (1, 2, 3, 4):
-        for block in range(len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")})):
+        count = len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")})
+        non_locals = len({key.split(".")[1] for key in state if key.startswith(f"NL_{stage}.")})
+        for block in range(count):
             p = f"layer{stage}.{block}"
             stride = 1 if block or stage == 1 else last_stride if stage == 4 else 2
             three = f"{p}.conv3.weight" in state
@@ -135,6 +163,8 @@ def run_resnet(x: Tensor, state: State, *, last_stride: int, relu: bool, padded:
             if f"{p}.downsample.0.weight" in state:
                 x = normed(F.conv2d(x, state[f"{p}.downsample.0.weight"], stride=stride), state, f"{p}.downsample.1")
             x = (x + y).relu()
+            if block >= count - non_locals:
+                x = run_non_local(x, state, f"NL_{stage}.{block - count + non_locals}")
     return x
 
 
@@ -152,15 +182,26 @@ def run_mobilenet(x: Tensor, state: State) -> Tensor:
 
 
 def expected(
-    images: Tensor, backbone: State, neck: State | None, mean: Any = IMAGENET[0], std: Any = IMAGENET[1], **how: Any
+    images: Tensor,
+    backbone: State,
+    neck: State | None,
+    mean: Any = IMAGENET[0],
+    std: Any = IMAGENET[1],
+    power: float | None = None,
+    reduction: Tensor | None = None,
+    **how: Any,
 ) -> Tensor:
-    """The embeddings of `images` uint8 [N, H, W, 3] in the colour order of the toolkit, [N, D]."""
+    """The embeddings of `images` uint8 [N, H, W, 3] in the colour order of the toolkit, [N, D].
+
+    They are pooled by the average or, with a `power`, by GeM. `reduction` is [D, C, 1, 1].
+    """
     pixels = ((images / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)
     if "conv.0.weight" in backbone:
         features = run_mobilenet(pixels, backbone)
     else:
         features = run_resnet(pixels, backbone, **{"last_stride": 1, "relu": True, "padded": True, **how})
-    vectors = features.mean((2, 3))
+    vectors = features.mean((2, 3)) if power is None else gem(features, power)
+    vectors = vectors if reduction is None else vectors @ reduction[:, :, 0, 0].T
     vectors = vectors if neck is None else normed(vectors, neck, "")
     return F.normalize(vectors)
 

@@ -93,6 +93,21 @@ def test_the_head_in_the_file_is_ignored(arch: str, classes: int, tmp_path: Path
     assert torch.equal(model.classifier.bias, before["classifier.bias"])
 
 
+def test_training_starts_without_gem_and_reduction(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = ReID(ARCH, 5, pooling="gem", reduced_dim=1280)  # as long as before, so that the neck would fit
+    source.neck.weight.data.fill_(7)  # type: ignore[union-attr,operator]
+    contract = contract_of(source, 32, 16)
+    saved = checkpoint.Checkpoint(
+        contract, source.state_dict(), 5, 1, "bnneck", (), pooling="gem", reduced_dim=contract.dim
+    )
+    checkpoint.save(saved, tmp_path / "model.pt")
+    model = ReID(ARCH, 4)
+    weights.initialize(model, str(tmp_path / "model.pt"))
+    assert_backbone_is(model, dict(source.backbone.state_dict()))
+    assert model.neck.weight.tolist() == [1] * 1280  # type: ignore[union-attr,operator]
+
+
 def test_counters_of_old_files_may_be_missing(tmp_path: Path) -> None:
     state = {k: v for k, v in torchvision_state(ARCH).items() if not k.endswith("num_batches_tracked")}
     model = ReID(ARCH, 5)
