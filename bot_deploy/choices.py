@@ -38,6 +38,7 @@ BACKENDS = {
     ".pt": {"cuda": "torch", "cpu": "torch"},
 }
 DEVICES = ("auto", *dict.fromkeys(device for devices in BACKENDS.values() for device in devices))
+TRITON = "triton://"  # begins the address of a model on a Triton server: see backends/triton.py
 MAX_THREADS = 512  # more help no model, and starting thousands can take longer than the work
 MAX_BATCH = 65_536  # images
 # "auto" tries these in order; not openvino-bf16, which rounds otherwise.

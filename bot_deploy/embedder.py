@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from bot_deploy.addresses import mask_address
 from bot_deploy.artifacts import check_model_file, refuse_replacement
-from bot_deploy.choices import AUTO_DEVICES, BACKENDS, device_kind
+from bot_deploy.choices import AUTO_DEVICES, BACKENDS, TRITON, device_kind
 from bot_deploy.driver import find_driver
 from bot_deploy.errors import ImageError, InputError, RunError
 from bot_deploy.images import Pixels, convert_image, read_image, read_many, resize
@@ -240,7 +241,7 @@ def open_embedder(
 
     Args:
         path: the model, a file or a name of `bot models` that is in the cache; None or "box" for the built-in
-            model, whose card is docs/model.md.
+            model, whose card is docs/model.md; or triton://host:8000/NAME for one on a Triton server.
         device: one of `choices.DEVICES`, or "cuda:1" for the second GPU; "auto" takes the first of
             `choices.AUTO_DEVICES` that works, and a warning says why a GPU is not used.
         threads: number of CPU threads; 0 for as many as this process may use.
@@ -253,7 +254,10 @@ def open_embedder(
             threads.
         RunError: the runtime is not installed, or the device does not work; the message names what to install. Or the
             embedding of the fixed image is not usable. Or the file was replaced while it was opened.
+        UnavailableError: the server does not answer; embedding may raise it, too.
     """
+    if str(path).startswith(TRITON):
+        return _open_on_server(str(path), device, batch_size, check=check)
     threads = thread_count(threads)
     path = find_model(box.NAME if path is None else path)
     check_model_file(path)
@@ -282,3 +286,12 @@ def open_embedder(
             logger.warning(f"no GPU is used: {failures[0]}")
         return replace(opened, batch_size=batch_size or opened.batch_size)
     raise failures[0]
+
+
+def _open_on_server(address: str, device: str, batch_size: int, *, check: bool) -> Embedder:
+    if device != "auto":
+        raise InputError(f"{mask_address(address)}: runs where its server runs it; name no device", parameter="device")
+    opened: Embedder = import_module("bot_deploy.backends.triton").open_model(address)
+    if check:
+        opened.check()
+    return replace(opened, batch_size=batch_size or opened.batch_size)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from functools import partial
 from typing import TYPE_CHECKING
 
 from bot_deploy.artifacts import engine_file
-from bot_deploy.artifacts.contract import INPUT_NAME, OUTPUT_NAME
+from bot_deploy.artifacts.contract import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
 from bot_deploy.errors import RunError
 from bot_deploy.files import write_atomically
 
@@ -103,7 +104,8 @@ def _write_triton(model: Path, name: str, copy_name: str, config: str) -> tuple[
 
 
 def triton_config(contract: Contract, name: str, platform: str, max_batch: int) -> str:
-    """The text of config.pbtxt, a `ModelConfig` of Triton's model_config.proto."""
+    """The text of config.pbtxt, a `ModelConfig` of Triton's model_config.proto; with the contract, for `bot serve`."""
+    contract_text = json.dumps(contract.to_json())  # escapes as a string of protobuf: the text of JSON is ASCII
     return f"""name: "{name}"
 platform: "{platform}"
 max_batch_size: {max_batch}
@@ -119,6 +121,10 @@ output {{
 }}
 dynamic_batching {{
   max_queue_delay_microseconds: {TRITON_DELAY_US}
+}}
+parameters {{
+  key: "{METADATA_KEY}"
+  value {{ string_value: {contract_text} }}
 }}
 """
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
 
 
-def check_shapes(shapes: Mapping[str, tuple[object, ...]], contract: Contract, path: Path, remedy: str) -> None:
+def check_shapes(shapes: Mapping[str, tuple[object, ...]], contract: Contract, path: Path | str, remedy: str) -> None:
     """Checks the shapes of all inputs and outputs, by name, against `contract`; the batch size may be any.
 
     Raises:
-        InputError: they differ; the message names the file `path`, and `remedy`, what to do.
+        InputError: they differ; the message names the file or address `path`, and `remedy`, what to do.
     """
     expected = {INPUT_NAME: (contract.height, contract.width, 3), OUTPUT_NAME: (contract.dim,)}
     if {name: shape[1:] for name, shape in shapes.items()} != expected:

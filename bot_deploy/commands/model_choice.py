@@ -22,11 +22,16 @@ def choose_model(model: str | Path | None) -> Path:
     """
     from bot_deploy import runs
     from bot_deploy.artifacts import FILE_MODULES, check_model_file
+    from bot_deploy.choices import TRITON
     from bot_deploy.errors import InputError
     from bot_deploy.models import box
     from bot_deploy.models.cache import find_model, find_model_file
     from bot_deploy.models.table import NamedModel, find_named_network
 
+    if str(model).startswith(TRITON.rstrip("/")):
+        raise InputError(
+            "this command embeds on this machine; `bot serve` embeds on a Triton server", parameter="model"
+        )
     if model is None:
         return runs.newest_model() or box.PATH
     network = find_named_network(str(model))
@@ -41,8 +46,8 @@ def choose_model(model: str | Path | None) -> Path:
     return path
 
 
-def open_model(path: Path, device: str, *, threads: int, batch: int = 0, check: bool = True) -> Embedder:
-    """The opened model `path`; prints which one it is, on what it runs and, once, the terms of the built-in model."""
+def open_model(path: str | Path, device: str, *, threads: int, batch: int = 0, check: bool = True) -> Embedder:
+    """The opened model at `path`, a file or an address; prints which one it is, where it runs and, once, its terms."""
     from bot_deploy.console import say
     from bot_deploy.embedder import open_embedder
 
@@ -52,14 +57,14 @@ def open_model(path: Path, device: str, *, threads: int, batch: int = 0, check: 
     return embedder
 
 
-def model_name(path: Path) -> str:
+def model_name(path: str | Path) -> str:
     """What messages call the model file `path`: "box", or the path itself."""
     from bot_deploy.models import box
 
     return box.NAME if path == box.PATH else str(path)
 
 
-def say_terms(path: Path) -> None:
+def say_terms(path: str | Path) -> None:
     """Prints the terms of the built-in model, if `path` is its file, when a user first uses it."""
     from bot_deploy.console import say
     from bot_deploy.models import box

@@ -149,12 +149,12 @@ COLOR = click.option(
     "--color", type=click.Choice(COLORS), default="RGB", show_default=True, help="Channel order that the model takes."
 )
 FEATURE_METAVAR = f"[{'|'.join(FEATURES)}]"
+MODEL_DEFAULT = "default: the newest model.onnx under runs/, or else the built-in model, `box`"
 MODEL = click.option(
     "--model",
     type=click.Path(path_type=Path),
     metavar="FILE|NAME",
-    help="Exported model, or a name of `bot models`; default: the newest model.onnx under runs/, or else the built-in "
-    "model, `box`.",
+    help=f"Exported model, or a name of `bot models`; {MODEL_DEFAULT}.",
 )
 DETECTOR = click.option(
     "--detector",

@@ -6,14 +6,22 @@ from pathlib import Path
 
 import click
 
+from bot_deploy.choices import TRITON
+
 from .model_choice import choose_model, open_model
-from .options import MODEL, Address, runtime
+from .options import MODEL_DEFAULT, Address, runtime
 
 MEGABYTE = 1_000_000
 
 
 @click.command()
-@MODEL
+@click.option(
+    "--model",
+    type=Address(),
+    metavar="FILE|NAME|ADDRESS",
+    help="Exported model, a name of `bot models`, or triton://host:8000/reid for the model reid on a Triton server; "
+    f"{MODEL_DEFAULT}.",
+)
 @click.option(
     "--gallery",
     type=Address(),
@@ -41,7 +49,7 @@ MEGABYTE = 1_000_000
 )
 @runtime
 def serve(
-    model: Path | None,
+    model: str | None,
     gallery: str | None,
     host: str,
     port: int,
@@ -61,7 +69,7 @@ def serve(
 
     if gallery and not is_index(gallery) and Path(gallery).is_dir() and not is_empty_folder(Path(gallery)):
         raise InputError(f"{gallery}: a folder of crops; `bot index` makes a gallery of it", parameter="gallery")
-    model = choose_model(model)
+    chosen = model if model and model.startswith(TRITON) else choose_model(model)
 
     from bot_deploy.serving.app import create_app
     from bot_deploy.serving.server import listen, run
@@ -69,7 +77,7 @@ def serve(
     if api_key is None and host not in {"127.0.0.1", "::1", "localhost"}:
         say("WARNING: everybody who reaches this address can enrol and delete people; --api-key asks for a key")
     with listen(host, port) as connection:
-        embedder = open_model(model, device, threads=threads, batch=batch)
+        embedder = open_model(chosen, device, threads=threads, batch=batch)
 
         from bot_deploy.demos.enrolment import open_enrolment_gallery
         from bot_deploy.serving.service import Service

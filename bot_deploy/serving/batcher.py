@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bot_deploy.errors import RunError
+from bot_deploy.errors import RunError, UnavailableError
 
 if TYPE_CHECKING:
     from bot_deploy.embedder import Embedder, Vectors
@@ -87,10 +87,10 @@ class Batcher:
         try:
             vectors = self._embedder.run(np.stack([work.crop for work in batch]))
         except Exception as error:  # noqa: BLE001 - it belongs to the request
-            if len(batch) == 1:
-                batch[0].answer.set_exception(error)
-            else:
-                for work in batch:
+            for work in batch:
+                if len(batch) == 1 or isinstance(error, UnavailableError):  # each would wait for the server again
+                    work.answer.set_exception(error)
+                else:
                     self._embed([work])
             return
         self._metrics.count_batch(len(batch))

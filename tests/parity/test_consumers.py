@@ -13,12 +13,13 @@ import onnx
 import pytest
 import torch
 import yaml
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf import text_format
 from helpers.commands import run_bot
+from helpers.triton_server import triton_model_config
 
 from bot_deploy import open_embedder
 from bot_deploy.artifacts import read_contract
-from bot_deploy.artifacts.contract import Contract
+from bot_deploy.artifacts.contract import Contract, from_json
 from bot_deploy.backends import nvidia
 from bot_deploy.backends.onnxruntime import open_session
 from bot_deploy.choices import CONSUMERS
@@ -308,42 +309,6 @@ def test_tensorrt_reads_the_file_of_deepstream(made: dict[str, ExportedModel]) -
     assert tuple(network.get_output(0).shape) == (-1, 512)
 
 
-def triton_model_config() -> Any:
-    """The message ModelConfig with the fields of Triton's model_config.proto that a configuration of ours may have."""
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="model_config.proto", package="inference", syntax="proto3")
-    types = file.enum_type.add(name="DataType")
-    for name, number in {"TYPE_INVALID": 0, "TYPE_UINT8": 2, "TYPE_FP32": 11}.items():
-        types.value.add(name=name, number=number)
-    messages = {
-        "ModelInput": [("name", 1, "STRING"), ("data_type", 2, ".inference.DataType"), ("dims", 4, "INT64[]")],
-        "ModelOutput": [("name", 1, "STRING"), ("data_type", 2, ".inference.DataType"), ("dims", 3, "INT64[]")],
-        "ModelDynamicBatching": [("preferred_batch_size", 1, "INT32[]"), ("max_queue_delay_microseconds", 2, "UINT64")],
-        "ModelConfig": [
-            ("name", 1, "STRING"),
-            ("platform", 2, "STRING"),
-            ("max_batch_size", 4, "INT32"),
-            ("input", 5, ".inference.ModelInput[]"),
-            ("output", 6, ".inference.ModelOutput[]"),
-            ("dynamic_batching", 11, ".inference.ModelDynamicBatching"),
-        ],
-    }
-    for message, fields in messages.items():
-        described = file.message_type.add(name=message)
-        for name, number, kind in fields:
-            label = field.LABEL_REPEATED if kind.endswith("[]") else field.LABEL_OPTIONAL
-            added = described.field.add(name=name, number=number, label=label)
-            single = kind.removesuffix("[]")
-            if single.startswith("."):
-                added.type_name = single
-                added.type = field.TYPE_ENUM if single.endswith("DataType") else field.TYPE_MESSAGE
-            else:
-                added.type = getattr(field, f"TYPE_{single}")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("inference.ModelConfig"))
-
-
 def test_the_repository_of_triton(made: dict[str, ExportedModel]) -> None:
     config, model = made["triton"].files
     folder = made["triton"].path.parent / "triton" / "reid"
@@ -353,6 +318,8 @@ def test_the_repository_of_triton(made: dict[str, ExportedModel]) -> None:
     assert (parsed.name, parsed.platform) == (folder.name, "onnxruntime_onnx")
     assert parsed.max_batch_size > 1
     assert parsed.dynamic_batching.max_queue_delay_microseconds > 0
+    stored = parsed.parameters["bot_deploy.contract"].string_value
+    assert from_json(stored, "config.pbtxt") == read_contract(model)
     session = open_session(model, "cpu", 0)
     for described, value in ((parsed.input, session.get_inputs()), (parsed.output, session.get_outputs())):
         assert [(one.name, list(one.dims)) for one in described] == [(one.name, one.shape[1:]) for one in value]

@@ -1,4 +1,4 @@
-"""What `bot serve` does with a gallery on a server: here Milvus Lite, as a server that several services share."""
+"""`bot serve` with a gallery and a model on servers: Milvus Lite as a server, and one that speaks Triton's protocol."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ import pytest
 from helpers.asgi import ask
 from helpers.footage_index import CROPS, write_footage_index
 from helpers.random_gallery import CountingModel, contract, draw, needs_milvus, project
+from helpers.triton_server import serve_triton
 from PIL import Image
 
+from bot_deploy import open_embedder, read_image
+from bot_deploy.backends import triton
 from bot_deploy.demos.enrolment import open_enrolment_gallery
 from bot_deploy.embedder import Embedder
+from bot_deploy.errors import UnavailableError
+from bot_deploy.export.program_files import triton_config
 from bot_deploy.gallery import open_index
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
@@ -71,6 +76,35 @@ def test_two_services_share_a_gallery_on_a_server_that_goes_and_comes_back(
     database.close()
     assert "Traceback" not in capfd.readouterr().err
     assert logging.getLogger("pymilvus").level == logging.CRITICAL
+
+
+def test_a_service_whose_triton_goes_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "triton" / "reid" / "config.pbtxt"
+    config.parent.mkdir(parents=True)
+    config.write_text(triton_config(contract(), "reid", "onnxruntime_onnx", 4))
+    picture = draw(tmp_path / "ada.png", 0).read_bytes()
+    model = CountingModel()
+    with serve_triton(config.parents[1], model) as server:
+        port = server.server_port
+        embedder = open_embedder(f"triton://127.0.0.1:{port}/reid")
+        service = Service(embedder, open_enrolment_gallery(str(tmp_path / "people.gallery"), embedder))
+        app = create_app(service, None, 10**6)
+        assert ask(app, "POST", "/people?name=Ada", picture) == (201, {"name": "Ada"})
+        server.fault = "silent"
+        monkeypatch.setattr(triton, "ANSWER_TIMEOUT_S", 0.2)
+        started = time.monotonic()
+        waiting = [service.embed(read_image(tmp_path / "ada.png")) for _ in range(8)]
+        assert {type(one.exception()) for one in waiting} == {UnavailableError}
+        assert time.monotonic() - started < 8 * triton.ANSWER_TIMEOUT_S  # a batch waits once, not each of its images
+        monkeypatch.undo()
+    status, answer = ask(app, "POST", "/people?name=Bo", picture)
+    assert (status, "try again later" in answer["error"], str(port) in answer["error"]) == (503, True, False)
+    assert ask(app, "GET", "/people") == (200, {"people": [{"name": "Ada", "images": 1}]})  # what needs no model
+    assert ask(app, "GET", "/health")[0] == 200
+    with serve_triton(config.parents[1], model, port):
+        status, found = ask(app, "POST", "/match", picture)
+        assert (status, found["matches"][0]["identity"]) == (200, "Ada")
+    service.close()
 
 
 def test_a_match_in_a_video_says_where_and_when(embedder: Embedder, tmp_path: Path) -> None:
