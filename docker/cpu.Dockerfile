@@ -10,7 +10,7 @@ RUN pip install --no-cache-dir ".[${EXTRAS}]" && rm -rf /src/*
 # The build fails if no model runs.
 RUN bot env --device cpu
 # Not root, and a number, which Kubernetes can check. Its home holds its cache.
-RUN useradd --create-home --uid 10001 bot
+RUN useradd --create-home --uid 10001 bot && install --directory --owner=bot /data
 USER 10001
 WORKDIR /data
 ENTRYPOINT ["bot"]

@@ -15,7 +15,7 @@ RUN pip install --no-cache-dir ".[${EXTRAS}]" && rm -rf /src/*
 RUN bot env
 HEALTHCHECK --interval=5m --timeout=60s CMD ["bot", "env", "--device", "cuda"]
 # Not root, and a number, which Kubernetes can check. Its home holds its cache.
-RUN useradd --create-home --uid 10001 bot
+RUN useradd --create-home --uid 10001 bot && install --directory --owner=bot /data
 USER 10001
 WORKDIR /data
 ENTRYPOINT ["bot"]
