@@ -24,7 +24,7 @@ from bot_deploy import images
 from bot_deploy.datasets import open_dataset
 from bot_deploy.model import ReID
 from bot_deploy.train import loop, transforms
-from bot_deploy.train.allocator import keep_freed_memory
+from bot_deploy.train.cpu_settings import keep_freed_memory
 from bot_deploy.train.data import TrainingSet, open_training_set
 from bot_deploy.train.distributed import World
 from bot_deploy.train.losses import CenterLoss, TripletLoss, id_loss

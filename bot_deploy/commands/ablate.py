@@ -70,7 +70,7 @@ def ablate(
     import torch
 
     from bot_deploy.train import ablation
-    from bot_deploy.train.allocator import keep_freed_memory
+    from bot_deploy.train.cpu_settings import speed_up_cpu
 
     settings = load_recipe(recipe, overrides, weights)
     if epochs:
@@ -95,7 +95,7 @@ def ablate(
         say(line)
     out = out or runs.RUNS / f"ablation-{table}"
     if not torch.cuda.is_available():
-        keep_freed_memory()
+        speed_up_cpu()
     ablation.run_ablation(settings, variants, seeds, train_data, test_data, out)
     say(f"wrote {out / 'table.md'}, table.csv and table.png")
     show(*(out / "table.md").read_text(encoding="utf-8").split("\n"))

@@ -102,10 +102,10 @@ def train(
     import torch
 
     from bot_deploy.train import loop
-    from bot_deploy.train.allocator import keep_freed_memory
+    from bot_deploy.train.cpu_settings import speed_up_cpu
 
     if not torch.cuda.is_available():
-        keep_freed_memory()
+        speed_up_cpu()
     path = loop.train(settings, dataset, out, resume=resume, teacher=teacher, unlabelled=unlabelled)
     if os.environ.get("RANK", "0") == "0":
         say(f"wrote {path}; next: bot export {out}")

@@ -127,7 +127,8 @@ def _clearance(trajectory: Trajectory, others: list[Trajectory]) -> float:
 
 def plan_groups(people: int, share: float) -> list[range]:
     """The numbers from 0 to `people` - 1 in groups: `share` of them in twos and threes, the others alone."""
-    groups, first, together = [], 0, round(share * people)
+    groups: list[range] = []
+    first, together = 0, round(share * people)
     while first < people:
         size = min(_GROUP_SIZES[len(groups) % len(_GROUP_SIZES)], together - first)
         groups.append(range(first, first + max(size, 1)))

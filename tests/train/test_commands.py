@@ -1,4 +1,4 @@
-"""`bot train` and `bot ablate` up to the library's functions: recipes, folders and the allocator."""
+"""`bot train` and `bot ablate` up to the library's functions: recipes, folders and the settings of the process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from click.testing import CliRunner
 from helpers.commands import Printed, run_in_turn
 
 from bot_deploy import cli
-from bot_deploy.train import ablation, allocator, loop
+from bot_deploy.train import ablation, cpu_settings, loop
 from bot_deploy.train.recipe import Recipe, load_recipe, to_toml
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[object, ...]]:
-    """The calls of `train`, `run_ablation` and `keep_freed_memory`, which do nothing."""
+    """The calls of `train`, `run_ablation` and `speed_up_cpu`, which do nothing."""
     made: list[tuple[object, ...]] = []
 
     def train(recipe: Recipe, _: object, out: Path, *, resume: bool, **distillation: object) -> Path:
@@ -35,7 +35,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[object,
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(loop, "train", train)
     monkeypatch.setattr(ablation, "run_ablation", run_ablation)
-    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: made.append(("keep_freed_memory",)))
+    monkeypatch.setattr(cpu_settings, "speed_up_cpu", lambda: made.append(("speed_up_cpu",)))
     monkeypatch.chdir(tmp_path)
     return made
 
@@ -50,7 +50,7 @@ def test_train_takes_a_recipe_file(calls: list[tuple[object, ...]], people: Path
     Path("my.toml").write_text('arch = "resnet18"\n')
     run("train", "--data", people, "--recipe", "my.toml", "--set", "epochs=3")
     assert calls == [
-        ("keep_freed_memory",),
+        ("speed_up_cpu",),
         ("train", Recipe(arch="resnet18", epochs=3), Path("runs/my"), False),
     ]
 
@@ -76,7 +76,7 @@ def test_a_wrong_recipe_names_file_key_and_option(
 def test_ablate_takes_a_recipe_file(calls: list[tuple[object, ...]], people: Path) -> None:
     Path("my.toml").write_text(to_toml(load_recipe("strong")))
     run("ablate", "--data", people, "--recipe", "my.toml", "--rows", "1,+REA", "--seeds", 2)
-    assert calls == [("keep_freed_memory",), ("ablate", load_recipe("strong"), ["Baseline-S", "+REA"], 2)]
+    assert calls == [("speed_up_cpu",), ("ablate", load_recipe("strong"), ["Baseline-S", "+REA"], 2)]
 
 
 def test_resume_with_more_epochs_and_moved_data_keeps_the_other_settings(
