@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import numpy as np
-import supervision as sv
 from footage_parts.truth import MIN_HEIGHT, iou
-from trackers import BoTSORTTracker, OCSORTTracker
-from trackers.eval import compute_clear_metrics, compute_identity_metrics
 
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.synthetic import generate_clip
+from bot_deploy.telemetry import without_telemetry
 from bot_deploy.video.detectors import Detections, Detector, open_detector
 from bot_deploy.video.opencv import configure_opencv
 from bot_deploy.video.sources import open_source
 from bot_deploy.video.tracklets import TrackletBuilder
 from bot_deploy.video.tracks import LOST_TRACK_S, TRACK_ACTIVATION_THRESHOLD
+
+with without_telemetry():
+    import supervision as sv
+    from trackers import BoTSORTTracker, OCSORTTracker
+    from trackers.eval import compute_clear_metrics, compute_identity_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
