@@ -67,7 +67,9 @@ def cosines(first: Path, second: Path, crops: Pixels) -> Any:
 # ---- the graph ----
 
 
-@pytest.mark.parametrize("arch", [arch for arch in BACKBONES if "101" not in arch and "34" not in arch])
+@pytest.mark.parametrize(
+    "arch", [arch for arch in BACKBONES if not any(depth in arch for depth in ("34", "101", "152"))]
+)
 def test_folding_batch_norms_keeps_the_embeddings(arch: str) -> None:
     model, left = left_after_folding(arch)
     assert len(left) == (0 if "ibn" not in arch else sum(isinstance(module, IBN) for module in model.modules()))
@@ -363,7 +365,7 @@ def test_a_float_part_that_fp16_would_spoil_stays_in_float32(
     assert TensorProto.FLOAT16 not in {tensor.data_type for tensor in onnx.load(str(path)).graph.initializer}
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.slow)])
 def test_ibn_in_lower_precision(precision: str, small_set: Dataset, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ReID("resnet18_ibn_a", 3).train()
