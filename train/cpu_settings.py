@@ -20,7 +20,7 @@ def speed_up_cpu() -> None:
     """Sets all of it; before the first computation, because threads take their settings from the one that starts them.
 
     Numbers below 1e-38 count as zero: the gradients of a network that is nearly trained hold many, and a CPU computes
-    with each of them a hundred times slower. They are too small to change a weight.
+    with each of them many times slower. They are too small to change a weight.
     """
     keep_freed_memory()
     torch.set_flush_denormal(True)
