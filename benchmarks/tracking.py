@@ -9,6 +9,7 @@ the tracker: a track whose crops change to another person is cut, as in `bot dem
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 MIN_VISIBLE = 0.25  # share of a person that is seen, to be looked for
+MIN_MIXED_BOXES = 3  # of a second person, for a track that mixes people
 MIN_IOU = 0.5  # of a box with one of the truth, as in the MOT Challenge
 BUFFER = round(30 * LOST_TRACK_S)  # frames at 30 frames/s
 
@@ -51,6 +53,8 @@ class Person(NamedTuple):
 class Scores(NamedTuple):
     """Of one tracker on one camera."""
 
+    tracks: int
+    mixed: int  # tracks that show a second person
     switches: int
     fragments: int
     true_positives: int
@@ -82,10 +86,15 @@ def main(detector: Path, model: Path | None, persons: int, seconds: float, group
             score_video(video, truth[number], embedder, person_detector)
             for number, video in enumerate(sorted(folder.glob("cam*.mp4")), 1)
         ]
-    print("| tracks by | switches of identity | interruptions | IDF1 |\n| --- " + "| ---: " * 3 + "|")
+    print(
+        "| tracks by | tracks | with a second person | switches | interruptions | IDF1 |\n| --- " + "| ---: " * 5 + "|"
+    )
     for name in parts[0]:
         total = Scores(*map(sum, zip(*(part[name] for part in parts), strict=True)))
-        print(f"| {name} | {total.switches} | {total.fragments} | {100 * total.idf1:.1f} |")
+        print(
+            f"| {name} | {total.tracks} | {total.mixed} | {total.switches} | {total.fragments} "
+            f"| {100 * total.idf1:.1f} |"
+        )
 
 
 def read_people(path: Path) -> dict[int, dict[int, list[Person]]]:
@@ -178,9 +187,15 @@ def score(frames: Iterable[list[Person]], tracks: Iterable[list[tuple[int, Box]]
         track_ids.append(np.array([track for track, _ in used], dtype=int))
         overlaps = [[iou(person.box, box) for _, box in used] for person in wanted]
         similarity.append(np.array(overlaps).reshape(len(wanted), len(used)))
+    shown: dict[int, Counter[int]] = {}
+    for people, boxes, overlaps in zip(true_ids, track_ids, similarity, strict=True):
+        for column, track in enumerate(boxes.tolist()):
+            if len(people) and overlaps[:, column].max() >= MIN_IOU:
+                shown.setdefault(track, Counter())[int(people[overlaps[:, column].argmax()])] += 1
+    mixed = sum(len(counts) > 1 and counts.most_common(2)[1][1] >= MIN_MIXED_BOXES for counts in shown.values())
     clear = compute_clear_metrics(true_ids, track_ids, similarity, MIN_IOU)
     identity = compute_identity_metrics(true_ids, track_ids, similarity, MIN_IOU)
-    return Scores(clear["IDSW"], clear["Frag"], identity["IDTP"], identity["IDFP"], identity["IDFN"])
+    return Scores(len(shown), mixed, clear["IDSW"], clear["Frag"], identity["IDTP"], identity["IDFP"], identity["IDFN"])
 
 
 if __name__ == "__main__":
