@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .footage import open_video_indexes
+from .footage import check_one_source, open_video_indexes
 from .model_choice import choose_model, model_name, open_model
 from .options import DETECTOR, JSON, Address, runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from bot_deploy.embedder import Embedder, Vectors
     from bot_deploy.gallery import Index
@@ -70,11 +70,19 @@ def adapt(
     """
     from bot_deploy import runs
     from bot_deploy.console import say, show, show_json
-    from bot_deploy.files import prepare_output
+    from bot_deploy.files import prepare_output, require_path
     from bot_deploy.gallery import open_index
     from bot_deploy.matching.adapt import fit_adaptation, write_adapted
 
-    _check_sources(images, gallery, videos, detector)
+    check_one_source(
+        images,
+        gallery,
+        videos,
+        detector,
+        "give the crops of your cameras: --images FOLDER, --gallery INDEX or --footage VIDEO",
+    )
+    if images:
+        require_path(images, "folder of crops")
     model = choose_model(model)
     out = out or runs.new_folder("adapted") / f"model{model.suffix}"
     prepare_output(out, "this model", {model.suffix})
@@ -106,25 +114,6 @@ def adapt(
             f"{adaptation.gap_before:.4f} before, {adaptation.gap_after:.4f} after",
         )
     say(f"wrote {out}, {model_name(model)} with the mean of each camera; next: bot calibrate {out} --data CROPS")
-
-
-def _check_sources(images: Path | None, gallery: str | None, videos: Sequence[Path], detector: Path | None) -> None:
-    """Reports what is missing, or does not fit together, before any model is opened."""
-    from bot_deploy.errors import InputError
-    from bot_deploy.files import require_path
-    from bot_deploy.footage import find_videos
-    from bot_deploy.gallery import check_gallery
-
-    if sum(map(bool, (images, gallery, videos))) != 1:
-        raise InputError("give the crops of your cameras: --images FOLDER, --gallery INDEX or --footage VIDEO")
-    if detector is not None and not videos:
-        raise InputError("only videos are searched for people", parameter="detector")
-    if images:
-        require_path(images, "folder of crops")
-    elif gallery:
-        check_gallery(gallery)
-    else:
-        find_videos(videos)
 
 
 def _embed_folder(folder: Path, embedder: Embedder) -> tuple[Vectors, list[int | None]]:

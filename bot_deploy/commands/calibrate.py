@@ -9,7 +9,7 @@ import click
 
 from bot_deploy.choices import TARGET_FALSE_ACCEPT_RATE
 
-from .footage import open_video_indexes
+from .footage import check_one_source, open_video_indexes
 from .model_choice import choose_model, open_model
 from .options import DETECTOR, JSON, Address, NumberRange, runtime
 
@@ -75,12 +75,21 @@ def calibrate(
     people, and a track is one person.
     """
     from bot_deploy.console import say, show_json
+    from bot_deploy.datasets import check_sources
     from bot_deploy.files import prepare_output
     from bot_deploy.matching.calibrate import check_storable, store_calibration
     from bot_deploy.models import box
     from bot_deploy.reports.calibration_plot import plot_calibration
 
-    _check_sources(data, gallery, videos, detector)
+    check_one_source(
+        data,
+        gallery,
+        videos,
+        detector,
+        "give one of labelled crops (--data), an index of videos (--gallery) and videos (--footage)",
+    )
+    if data:
+        check_sources([data])
     model = choose_model(model)
     if model != box.PATH:  # the threshold for the built-in model goes into a copy
         check_storable(model)
@@ -103,25 +112,6 @@ def calibrate(
     if as_json:
         document = {"model": str(model), "plot": str(plot) if plot else None, **vars(calibration)}
         show_json(document)
-
-
-def _check_sources(data: str | None, gallery: str | None, videos: Sequence[Path], detector: Path | None) -> None:
-    """Reports what is missing, or does not fit together, before any model is opened."""
-    from bot_deploy.datasets import check_sources
-    from bot_deploy.errors import InputError
-    from bot_deploy.footage import find_videos
-    from bot_deploy.gallery import check_gallery
-
-    if sum(map(bool, (data, gallery, videos))) != 1:
-        raise InputError("give one of labelled crops (--data), an index of videos (--gallery) and videos (--footage)")
-    if detector is not None and not videos:
-        raise InputError("only videos are searched for people", parameter="detector")
-    if data:
-        check_sources([data])
-    elif gallery:
-        check_gallery(gallery)
-    else:
-        find_videos(videos)
 
 
 def _measure_crops(data: str, embedder: Embedder, far: float) -> tuple[PairScores, Calibration]:

@@ -1,4 +1,4 @@
-"""What `bot index` and `bot match` do with videos."""
+"""What commands do with videos."""
 
 from __future__ import annotations
 
@@ -29,6 +29,28 @@ class Runtime(NamedTuple):
     device: str
     threads: int
     batch: int
+
+
+def check_one_source(
+    crops: object, gallery: str | None, videos: Sequence[Path], detector: Path | None, message: str
+) -> None:
+    """Reports what is missing, or does not fit together, before any model is opened.
+
+    Raises:
+        InputError: not one of crops, gallery and videos is given (`message`), or something else is wrong with them.
+    """
+    from bot_deploy.errors import InputError
+    from bot_deploy.footage import find_videos
+    from bot_deploy.gallery import check_gallery
+
+    if sum(map(bool, (crops, gallery, videos))) != 1:
+        raise InputError(message)
+    if detector is not None and not videos:
+        raise InputError("only videos are searched for people", parameter="detector")
+    if gallery:
+        check_gallery(gallery)
+    elif videos:
+        find_videos(videos)
 
 
 def open_footage_detector(detector: Path | None, threads: int) -> Detector:
