@@ -10,7 +10,7 @@ import click
 
 from .footage import check_one_source, open_video_indexes
 from .model_choice import choose_model, model_name, open_model
-from .options import DETECTOR, JSON, Address, runtime
+from .options import DETECTOR, FOOTAGE, JSON, Address, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,14 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--gallery", type=Address(), metavar="INDEX", help="Index that `bot index` made; nothing is embedded again."
 )
-@click.option(
-    "--footage",
-    "videos",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="VIDEO",
-    help="Video, or folder of videos, instead of an index of them; it is read once. Repeatable.",
-)
+@FOOTAGE
 @click.option(
     "-o",
     "--out",

@@ -11,7 +11,7 @@ from bot_deploy.choices import TARGET_FALSE_ACCEPT_RATE
 
 from .footage import check_one_source, open_video_indexes
 from .model_choice import choose_model, open_model
-from .options import DETECTOR, JSON, Address, NumberRange, runtime
+from .options import DETECTOR, FOOTAGE, JSON, Address, NumberRange, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,14 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--gallery", type=Address(), metavar="INDEX", help="Index of videos from `bot index`; no labels are needed."
 )
-@click.option(
-    "--footage",
-    "videos",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="VIDEO",
-    help="Video, or folder of videos, instead of an index of them; it is read once. Repeatable.",
-)
+@FOOTAGE
 @click.option(
     "--far",
     type=NumberRange(0, 1, min_open=True, max_open=True),

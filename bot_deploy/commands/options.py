@@ -156,6 +156,14 @@ MODEL = click.option(
     metavar="FILE|NAME",
     help=f"Exported model, or a name of `bot models`; {MODEL_DEFAULT}.",
 )
+FOOTAGE = click.option(
+    "--footage",
+    "videos",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="VIDEO",
+    help="Video, or folder of videos, instead of an index of them; it is read once. Repeatable.",
+)
 DETECTOR = click.option(
     "--detector",
     type=click.Path(path_type=Path),

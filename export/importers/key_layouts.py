@@ -151,11 +151,9 @@ def detect_backbone(weights: Mapping[str, Tensor]) -> str:
     if arch is None:
         description = f"a ResNet of {'+'.join(map(str, blocks))} blocks" if any(blocks) else list_keys(sorted(names))
         raise InputError(f"its backbone cannot be imported: {description}; convertible: {CONVERTIBLE}")
-    inner = weights.get(
-        f"backbone.layer2.{NON_LOCAL}0.g.weight"
-    )  # [channels of the block, channels of its input, 1, 1]
-    if inner is not None:
-        arch += "_nl1" if len(inner) == 1 else "_nl"
+    non_local = weights.get(f"backbone.layer2.{NON_LOCAL}0.g.weight")  # [its channels, those of its input, 1, 1]
+    if non_local is not None:
+        arch += "_nl1" if len(non_local) == 1 else "_nl"
     return f"{arch}_ibn_a" if "layer1.0.bn1.IN.weight" in names else arch
 
 

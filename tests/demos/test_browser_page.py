@@ -11,7 +11,6 @@ import queue
 import re
 import shutil
 import subprocess
-import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +18,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from helpers.running_server import running
 from PIL import Image
 
 from bot_deploy import images, open_embedder
@@ -86,9 +86,7 @@ def open_page(folder: Path, profile: Path) -> str:
     script = '<script type="module">'
     assert text.count(script) == 1
     (folder / "browser.html").write_text(text.replace(script, TELL + script), encoding="utf-8")
-    with _Server(folder) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with running(_Server(folder)) as server:
         command = [
             *(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
             *("--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}"),
@@ -100,8 +98,6 @@ def open_page(folder: Path, profile: Path) -> str:
         finally:
             browser.terminate()
             browser.wait()
-            server.shutdown()
-            thread.join()
 
 
 def shown_cosine(page: str) -> float:

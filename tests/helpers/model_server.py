@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+from helpers.running_server import running
 from onnx import TensorProto, helper, numpy_helper
 
 from bot_deploy.models.table import NamedModel, NetworkInput, RemoteFile
@@ -96,15 +96,8 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serve_models() -> Iterator[ModelServer]:
     """A running server."""
-    server = ModelServer()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with running(ModelServer()) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def write_foreign_model(path: Path, shape: tuple[int, ...] = (-1, DIM)) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory, text_format
+from helpers.running_server import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -197,12 +197,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serve_triton(folder: Path, compute: Callable[[Any], Any], port: int = 0) -> Iterator[TritonServer]:
     """A running server of the repository `folder`."""
-    server = TritonServer(folder, compute, port)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with running(TritonServer(folder, compute, port)) as server:
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
