@@ -289,6 +289,8 @@ def prepare_export(
         raise InputError(f"unknown feature {feature!r}; choose from {', '.join(FEATURES)}", parameter="feature")
     saved = checkpoints.load(source)
     contract = replace(saved.contract, feature=feature_code(feature or saved.contract.feature), flip=flip)
+    if contract.feature != saved.contract.feature:  # another embedding space than the one that was trained
+        contract = replace(contract, compatible_with=())
     run = runner(InferenceGraph(saved.build(), contract), "cpu")
     reference = Embedder(contract, "PyTorch", run)
     try:

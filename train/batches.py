@@ -48,6 +48,7 @@ class Batch:
     labels: Tensor  # int64 [N]
     parts: tuple[Part, ...]  # N labelled crops, and U unlabelled ones if there are some
     teacher: Tensor | None  # unit vectors [N + U, E]
+    earlier: Tensor | None  # directions of an earlier model, unit vectors [N + U, D]
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,19 @@ def load_batches(plan: EpochPlan, recipe: Recipe, world: World) -> Generator[Bat
         parts = host_parts
         if block is not None:
             parts = _views(block.to(world.device, non_blocking=True), host_parts)
-        teachers = [part["teacher"] for part in parts if "teacher" in part]
         yield Batch(
             rows,
             parts[0]["labels"],
             tuple(_to_part(training_set, part) for training_set, part in zip(sets, parts, strict=True)),
-            torch.cat(teachers) if teachers else None,
+            _join(parts, "teacher"),
+            _join(parts, "earlier"),
         )
+
+
+def _join(parts: list[HostTensors], name: str) -> Tensor | None:
+    """The tensors `name` of all parts, one after the other; None if they have none."""
+    tensors = [part[name] for part in parts if name in part]
+    return torch.cat(tensors) if tensors else None
 
 
 def _to_part(training_set: TrainingSet, tensors: HostTensors) -> Part:
@@ -129,8 +136,9 @@ def _host_tensors(training_set: TrainingSet, rows: npt.NDArray[np.int64], augmen
     else:
         images = training_set.pixels(rows)
         tensors["images"] = images if quality is None else compress(images, quality)
-    if training_set.teacher is not None:
-        tensors["teacher"] = training_set.teacher[torch.from_numpy(rows)]
+    for name, vectors in (("teacher", training_set.teacher), ("earlier", training_set.earlier)):
+        if vectors is not None:
+            tensors[name] = vectors[torch.from_numpy(rows)]
     return tensors
 
 

@@ -41,6 +41,7 @@ class TrainingSet:
     size: tuple[int, int]  # height, width
     cache: Tensor | None  # uint8 [N, height, width, 3], on the training device if it fits there
     teacher: Tensor | None = None  # unit vectors of a teacher [N, E], on the CPU
+    earlier: Tensor | None = None  # directions of an earlier model [N, D], on the CPU
 
     @property
     def num_ids(self) -> int:

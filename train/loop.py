@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from bot_deploy.runs import CHECKPOINT_NAME
 
 from . import run_files, transforms
 from .batches import load_batches, plan_epoch
+from .compatibility import EarlierTargets, check_dimension, compatibility_loss, embed_with_earlier
 from .data import TrainingSet, open_training_set
 from .distillation import (
     TeacherTargets,
@@ -56,6 +57,13 @@ logger = logging.getLogger(__name__)
 DISK_RESERVE = 64 * 2**20  # bytes, for tables and curves
 
 
+class Guidance(NamedTuple):
+    """What other models say about the crops."""
+
+    teacher: TeacherTargets | None = None
+    earlier: EarlierTargets | None = None
+
+
 def train(
     recipe: Recipe | str | Path,
     data: Dataset | str | Path,
@@ -64,6 +72,7 @@ def train(
     resume: bool = False,
     teacher: str | Path | None = None,
     unlabelled: Sequence[str | Path] = (),
+    compatible_with: str | Path | None = None,
 ) -> Path:
     """Trains a model and returns the path of its checkpoint, `out`/model.pt.
 
@@ -78,6 +87,7 @@ def train(
             run without a stop.
         teacher: a model whose embeddings the new one follows, beside the labels; anything that `open_embedder` opens.
         unlabelled: folders or .zip files with crops whose people are unknown, for the teacher alone.
+        compatible_with: an earlier model; the new one's embeddings can be compared with those in its galleries.
 
     Raises:
         InputError: no crops or too few identities, or `out` holds another run.
@@ -90,12 +100,13 @@ def train(
     world = join_world()
     try:
         with full_float32():
-            targets = None
-            if teacher:
-                crops = open_unlabeled(list(map(str, unlabelled)))
-                targets = embed_with_teacher(teacher, dataset.train, crops, list(map(str, unlabelled)))
+            crops = open_unlabeled(list(map(str, unlabelled)))
+            guidance = Guidance(
+                embed_with_teacher(teacher, dataset.train, crops, list(map(str, unlabelled))) if teacher else None,
+                embed_with_earlier(compatible_with, dataset.train, crops) if compatible_with else None,
+            )
             precise = resolve_precision(recipe, world.device)
-            path = _train(precise, dataset, Path(out), world, resume=resume, targets=targets)
+            path = _train(precise, dataset, Path(out), world, guidance, resume=resume)
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"the GPU's memory is too small ({str(error).partition('.')[0]}); take a smaller batch "
@@ -106,9 +117,7 @@ def train(
     return path
 
 
-def _train(
-    recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume: bool, targets: TeacherTargets | None
-) -> Path:
+def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, guidance: Guidance, *, resume: bool) -> Path:
     num_ids = len({crop.identity for crop in dataset.train})
     _check_identities(recipe, num_ids, world, dataset.name)
     resuming = resume and (out / run_files.STATE_NAME).exists()
@@ -117,10 +126,12 @@ def _train(
         dataclasses.replace(recipe, weights="none") if resuming else recipe,
         num_ids,
         world.device,
-        targets.dim if targets else 0,
+        guidance.teacher.dim if guidance.teacher else 0,
     )
+    if guidance.earlier:
+        check_dimension(state.model.dim, guidance.earlier, recipe.arch)
     if world.is_first:
-        run_files.open_run(out, recipe, dataset, resume=resume, targets=targets)
+        run_files.open_run(out, recipe, dataset, resume=resume, targets=guidance.teacher, earlier=guidance.earlier)
         _check_disk_space(state, out)
     if resuming:
         restore_state(state, out / run_files.STATE_NAME)
@@ -128,25 +139,27 @@ def _train(
         run_files.write_metrics(out, state.metrics)  # the run may have been killed before it wrote its last epoch
     if state.epoch >= recipe.epochs:  # finished; the variants of an ablation share runs
         return out / CHECKPOINT_NAME
-    crops = _open_crops(recipe_of_epoch(recipe, state.epoch + 1), dataset, world, targets)
+    crops = _open_crops(recipe_of_epoch(recipe, state.epoch + 1), dataset, world, guidance)
     if world.is_first:
         if recipe.eval_at_start and not state.metrics:
             state.metrics.append(_evaluate(EpochMetrics(epoch=0), state.model, recipe, dataset, world))
             logger.info(str(state.metrics[0]))
-        _log_start(recipe, dataset, out, world, targets)
-    _train_epochs(state, recipe, dataset, out, world, targets, crops)
+        _log_start(recipe, dataset, out, world, guidance)
+    _train_epochs(state, recipe, dataset, out, world, guidance, crops)
     return out / CHECKPOINT_NAME
 
 
-def _log_start(recipe: Recipe, dataset: Dataset, out: Path, world: World, targets: TeacherTargets | None) -> None:
+def _log_start(recipe: Recipe, dataset: Dataset, out: Path, world: World, guidance: Guidance) -> None:
     devices = world.device if world.size == 1 else f"{world.size} x {world.device}"
     num_ids = len({crop.identity for crop in dataset.train})
     logger.info(
         f"training {recipe.arch} {recipe.height}x{recipe.width} on {len(dataset.train)} crops of {num_ids} "
         f"identities, {recipe.epochs} epochs in {recipe.precision} on {devices}, into {out}"
     )
-    if targets:
-        logger.info(f"teacher {targets.description}, with {len(targets.unlabeled_crops)} unlabelled crops")
+    if teacher := guidance.teacher:
+        logger.info(f"teacher {teacher.description}, with {len(teacher.unlabeled_crops)} unlabelled crops")
+    if guidance.earlier:
+        logger.info(f"compatible with {', '.join(guidance.earlier.spaces)}")
 
 
 def _train_epochs(
@@ -155,7 +168,7 @@ def _train_epochs(
     dataset: Dataset,
     out: Path,
     world: World,
-    targets: TeacherTargets | None,
+    guidance: Guidance,
     crops: tuple[TrainingSet, TrainingSet | None],
 ) -> None:
     """Trains the epochs that are left; the files of the run are written after each."""
@@ -163,7 +176,7 @@ def _train_epochs(
     while state.epoch < recipe.epochs:
         stage = recipe_of_epoch(recipe, state.epoch + 1)
         if crops[0].size != (stage.height, stage.width):
-            crops = _open_crops(stage, dataset, world, targets)
+            crops = _open_crops(stage, dataset, world, guidance)
         metrics = train_epoch(state, crops[0], stage, world, network, crops[1])
         if not world.is_first:
             continue
@@ -171,7 +184,7 @@ def _train_epochs(
             metrics = _evaluate(metrics, state.model, stage, dataset, world)
         state.metrics.append(metrics)
         logger.info(str(metrics))
-        _save_checkpoint(state.model, out / CHECKPOINT_NAME, stage, dataset, targets)
+        _save_checkpoint(state.model, out / CHECKPOINT_NAME, stage, dataset, guidance)
         save_state(state, out / run_files.STATE_NAME)
         run_files.write_metrics(out, state.metrics)
         run_files.log_to_tensorboard(out, metrics)
@@ -187,19 +200,26 @@ def recipe_of_epoch(recipe: Recipe, epoch: int) -> Recipe:
 
 
 def _open_crops(
-    recipe: Recipe, dataset: Dataset, world: World, targets: TeacherTargets | None
+    recipe: Recipe, dataset: Dataset, world: World, guidance: Guidance
 ) -> tuple[TrainingSet, TrainingSet | None]:
     """The crops to train on in the recipe's size: the labelled and, if there are some, the unlabelled ones."""
     size = (recipe.height, recipe.width)
     on_gpu = not recipe.jpeg_probability  # JPEG compression needs the crops on the CPU
     labelled = open_training_set(dataset.train, size, world, on_gpu=on_gpu)
-    if not targets:
+    teacher, earlier = guidance
+    if earlier:
+        labelled = dataclasses.replace(labelled, earlier=earlier.labeled_directions)
+    if not teacher:
         return labelled, None
-    labelled = dataclasses.replace(labelled, teacher=targets.labeled_embeddings)
-    if not targets.unlabeled_crops or not recipe.unlabeled_batch:
+    labelled = dataclasses.replace(labelled, teacher=teacher.labeled_embeddings)
+    if not teacher.unlabeled_crops or not recipe.unlabeled_batch:
         return labelled, None
-    unlabelled = open_training_set(targets.unlabeled_crops, size, world, on_gpu=on_gpu)
-    return labelled, dataclasses.replace(unlabelled, teacher=targets.unlabeled_embeddings)
+    unlabelled = open_training_set(teacher.unlabeled_crops, size, world, on_gpu=on_gpu)
+    return labelled, dataclasses.replace(
+        unlabelled,
+        teacher=teacher.unlabeled_embeddings,
+        earlier=earlier.unlabeled_directions if earlier else None,
+    )
 
 
 def train_epoch(
@@ -220,7 +240,7 @@ def train_epoch(
         group["lr"] = lr
     state.model.train()
     plan = plan_epoch(training_set, unlabelled, recipe, epoch)
-    sums, steps, started = torch.zeros(6, device=world.device), len(plan.rows), time.perf_counter()
+    sums, steps, started = torch.zeros(7, device=world.device), len(plan.rows), time.perf_counter()
     watch = LossWatch(epoch, training_set)
     label = f"epoch {epoch}/{recipe.epochs}" if world.is_first else None
     with contextlib.closing(load_batches(plan, recipe, world)) as batches, fixed_shapes(world.device):
@@ -230,7 +250,7 @@ def train_epoch(
                 for part in batch.parts
             ]
             joined = pixels[0] if len(pixels) == 1 else torch.cat(pixels)
-            values = train_step(state, joined, batch.labels, recipe, world, network, batch.teacher)
+            values = train_step(state, joined, batch.labels, recipe, world, network, batch.teacher, batch.earlier)
             sums += values
             watch.add(values, batch.rows)
     watch.finish()
@@ -245,6 +265,7 @@ def train_epoch(
         accuracy=100 * means[3],
         relation_loss=None if training_set.teacher is None else means[4],
         teacher_cosine=None if training_set.teacher is None else 1 - means[5],
+        earlier_cosine=None if training_set.earlier is None else 1 - means[6],
         images_per_second=steps
         * (recipe.identities_per_batch * recipe.images_per_identity + plan.unlabelled_rows.shape[1])
         / seconds,
@@ -260,15 +281,17 @@ def train_step(
     world: World,
     network: nn.Module | None = None,
     teacher: Tensor | None = None,
+    earlier: Tensor | None = None,
 ) -> Tensor:
     """Trains on this rank's pixels [N + U, 3, H, W], of which the first N have `labels` [N].
 
     The loss is Eq. 6: L = L_ID + L_Triplet + beta L_C. The last two are over the features of all ranks. With the
     `teacher`'s vectors [N + U, E] it is label_weight L + relation_weight L_relation + direction_weight L_direction.
-    The last two are over all images of all ranks; see distillation.py.
+    The last two are over all images of all ranks; see distillation.py. With the directions of an `earlier` model
+    [N + U, D] it is label_weight L + compatibility_weight L_compatibility, with both the sum; see compatibility.py.
 
     Returns:
-        [6]: ID, triplet and center loss, accuracy, relation and direction loss.
+        [7]: ID, triplet and center loss, accuracy, relation, direction and compatibility loss.
     """
     count = len(labels)
     dtype = DTYPES[recipe.precision]
@@ -282,17 +305,24 @@ def train_step(
         state.center(all_features, all_labels) if recipe.center_weight else all_features.new_zeros(()),
     ]
     total = losses[0] + losses[1] + recipe.center_weight * losses[2]
-    relation = direction = total.new_zeros(())
+    if teacher is not None or earlier is not None:
+        total = recipe.label_weight * total
+        recipe = dataclasses.replace(recipe, center_weight=recipe.label_weight * recipe.center_weight)
+    relation = direction = compatibility = total.new_zeros(())
+    own_embeddings = f_i.float() if recipe.feature == "after" else f_t
     if teacher is not None and state.projection is not None:
-        embeddings, vectors = gather(f_i.float() if recipe.feature == "after" else f_t, world), gather(teacher, world)
+        embeddings, vectors = gather(own_embeddings, world), gather(teacher, world)
         relation = relation_loss(embeddings, vectors)
         # On the rows of all ranks, so that the projection's gradient is the same in each.
         direction = direction_loss(state.projection(embeddings), vectors)
-        total = recipe.label_weight * total + recipe.relation_weight * relation + recipe.direction_weight * direction
-        recipe = dataclasses.replace(recipe, center_weight=recipe.label_weight * recipe.center_weight)
+        total = total + recipe.relation_weight * relation + recipe.direction_weight * direction
+    if earlier is not None:
+        compatibility = compatibility_loss(own_embeddings, earlier)
+        total = total + recipe.compatibility_weight * compatibility
     update_weights(state, total, recipe)
     accuracy = (logits.detach().argmax(1) == labels).float().mean()
-    return torch.stack([*(loss.detach() for loss in losses), accuracy, relation.detach(), direction.detach()])
+    guiding = (relation.detach(), direction.detach(), compatibility.detach())
+    return torch.stack([*(loss.detach() for loss in losses), accuracy, *guiding])
 
 
 def update_weights(state: TrainingState, loss: Tensor, recipe: Recipe) -> None:
@@ -377,13 +407,15 @@ def _evaluate(metrics: EpochMetrics, model: ReID, recipe: Recipe, dataset: Datas
     return dataclasses.replace(metrics, rank1=scores.rank1, mAP=scores.mAP)
 
 
-def _save_checkpoint(model: ReID, path: Path, recipe: Recipe, dataset: Dataset, targets: TeacherTargets | None) -> None:
+def _save_checkpoint(model: ReID, path: Path, recipe: Recipe, dataset: Dataset, guidance: Guidance) -> None:
     num_ids = len({crop.identity for crop in dataset.train})
     state_dict = {key: value.cpu() for key, value in model.state_dict().items()}
     contract = contract_of(model, recipe.height, recipe.width)
     contract = dataclasses.replace(contract, terms=inherited_terms(recipe.weights))
-    if targets:
-        contract = dataclasses.replace(contract, teacher=targets.description, unlabelled=targets.unlabeled_names)
+    if teacher := guidance.teacher:
+        contract = dataclasses.replace(contract, teacher=teacher.description, unlabelled=teacher.unlabeled_names)
+    if guidance.earlier:
+        contract = dataclasses.replace(contract, compatible_with=guidance.earlier.spaces)
     checkpoint.save(
         checkpoint.Checkpoint(contract, state_dict, num_ids, recipe.last_stride, recipe.neck, dataset.sources), path
     )

@@ -35,6 +35,7 @@ RANGES = {
     **dict.fromkeys(("seed", "weight_decay", "warmup_epochs", "gamma", "padding", "margin"), "0 or above"),
     **dict.fromkeys(("center_weight", "center_lr", "eval_every"), "0 or above"),
     **dict.fromkeys(("label_weight", "relation_weight", "direction_weight", "unlabeled_batch"), "0 or above"),
+    "compatibility_weight": "0 or above",
     "small_epochs": "0 or above",
     **dict.fromkeys(("flip_probability", "erasing_probability", "label_smoothing"), "from 0 to 1"),
     **dict.fromkeys(("color_jitter", "grayscale_probability", "jpeg_probability"), "from 0 to 1"),
@@ -110,9 +111,10 @@ class Recipe:
     center_weight: float = 5e-4  # 0: no center loss (section 3.6)
     center_lr: float = 0.5
 
-    label_weight: float = 1.0  # of the three losses above, beside those of a teacher
+    label_weight: float = 1.0  # of the three losses above, beside those of a teacher or an earlier model
     relation_weight: float = 10.0  # with a teacher: of the cosines within a batch
     direction_weight: float = 1.0  # with a teacher: of the direction of each embedding
+    compatibility_weight: float = 10.0  # with an earlier model: of the direction that it gives each person
     unlabeled_batch: int = 32  # with unlabelled data: their crops in a batch, beside the labelled ones
 
     small_epochs: int = 0  # first epochs, on crops of half the height and width

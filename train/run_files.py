@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from bot_deploy.datasets import Dataset
 
+    from .compatibility import EarlierTargets
     from .distillation import TeacherTargets
     from .recipe import Recipe
 
@@ -47,6 +48,7 @@ class EpochMetrics:
     center_loss: float | None = None
     relation_loss: float | None = None  # with a teacher, as the next
     teacher_cosine: float | None = None  # of the projected embedding and the teacher's
+    earlier_cosine: float | None = None  # with an earlier model: of the embedding and the direction it sets
     accuracy: float | None = None  # percent, of the classifier on the training batches
     images_per_second: float | None = None
     seconds: float | None = None
@@ -62,6 +64,7 @@ class EpochMetrics:
             ("center", self.center_loss, ".1f"),
             ("relation", self.relation_loss, ".4f"),
             ("teacher cosine", self.teacher_cosine, ".3f"),
+            ("earlier cosine", self.earlier_cosine, ".3f"),
             ("accuracy", self.accuracy, ".1f"),
             ("images/s", self.images_per_second, ".0f"),
             ("rank-1", self.rank1, ".2f"),
@@ -73,7 +76,13 @@ class EpochMetrics:
 
 
 def open_run(
-    out: Path, recipe: Recipe, dataset: Dataset, *, resume: bool, targets: TeacherTargets | None = None
+    out: Path,
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    resume: bool,
+    targets: TeacherTargets | None = None,
+    earlier: EarlierTargets | None = None,
 ) -> None:
     """Makes the folder `out` and writes its config.toml, so that a folder that cannot be written fails before training.
 
@@ -82,7 +91,7 @@ def open_run(
         RunError: `out` cannot be written.
     """
     config = out / CONFIG_NAME
-    text = _config(recipe, dataset, targets)
+    text = _config(recipe, dataset, targets, earlier)
     has_state = (out / STATE_NAME).exists()  # a run that failed in its first epoch has none, and starts again
     if (has_state or (out / CHECKPOINT_NAME).exists()) and not resume:
         raise InputError(f"{out} already holds a run; resume it, or choose another folder", parameter="out")
@@ -107,7 +116,8 @@ def _check_continues(out: Path, before: dict[str, object], now: dict[str, object
     if changed == ["data"]:
         raise InputError(
             f"{out} was started on other data: the names, identities or cameras of the training crops differ, or the "
-            "teacher or the unlabelled crops; name the same ones, which may have moved, or choose another folder",
+            "teacher, the earlier model or the unlabelled crops; name the same ones, which may have moved, or choose "
+            "another folder",
             parameter="data",
         )
     if changed:
@@ -145,7 +155,7 @@ def weights_file(source: str) -> Path:
     return path
 
 
-def _config(recipe: Recipe, dataset: Dataset, targets: TeacherTargets | None) -> str:
+def _config(recipe: Recipe, dataset: Dataset, targets: TeacherTargets | None, earlier: EarlierTargets | None) -> str:
     import torch
     import torchvision
 
@@ -161,6 +171,8 @@ def _config(recipe: Recipe, dataset: Dataset, targets: TeacherTargets | None) ->
             "unlabelled_crops": len(targets.unlabeled_crops),
             "guidance_fingerprint": targets.fingerprint,
         }
+    if earlier:
+        data |= {"compatible_with": earlier.model, "earlier_fingerprint": earlier.fingerprint}
     versions = {
         "bot_deploy": __version__,
         "python": platform.python_version(),
@@ -179,7 +191,8 @@ def _comparable(config: Path, text: str | None = None) -> dict[str, object]:
     try:
         values = read_toml(config) if text is None else tomllib.loads(text)
         recipe = {key: value for key, value in values.items() if key not in RUN_TABLES}
-        fingerprint = values["data"]["fingerprint"] + values["data"].get("guidance_fingerprint", "")
+        parts = ("guidance_fingerprint", "earlier_fingerprint")
+        fingerprint = values["data"]["fingerprint"] + "".join(values["data"].get(part, "") for part in parts)
         return {**dataclasses.asdict(recipe_from_values(recipe)), "data": fingerprint}
     except (InputError, KeyError, TypeError):
         raise InputError(f"the run's {CONFIG_NAME} is damaged; choose another folder", parameter="out") from None
@@ -193,6 +206,7 @@ class RunConfig:
     sources: tuple[str, ...]  # of the data
     teacher: str | None = None  # path of its file
     unlabelled: tuple[str, ...] = ()  # sources
+    compatible_with: str | None = None  # path of the earlier model's file
 
 
 def read_config(out: Path) -> RunConfig:
@@ -205,9 +219,10 @@ def read_config(out: Path) -> RunConfig:
         sources = msgspec.convert(sources, tuple[str, ...])
         unlabelled = msgspec.convert(data.get("unlabelled", []), tuple[str, ...])
         teacher = msgspec.convert(data.get("teacher"), str | None)
+        earlier = msgspec.convert(data.get("compatible_with"), str | None)
     except (InputError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{out}: no run to resume; it has no readable {CONFIG_NAME}", parameter="out") from None
-    return RunConfig(load_recipe(config), sources, teacher, unlabelled)
+    return RunConfig(load_recipe(config), sources, teacher, unlabelled, earlier)
 
 
 def write_metrics(out: Path, epochs: Sequence[EpochMetrics]) -> None:

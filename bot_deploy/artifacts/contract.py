@@ -52,6 +52,7 @@ OPTIONAL = {
     "unlabelled",
     "terms",
     "camera_means",
+    "compatible_with",
 }  # older files lack them
 OPTIONAL_OF_CALIBRATION = {"is_labelled", "cameras", "threshold_interval"}  # as above
 # The types of fields: a value from a file that is out of range is refused.
@@ -126,6 +127,9 @@ class Contract:
     unlabelled: tuple[Description, ...] = ()  # names of training data that only the teacher labelled
     terms: Description = ""  # what the model may be used for; a model that starts from its weights inherits them
     camera_means: tuple[StoredCameraMean, ...] = ()  # of the cameras that it was adapted to; the first one is of all
+    compatible_with: tuple[
+        Name, ...
+    ] = ()  # embedding spaces of earlier models that its embeddings can be compared with
     format: int = CONTRACT_FORMAT
 
     def __post_init__(self) -> None:
@@ -140,6 +144,10 @@ class Contract:
     def embedding_space(self) -> str:
         """Name of the embedding space. Embeddings with the same name can be compared; precision and flip may differ."""
         return f"{self.fingerprint}-{feature_code(self.feature)}"
+
+    def can_search(self, space: str) -> bool:
+        """Whether embeddings of this model can be compared with those of the embedding space `space`."""
+        return space == self.embedding_space or space in self.compatible_with
 
     def to_json(self) -> str:
         fields = {**dataclasses.asdict(self), "feature": feature_code(self.feature)}

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .model_choice import choose_model, open_model
 from .options import JSON, RenamedOption, runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bot_deploy.datasets import Crop
+    from bot_deploy.embedder import Embedder, Vectors
 
 
 @click.command("eval")
@@ -17,6 +24,12 @@ from .options import JSON, RenamedOption, runtime
     default="synthetic",
     show_default=True,
     help="Data set with query and gallery: a folder, .zip or .csv, or `synthetic`.",
+)
+@click.option(
+    "--gallery-model",
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="Embed the gallery with this model, for instance an earlier one that MODEL is compatible with.",
 )
 @runtime
 @click.option("--rerank", is_flag=True, help="Rank by k-reciprocal re-ranking (Zhong et al., 2017).")
@@ -41,6 +54,7 @@ from .options import JSON, RenamedOption, runtime
 def evaluate(
     model: Path | None,
     data: str,
+    gallery_model: Path | None,
     device: str,
     threads: int,
     batch: int,
@@ -56,8 +70,6 @@ def evaluate(
 
     Embeddings are kept in your cache folder and reused while model and data stay the same.
     """
-    from functools import partial
-
     from bot_deploy.console import say, show, show_json
     from bot_deploy.datasets import camera_notes, check_sources, open_dataset
     from bot_deploy.evaluation.embeddings import embed_or_reuse
@@ -66,7 +78,14 @@ def evaluate(
     check_sources([data])
     model = choose_model(model)
     embedder = open_model(model, device, threads=threads, batch=batch)
+    gallery_file = choose_model(gallery_model) if gallery_model else model
+    gallery_embedder = open_model(gallery_file, device, threads=threads, batch=batch) if gallery_model else embedder
     dataset = open_dataset(data)
+
+    def embed(opened: Embedder, crops: Sequence[Crop], crops_name: str) -> Vectors:
+        file = model if opened is embedder else gallery_file
+        return embed_or_reuse(opened, crops, crops_name, model=file, fresh=refresh_cache)
+
     for note in camera_notes(dataset):
         say(note)
     scores = evaluate_dataset(
@@ -75,7 +94,8 @@ def evaluate(
         rerank=rerank,
         camera_filter=not no_camera_filter,
         single_shot=single_shot,
-        embed=partial(embed_or_reuse, model=model, fresh=refresh_cache),
+        embed=embed,
+        gallery_model=gallery_embedder,
     )
     if as_json:
         show_json(scores.to_dict())

@@ -146,7 +146,7 @@ def index_videos(
     from bot_deploy.footage import find_videos, index_footage
     from bot_deploy.footage.records import footage_folder
 
-    from .index import update_search
+    from .index import renewed_lines, update_search
 
     started = time.perf_counter()
     find_videos(sources)  # a wrong path is reported before models are opened
@@ -161,6 +161,7 @@ def index_videos(
             "detector": detector.name,
             "images": len(gallery),
             **footage_document(update),
+            "renewed": galleries.renew_vectors(gallery, embedder),
             **update_search(gallery, ann),
         }
     say_broken(update)
@@ -168,7 +169,7 @@ def index_videos(
     if as_json:
         show_json(document)
     else:
-        show(*_summary(out, update))
+        show(*_summary(out, update), *renewed_lines(document))
 
 
 def footage_document(update: FootageUpdate) -> dict[str, object]:

@@ -81,7 +81,8 @@ def index(
     """Embed the crops in a folder, or the people in videos, into OUT, or update OUT.
 
     CROPS is a folder: only its new and changed crops are embedded. If OUT holds the crops of another folder, the
-    command stops unless --add or --replace is given.
+    command stops unless --add or --replace is given. If OUT was made by an earlier model that MODEL is compatible with
+    (`bot train --compatible-with`), its vectors are renewed piece by piece; OUT can be searched meanwhile.
 
     VIDEO is a file, or a folder of videos without images. Detector and tracker find the people in them; OUT gets the
     best crops of each person in view, with camera and time. A run that was killed goes on where it was.
@@ -122,6 +123,7 @@ def index(
         update = galleries.index_folder(
             gallery, folder, embedder, table, add=add, replace=replace, verify=verify, scanned=scanned
         )
+        document["renewed"] = galleries.renew_vectors(gallery, embedder)
         root = folder if gallery.root == folder.absolute() else gallery.root
         broken = {root / item.path: item.error for item in gallery.broken()}
         document |= {
@@ -166,9 +168,15 @@ def _update_graph(gallery: LocalIndex, *, is_requested: bool) -> dict[str, float
     return {}
 
 
+def renewed_lines(document: dict[str, object]) -> list[str]:
+    """What the summary says about the vectors of an earlier model."""
+    return [f"{document['renewed']} vectors of an earlier model are renewed"] if document["renewed"] else []
+
+
 def _summary(document: dict[str, object]) -> list[str]:
     counts = ", ".join(f"{document[name]} {name}" for name in ("new", "changed", "removed", "unchanged", "broken"))
     lines = [f"{document['gallery']}: {document['images']} images ({counts}) in {document['seconds']} s"]
+    lines += renewed_lines(document)
     if "recall10" in document:
         lines.append(f"approximate search (hnsw): recall@10 {document['recall10']:.4f} against exact search")
     return lines

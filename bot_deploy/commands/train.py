@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Folder or .zip of crops of unknown people, for the teacher alone; repeatable.",
 )
+@click.option(
+    "--compatible-with",
+    metavar="MODEL",
+    help="Earlier model, whose galleries the new one can search: a file, or a name of `bot models`.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the run; default: runs/RECIPE.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Value of a recipe key; repeatable.")
 @click.option(
@@ -57,6 +62,7 @@ def train(
     weights: str | None,
     teacher: str | None,
     unlabelled: tuple[str, ...],
+    compatible_with: str | None,
     out: Path | None,
     overrides: tuple[str, ...],
     resume: bool,
@@ -74,6 +80,7 @@ def train(
     # Wrong paths are reported before PyTorch is imported.
     _check_files([*data, *unlabelled], weights)
     teacher = str(choose_model(teacher)) if teacher else None
+    earlier = str(choose_model(compatible_with)) if compatible_with else None
     if resume and out is None:
         out = runs.newest_file(run_files.CONFIG_NAME, "nothing to resume").parent
     if out and resume and not recipe and (out / run_files.CONFIG_NAME).exists():
@@ -81,9 +88,11 @@ def train(
         own = run_files.read_config(out)
         settings = load_recipe(out / run_files.CONFIG_NAME, overrides, weights) if overrides or weights else own.recipe
         data, teacher, unlabelled = data or own.sources, teacher or own.teacher, unlabelled or own.unlabelled
+        earlier = earlier or own.compatible_with
     elif out and resume and not (data or recipe or overrides or weights):
         own = run_files.read_config(out)
         settings, data, teacher, unlabelled = own.recipe, own.sources, own.teacher, own.unlabelled
+        earlier = own.compatible_with
     else:
         data = data or (SYNTHETIC,)
         recipe = recipe or ("synthetic" if data == (SYNTHETIC,) and weights != box.NAME else "quick")
@@ -106,7 +115,9 @@ def train(
 
     if not torch.cuda.is_available():
         speed_up_cpu()
-    path = loop.train(settings, dataset, out, resume=resume, teacher=teacher, unlabelled=unlabelled)
+    path = loop.train(
+        settings, dataset, out, resume=resume, teacher=teacher, unlabelled=unlabelled, compatible_with=earlier
+    )
     if os.environ.get("RANK", "0") == "0":
         say(f"wrote {path}; next: bot export {out}")
 

@@ -75,6 +75,7 @@ def evaluate_dataset(
     camera_filter: bool = True,
     single_shot: bool = False,
     embed: Callable[[Embedder, Sequence[Crop], str], Vectors] = embed_crops,
+    gallery_model: Embedder | str | Path | None = None,
 ) -> Scores:
     """Scores `model` on the query and gallery crops of `data`.
 
@@ -87,22 +88,25 @@ def evaluate_dataset(
             it only copies of the query's own file are ignored.
         single_shot: as in `metrics.evaluate`.
         embed: a function with the parameters of `embed_crops`; `embed_or_reuse` reads the embedding cache.
+        gallery_model: the model that embeds the gallery, an earlier one for instance; None: `model` itself.
 
     Raises:
         InputError: query or gallery is missing, a crop is not a usable image, or nothing can be scored; model or data
-            cannot be opened.
+            cannot be opened, or the two models have embeddings of different length.
     """
     embedder = model if isinstance(model, Embedder) else open_embedder(model)
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     dataset.require_splits("query", "gallery")
-    started = time.perf_counter()
-    query, gallery = embed(embedder, dataset.query, "query"), embed(embedder, dataset.gallery, "gallery")
-    means = camera_means_of(embedder.contract)
-    if means:
-        query, gallery = (
-            means.center(vectors, [crop.known_camera for crop in crops])
-            for vectors, crops in ((query, dataset.query), (gallery, dataset.gallery))
+    other = embedder if gallery_model is None else gallery_model
+    gallery_embedder = other if isinstance(other, Embedder) else open_embedder(other)
+    if gallery_embedder.contract.dim != embedder.contract.dim:
+        raise InputError(
+            f"embeddings of {embedder.contract.dim} and of {gallery_embedder.contract.dim} numbers cannot be compared",
+            parameter="gallery_model",
         )
+    started = time.perf_counter()
+    query = _center(embed(embedder, dataset.query, "query"), dataset.query, embedder)
+    gallery = _center(embed(gallery_embedder, dataset.gallery, "gallery"), dataset.gallery, gallery_embedder)
     labels = _labels(dataset, camera_filter=camera_filter)
     if rerank:
         crops = (*dataset.query, *dataset.gallery)  # queries are neighbours of each other
@@ -120,6 +124,12 @@ def evaluate_dataset(
     return Scores(
         rank1, rank5, rank10, 100 * result.mAP, 100 * result.mINP, len(dataset.query), len(dataset.gallery), seconds
     )
+
+
+def _center(vectors: Vectors, crops: Sequence[Crop], embedder: Embedder) -> Vectors:
+    """`vectors` [N, D] of `crops`, minus the camera means if the model was adapted."""
+    means = camera_means_of(embedder.contract)
+    return means.center(vectors, [crop.known_camera for crop in crops]) if means else vectors
 
 
 def euclidean_as_dot(query: Vectors, gallery: Vectors) -> tuple[Vectors, Vectors]:

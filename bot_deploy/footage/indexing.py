@@ -172,7 +172,9 @@ class _Work:
     def __init__(self, index: Index, footage: Path, embedder: Embedder, detector: Detector, timer: StageTimer) -> None:
         self._index, self._footage, self._embedder, self._detector = index, footage, embedder, detector
         self._timer = timer
-        self._settings = f"{METHOD}; {detector.name}; {embedder.contract.embedding_space}"
+        spaces = (embedder.contract.embedding_space, *embedder.contract.compatible_with)
+        # What an earlier model has read is not read again: `renew_vectors` embeds its crops again.
+        self._settings, *self._earlier_settings = (f"{METHOD}; {detector.name}; {space}" for space in spaces)
         self._prefix = os.path.relpath(footage.absolute(), index.root.absolute()).replace(os.sep, "/") + "/"
         if self._prefix == "./":
             self._prefix = ""
@@ -189,7 +191,8 @@ class _Work:
         digest = fingerprint(video)
         folder = self._footage / folder_name(video, digest)
         record = read_record(folder)
-        if record and (record.settings != self._settings or record.fingerprint != digest):
+        is_kept = record and record.settings in {self._settings, *self._earlier_settings}
+        if record and not (is_kept and record.fingerprint == digest):
             self.remove(folder)
             record = None
         if record and record.is_finished:

@@ -28,6 +28,7 @@ from .interface import Filters, Gallery, GalleryItem, Index, SearchHit
 from .local_index import LocalIndex, is_local_index
 from .metadata import read_metadata
 from .milvus import MilvusIndex, is_milvus
+from .renewal import renew_vectors
 from .scan import check_folder, file_digest, scan_images
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ __all__ = [
     "parse_name",
     "parse_time",
     "read_metadata",
+    "renew_vectors",
     "scan_images",
 ]
 
@@ -88,11 +90,19 @@ def check_gallery(address: str) -> None:
 def open_index(address: str | Path, contract: Contract) -> LocalIndex | MilvusIndex:
     """The index at `address`: a folder from `bot index`, a .db file, or milvus://host:19530/name.
 
+    It may hold vectors of an earlier model that `contract` is compatible with.
+
     Raises:
         InputError: no index there, or one of another model than that of `contract`.
         RunError: it cannot be read.
     """
-    return _check_model(open_index_of_any_model(address), contract)
+    gallery = _check_model(open_index_of_any_model(address), contract)
+    if gallery.embedding_space != contract.embedding_space:
+        logger.info(
+            f"{gallery.address}: made by an earlier model, whose vectors yours can be compared with; `bot index` with "
+            "your model renews them"
+        )
+    return gallery
 
 
 def open_index_of_any_model(address: str | Path) -> LocalIndex | MilvusIndex:
@@ -102,18 +112,33 @@ def open_index_of_any_model(address: str | Path) -> LocalIndex | MilvusIndex:
 
 
 def open_or_create_index(address: str | Path, contract: Contract, root: str | Path) -> LocalIndex | MilvusIndex:
-    """Opens the index at `address`, or makes an empty one for files below `root`; see `open_index`."""
+    """Opens the index at `address`, or makes an empty one for files below `root`; see `open_index`.
+
+    An index of an earlier model that `contract` is compatible with becomes one of its model; `renew_vectors` embeds its
+    crops again.
+    """
     path, address = Path(address), str(address)
     new = (contract.embedding_space, contract.dim, Path(root).absolute())
     if is_milvus(address):
-        return _check_model(MilvusIndex(address, *new), contract)
+        return _take_over(_check_model(MilvusIndex(address, *new), contract), contract)
     if not is_local_index(path) and (path.is_file() or (path.is_dir() and not is_empty_folder(path))):
         raise InputError(f"{address}: holds something else; name a folder that does not exist yet, such as x.gallery")
-    return _check_model(LocalIndex(path, *new), contract)
+    return _take_over(_check_model(LocalIndex(path, *new), contract), contract)
+
+
+def _take_over(gallery: LocalIndex | MilvusIndex, contract: Contract) -> LocalIndex | MilvusIndex:
+    """`gallery` as an index of the model of `contract`."""
+    if gallery.embedding_space != contract.embedding_space:
+        try:
+            gallery.set_embedding_space(contract.embedding_space)
+        except BaseException:
+            gallery.close()
+            raise
+    return gallery
 
 
 def _check_model(gallery: LocalIndex | MilvusIndex, contract: Contract) -> LocalIndex | MilvusIndex:
-    if (gallery.embedding_space, gallery.dim) == (contract.embedding_space, contract.dim):
+    if contract.can_search(gallery.embedding_space) and gallery.dim == contract.dim:
         return gallery
     gallery.close()
     raise InputError(

@@ -109,6 +109,19 @@ class Index(Gallery, Protocol):
     def remove(self, paths: Sequence[str]) -> None:
         """Removes the items with these paths."""
 
+    def set_embedding_space(self, space: str) -> None:
+        """Makes this an index of another model with comparable vectors; those that it holds are outdated then.
+
+        Raises:
+            InputError: this kind of index cannot hold vectors of two models.
+        """
+
+    def outdated(self) -> list[str]:
+        """The paths of the items whose vectors are of an earlier model, in their order."""
+
+    def replace_outdated(self, paths: Sequence[str], vectors: Vectors) -> int:
+        """Gives the outdated ones of the items with these `paths` their new `vectors` [N, D]; returns their number."""
+
     def set_root(self, root: Path) -> None:
         """Sets the folder that the items' paths are relative to."""
 

@@ -9,6 +9,8 @@ A committed vector is never written again, so a reader needs no lock: its transa
 Vectors are on the disk before the items that refer to them are committed. Bytes behind the committed length, which a
 killed writer left, are written over. Removed items leave holes. When over half of the slots are holes, the vectors
 move to vectors-2.f16 without them, and so on.
+
+After a change of the model, the table `outdated` has the paths of the items whose vectors are of an earlier one.
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 USES_HNSW = 1  # in SQLite's user_version: searches use a graph
+OUTDATE = "INSERT OR IGNORE INTO outdated VALUES (?)"
 READ_ATTEMPTS = 10  # each fails only if a writer compacts the index at that moment
 
 
@@ -200,6 +203,8 @@ class LocalIndex:
                 INSERT, [insert_values(next(broken_slots) if item.error else next(slots), item) for item in items]
             )
             self._resize(state.length + len(usable), state.live_vectors + len(usable) - removed)
+            if self._stored_space() != self.embedding_space:  # another process has made it an index of a later model
+                self._database.executemany(OUTDATE, [(encode_path(items[index].path),) for index in usable])
         self._compact_if_sparse()
 
     def update_metadata(self, items: Sequence[GalleryItem]) -> None:
@@ -251,6 +256,39 @@ class LocalIndex:
         with convert_errors(self.address):
             query = "SELECT count(*) FROM rows WHERE identity = ? AND slot >= 0"
             return int(self._database.execute(query, (identity,)).fetchone()[0])
+
+    def set_embedding_space(self, space: str) -> None:
+        with self._writing():
+            if self._stored_space() != space:
+                self._database.execute("CREATE TABLE IF NOT EXISTS outdated (path PRIMARY KEY)")
+                self._database.execute("INSERT OR IGNORE INTO outdated SELECT path FROM rows WHERE slot >= 0")
+                self._database.execute("UPDATE gallery SET space = ?", (space,))
+        self.embedding_space = space
+
+    def outdated(self) -> list[str]:
+        with convert_errors(self.address), transaction(self._database):
+            if not self._has_outdated():
+                return []
+            rows = self._database.execute("SELECT path FROM outdated ORDER BY path").fetchall()
+            return [decode_path(path) for (path,) in decode_rows(rows, list[tuple[bytes]])]
+
+    def replace_outdated(self, paths: Sequence[str], vectors: Vectors) -> int:
+        with self._writing() as state:
+            keys = [encode_path(path) for path in paths]
+            query = "SELECT 1 FROM outdated WHERE path = ?"
+            has_table = self._has_outdated()  # other processes may have upgraded or removed some
+            rows = [
+                row for row, key in enumerate(keys) if has_table and self._database.execute(query, (key,)).fetchone()
+            ]
+            append_vectors(self._vector_path(state), vectors[rows], state.length)
+            slots = range(state.length, state.length + len(rows))
+            found = [keys[row] for row in rows]
+            self._database.executemany("UPDATE rows SET slot = ? WHERE path = ?", zip(slots, found, strict=True))
+            if rows:
+                self._database.executemany("DELETE FROM outdated WHERE path = ?", [(key,) for key in found])
+            self._resize(state.length + len(rows), state.live_vectors)
+        self._compact_if_sparse()
+        return len(rows)
 
     def set_root(self, root: Path) -> None:
         place = str(self._folder.absolute())
@@ -359,6 +397,13 @@ class LocalIndex:
             raise DamagedError(self.address, f"{state.live_vectors} items for {state.length} vectors")
         return state
 
+    def _stored_space(self) -> str:
+        row = self._database.execute("SELECT space FROM gallery").fetchone()
+        return decode_rows(row, tuple[str])[0]
+
+    def _has_outdated(self) -> bool:
+        return bool(self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'outdated'").fetchone())
+
     def _slots(self, state: IndexState, condition: str = "", values: Sequence[float] = ()) -> Slots:
         """The slots of the items that fulfil `condition`, in rising order."""
         query = f"SELECT slot FROM rows WHERE slot >= 0 {condition} ORDER BY slot"  # noqa: S608 - our own names
@@ -433,6 +478,8 @@ class LocalIndex:
         keys = [(encode_path(path),) for path in paths]
         removed = self._database.executemany("DELETE FROM rows WHERE path = ? AND slot >= 0", keys).rowcount
         self._database.executemany("DELETE FROM rows WHERE path = ?", keys)
+        if self._has_outdated():
+            self._database.executemany("DELETE FROM outdated WHERE path = ?", keys)
         return max(0, removed)
 
     def _resize(self, length: int, live_vectors: int) -> None:

@@ -125,6 +125,19 @@ class MilvusIndex:
         )
         self._client.upsert(self._name, [_entity(GalleryItem(DESCRIPTION_PATH, error=description), [0.0] * dim)])
 
+    def set_embedding_space(self, space: str) -> None:
+        raise InputError(
+            f"{self.address}: made by an earlier model ({self.embedding_space}); a Milvus collection holds the vectors "
+            f"of one model, and yours is {space}: index again into another collection",
+            parameter="model",
+        )
+
+    def outdated(self) -> list[str]:
+        return []
+
+    def replace_outdated(self, paths: Sequence[str], vectors: Vectors) -> int:  # noqa: ARG002 - there is none
+        return 0
+
     def __len__(self) -> int:
         return self.count()
 

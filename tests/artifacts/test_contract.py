@@ -47,6 +47,7 @@ def test_defaults_are_imagenet_rgb_after_the_neck() -> None:
 def test_json_holds_every_field_and_repeats() -> None:
     document = json.loads(CONTRACT.to_json())
     as_lists = {"mean": [0.5, 0.25, 0.125], "std": [0.1, 0.2, 0.3], "unlabelled": [], "camera_means": []}
+    as_lists["compatible_with"] = []
     assert document == {**dataclasses.asdict(CONTRACT), **as_lists, "feature": "ft"}  # the paper's name, as ever
     assert (CONTRACT.feature, CONTRACT.embedding_space) == ("before", "0123456789abcdef-ft")
     assert CONTRACT.to_json() == dataclasses.replace(CONTRACT).to_json()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from helpers.random_gallery import needs_milvus
 from helpers.videos import COLOURS, SECONDS, VISITS, walk, write_lossless
 from PIL import Image
 
+from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
 from bot_deploy.footage import Footage, FootageUpdate, index_footage, open_footage_gallery
 from bot_deploy.footage import indexing as module
 from bot_deploy.footage.records import footage_folder, read_records
-from bot_deploy.gallery import index_folder, is_milvus, open_index, open_or_create_index
+from bot_deploy.gallery import index_folder, is_milvus, open_index, open_or_create_index, renew_vectors
 from bot_deploy.matching.appearances import count_results
 from bot_deploy.matching.identify import person_name
 from bot_deploy.matching.match import match
@@ -82,6 +84,24 @@ def test_each_visit_is_an_appearance(name: str, video: Path, tmp_path: Path) -> 
                 assert seen.start <= one.time <= seen.end
                 assert one.path.is_file()
                 np.testing.assert_allclose(embedder().embed([one.path])[0], vector_of(COLOURS[colour]), atol=0.02)
+
+
+def test_a_later_model_renews_the_vectors_and_does_not_read_the_video_again(video: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shop.gallery"
+    index(video, out)
+    early = embedder()
+    contract = replace(early.contract, fingerprint="f" * 16, compatible_with=(early.contract.embedding_space,))
+    turned = Embedder(contract, "turned", lambda batch: np.ascontiguousarray(early.embed(list(batch))[:, ::-1]))
+    before = content(out)
+    with open_or_create_index(out, contract, footage_folder(str(out))) as gallery:
+        (update,) = index_footage(gallery, [video], turned, DETECTOR).videos
+        assert (update.wall_seconds, update.appearances) == (0.0, len(VISITS))
+        assert renew_vectors(gallery, turned) == len(before)
+        items = sorted(gallery.items())
+        assert [tuple(item) for item in items] == [row[: len(items[0])] for row in before]
+        old = np.array([row[len(items[0]) :] for row in before])
+        # The kept crops are JPEG, so their embeddings differ a little from those of the frames.
+        np.testing.assert_allclose(gallery.vectors([item.path for item in items]), old[:, ::-1], atol=0.03)
 
 
 def test_filters_are_those_of_crops(video: Path, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_the_student_comes_nearer_to_the_teacher(data: Any, checkpoint_file: Pat
     )
     state = create_state(recipe, 8, "cpu", 512)
     targets = embed_with_teacher(checkpoint_file, data.train, (), ())
-    crops = loop._open_crops(recipe, data, ALONE, targets)
+    crops = loop._open_crops(recipe, data, ALONE, loop.Guidance(targets))
     epochs = [loop.train_epoch(state, crops[0], recipe, ALONE) for _ in range(6)]
     cosines = [epoch.teacher_cosine for epoch in epochs]
     assert cosines[-1] > cosines[0] + 0.2  # type: ignore[operator]
@@ -226,7 +226,9 @@ def test_another_teacher_or_other_unlabelled_crops_do_not_resume(
     loop.train(recipe, data, tmp_path / "run", teacher=checkpoint_file, unlabelled=[pictures])
     more = dataclasses.replace(recipe, epochs=2)
     for options in ({}, {"teacher": checkpoint_file}):
-        with pytest.raises(InputError, match=r"the teacher or the unlabelled crops|not the state of this run"):
+        with pytest.raises(
+            InputError, match=r"the teacher, the earlier model or the unlabelled|not the state of this run"
+        ):
             loop.train(more, data, tmp_path / "run", resume=True, **options)  # type: ignore[arg-type]
 
 

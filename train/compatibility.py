@@ -1,0 +1,97 @@
+"""Compatible training: the new model's embeddings can be compared with those of an earlier model.
+
+So the new model can search a gallery of the earlier one before its crops are embedded again (backward-compatible
+training; Shen et al., CVPR 2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from bot_deploy.artifacts.contract import weights_fingerprint
+from bot_deploy.embedder import open_embedder
+from bot_deploy.errors import InputError
+from bot_deploy.evaluation.embeddings import embed_or_reuse
+from bot_deploy.models.cache import find_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from bot_deploy.datasets import Crop
+
+
+@dataclass(frozen=True)
+class EarlierTargets:
+    """Where an earlier model has the people of the training crops; the new model is drawn there."""
+
+    model: str  # the file of the earlier model, or its name
+    spaces: tuple[str, ...]  # embedding spaces that the new model will be compatible with
+    labeled_directions: Tensor  # of each training crop, the earlier model's mean direction of its identity [N, D]
+    unlabeled_directions: Tensor  # the earlier model's unit vectors of the unlabelled crops [M, D]
+
+    @property
+    def dim(self) -> int:
+        """The length of the earlier model's vectors, which the new ones must have too."""
+        return self.labeled_directions.shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the earlier model changes."""
+        return weights_fingerprint([("spaces", " ".join(self.spaces).encode())])
+
+
+def embed_with_earlier(model: str | Path, labelled: Sequence[Crop], unlabelled: Sequence[Crop]) -> EarlierTargets:
+    """The targets that the earlier `model` sets for the crops; its embeddings are kept in the embedding cache.
+
+    Raises:
+        InputError: not a model, or a crop that is not a usable image.
+        RunError: its runtime is not installed.
+    """
+    embedder = open_embedder(model)
+    contract = embedder.contract
+
+    def embed(crops: Sequence[Crop], label: str) -> Tensor:
+        if not crops:
+            return torch.zeros(0, contract.dim)
+        return torch.from_numpy(embed_or_reuse(embedder, crops, label, model=find_model(model)))
+
+    identities = torch.tensor([crop.identity for crop in labelled])
+    return EarlierTargets(
+        model=str(model),
+        spaces=(contract.embedding_space, *contract.compatible_with),
+        labeled_directions=mean_directions(embed(labelled, "training"), identities),
+        unlabeled_directions=embed(unlabelled, "unlabelled"),
+    )
+
+
+def mean_directions(vectors: Tensor, identities: Tensor) -> Tensor:
+    """For each of the unit `vectors` [N, D], the mean of the vectors with its identity, scaled to unit length [N, D].
+
+    These are the weights that Shen et al. (section 3.3) give the earlier classifier for people it has not learnt.
+    """
+    _, rows = torch.unique(identities, return_inverse=True)
+    sums = torch.zeros(int(rows.max()) + 1, vectors.shape[1]).index_add_(0, rows, vectors)
+    return nn.functional.normalize(sums, dim=1)[rows]
+
+
+def compatibility_loss(embeddings: Tensor, directions: Tensor) -> Tensor:
+    """The mean of 1 - cos(s_i, d_i) of new `embeddings` [N, D] and the earlier model's `directions` [N, D].
+
+    It is `distillation.direction_loss` without the projection: the spaces must be the same, not only alike.
+    """
+    return (1 - nn.functional.cosine_similarity(embeddings, directions, dim=1)).mean()
+
+
+def check_dimension(dim: int, earlier: EarlierTargets, arch: str) -> None:
+    """Raises an InputError unless new vectors of length `dim` can be compared with the earlier ones."""
+    if dim != earlier.dim:
+        raise InputError(
+            f"{earlier.model} has {earlier.dim} dimensions, but {arch} has {dim}; vectors of two lengths cannot be "
+            "compared: take a backbone of the same length",
+            parameter="compatible_with",
+        )
