@@ -34,6 +34,7 @@ class EmbeddedData:
     """A data set, and its embeddings by a model."""
 
     names: tuple[str, str]  # of the model and of the data
+    model: Path  # its file
     dataset: Dataset
     query: Vectors
     gallery: Vectors
@@ -56,4 +57,5 @@ def embed_data(models: Sequence[str], sources: Sequence[str], device: str, threa
                 embed_or_reuse(embedder, crops, name, model=find_model(model))
                 for name, crops in (("query", dataset.query), ("gallery", dataset.gallery))
             )
-            yield EmbeddedData((Path(model).name, Path(source).name), dataset, query, gallery)
+            names = (Path(model).name, Path(source).name)
+            yield EmbeddedData(names, find_model(model), dataset, query, gallery)

@@ -48,7 +48,7 @@ class Batch:
     labels: Tensor  # int64 [N]
     parts: tuple[Part, ...]  # N labelled crops, and U unlabelled ones if there are some
     teacher: Tensor | None  # unit vectors [N + U, E]
-    earlier: Tensor | None  # directions of an earlier model, unit vectors [N + U, D]
+    earlier: Tensor | None  # directions of an earlier model, unit vectors [N, D]
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,12 @@ class EarlierTargets:
 
     model: str  # the file of the earlier model, or its name
     spaces: tuple[str, ...]  # embedding spaces that the new model will be compatible with
-    labeled_directions: Tensor  # of each training crop, the earlier model's mean direction of its identity [N, D]
-    unlabeled_directions: Tensor  # the earlier model's unit vectors of the unlabelled crops [M, D]
+    directions: Tensor  # of each training crop, the earlier model's mean direction of its identity [N, D]
 
     @property
     def dim(self) -> int:
         """The length of the earlier model's vectors, which the new ones must have too."""
-        return self.labeled_directions.shape[1]
+        return self.directions.shape[1]
 
     @property
     def fingerprint(self) -> str:
@@ -45,8 +44,8 @@ class EarlierTargets:
         return weights_fingerprint([("spaces", " ".join(self.spaces).encode())])
 
 
-def embed_with_earlier(model: str | Path, labelled: Sequence[Crop], unlabelled: Sequence[Crop]) -> EarlierTargets:
-    """The targets that the earlier `model` sets for the crops; its embeddings are kept in the embedding cache.
+def embed_with_earlier(model: str | Path, crops: Sequence[Crop]) -> EarlierTargets:
+    """The targets that the earlier `model` sets for labelled `crops`; its embeddings are kept in the embedding cache.
 
     Raises:
         InputError: not a model, or a crop that is not a usable image.
@@ -54,18 +53,11 @@ def embed_with_earlier(model: str | Path, labelled: Sequence[Crop], unlabelled: 
     """
     embedder = open_embedder(model)
     contract = embedder.contract
-
-    def embed(crops: Sequence[Crop], label: str) -> Tensor:
-        if not crops:
-            return torch.zeros(0, contract.dim)
-        return torch.from_numpy(embed_or_reuse(embedder, crops, label, model=find_model(model)))
-
-    identities = torch.tensor([crop.identity for crop in labelled])
+    vectors = torch.from_numpy(embed_or_reuse(embedder, crops, "training", model=find_model(model)))
     return EarlierTargets(
         model=str(model),
         spaces=(contract.embedding_space, *contract.compatible_with),
-        labeled_directions=mean_directions(embed(labelled, "training"), identities),
-        unlabeled_directions=embed(unlabelled, "unlabelled"),
+        directions=mean_directions(vectors, torch.tensor([crop.identity for crop in crops])),
     )
 
 

@@ -103,7 +103,7 @@ def train(
             crops = open_unlabeled(list(map(str, unlabelled)))
             guidance = Guidance(
                 embed_with_teacher(teacher, dataset.train, crops, list(map(str, unlabelled))) if teacher else None,
-                embed_with_earlier(compatible_with, dataset.train, crops) if compatible_with else None,
+                embed_with_earlier(compatible_with, dataset.train) if compatible_with else None,
             )
             precise = resolve_precision(recipe, world.device)
             path = _train(precise, dataset, Path(out), world, guidance, resume=resume)
@@ -208,18 +208,14 @@ def _open_crops(
     labelled = open_training_set(dataset.train, size, world, on_gpu=on_gpu)
     teacher, earlier = guidance
     if earlier:
-        labelled = dataclasses.replace(labelled, earlier=earlier.labeled_directions)
+        labelled = dataclasses.replace(labelled, earlier=earlier.directions)
     if not teacher:
         return labelled, None
     labelled = dataclasses.replace(labelled, teacher=teacher.labeled_embeddings)
     if not teacher.unlabeled_crops or not recipe.unlabeled_batch:
         return labelled, None
     unlabelled = open_training_set(teacher.unlabeled_crops, size, world, on_gpu=on_gpu)
-    return labelled, dataclasses.replace(
-        unlabelled,
-        teacher=teacher.unlabeled_embeddings,
-        earlier=earlier.unlabeled_directions if earlier else None,
-    )
+    return labelled, dataclasses.replace(unlabelled, teacher=teacher.unlabeled_embeddings)
 
 
 def train_epoch(
@@ -288,7 +284,7 @@ def train_step(
     The loss is Eq. 6: L = L_ID + L_Triplet + beta L_C. The last two are over the features of all ranks. With the
     `teacher`'s vectors [N + U, E] it is label_weight L + relation_weight L_relation + direction_weight L_direction.
     The last two are over all images of all ranks; see distillation.py. With the directions of an `earlier` model
-    [N + U, D] it is label_weight L + compatibility_weight L_compatibility, with both the sum; see compatibility.py.
+    [N, D] it is label_weight L + compatibility_weight L_compatibility, with both the sum; see compatibility.py.
 
     Returns:
         [7]: ID, triplet and center loss, accuracy, relation, direction and compatibility loss.
@@ -317,7 +313,7 @@ def train_step(
         direction = direction_loss(state.projection(embeddings), vectors)
         total = total + recipe.relation_weight * relation + recipe.direction_weight * direction
     if earlier is not None:
-        compatibility = compatibility_loss(own_embeddings, earlier)
+        compatibility = compatibility_loss(own_embeddings[:count], earlier)
         total = total + recipe.compatibility_weight * compatibility
     update_weights(state, total, recipe)
     accuracy = (logits.detach().argmax(1) == labels).float().mean()

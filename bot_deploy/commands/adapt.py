@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from .footage import check_one_source, open_video_indexes
-from .model_choice import choose_model, model_name, open_model
+from .model_choice import choose_model, model_name, open_model, say_terms
 from .options import DETECTOR, FOOTAGE, JSON, Address, runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from bot_deploy.embedder import Embedder, Vectors
     from bot_deploy.gallery import Index
@@ -32,11 +32,17 @@ if TYPE_CHECKING:
 )
 @FOOTAGE
 @click.option(
+    "--batch-norm",
+    is_flag=True,
+    help="Measure the statistics of the batch-norm layers again, instead of camera means; MODEL is a checkpoint, the "
+    "folder of a run, or `box` (the default), and FILE a checkpoint.",
+)
+@click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Adapted model to write; default: model.onnx in a new folder runs/adapted.",
+    help="Adapted model to write; default: model.onnx, or model.pt, in a new folder runs/adapted.",
 )
 @DETECTOR
 @runtime
@@ -46,6 +52,7 @@ def adapt(
     images: Path | None,
     gallery: str | None,
     videos: tuple[Path, ...],
+    batch_norm: bool,
     out: Path | None,
     detector: Path | None,
     device: str,
@@ -60,6 +67,9 @@ def adapt(
     adapted, or else the built-in model. Calibrate the new model: a threshold of MODEL does not hold for it.
 
     Without --out, the new model is the newest one under runs/, so commands without --model use it from now on.
+
+    --batch-norm changes the network instead, so its indexes are made again. Which of the two helps depends on the model
+    and the cameras: docs/adapt.md has figures.
     """
     from bot_deploy import runs
     from bot_deploy.console import say, show, show_json
@@ -76,9 +86,13 @@ def adapt(
     )
     if images:
         require_path(images, "folder of crops")
-    model = choose_model(model)
-    out = out or runs.new_folder("adapted") / f"model{model.suffix}"
-    prepare_output(out, "this model", {model.suffix})
+    model = _checkpoint(model) if batch_norm else choose_model(model)
+    suffix = ".pt" if batch_norm else model.suffix
+    out = out or runs.new_folder("adapted") / f"model{suffix}"
+    prepare_output(out, "this model", {suffix})
+    if batch_norm:
+        _adapt_batch_norm(model, out, images, gallery, videos, as_json=as_json)
+        return
     embedder = open_model(model, device, threads=threads, batch=batch)
     names: dict[int, str] = {}  # of the cameras of videos
     if images:
@@ -107,6 +121,57 @@ def adapt(
             f"{adaptation.gap_before:.4f} before, {adaptation.gap_after:.4f} after",
         )
     say(f"wrote {out}, {model_name(model)} with the mean of each camera; next: bot calibrate {out} --data CROPS")
+
+
+def _checkpoint(model: Path | None) -> Path:
+    """The checkpoint of MODEL for --batch-norm."""
+    from bot_deploy.models import box
+    from bot_deploy.train.run_files import weights_file
+
+    return weights_file(str(model or box.NAME))
+
+
+def _adapt_batch_norm(
+    model: Path, out: Path, folder: Path | None, gallery: str | None, videos: Sequence[Path], *, as_json: bool
+) -> None:
+    """`bot adapt --batch-norm`."""
+    from bot_deploy.artifacts import checkpoint
+    from bot_deploy.console import say, show, show_json
+    from bot_deploy.errors import InputError
+    from bot_deploy.train.batch_norm import adapt_batch_norm
+
+    if videos:
+        raise InputError("--batch-norm takes --images, or --gallery with the index of the videos", parameter="footage")
+    if out.exists() and out.samefile(model):
+        raise InputError(f"{out}: is the model itself; name another file", parameter="out")
+    say_terms(model)
+    saved = checkpoint.load(model)
+    paths, cameras = _find_crops(folder, gallery)
+    adapted = adapt_batch_norm(saved, paths, cameras)
+    checkpoint.save(adapted.checkpoint, out)
+    gap = {"before": adapted.gap_before, "after": adapted.gap_after}
+    if as_json:
+        show_json({"model": str(out), "crops": len(paths), "relative_gap": gap})
+    else:
+        show(
+            f"{len(paths)} crops of {len(set(cameras) - {None})} cameras",
+            "crops of one camera are more alike than crops of two by "
+            f"{gap['before']:.3f} standard deviations of all cosines before, {gap['after']:.3f} after",
+        )
+    say(f"wrote {out}, {model_name(model)} with batch-norm statistics of these crops; next: bot export {out}")
+
+
+def _find_crops(folder: Path | None, gallery: str | None) -> tuple[list[Path], list[int | None]]:
+    """The files of crops in `folder` or in an index, and their cameras."""
+    from bot_deploy.datasets.names import parse_name
+    from bot_deploy.gallery import open_index_of_any_model, scan_images
+
+    if folder:
+        names = list(scan_images(folder).files)
+        return [folder / name for name in names], [parse_name(name).camera for name in names]
+    with closing(open_index_of_any_model(str(gallery))) as index:
+        items = sorted(item for item in index.items() if not item.error)
+        return [index.root / item.path for item in items], [item.camera for item in items]
 
 
 def _embed_folder(folder: Path, embedder: Embedder) -> tuple[Vectors, list[int | None]]:
