@@ -1,9 +1,10 @@
 """Makes the built-in model, bot_deploy/models/box.onnx, from a checkpoint.
 
-    python benchmarks/box.py RUN/model.pt --data Market-1501-v15.09.15.zip
+    python benchmarks/box.py RUN/model.pt --data Market-1501-v15.09.15.zip --compatible-with OLD/box.onnx
 
 Its weights are rounded to FP16, its embeddings compared with PyTorch's, and its thresholds calibrated on the training
-identities of --data. The script prints what the rounding changes.
+identities of --data. The script prints what the rounding changes. The contract names an earlier file whose galleries
+the new one can search; `bot eval NEW --gallery-model OLD` measures whether it can.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 import click
 
 from bot_deploy import console
-from bot_deploy.artifacts import checkpoint, write_contract
+from bot_deploy.artifacts import checkpoint, read_contract, write_contract
 from bot_deploy.backends.torch import runner
 from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
@@ -34,12 +35,17 @@ MAX_BYTES = 9_000_000
 @click.option("--data", required=True, help="Market-1501: the training identities calibrate the model.")
 @click.option("--device", default="auto", help="Device that embeds the crops for the calibration.")
 @click.option("--out", type=click.Path(path_type=Path), default=box.PATH, show_default=True, help="File to write.")
-def main(source: Path, data: str, device: str, out: Path) -> None:
+@click.option("--compatible-with", type=click.Path(path_type=Path, exists=True), help="Earlier built-in model.")
+def main(source: Path, data: str, device: str, out: Path, compatible_with: Path | None) -> None:
     """Write the built-in model from the checkpoint SOURCE."""
     console.show_library_output()
     dataset = open_dataset(data)
     saved = checkpoint.load(source)
     contract = dataclasses.replace(saved.contract, terms=box.TERMS)
+    if compatible_with:
+        earlier = read_contract(compatible_with)
+        spaces = (earlier.embedding_space, *earlier.compatible_with)
+        contract = dataclasses.replace(contract, compatible_with=spaces)
     rounded = round_weights(dataclasses.replace(saved, contract=contract))
     crops = sample_crops(dataset, contract.size)
     with tempfile.TemporaryDirectory() as folder:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 BATCH = 64  # crops that a layer's mean and variance are taken from; the statistics are the mean of those of all batches
 MIN_CROPS = 2 * BATCH  # few crops show few people
+MIN_GAIN = 0.01  # of the relative gap; where cameras differ little, new statistics cost more than they gain
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def adapt_batch_norm(
 
     Raises:
         InputError: fewer than MIN_CROPS usable crops, crops of fewer than two cameras, a network without batch-norm, or
-            crops of one camera that stay as alike as they were, so that nothing would be gained.
+            crops of one camera that stay about as alike as they were, so that nothing would be gained.
     """
     pixels, places = _read(crops, cameras, saved.contract.size)
     if len(pixels) < MIN_CROPS or len({camera for camera in places if camera is not None}) < 2:  # noqa: PLR2004
@@ -62,9 +63,9 @@ def adapt_batch_norm(
     before = relative_gap(_embed(saved, pixels), places)
     adapted = measure_statistics(saved, pixels, np.random.default_rng(seed).permutation(len(pixels)).tolist())
     after = relative_gap(_embed(adapted, pixels), places)
-    if after >= before:
+    if before - after < MIN_GAIN:
         raise InputError(
-            "with the batch-norm statistics of these crops, crops of one camera are not less alike "
+            "with the batch-norm statistics of these crops, crops of one camera are hardly less alike "
             f"(relative gap {before:.3f} before, {after:.3f} after), so they would gain nothing; use the model as it is"
         )
     return BatchNormAdaptation(adapted, before, after)
