@@ -70,10 +70,10 @@ class LossWatch:
             event.synchronize()
         if torch.isfinite(values).all():
             return
-        id_, triplet, center, _, relation, direction = values.tolist()
+        id_, triplet, center, _, relation, direction, compatibility = values.tolist()
         raise RunError(
             f"epoch {self.epoch}: the loss is not finite (id {id_}, triplet {triplet}, center {center}, "
-            f"relation {relation}, direction {direction}); "
+            f"relation {relation}, direction {direction}, compatibility {compatibility}); "
             f"use a lower lr or precision=fp32; the batch was {', '.join(self.training_set.paths(rows))}",
             parameter="set",
         )

@@ -152,7 +152,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> CountingGpu:
     monkeypatch.setattr(gpu, "pinned_memory", pinned_memory)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(batches, "_use_device", lambda device: None)
-    monkeypatch.setattr(loop, "average", lambda sums, world: torch.zeros(6))  # once in an epoch
+    monkeypatch.setattr(loop, "average", lambda sums, world: torch.zeros(7))  # once in an epoch
     return counter
 
 
