@@ -41,7 +41,7 @@ class LossWatch:
         self.waiting: deque[tuple[Tensor, torch.cuda.Event | None, npt.NDArray[np.int64]]] = deque()
 
     def add(self, values: Tensor, rows: npt.NDArray[np.int64]) -> None:
-        """Takes what `train_step` returned, [6], and the `rows` of its batch.
+        """Takes what `train_step` returned, [7], and the `rows` of its batch.
 
         Raises:
             RunError: the loss of this step, or of one up to MAX_STEPS_BEHIND before, is not finite.

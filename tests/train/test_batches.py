@@ -209,7 +209,7 @@ def test_the_batch_of_a_loss_that_is_not_finite_is_named_however_late() -> None:
     watch = gpu.LossWatch(3, replace(training_set(), crops=crops))
     event = SimpleNamespace(query=lambda: False, synchronize=lambda: None)
     for rows, value in (([0, 1], 1.0), ([2, 3], np.nan), ([0, 2], np.nan)):
-        watch.waiting.append((torch.full((6,), value), event, np.array(rows)))  # type: ignore[arg-type]
+        watch.waiting.append((torch.full((7,), value), event, np.array(rows)))  # type: ignore[arg-type]
     with pytest.raises(RunError, match=r"epoch 3: the loss is not finite .*the batch was 2\.jpg, 3\.jpg$"):
         watch.finish()
 
