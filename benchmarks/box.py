@@ -43,9 +43,7 @@ def main(source: Path, data: str, device: str, out: Path, compatible_with: Path 
     saved = checkpoint.load(source)
     contract = dataclasses.replace(saved.contract, terms=box.TERMS)
     if compatible_with:
-        earlier = read_contract(compatible_with)
-        spaces = (earlier.embedding_space, *earlier.compatible_with)
-        contract = dataclasses.replace(contract, compatible_with=spaces)
+        contract = dataclasses.replace(contract, compatible_with=read_contract(compatible_with).searchable_spaces)
     rounded = round_weights(dataclasses.replace(saved, contract=contract))
     crops = sample_crops(dataset, contract.size)
     with tempfile.TemporaryDirectory() as folder:

@@ -85,19 +85,14 @@ def load_batches(plan: EpochPlan, recipe: Recipe, world: World) -> Generator[Bat
         parts = host_parts
         if block is not None:
             parts = _views(block.to(world.device, non_blocking=True), host_parts)
+        teachers = [part["teacher"] for part in parts if "teacher" in part]
         yield Batch(
             rows,
             parts[0]["labels"],
             tuple(_to_part(training_set, part) for training_set, part in zip(sets, parts, strict=True)),
-            _join(parts, "teacher"),
-            _join(parts, "earlier"),
+            torch.cat(teachers) if teachers else None,
+            parts[0].get("earlier"),
         )
-
-
-def _join(parts: list[HostTensors], name: str) -> Tensor | None:
-    """The tensors `name` of all parts, one after the other; None if they have none."""
-    tensors = [part[name] for part in parts if name in part]
-    return torch.cat(tensors) if tensors else None
 
 
 def _to_part(training_set: TrainingSet, tensors: HostTensors) -> Part:

@@ -56,7 +56,7 @@ def embed_with_earlier(model: str | Path, crops: Sequence[Crop]) -> EarlierTarge
     vectors = torch.from_numpy(embed_or_reuse(embedder, crops, "training", model=find_model(model)))
     return EarlierTargets(
         model=str(model),
-        spaces=(contract.embedding_space, *contract.compatible_with),
+        spaces=contract.searchable_spaces,
         directions=mean_directions(vectors, torch.tensor([crop.identity for crop in crops])),
     )
 
@@ -69,14 +69,6 @@ def mean_directions(vectors: Tensor, identities: Tensor) -> Tensor:
     _, rows = torch.unique(identities, return_inverse=True)
     sums = torch.zeros(int(rows.max()) + 1, vectors.shape[1]).index_add_(0, rows, vectors)
     return nn.functional.normalize(sums, dim=1)[rows]
-
-
-def compatibility_loss(embeddings: Tensor, directions: Tensor) -> Tensor:
-    """The mean of 1 - cos(s_i, d_i) of new `embeddings` [N, D] and the earlier model's `directions` [N, D].
-
-    It is `distillation.direction_loss` without the projection: the spaces must be the same, not only alike.
-    """
-    return (1 - nn.functional.cosine_similarity(embeddings, directions, dim=1)).mean()
 
 
 def check_dimension(dim: int, earlier: EarlierTargets, arch: str) -> None:

@@ -128,7 +128,8 @@ def direction_loss(projected: Tensor, teacher: Tensor) -> Tensor:
     """The mean of 1 - cos(W s_i, t_i): the direction of each projected embedding against the teacher's.
 
     W is a linear projection to the teacher's dimension that only training uses (as the regressor of FitNets, Romero et
-    al., ICLR 2015, Eq. 3, with the cosine instead of the squared distance).
+    al., ICLR 2015, Eq. 3, with the cosine instead of the squared distance). Compatible training has no
+    projection, because the spaces must be the same.
 
     Args:
         projected: W s, [N, E].

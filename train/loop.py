@@ -26,7 +26,7 @@ from bot_deploy.runs import CHECKPOINT_NAME
 
 from . import run_files, transforms
 from .batches import load_batches, plan_epoch
-from .compatibility import EarlierTargets, check_dimension, compatibility_loss, embed_with_earlier
+from .compatibility import EarlierTargets, check_dimension, embed_with_earlier
 from .data import TrainingSet, open_training_set
 from .distillation import (
     TeacherTargets,
@@ -313,7 +313,7 @@ def train_step(
         direction = direction_loss(state.projection(embeddings), vectors)
         total = total + recipe.relation_weight * relation + recipe.direction_weight * direction
     if earlier is not None:
-        compatibility = compatibility_loss(own_embeddings[:count], earlier)
+        compatibility = direction_loss(own_embeddings[:count], earlier)
         total = total + recipe.compatibility_weight * compatibility
     update_weights(state, total, recipe)
     accuracy = (logits.detach().argmax(1) == labels).float().mean()

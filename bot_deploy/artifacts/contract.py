@@ -145,9 +145,10 @@ class Contract:
         """Name of the embedding space. Embeddings with the same name can be compared; precision and flip may differ."""
         return f"{self.fingerprint}-{feature_code(self.feature)}"
 
-    def can_search(self, space: str) -> bool:
-        """Whether embeddings of this model can be compared with those of the embedding space `space`."""
-        return space == self.embedding_space or space in self.compatible_with
+    @property
+    def searchable_spaces(self) -> tuple[str, ...]:
+        """The embedding spaces whose embeddings can be compared with this model's; the first one is its own."""
+        return self.embedding_space, *self.compatible_with
 
     def to_json(self) -> str:
         fields = {**dataclasses.asdict(self), "feature": feature_code(self.feature)}

@@ -172,9 +172,10 @@ class _Work:
     def __init__(self, index: Index, footage: Path, embedder: Embedder, detector: Detector, timer: StageTimer) -> None:
         self._index, self._footage, self._embedder, self._detector = index, footage, embedder, detector
         self._timer = timer
-        spaces = (embedder.contract.embedding_space, *embedder.contract.compatible_with)
         # What an earlier model has read is not read again: `renew_vectors` embeds its crops again.
-        self._settings, *self._earlier_settings = (f"{METHOD}; {detector.name}; {space}" for space in spaces)
+        self._settings, *self._earlier_settings = (
+            f"{METHOD}; {detector.name}; {space}" for space in embedder.contract.searchable_spaces
+        )
         self._prefix = os.path.relpath(footage.absolute(), index.root.absolute()).replace(os.sep, "/") + "/"
         if self._prefix == "./":
             self._prefix = ""

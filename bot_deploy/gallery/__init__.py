@@ -138,7 +138,7 @@ def _take_over(gallery: LocalIndex | MilvusIndex, contract: Contract) -> LocalIn
 
 
 def _check_model(gallery: LocalIndex | MilvusIndex, contract: Contract) -> LocalIndex | MilvusIndex:
-    if contract.can_search(gallery.embedding_space) and gallery.dim == contract.dim:
+    if gallery.embedding_space in contract.searchable_spaces and gallery.dim == contract.dim:
         return gallery
     gallery.close()
     raise InputError(

@@ -19,7 +19,8 @@ from bot_deploy.errors import InputError, RunError
 from bot_deploy.evaluation.metrics import evaluate
 from bot_deploy.evaluation.protocol import embed_crops
 from bot_deploy.train import loop, run_files
-from bot_deploy.train.compatibility import compatibility_loss, embed_with_earlier, mean_directions
+from bot_deploy.train.compatibility import embed_with_earlier, mean_directions
+from bot_deploy.train.distillation import direction_loss
 from bot_deploy.train.distributed import World
 from bot_deploy.train.recipe import Recipe
 from bot_deploy.train.state import create_state
@@ -66,8 +67,8 @@ def test_the_loss_is_its_formula() -> None:
     torch.manual_seed(0)
     new, old = torch.randn(4, 6, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
     cosines = [float(a @ b) / (float(a @ a) * float(b @ b)) ** 0.5 for a, b in zip(new, old, strict=True)]
-    assert float(compatibility_loss(new, old)) == pytest.approx(1 - sum(cosines) / 4, rel=1e-12)
-    assert float(compatibility_loss(3 * old, old)) == pytest.approx(0, abs=1e-12)
+    assert float(direction_loss(new, old)) == pytest.approx(1 - sum(cosines) / 4, rel=1e-12)
+    assert float(direction_loss(3 * old, old)) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("with_teacher", [False, True])
@@ -86,7 +87,7 @@ def test_a_step_adds_the_weighted_loss(with_teacher: bool) -> None:
         gradients.append(torch.cat([p.grad.ravel() for p in state.model.parameters() if p.grad is not None]))
         compatibility = float(values[6])
     state = create_state(recipe, 3, "cpu")
-    loss = compatibility_loss(state.model.train()(pixels)[1][:6], earlier)
+    loss = direction_loss(state.model.train()(pixels)[1][:6], earlier)
     assert compatibility == pytest.approx(loss.item(), rel=1e-5)
     (3 * loss).backward()
     alone = {name: p.grad for name, p in state.model.named_parameters() if p.requires_grad}
@@ -120,8 +121,8 @@ def test_a_run_resumes_and_its_model_can_search(
     earlier = read_contract(checkpoint_file)
     contract = read_contract(tmp_path / "whole" / "model.pt")
     assert contract.compatible_with == (earlier.embedding_space,)
-    assert contract.can_search(earlier.embedding_space)
-    assert not earlier.can_search(contract.embedding_space)
+    assert earlier.embedding_space in contract.searchable_spaces
+    assert contract.embedding_space not in earlier.searchable_spaces
     assert run_files.read_config(tmp_path / "whole").compatible_with == str(checkpoint_file)
     assert "earlier_cosine" in (tmp_path / "whole" / "metrics.csv").read_text(encoding="utf-8").splitlines()[0]
     save, saved = loop.save_state, 0
