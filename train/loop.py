@@ -37,13 +37,14 @@ from .distillation import (
 )
 from .distributed import World, average, gather, join_world, leave_world
 from .gpu import LossWatch, fixed_shapes
+from .heads import fit_heads
 from .losses import TripletLoss, id_loss
 from .precision import DTYPES, resolve_precision
 from .recipe import MIN_IDENTITIES, Recipe, load_recipe
 from .run_files import EpochMetrics
 from .schedule import learning_rate
 from .state import TrainingState, create_state, restore_state, save_state
-from .weights import inherited_terms
+from .weights import inherited_terms, know_people
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,7 +140,10 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, guidance: 
         run_files.write_metrics(out, state.metrics)  # the run may have been killed before it wrote its last epoch
     if state.epoch >= recipe.epochs:  # finished; the variants of an ablation share runs
         return out / CHECKPOINT_NAME
-    crops = _open_crops(recipe_of_epoch(recipe, state.epoch + 1), dataset, world, guidance)
+    stage = recipe_of_epoch(recipe, state.epoch + 1)
+    crops = _open_crops(stage, dataset, world, guidance)
+    if state.epoch == 0 and recipe.fit_heads and know_people(recipe.weights):
+        fit_heads(state, *crops, stage, world)
     if world.is_first:
         if recipe.eval_at_start and not state.metrics:
             state.metrics.append(_evaluate(EpochMetrics(epoch=0), state.model, recipe, dataset, world))

@@ -111,6 +111,7 @@ class Recipe:
     center_weight: float = 5e-4  # 0: no center loss (section 3.6)
     center_lr: float = 0.5
 
+    fit_heads: bool = True  # with the weights of a ReID model: new heads start from its embeddings, not at random
     label_weight: float = 1.0  # of the three losses above, beside those of a teacher or an earlier model
     relation_weight: float = 10.0  # with a teacher: of the cosines within a batch
     direction_weight: float = 1.0  # with a teacher: of the direction of each embedding

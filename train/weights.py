@@ -51,12 +51,22 @@ def initialize(model: ReID, source: str) -> None:
 
 def inherited_terms(source: str) -> str:
     """The terms of the model whose weights are the initial weights `source`; "" if it has none, or is gone."""
+    contract = _contract_of(source)
+    return contract.terms if contract else ""
+
+
+def know_people(source: str) -> bool:
+    """Whether the initial weights `source` are those of a model for ReID."""
+    return _contract_of(source) is not None
+
+
+def _contract_of(source: str) -> Contract | None:
     if source in {"none", "imagenet"}:
-        return ""
+        return None
     try:
-        return read_contract(weights_file(source)).terms
+        return read_contract(weights_file(source))
     except InputError:  # weights without a contract
-        return ""
+        return None
 
 
 def load_weights(model: ReID, state: Mapping[str, object], source: str) -> None:

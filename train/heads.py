@@ -1,0 +1,111 @@
+"""Heads for fine-tuning: classifier, centers and projection are fitted to what the initial weights say of the crops.
+
+Random heads would change a network that knows people before they have learnt anything themselves, and it would hold
+less well on other cameras (Kumar et al., ICLR 2022).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bot_deploy.artifacts.checkpoint import contract_of
+from bot_deploy.model import InferenceGraph
+from bot_deploy.progress import show_progress
+
+from .distributed import broadcast
+from .losses import id_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .data import TrainingSet
+    from .distributed import World
+    from .recipe import Recipe
+    from .state import TrainingState
+
+BATCH = 64  # crops that are embedded together
+RIDGE = 1e-3  # of the mean variance of an embedding's values
+SCALED_CROPS = 4096  # crops that choose the scale of the logits
+LOGIT_SCALES = tuple(2.0 ** (power / 2) for power in range(-4, 17))  # 0.25 to 256
+
+
+def fit_heads(
+    state: TrainingState, labelled: TrainingSet, unlabelled: TrainingSet | None, recipe: Recipe, world: World
+) -> None:
+    """Sets the classifier, the centers and the projection of `state`; the network that is exported stays as it is.
+
+    The weights of the classifier are the mean directions of the people (imprinted weights; Qi et al., CVPR 2018), the
+    centers are the means of their features, and the projection to the teacher's vectors is a ridge regression.
+    """
+    features = _embed(state, labelled, recipe, world)
+    labels = torch.from_numpy(labelled.labels).to(world.device)
+    neck = state.model.neck.eval()
+    with torch.no_grad():
+        embeddings = neck(features)
+        weight = mean_of_each(nn.functional.normalize(embeddings), labels)
+        weight = nn.functional.normalize(weight)
+        rows = slice(None, None, -(-len(labels) // SCALED_CROPS))
+        scale = best_scale(embeddings[rows] @ weight.T, labels[rows], recipe.label_smoothing)
+        state.model.classifier.weight.copy_(scale * weight)
+        if state.model.classifier.bias is not None:
+            state.model.classifier.bias.zero_()
+        state.center.centers.copy_(mean_of_each(features, labels))
+        if state.projection is not None and labelled.teacher is not None:
+            pairs = [(features, labelled.teacher)]
+            if unlabelled is not None and unlabelled.teacher is not None:
+                pairs.append((_embed(state, unlabelled, recipe, world), unlabelled.teacher))
+            sources = torch.cat([values for values, _ in pairs])
+            targets = torch.cat([vectors for _, vectors in pairs]).to(world.device)
+            fitted = ridge_regression(neck(sources) if recipe.feature == "after" else sources, targets)
+            # Only the direction of its results counts. With its length of before, the learning rate suits it as before.
+            state.projection.weight.copy_(fitted * state.projection.weight.norm() / fitted.norm())
+        for values in _heads(state):
+            broadcast(values, 0, world)
+
+
+def mean_of_each(vectors: Tensor, labels: Tensor) -> Tensor:
+    """The mean of the `vectors` [N, D] with each of the labels from 0 to the greatest, [num_ids, D]."""
+    count = int(labels.max()) + 1
+    sums = vectors.new_zeros(count, vectors.shape[1]).index_add_(0, labels, vectors)
+    return sums / torch.bincount(labels, minlength=count)[:, None]
+
+
+def best_scale(logits: Tensor, labels: Tensor, smoothing: float) -> float:
+    """Which of LOGIT_SCALES gives `logits` [N, num_ids] the lowest ID loss."""
+    return min(LOGIT_SCALES, key=lambda scale: float(id_loss(scale * logits, labels, smoothing)))
+
+
+def ridge_regression(sources: Tensor, targets: Tensor) -> Tensor:
+    """The W [E, D] that brings W s near to t, for the rows s of `sources` [N, D] and t of `targets` [N, E].
+
+    It minimises the mean of |W s / |s| - t|^2 plus a small multiple of |W|^2, in float64.
+    """
+    s = nn.functional.normalize(sources.double())
+    covariance = s.T @ s / len(s)
+    penalty = RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), device=s.device, dtype=s.dtype)
+    solution: Tensor = torch.linalg.solve(covariance + penalty, s.T @ targets.double() / len(s)).T
+    return solution.to(sources.dtype)
+
+
+def _heads(state: TrainingState) -> Iterable[Tensor]:
+    parts = (state.model.classifier, state.center, state.projection)
+    return (values.data for part in parts if part is not None for values in part.parameters())
+
+
+def _embed(state: TrainingState, crops: TrainingSet, recipe: Recipe, world: World) -> Tensor:
+    """f_t [N, D] of the crops without augmentation."""
+    contract = dataclasses.replace(contract_of(state.model, recipe.height, recipe.width), feature="before", flip=False)
+    graph = InferenceGraph(state.model, contract, unit_length=False).to(world.device).eval()
+    starts = range(0, len(crops.crops), BATCH)
+    label = "fitting the heads" if world.is_first else None
+    with torch.no_grad():
+        parts = [
+            graph(crops.pixels(np.arange(start, min(start + BATCH, len(crops.crops)))).to(world.device))
+            for start in show_progress(starts, label, len(starts))
+        ]
+    return torch.cat(parts)
