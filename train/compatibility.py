@@ -18,6 +18,8 @@ from bot_deploy.errors import InputError
 from bot_deploy.evaluation.embeddings import embed_or_reuse
 from bot_deploy.models.cache import find_model
 
+from .heads import mean_of_each
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -67,8 +69,7 @@ def mean_directions(vectors: Tensor, identities: Tensor) -> Tensor:
     These are the weights that Shen et al. (section 3.3) give the earlier classifier for people it has not learnt.
     """
     _, rows = torch.unique(identities, return_inverse=True)
-    sums = torch.zeros(int(rows.max()) + 1, vectors.shape[1]).index_add_(0, rows, vectors)
-    return nn.functional.normalize(sums, dim=1)[rows]
+    return nn.functional.normalize(mean_of_each(vectors, rows), dim=1)[rows]
 
 
 def check_dimension(dim: int, earlier: EarlierTargets, arch: str) -> None:

@@ -23,15 +23,21 @@ from .losses import id_loss
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import numpy.typing as npt
+
     from .data import TrainingSet
     from .distributed import World
     from .recipe import Recipe
     from .state import TrainingState
 
+    Rows = npt.NDArray[np.int64]
+
 BATCH = 64  # crops that are embedded together
 RIDGE = 1e-3  # of the mean variance of an embedding's values
+CROPS_EACH = 8  # of each identity; more cost time and hardly move its mean
+UNLABELED_CROPS = 4096
 SCALED_CROPS = 4096  # crops that choose the scale of the logits
-LOGIT_SCALES = tuple(2.0 ** (power / 2) for power in range(-4, 17))  # 0.25 to 256
+LOGIT_SCALES: tuple[float, ...] = tuple(2.0 ** (power / 2) for power in range(-4, 17))  # 0.25 to 256
 
 
 def fit_heads(
@@ -42,23 +48,25 @@ def fit_heads(
     The weights of the classifier are the mean directions of the people (imprinted weights; Qi et al., CVPR 2018), the
     centers are the means of their features, and the projection to the teacher's vectors is a ridge regression.
     """
-    features = _embed(state, labelled, recipe, world)
-    labels = torch.from_numpy(labelled.labels).to(world.device)
+    rows = some_of_each(labelled.labels)
+    features = _embed(state, labelled, rows, recipe, world)
+    labels = torch.from_numpy(labelled.labels[rows]).to(world.device)
     neck = state.model.neck.eval()
     with torch.no_grad():
         embeddings = neck(features)
         weight = mean_of_each(nn.functional.normalize(embeddings), labels)
         weight = nn.functional.normalize(weight)
-        rows = slice(None, None, -(-len(labels) // SCALED_CROPS))
-        scale = best_scale(embeddings[rows] @ weight.T, labels[rows], recipe.label_smoothing)
+        step = -(-len(labels) // SCALED_CROPS)
+        scale = best_scale(embeddings[::step] @ weight.T, labels[::step], recipe.label_smoothing)
         state.model.classifier.weight.copy_(scale * weight)
         if state.model.classifier.bias is not None:
             state.model.classifier.bias.zero_()
         state.center.centers.copy_(mean_of_each(features, labels))
         if state.projection is not None and labelled.teacher is not None:
-            pairs = [(features, labelled.teacher)]
+            pairs = [(features, labelled.teacher[rows])]
             if unlabelled is not None and unlabelled.teacher is not None:
-                pairs.append((_embed(state, unlabelled, recipe, world), unlabelled.teacher))
+                others = np.arange(0, len(unlabelled.crops), -(-len(unlabelled.crops) // UNLABELED_CROPS))
+                pairs.append((_embed(state, unlabelled, others, recipe, world), unlabelled.teacher[others]))
             sources = torch.cat([values for values, _ in pairs])
             targets = torch.cat([vectors for _, vectors in pairs]).to(world.device)
             fitted = ridge_regression(neck(sources) if recipe.feature == "after" else sources, targets)
@@ -66,6 +74,15 @@ def fit_heads(
             state.projection.weight.copy_(fitted * state.projection.weight.norm() / fitted.norm())
         for values in _heads(state):
             broadcast(values, 0, world)
+
+
+def some_of_each(labels: Rows) -> Rows:
+    """The rows of at most CROPS_EACH crops of each label, evenly spread over its crops, in ascending order."""
+    order = np.argsort(labels, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    counts = [min(CROPS_EACH, len(group)) for group in groups]
+    chosen = [group[np.arange(count) * len(group) // count] for group, count in zip(groups, counts, strict=True)]
+    return np.sort(np.concatenate(chosen))
 
 
 def mean_of_each(vectors: Tensor, labels: Tensor) -> Tensor:
@@ -77,7 +94,8 @@ def mean_of_each(vectors: Tensor, labels: Tensor) -> Tensor:
 
 def best_scale(logits: Tensor, labels: Tensor, smoothing: float) -> float:
     """Which of LOGIT_SCALES gives `logits` [N, num_ids] the lowest ID loss."""
-    return min(LOGIT_SCALES, key=lambda scale: float(id_loss(scale * logits, labels, smoothing)))
+    losses = [float(id_loss(scale * logits, labels, smoothing)) for scale in LOGIT_SCALES]
+    return LOGIT_SCALES[int(np.argmin(losses))]
 
 
 def ridge_regression(sources: Tensor, targets: Tensor) -> Tensor:
@@ -97,15 +115,15 @@ def _heads(state: TrainingState) -> Iterable[Tensor]:
     return (values.data for part in parts if part is not None for values in part.parameters())
 
 
-def _embed(state: TrainingState, crops: TrainingSet, recipe: Recipe, world: World) -> Tensor:
-    """f_t [N, D] of the crops without augmentation."""
+def _embed(state: TrainingState, crops: TrainingSet, rows: Rows, recipe: Recipe, world: World) -> Tensor:
+    """f_t [len(rows), D] of these crops, without augmentation."""
     contract = dataclasses.replace(contract_of(state.model, recipe.height, recipe.width), feature="before", flip=False)
     graph = InferenceGraph(state.model, contract, unit_length=False).to(world.device).eval()
-    starts = range(0, len(crops.crops), BATCH)
+    starts = range(0, len(rows), BATCH)
     label = "fitting the heads" if world.is_first else None
     with torch.no_grad():
         parts = [
-            graph(crops.pixels(np.arange(start, min(start + BATCH, len(crops.crops)))).to(world.device))
+            graph(crops.pixels(rows[start : start + BATCH]).to(world.device))
             for start in show_progress(starts, label, len(starts))
         ]
     return torch.cat(parts)
