@@ -27,6 +27,7 @@ EXTRAS = {
     "pymilvus": "scale",
     "safetensors": "train",
     "scipy": "demo",
+    "sklearn": "train",
     "tensorboard": "train",
     "supervision": "demo",
     "timm": "timm",

@@ -57,6 +57,11 @@ class TrainingSet:
             return self.cache[torch.from_numpy(rows)]
         return torch.from_numpy(_decode([self.crops[row] for row in rows], self.size))
 
+    def select(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> TrainingSet:
+        """The crops of these rows with other labels [len(rows)]."""
+        cache = None if self.cache is None else self.cache[torch.from_numpy(rows)]
+        return TrainingSet(tuple(self.crops[row] for row in rows), labels, self.size, cache)
+
     def paths(self, rows: npt.NDArray[np.int64]) -> list[str]:
         return [str(self.crops[row].path) for row in rows]
 

@@ -90,7 +90,8 @@ def check_teacher(teacher: str | Path | None, unlabelled: Sequence[str | Path]) 
     """Raises an InputError for unlabelled data without a teacher, which could teach nothing."""
     if unlabelled and not teacher:
         raise InputError(
-            "unlabelled data need a teacher, because nothing else says who is on them", parameter="teacher"
+            "beside labelled data, unlabelled ones need a teacher; alone, their people are found by clustering",
+            parameter="teacher",
         )
 
 

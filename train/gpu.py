@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bot_deploy.errors import RunError
+from bot_deploy.errors import GPU_HINT, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from .data import TrainingSet
 
 MAX_STEPS_BEHIND = 20  # steps that the GPU may be behind before the CPU waits for it
+
+
+@contextmanager
+def explain_full_memory() -> Iterator[None]:
+    """Raises a RunError with the remedy when the GPU's memory is too small."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"the GPU's memory is too small ({str(error).partition('.')[0]}); take a smaller batch "
+            f"(identities_per_batch=8), smaller crops, or more GPUs with torchrun; {GPU_HINT}",
+            parameter="set",
+        ) from None
 
 
 def pinned_memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -6,18 +6,14 @@ less well on other cameras (Kumar et al., ICLR 2022).
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bot_deploy.artifacts.checkpoint import contract_of
-from bot_deploy.model import InferenceGraph
-from bot_deploy.progress import show_progress
-
 from .distributed import broadcast
+from .features import compute_features
 from .losses import id_loss
 
 if TYPE_CHECKING:
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
 
     Rows = npt.NDArray[np.int64]
 
-BATCH = 64  # crops that are embedded together
 RIDGE = 1e-3  # of the mean variance of an embedding's values
 CROPS_EACH = 8  # of each identity; more cost time and hardly move its mean
 UNLABELED_CROPS = 4096
@@ -49,9 +44,10 @@ def fit_heads(
     centers are the means of their features, and the projection to the teacher's vectors is a ridge regression.
     """
     rows = some_of_each(labelled.labels)
-    features = _embed(state, labelled, rows, recipe, world)
+    label = "fitting the heads" if world.is_first else None
+    features = compute_features(state.model, labelled, rows, world.device, label)
     labels = torch.from_numpy(labelled.labels[rows]).to(world.device)
-    neck = state.model.neck.eval()
+    neck = state.model.neck
     with torch.no_grad():
         embeddings = neck(features)
         weight = mean_of_each(nn.functional.normalize(embeddings), labels)
@@ -66,7 +62,8 @@ def fit_heads(
             pairs = [(features, labelled.teacher[rows])]
             if unlabelled is not None and unlabelled.teacher is not None:
                 others = np.arange(0, len(unlabelled.crops), -(-len(unlabelled.crops) // UNLABELED_CROPS))
-                pairs.append((_embed(state, unlabelled, others, recipe, world), unlabelled.teacher[others]))
+                vectors = compute_features(state.model, unlabelled, others, world.device, label)
+                pairs.append((vectors, unlabelled.teacher[others]))
             sources = torch.cat([values for values, _ in pairs])
             targets = torch.cat([vectors for _, vectors in pairs]).to(world.device)
             fitted = ridge_regression(neck(sources) if recipe.feature == "after" else sources, targets)
@@ -113,17 +110,3 @@ def ridge_regression(sources: Tensor, targets: Tensor) -> Tensor:
 def _heads(state: TrainingState) -> Iterable[Tensor]:
     parts = (state.model.classifier, state.center, state.projection)
     return (values.data for part in parts if part is not None for values in part.parameters())
-
-
-def _embed(state: TrainingState, crops: TrainingSet, rows: Rows, recipe: Recipe, world: World) -> Tensor:
-    """f_t [len(rows), D] of these crops, without augmentation."""
-    contract = dataclasses.replace(contract_of(state.model, recipe.height, recipe.width), feature="before", flip=False)
-    graph = InferenceGraph(state.model, contract, unit_length=False).to(world.device).eval()
-    starts = range(0, len(rows), BATCH)
-    label = "fitting the heads" if world.is_first else None
-    with torch.no_grad():
-        parts = [
-            graph(crops.pixels(rows[start : start + BATCH]).to(world.device))
-            for start in show_progress(starts, label, len(starts))
-        ]
-    return torch.cat(parts)

@@ -18,7 +18,7 @@ from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.backends.torch import full_float32
 from bot_deploy.datasets import open_dataset, open_unlabeled
 from bot_deploy.embedder import Embedder
-from bot_deploy.errors import GPU_HINT, BotError, InputError, RunError
+from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
 from bot_deploy.model import InferenceGraph, ReID
 from bot_deploy.progress import show_progress
@@ -36,7 +36,7 @@ from .distillation import (
     relation_loss,
 )
 from .distributed import World, average, gather, join_world, leave_world
-from .gpu import LossWatch, fixed_shapes
+from .gpu import LossWatch, explain_full_memory, fixed_shapes
 from .heads import fit_heads
 from .losses import TripletLoss, id_loss
 from .precision import DTYPES, resolve_precision
@@ -99,21 +99,14 @@ def train(
     dataset.require_splits("train")
     check_teacher(teacher, unlabelled)
     world = join_world()
-    try:
-        with full_float32():
-            crops = open_unlabeled(list(map(str, unlabelled)))
-            guidance = Guidance(
-                embed_with_teacher(teacher, dataset.train, crops, list(map(str, unlabelled))) if teacher else None,
-                embed_with_earlier(compatible_with, dataset.train) if compatible_with else None,
-            )
-            precise = resolve_precision(recipe, world.device)
-            path = _train(precise, dataset, Path(out), world, guidance, resume=resume)
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"the GPU's memory is too small ({str(error).partition('.')[0]}); take a smaller batch "
-            f"(identities_per_batch=8), smaller crops, or more GPUs with torchrun; {GPU_HINT}",
-            parameter="set",
-        ) from None
+    with full_float32(), explain_full_memory():
+        crops = open_unlabeled(list(map(str, unlabelled)))
+        guidance = Guidance(
+            embed_with_teacher(teacher, dataset.train, crops, list(map(str, unlabelled))) if teacher else None,
+            embed_with_earlier(compatible_with, dataset.train) if compatible_with else None,
+        )
+        precise = resolve_precision(recipe, world.device)
+        path = _train(precise, dataset, Path(out), world, guidance, resume=resume)
     leave_world()  # not after an error: the processes would wait for each other
     return path
 
@@ -133,7 +126,7 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, guidance: 
         check_dimension(state.model.dim, guidance.earlier, recipe.arch)
     if world.is_first:
         run_files.open_run(out, recipe, dataset, resume=resume, targets=guidance.teacher, earlier=guidance.earlier)
-        _check_disk_space(state, out)
+        check_disk_space(state, out)
     if resuming:
         restore_state(state, out / run_files.STATE_NAME)
     if world.is_first and state.metrics:
@@ -188,7 +181,7 @@ def _train_epochs(
             metrics = _evaluate(metrics, state.model, stage, dataset, world)
         state.metrics.append(metrics)
         logger.info(str(metrics))
-        _save_checkpoint(state.model, out / CHECKPOINT_NAME, stage, dataset, guidance)
+        save_checkpoint(state.model, out / CHECKPOINT_NAME, stage, dataset, guidance)
         save_state(state, out / run_files.STATE_NAME)
         run_files.write_metrics(out, state.metrics)
         run_files.log_to_tensorboard(out, metrics)
@@ -289,6 +282,7 @@ def train_step(
     `teacher`'s vectors [N + U, E] it is label_weight L + relation_weight L_relation + direction_weight L_direction.
     The last two are over all images of all ranks; see distillation.py. With the directions of an `earlier` model
     [N, D] it is label_weight L + compatibility_weight L_compatibility, with both the sum; see compatibility.py.
+    A memory of people takes the place of the classifier; see memory.py.
 
     Returns:
         [7]: ID, triplet and center loss, accuracy, relation, direction and compatibility loss.
@@ -297,7 +291,8 @@ def train_step(
     dtype = DTYPES[recipe.precision]
     with torch.autocast(world.device.partition(":")[0], dtype, enabled=dtype != torch.float32):
         f_t, f_i, logits = (state.model if network is None else network)(pixels)
-    logits = logits[:count]
+    own_embeddings = f_i.float() if recipe.feature == "after" else f_t
+    logits = state.memory.logits(own_embeddings) if state.memory else logits[:count]
     all_features, all_labels = gather(f_t[:count], world), gather(labels, world)
     losses = [
         id_loss(logits.float(), labels, recipe.label_smoothing),
@@ -309,7 +304,6 @@ def train_step(
         total = recipe.label_weight * total
         recipe = dataclasses.replace(recipe, center_weight=recipe.label_weight * recipe.center_weight)
     relation = direction = compatibility = total.new_zeros(())
-    own_embeddings = f_i.float() if recipe.feature == "after" else f_t
     if teacher is not None and state.projection is not None:
         embeddings, vectors = gather(own_embeddings, world), gather(teacher, world)
         relation = relation_loss(embeddings, vectors)
@@ -320,6 +314,8 @@ def train_step(
         compatibility = direction_loss(own_embeddings[:count], earlier)
         total = total + recipe.compatibility_weight * compatibility
     update_weights(state, total, recipe)
+    if state.memory:
+        state.memory.update(own_embeddings.detach(), labels)
     accuracy = (logits.detach().argmax(1) == labels).float().mean()
     guiding = (relation.detach(), direction.detach(), compatibility.detach())
     return torch.stack([*(loss.detach() for loss in losses), accuracy, *guiding])
@@ -373,7 +369,7 @@ def _check_identities(recipe: Recipe, num_ids: int, world: World, data: str) -> 
         )
 
 
-def _check_disk_space(state: TrainingState, out: Path) -> None:
+def check_disk_space(state: TrainingState, out: Path) -> None:
     """A full disk stops the run before training. Space is needed for the weights, two moments, and the old files."""
     model_bytes = sum(value.numel() * value.element_size() for value in state.model.state_dict().values())
     center_bytes = state.center.centers.numel() * 4
@@ -407,7 +403,7 @@ def _evaluate(metrics: EpochMetrics, model: ReID, recipe: Recipe, dataset: Datas
     return dataclasses.replace(metrics, rank1=scores.rank1, mAP=scores.mAP)
 
 
-def _save_checkpoint(model: ReID, path: Path, recipe: Recipe, dataset: Dataset, guidance: Guidance) -> None:
+def save_checkpoint(model: ReID, path: Path, recipe: Recipe, dataset: Dataset, guidance: Guidance) -> None:
     num_ids = len({crop.identity for crop in dataset.train})
     state_dict = {key: value.cpu() for key, value in model.state_dict().items()}
     contract = contract_of(model, recipe.height, recipe.width)

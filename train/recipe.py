@@ -37,6 +37,8 @@ RANGES = {
     **dict.fromkeys(("label_weight", "relation_weight", "direction_weight", "unlabeled_batch"), "0 or above"),
     "compatibility_weight": "0 or above",
     "small_epochs": "0 or above",
+    **dict.fromkeys(("cluster_distance", "memory_temperature"), "above 0"),
+    "memory_momentum": "from 0 to 1",
     **dict.fromkeys(("flip_probability", "erasing_probability", "label_smoothing"), "from 0 to 1"),
     **dict.fromkeys(("color_jitter", "grayscale_probability", "jpeg_probability"), "from 0 to 1"),
 }
@@ -56,6 +58,7 @@ GREATEST = {
     **dict.fromkeys(("epochs", "warmup_epochs", "eval_every", "small_epochs"), 1_000_000),
     "seed": 2**63 - 1,
     "last_stride": 2,
+    "cluster_distance": 0.99,  # at 1, all crops would be one person
 }
 # older name of a key -> its name; both are read
 OLD_KEYS = {
@@ -117,6 +120,10 @@ class Recipe:
     direction_weight: float = 1.0  # with a teacher: of the direction of each embedding
     compatibility_weight: float = 10.0  # with an earlier model: of the direction that it gives each person
     unlabeled_batch: int = 32  # with unlabelled data: their crops in a batch, beside the labelled ones
+
+    cluster_distance: float = 0.6  # without labels: Jaccard distance of two crops that may show one person
+    memory_momentum: float = 0.1  # without labels: share of a person's vector that stays when a crop moves it
+    memory_temperature: float = 0.05  # without labels: of the cosines of crops and people
 
     small_epochs: int = 0  # first epochs, on crops of half the height and width
     compile: bool = False  # torch.compile

@@ -49,6 +49,8 @@ class EpochMetrics:
     relation_loss: float | None = None  # with a teacher, as the next
     teacher_cosine: float | None = None  # of the projected embedding and the teacher's
     earlier_cosine: float | None = None  # with an earlier model: of the embedding and the direction it sets
+    people: int | None = None  # without labels: the people found, and the percentage of crops that show one of them
+    crops_used: float | None = None
     accuracy: float | None = None  # percent, of the classifier on the training batches
     images_per_second: float | None = None
     seconds: float | None = None
@@ -58,6 +60,8 @@ class EpochMetrics:
     def __str__(self) -> str:
         parts = [f"epoch {self.epoch:3d}"]
         for label, value, form in (
+            ("people", self.people, "d"),
+            ("crops used", self.crops_used, ".1f"),
             ("lr", self.lr, ".2e"),
             ("id", self.id_loss, ".3f"),
             ("triplet", self.triplet_loss, ".3f"),
@@ -83,6 +87,7 @@ def open_run(
     resume: bool,
     targets: TeacherTargets | None = None,
     earlier: EarlierTargets | None = None,
+    labels_are_found: bool = False,
 ) -> None:
     """Makes the folder `out` and writes its config.toml, so that a folder that cannot be written fails before training.
 
@@ -91,7 +96,7 @@ def open_run(
         RunError: `out` cannot be written.
     """
     config = out / CONFIG_NAME
-    text = _config(recipe, dataset, targets, earlier)
+    text = _config(recipe, dataset, targets, earlier, labels_are_found=labels_are_found)
     has_state = (out / STATE_NAME).exists()  # a run that failed in its first epoch has none, and starts again
     if (has_state or (out / CHECKPOINT_NAME).exists()) and not resume:
         raise InputError(f"{out} already holds a run; resume it, or choose another folder", parameter="out")
@@ -155,7 +160,14 @@ def weights_file(source: str) -> Path:
     return path
 
 
-def _config(recipe: Recipe, dataset: Dataset, targets: TeacherTargets | None, earlier: EarlierTargets | None) -> str:
+def _config(
+    recipe: Recipe,
+    dataset: Dataset,
+    targets: TeacherTargets | None,
+    earlier: EarlierTargets | None,
+    *,
+    labels_are_found: bool,
+) -> str:
     import torch
     import torchvision
 
@@ -173,6 +185,8 @@ def _config(recipe: Recipe, dataset: Dataset, targets: TeacherTargets | None, ea
         }
     if earlier:
         data |= {"compatible_with": earlier.model, "earlier_fingerprint": earlier.fingerprint}
+    if labels_are_found:
+        data |= {"labels": "found"}
     versions = {
         "bot_deploy": __version__,
         "python": platform.python_version(),
@@ -207,6 +221,7 @@ class RunConfig:
     teacher: str | None = None  # path of its file
     unlabelled: tuple[str, ...] = ()  # sources
     compatible_with: str | None = None  # path of the earlier model's file
+    labels_are_found: bool = False  # the data have no labels
 
 
 def read_config(out: Path) -> RunConfig:
@@ -222,7 +237,7 @@ def read_config(out: Path) -> RunConfig:
         earlier = msgspec.convert(data.get("compatible_with"), str | None)
     except (InputError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{out}: no run to resume; it has no readable {CONFIG_NAME}", parameter="out") from None
-    return RunConfig(load_recipe(config), sources, teacher, unlabelled, earlier)
+    return RunConfig(load_recipe(config), sources, teacher, unlabelled, earlier, data.get("labels") == "found")
 
 
 def write_metrics(out: Path, epochs: Sequence[EpochMetrics]) -> None:

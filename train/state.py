@@ -24,6 +24,7 @@ from .run_files import EpochMetrics
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .memory import ClusterMemory
     from .recipe import Recipe
 
 Epoch = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
@@ -41,6 +42,8 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     epoch: int = 0  # finished epochs
     projection: nn.Linear | None = None  # from the student's dimension to the teacher's; exported models lack it
+    memory: ClusterMemory | None = None  # without labels: of the people found, instead of the classifier
+    people: Tensor | None = None  # without labels: the person of each crop, as the last epoch took them, int64 [N]
     metrics: list[EpochMetrics] = field(default_factory=list)
 
 
@@ -90,6 +93,8 @@ def save_state(state: TrainingState, path: Path) -> None:
         name: getattr(state, name).state_dict() for name in STATEFUL if getattr(state, name) is not None
     }
     values["model"] = {key: value.cpu() for key, value in state.model.state_dict().items()}
+    if state.people is not None:
+        values["people"] = state.people
     values |= {"epoch": state.epoch, "rows": [vars(epoch) for epoch in state.metrics]}
     write_atomically(path, lambda temporary: torch.save(values, temporary))
 
@@ -126,6 +131,7 @@ def restore_state(state: TrainingState, path: Path) -> None:
             part.load_state_dict(values_of_part)
         _check_moments(state.optimizer, {"step", "exp_avg", "exp_avg_sq"})
         _check_moments(state.center_optimizer, {"momentum_buffer"})
+        state.people = values.get("people")
         state.epoch = msgspec.convert(values["epoch"], Epoch)
         state.metrics = [EpochMetrics(**epoch) for epoch in values["rows"]]
         msgspec.convert([vars(epoch) for epoch in state.metrics], list[EpochMetrics])

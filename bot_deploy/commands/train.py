@@ -14,6 +14,8 @@ from .options import OFFLINE, RecipeCommand
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bot_deploy.train.recipe import Recipe
+
 
 @click.command(cls=RecipeCommand)
 @click.option(
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     "--recipe",
     metavar="NAME|FILE",
     help="Name of a built-in recipe, or a .toml file; default: quick. On synthetic data the default is synthetic, "
-    "except with --weights box.",
+    "except with --weights box; without labels it is unlabelled.",
 )
 @click.option(
     "--weights",
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
     "unlabelled",
     multiple=True,
     metavar="PATH",
-    help="Folder or .zip of crops of unknown people, for the teacher alone; repeatable.",
+    help="Folder or .zip of crops of unknown people, for the teacher; without --data and --teacher, people are found "
+    "by clustering. Repeatable.",
 )
 @click.option(
     "--compatible-with",
@@ -73,7 +76,6 @@ def train(
     from bot_deploy.console import say
     from bot_deploy.datasets import describe_dataset, open_dataset, training_notes
     from bot_deploy.errors import InputError
-    from bot_deploy.models import box
     from bot_deploy.train import run_files
     from bot_deploy.train.recipe import load_recipe
 
@@ -83,23 +85,27 @@ def train(
     earlier = str(choose_model(compatible_with)) if compatible_with else None
     if resume and out is None:
         out = runs.newest_file(run_files.CONFIG_NAME, "nothing to resume").parent
+    without_labels = bool(unlabelled) and not data and not teacher
     if out and resume and not recipe and (out / run_files.CONFIG_NAME).exists():
         # The run's own settings, with those changes that are named now: more epochs, or data that have moved.
         own = run_files.read_config(out)
         settings = load_recipe(out / run_files.CONFIG_NAME, overrides, weights) if overrides or weights else own.recipe
         data, teacher, unlabelled = data or own.sources, teacher or own.teacher, unlabelled or own.unlabelled
-        earlier = earlier or own.compatible_with
+        earlier, without_labels = earlier or own.compatible_with, own.labels_are_found
     elif out and resume and not (data or recipe or overrides or weights):
         own = run_files.read_config(out)
         settings, data, teacher, unlabelled = own.recipe, own.sources, own.teacher, own.unlabelled
-        earlier = own.compatible_with
+        earlier, without_labels = own.compatible_with, own.labels_are_found
     else:
-        data = data or (SYNTHETIC,)
-        recipe = recipe or ("synthetic" if data == (SYNTHETIC,) and weights != box.NAME else "quick")
+        data = data or (() if without_labels else (SYNTHETIC,))
+        recipe = recipe or _default_recipe(data, weights)
         settings = load_recipe(recipe, overrides, weights)
         if out is None and "WORLD_SIZE" in os.environ:
             raise InputError("name the folder of the run, so that all processes of torchrun share it", parameter="out")
         out = out or runs.new_folder(_run_name(recipe))
+    if without_labels:
+        _train_without_labels(settings, unlabelled or data, out, earlier, resume=resume)
+        return
     dataset = open_dataset(*data)
     if os.environ.get("RANK", "0") == "0":
         for line in (
@@ -107,19 +113,49 @@ def train(
             *training_notes(dataset, settings.identities_per_batch, settings.images_per_identity),
         ):
             say(line)
-
-    import torch
-
+    _prepare_torch()
     from bot_deploy.train import loop
-    from bot_deploy.train.cpu_settings import speed_up_cpu
 
-    if not torch.cuda.is_available():
-        speed_up_cpu()
     path = loop.train(
         settings, dataset, out, resume=resume, teacher=teacher, unlabelled=unlabelled, compatible_with=earlier
     )
     if os.environ.get("RANK", "0") == "0":
         say(f"wrote {path}; next: bot export {out}")
+
+
+def _train_without_labels(
+    settings: Recipe, crops: Sequence[str], out: Path, earlier: str | None, *, resume: bool
+) -> None:
+    """`bot train --unlabelled` without labels and without a teacher."""
+    from bot_deploy.console import say
+    from bot_deploy.errors import InputError
+
+    if earlier:
+        raise InputError("people who are found by clustering have no earlier vectors", parameter="compatible_with")
+    _prepare_torch()
+    from bot_deploy.train.pseudo_labels import train_unlabeled
+
+    path = train_unlabeled(settings, crops, out, resume=resume)
+    say(f"wrote {path}; next: bot export {out}")
+
+
+def _prepare_torch() -> None:
+    import torch
+
+    from bot_deploy.train.cpu_settings import speed_up_cpu
+
+    if not torch.cuda.is_available():
+        speed_up_cpu()
+
+
+def _default_recipe(data: tuple[str, ...], weights: str | None) -> str:
+    """The recipe for these sources; there are none where nothing is labelled."""
+    from bot_deploy.choices import SYNTHETIC
+    from bot_deploy.models import box
+
+    if not data:
+        return "unlabelled"
+    return "synthetic" if data == (SYNTHETIC,) and weights != box.NAME else "quick"
 
 
 def _check_files(sources: Sequence[str], weights: str | None) -> None:

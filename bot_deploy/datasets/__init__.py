@@ -30,6 +30,7 @@ from .dataset import (
     layout_error,
     merge,
 )
+from .names import parse_name
 from .summary import camera_notes, describe_dataset, describe_names, scoring_notes, training_notes
 
 if TYPE_CHECKING:
@@ -106,16 +107,26 @@ def check_sources(sources: Sequence[str]) -> None:
 def open_unlabeled(sources: Sequence[str]) -> tuple[Crop, ...]:
     """All images in `sources`, folders or .zip files, as crops whose identity is unknown (JUNK).
 
+    Cameras are read from names; those of two sources are different ones.
+
     Raises:
         InputError: nothing there, or a source without images.
     """
     check_sources(sources)
     crops: list[Crop] = []
+    first_camera = 1
     for source in sources:
         files = image_files(_find_files(_synthetic() if source == SYNTHETIC else Path(source)))
         if not files:
             raise InputError(f"{source}: no images in it; name a folder or a .zip of crops", parameter="unlabelled")
-        crops += [build_crop(file.path, JUNK, None, len(crops) + index, "") for index, file in enumerate(files)]
+        cameras = [parse_name("/".join(file.parts)).camera for file in files]
+        known = sorted({camera for camera in cameras if camera is not None})
+        numbers: dict[int | None, int] = {camera: first_camera + index for index, camera in enumerate(known)}
+        first_camera += len(known)
+        crops += [
+            build_crop(file.path, JUNK, numbers.get(camera), len(crops) + index, "")
+            for index, (file, camera) in enumerate(zip(files, cameras, strict=True))
+        ]
     return tuple(crops)
 
 

@@ -78,9 +78,37 @@ def k_reciprocal(
     distances, nearest, farthest = _neighbours(features, num_queries, max(k1 + 1, k2))
     encodings = _average_neighbours(_encode(features, nearest, farthest, k1), nearest[:, :k2])
     distances *= np.float32(lambda_value) / farthest[:num_queries, None]
-    for row, jaccard in enumerate(_jaccard(encodings, num_queries)):
+    for row, jaccard in enumerate(_jaccard(encodings, num_queries, num_queries)):
         distances[row] += np.float32(1 - lambda_value) * jaccard
     return distances
+
+
+def jaccard_neighbours(
+    vectors: Floats, max_distance: float, k1: int = 20, k2: int = 6
+) -> tuple[Indices, Indices, Floats]:
+    """The images near to each image by the Jaccard distance of `k_reciprocal`, as a sparse matrix in compressed rows.
+
+    Args:
+        vectors: unit vectors float32 [N, D].
+        max_distance: below 1; farther images are left out.
+        k1: as in `k_reciprocal`.
+        k2: as in `k_reciprocal`.
+
+    Returns:
+        starts [N + 1], columns and distances: the neighbours of image i are at starts[i] : starts[i + 1], in ascending
+        order of their columns, with the image itself at distance 0.
+    """
+    _, nearest, farthest = _neighbours(vectors, 0, max(k1 + 1, k2))
+    encodings = _average_neighbours(_encode(vectors, nearest, farthest, k1), nearest[:, :k2])
+    columns, distances = [], []
+    rows = _jaccard(encodings, len(vectors), 0)
+    for image, row in enumerate(show_progress(rows, "comparing", len(vectors))):
+        row[image] = 0
+        near = np.flatnonzero(row <= max_distance)
+        columns.append(near)
+        distances.append(np.maximum(row[near], 0).astype(np.float32))
+    starts = np.concatenate([[0], np.cumsum([len(near) for near in columns])])
+    return starts, np.concatenate(columns), np.concatenate(distances)
 
 
 def _features(query: npt.ArrayLike, gallery: npt.ArrayLike) -> tuple[Floats, int]:
@@ -266,16 +294,17 @@ def _average_neighbours(encodings: _Sparse, nearest: Indices) -> _Sparse:
     return _Sparse.from_entries(np.concatenate(rows), np.concatenate(columns), np.concatenate(values), total)
 
 
-def _jaccard(encodings: _Sparse, num_queries: int) -> Iterator[npt.NDArray[np.float64]]:
-    """The Jaccard distances [G] of each query: 1 - sum of minima / sum of maxima of two encodings.
+def _jaccard(encodings: _Sparse, num_queries: int, first_image: int) -> Iterator[npt.NDArray[np.float64]]:
+    """The Jaccard distances of each of the first queries to the images from `first_image` on.
 
-    A minimum is 0 unless both encodings have the entry, so only such pairs are visited, by an inverted index.
+    It is 1 - sum of minima / sum of maxima of two encodings. A minimum is 0 unless both encodings have the entry, so
+    only such pairs are visited, by an inverted index.
     """
     total = len(encodings.starts) - 1
-    first = encodings.starts[num_queries]
-    images = np.repeat(np.arange(total - num_queries), np.diff(encodings.starts[num_queries:]))
+    count, first = total - first_image, encodings.starts[first_image]
+    images = np.repeat(np.arange(count), np.diff(encodings.starts[first_image:]))
     order = np.argsort(encodings.columns[first:], kind="stable")
-    # Row j of the index: the gallery images whose encodings have an entry in column j.
+    # Row j of the index: the images whose encodings have an entry in column j.
     index = _Sparse.from_entries(
         encodings.columns[first:][order], images[order], encodings.values[first:][order], total
     )
@@ -283,5 +312,5 @@ def _jaccard(encodings: _Sparse, num_queries: int) -> Iterator[npt.NDArray[np.fl
         row = slice(encodings.starts[query], encodings.starts[query + 1])
         entries, counts = index.entries_of(encodings.columns[row])
         smaller = np.minimum(np.repeat(encodings.values[row], counts), index.values[entries])
-        minima = np.bincount(index.columns[entries], smaller, minlength=total - num_queries)
+        minima = np.bincount(index.columns[entries], smaller, minlength=count)
         yield 1 - minima / (2 - minima)  # both encodings have the sum 1, so the maxima sum to 2 - minima
