@@ -208,4 +208,4 @@ def test_the_command_trains_and_goes_on(crops: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert len((tmp_path / "run" / run_files.METRICS_NAME).read_text().splitlines()) == 3
     refused = ["train", "--unlabelled", str(crops), "--compatible-with", "box", "--out", str(tmp_path / "other")]
-    assert "no earlier vectors" in CliRunner().invoke(bot, refused).output
+    assert "no earlier vectors" in str(CliRunner().invoke(bot, refused).exception)
