@@ -31,6 +31,8 @@ from bot_deploy.train.batch_norm import measure_statistics
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from embedded_data import EmbeddedData
+
     from bot_deploy.artifacts.checkpoint import Checkpoint
     from bot_deploy.datasets import Crop, Dataset
     from bot_deploy.embedder import Vectors
@@ -54,21 +56,19 @@ def main(models: tuple[str, ...], sources: tuple[str, ...], device: str, threads
     console.show_library_output()
     print("| model | data | embeddings | rank-1 | mAP | false rejects at 1e-3 |\n" + "|---" * 6 + "|")
     for data in embed_data(models, sources, device, threads):
-        halves = split_people(data.dataset, data.query, data.gallery)
-        for name, is_adapted in (("as they are", False), ("without camera means", True)):
-            rows = [score(scored, fit(fitted) if is_adapted else None) for fitted, scored in (halves, halves[::-1])]
-            rank1, mean_ap, rejects = np.mean(rows, axis=0)
-            print(
-                f"| {' | '.join(data.names)} | {name} | {rank1:.2f} | {mean_ap:.2f} | {rejects:.1f} % |",
-                flush=True,
-            )
+        first, second = split_people(data.dataset, data.query, data.gallery)
+        both_ways = ((first, second), (second, first))  # the half to fit on, and the half to score
+        print_row(data, "as they are", [score(scored, None) for _, scored in both_ways])
+        print_row(data, "without camera means", [score(scored, fit(fitted)) for fitted, scored in both_ways])
         if (saved := read_checkpoint(data.model)) is not None:
-            rows = [score(embed_adapted(saved, fitted, scored), None) for fitted, scored in (halves, halves[::-1])]
-            rank1, mean_ap, rejects = np.mean(rows, axis=0)
-            print(
-                f"| {' | '.join(data.names)} | with their batch-norm | {rank1:.2f} | {mean_ap:.2f} | {rejects:.1f} % |",
-                flush=True,
-            )
+            rows = [score(embed_adapted(saved, fitted, scored), None) for fitted, scored in both_ways]
+            print_row(data, "with their batch-norm", rows)
+
+
+def print_row(data: EmbeddedData, embeddings: str, rows: list[tuple[float, float, float]]) -> None:
+    """The mean of `rows` as a line of the table."""
+    rank1, mean_ap, rejects = np.mean(rows, axis=0)
+    print(f"| {' | '.join(data.names)} | {embeddings} | {rank1:.2f} | {mean_ap:.2f} | {rejects:.1f} % |", flush=True)
 
 
 def read_checkpoint(model: Path) -> Checkpoint | None:

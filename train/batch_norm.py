@@ -44,25 +44,43 @@ class BatchNormAdaptation:
     gap_after: float
 
 
+def read_crops(crops: Sequence[Path], size: tuple[int, int]) -> tuple[images.Pixels, list[ImageError | None]]:
+    """Pixels uint8 [N, height, width, 3] of the files `crops`, and the errors [N]: None, or why the row is zero."""
+    pixels = np.zeros((len(crops), *size, 3), np.uint8)
+    errors: list[ImageError | None] = [None] * len(crops)
+    loaded = images.read_many(crops, size, workers=available_cores())
+    for row, picture in enumerate(show_progress(loaded, "reading", len(crops))):
+        if isinstance(picture, ImageError):
+            errors[row] = picture
+        else:
+            pixels[row] = picture
+    return pixels, errors
+
+
 def adapt_batch_norm(
-    saved: Checkpoint, crops: Sequence[Path], cameras: Sequence[int | None], seed: int = 0
+    saved: Checkpoint, pixels: images.Pixels, cameras: Sequence[int | None], seed: int = 0
 ) -> BatchNormAdaptation:
-    """`saved` with the batch-norm statistics of `crops`, whose `cameras` may be unknown (None).
+    """`saved` with the batch-norm statistics of crops.
+
+    Args:
+        saved: the network as it is.
+        pixels: the crops from `read_crops`, without the broken ones.
+        cameras: camera IDs [N]; None for an unknown camera.
+        seed: of the order of the crops.
 
     Raises:
-        InputError: fewer than MIN_CROPS usable crops, crops of fewer than two cameras, a network without batch-norm, or
+        InputError: fewer than MIN_CROPS crops, crops of fewer than two cameras, a network without batch-norm, or
             crops of one camera that stay about as alike as they were, so that nothing would be gained.
     """
-    pixels, places = _read(crops, cameras, saved.contract.size)
-    if len(pixels) < MIN_CROPS or len({camera for camera in places if camera is not None}) < 2:  # noqa: PLR2004
+    if len(pixels) < MIN_CROPS or len({camera for camera in cameras if camera is not None}) < 2:  # noqa: PLR2004
         raise InputError(
             f"batch-norm statistics need {MIN_CROPS} crops of at least 2 cameras, and {len(pixels)} are usable; "
             "cameras are in file names such as c2_0001.jpg, or in folders such as c2/",
             parameter="images",
         )
-    before = relative_gap(_embed(saved, pixels), places)
+    before = relative_gap(_embed(saved, pixels), cameras)
     adapted = measure_statistics(saved, pixels, np.random.default_rng(seed).permutation(len(pixels)).tolist())
-    after = relative_gap(_embed(adapted, pixels), places)
+    after = relative_gap(_embed(adapted, pixels), cameras)
     if before - after < MIN_GAIN:
         raise InputError(
             "with the batch-norm statistics of these crops, crops of one camera are hardly less alike "
@@ -118,19 +136,6 @@ def relative_gap(vectors: Vectors, cameras: Sequence[int | None]) -> float:
     mean = np.square(every.mean(0)).sum()
     square = np.square(every.T @ every).sum() / len(every) ** 2
     return float(gap / np.sqrt(max(square - mean**2, np.finfo(np.float64).tiny)))
-
-
-def _read(
-    crops: Sequence[Path], cameras: Sequence[int | None], size: tuple[int, int]
-) -> tuple[images.Pixels, list[int | None]]:
-    """The usable `crops`, resized, and their cameras."""
-    loaded = images.read_many(crops, size, workers=available_cores())
-    pictures, places = [], []
-    for picture, camera in zip(show_progress(loaded, "reading", len(crops)), cameras, strict=True):
-        if not isinstance(picture, ImageError):
-            pictures.append(picture)
-            places.append(camera)
-    return np.stack(pictures) if pictures else np.empty((0, *size, 3), np.uint8), places
 
 
 def _embed(saved: Checkpoint, pixels: images.Pixels) -> Vectors:

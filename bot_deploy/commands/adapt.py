@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from bot_deploy.embedder import Embedder, Vectors
+    from bot_deploy.errors import ImageError
     from bot_deploy.gallery import Index
 
 
@@ -138,7 +139,7 @@ def _adapt_batch_norm(
     from bot_deploy.artifacts import checkpoint
     from bot_deploy.console import say, show, show_json
     from bot_deploy.errors import InputError
-    from bot_deploy.train.batch_norm import adapt_batch_norm
+    from bot_deploy.train.batch_norm import adapt_batch_norm, read_crops
 
     if videos:
         raise InputError("--batch-norm takes --images, or --gallery with the index of the videos", parameter="footage")
@@ -146,48 +147,60 @@ def _adapt_batch_norm(
         raise InputError(f"{out}: is the model itself; name another file", parameter="out")
     say_terms(model)
     saved = checkpoint.load(model)
-    paths, cameras = _find_crops(folder, gallery)
-    adapted = adapt_batch_norm(saved, paths, cameras)
+    files, cameras = _find_crops(folder) if folder else _find_indexed_crops(str(gallery))
+    pixels, errors = read_crops(files, saved.contract.size)
+    usable = _leave_out_broken(errors)
+    pixels, cameras = pixels[usable], [cameras[row] for row in usable]
+    adapted = adapt_batch_norm(saved, pixels, cameras)
     checkpoint.save(adapted.checkpoint, out)
     gap = {"before": adapted.gap_before, "after": adapted.gap_after}
     if as_json:
-        show_json({"model": str(out), "crops": len(paths), "relative_gap": gap})
+        show_json({"model": str(out), "crops": len(pixels), "relative_gap": gap})
     else:
         show(
-            f"{len(paths)} crops of {len(set(cameras) - {None})} cameras",
+            f"{len(pixels)} crops of {len(set(cameras) - {None})} cameras",
             "crops of one camera are more alike than crops of two by "
             f"{gap['before']:.3f} standard deviations of all cosines before, {gap['after']:.3f} after",
         )
     say(f"wrote {out}, {model_name(model)} with batch-norm statistics of these crops; next: bot export {out}")
 
 
-def _find_crops(folder: Path | None, gallery: str | None) -> tuple[list[Path], list[int | None]]:
-    """The files of crops in `folder` or in an index, and their cameras."""
+def _find_crops(folder: Path) -> tuple[list[Path], list[int | None]]:
+    """The image files below `folder`, and their cameras."""
     from bot_deploy.datasets.names import parse_name
-    from bot_deploy.gallery import open_index_of_any_model, scan_images
+    from bot_deploy.gallery import scan_images
 
-    if folder:
-        names = list(scan_images(folder).files)
-        return [folder / name for name in names], [parse_name(name).camera for name in names]
-    with closing(open_index_of_any_model(str(gallery))) as index:
+    names = list(scan_images(folder).files)
+    return [folder / name for name in names], [parse_name(name).camera for name in names]
+
+
+def _find_indexed_crops(gallery: str) -> tuple[list[Path], list[int | None]]:
+    """The files of the crops in an index, and their cameras."""
+    from bot_deploy.gallery import open_index_of_any_model
+
+    with closing(open_index_of_any_model(gallery)) as index:
         items = sorted(item for item in index.items() if not item.error)
         return [index.root / item.path for item in items], [item.camera for item in items]
 
 
+def _leave_out_broken(errors: Sequence[ImageError | None]) -> list[int]:
+    """The rows of the crops that could be read; the others are named."""
+    from bot_deploy.console import say_left_out
+
+    say_left_out([error for error in errors if error], "`bot index --json` names all of them")
+    return [row for row, error in enumerate(errors) if error is None]
+
+
 def _embed_folder(folder: Path, embedder: Embedder) -> tuple[Vectors, list[int | None]]:
     """The embeddings of all usable images below `folder`, and their cameras."""
-    from bot_deploy.console import say_left_out
-    from bot_deploy.datasets.names import parse_name
     from bot_deploy.errors import InputError
-    from bot_deploy.gallery import scan_images
 
-    names = list(scan_images(folder).files)
-    vectors, errors = embedder.embed_files([folder / name for name in names], "crops")
-    usable = [row for row, error in enumerate(errors) if error is None]
-    say_left_out([error for error in errors if error])
+    files, cameras = _find_crops(folder)
+    vectors, errors = embedder.embed_files(files, "crops")
+    usable = _leave_out_broken(errors)
     if not usable:
-        raise InputError(f"{folder}: none of {len(names)} image files is usable", parameter="images")
-    return vectors[usable], [parse_name(names[row]).camera for row in usable]
+        raise InputError(f"{folder}: none of {len(files)} image files is usable", parameter="images")
+    return vectors[usable], [cameras[row] for row in usable]
 
 
 def _read_indexes(indexes: Iterable[Index]) -> tuple[Vectors, list[int | None], dict[int, str]]:

@@ -3,7 +3,7 @@
     people.gallery/
       gallery.sqlite      the items; `length` is the number of committed vectors
       vectors-1.f16       the vectors, see vector_file.py; an item's slot is the place of its vector
-      hnsw-1.faiss        a graph for approximate search, if `build_hnsw` was called
+      hnsw-1.faiss        a graph for approximate search, if `build_hnsw` was called, see graph_files.py
 
 A committed vector is never written again, so a reader needs no lock: its transaction fixes the file and the length.
 Vectors are on the disk before the items that refer to them are committed. Bytes behind the committed length, which a
@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
 
@@ -27,7 +25,6 @@ import msgspec
 import numpy as np
 
 from bot_deploy.errors import InputError
-from bot_deploy.files import delete_leftovers
 
 from .database import (
     COLUMNS,
@@ -48,7 +45,8 @@ from .database import (
     transaction,
     update_values,
 )
-from .hnsw import DamagedGraphError, HnswGraph, build_graph, recall_at_10
+from .graph_files import GraphFiles
+from .hnsw import recall_at_10
 from .interface import GalleryItem, SearchHit, best_hits, removed_error
 from .root import current_root
 from .search import MappedVectors
@@ -63,8 +61,6 @@ if TYPE_CHECKING:
 
     from .interface import Filters
     from .search import Slots
-
-logger = logging.getLogger(__name__)
 
 USES_HNSW = 1  # in SQLite's user_version: searches use a graph
 OUTDATE = "INSERT OR IGNORE INTO outdated VALUES (?)"
@@ -108,8 +104,7 @@ class LocalIndex:
         self.address = str(folder)
         self._folder = folder
         self._mapped: tuple[tuple[int, int], MappedVectors] | None = None
-        self._hnsw: tuple[tuple[int, int], HnswGraph] | None = None
-        self._damaged_graphs: set[Path] = set()  # those that were warned of
+        self._graphs = GraphFiles(folder)
         with convert_errors(self.address):
             if root is not None:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -223,7 +218,7 @@ class LocalIndex:
         with self._reading() as (state, mapped):
             if not state.live_vectors or top < 1:
                 return []
-            graph = None if condition else self._graph(state, mapped)
+            graph = None if condition else self._graphs.open(state.generation, mapped)
             if graph:
                 hits = self._hits(mapped, graph.candidates(query, top), query)
                 if len(hits) >= min(top, state.live_vectors):  # otherwise too many of the candidates were removed
@@ -313,8 +308,8 @@ class LocalIndex:
             self._database.execute("UPDATE gallery SET generation = ?", (new.generation,))
             self._resize(new.length, new.live_vectors)
         # A reader that has the old file open can go on. On Windows, the next compaction removes that file.
-        for old_file in (*self._folder.glob("vectors-*.f16"), *self._folder.glob("hnsw-*.faiss")):
-            if old_file not in {self._vector_path(new), self._graph_path(new)}:
+        for old_file in (*self._folder.glob("vectors-*.f16"), *self._graphs.files()):
+            if old_file not in {self._vector_path(new), self._graphs.path(new.generation)}:
                 with contextlib.suppress(OSError):
                     old_file.unlink()
 
@@ -322,9 +317,8 @@ class LocalIndex:
         """Rewrites all files, so that nothing of a removed item is left in them."""
         self.compact()
         with convert_errors(self.address):
-            for graph in self._folder.glob("hnsw-*.faiss"):  # it holds vectors; `bot index` builds it again
-                graph.unlink()
-            self._hnsw = self._mapped = None
+            self._graphs.delete()  # they hold vectors; `bot index` builds one again
+            self._mapped = None
             self._database.execute("VACUUM")
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -337,17 +331,15 @@ class LocalIndex:
     def hnsw_is_current(self) -> bool:
         """Whether the graph holds exactly the vectors with an item; if not, searches are right but slower."""
         with self._reading() as (state, mapped):
-            graph = self._graph(state, mapped)
+            graph = self._graphs.open(state.generation, mapped)
             return graph is not None and graph.size == state.length == state.live_vectors
 
     def drop_hnsw(self) -> None:
         """Removes the graph: every search is exact from now on, also after the next `bot index`."""
         with self._writing():
             self._database.execute("PRAGMA user_version = 0")
-        self._hnsw = None
         with convert_errors(self.address):
-            for graph in self._folder.glob("hnsw-*.faiss"):
-                graph.unlink()
+            self._graphs.delete()
 
     def build_hnsw(self) -> float:
         """Builds the graph for approximate search and returns its recall@10, see `hnsw.recall_at_10`.
@@ -361,25 +353,14 @@ class LocalIndex:
         with self._reading() as (state, mapped):
             if not state.live_vectors:
                 raise InputError(f"{self.address}: empty; a graph needs vectors")
-            path, temporary = self._graph_path(state), self._folder / f".hnsw.{os.getpid()}.tmp"
-            delete_leftovers(self._folder)
-            try:
-                with convert_errors(self.address):
-                    build_graph(mapped.vectors, temporary)
-                    temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-            self._hnsw = None
-            self._damaged_graphs.discard(path)
-            graph = self._graph(state, mapped)
-            assert graph is not None
-            recall = recall_at_10(graph, mapped)
+            recall = recall_at_10(self._graphs.build(state.generation, mapped), mapped)
         with self._writing():
             self._database.execute(f"PRAGMA user_version = {USES_HNSW}")
         return recall
 
     def close(self) -> None:
-        self._mapped = self._hnsw = None
+        self._mapped = None
+        self._graphs.close()
         self._connections.close()
 
     def __enter__(self) -> Self:
@@ -414,26 +395,6 @@ class LocalIndex:
 
     def _vector_path(self, state: IndexState) -> Path:
         return self._folder / f"vectors-{state.generation}.f16"
-
-    def _graph_path(self, state: IndexState) -> Path:
-        return self._folder / f"hnsw-{state.generation}.faiss"
-
-    def _graph(self, state: IndexState, mapped: MappedVectors) -> HnswGraph | None:
-        path = self._graph_path(state)
-        if not path.exists() or not find_spec("faiss"):
-            return None
-        opened = self._hnsw  # another thread may replace it
-        if opened is None or opened[0] != state.mapping_key:
-            try:
-                opened = state.mapping_key, HnswGraph(path, mapped)
-            except DamagedGraphError:
-                if path not in self._damaged_graphs:
-                    self._damaged_graphs.add(path)
-                    logger.warning(f"{path}: a damaged graph; searches are exact until `bot index` builds it again")
-                return None
-            self._hnsw = opened
-        # A writer may have built a graph over more vectors than this transaction sees; its slots would be out of range.
-        return opened[1] if opened[1].size <= state.length else None
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[tuple[IndexState, MappedVectors]]:

@@ -103,7 +103,7 @@ def test_the_graph_is_remembered_until_it_is_dropped(
 
     def graphs() -> dict[str, int]:
         with LocalIndex(out) as gallery, gallery._reading() as (state, mapped):
-            graph = gallery._graph(state, mapped)
+            graph = gallery._graphs.open(state.generation, mapped)
             return {path.name: graph.size if graph else 0 for path in out.glob("hnsw-*")}
 
     assert "recall10" not in index()[0]

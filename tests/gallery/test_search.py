@@ -121,6 +121,6 @@ def test_a_graph_of_later_vectors_is_not_followed(place: Path) -> None:
             writer.add(rows[30:], vectors[30:])
             writer.build_hnsw()
             state, mapped = reader._state(), reader._mapped[1]
-            assert reader._graph(state, mapped) is None
+            assert reader._graphs.open(state.generation, mapped) is None
         assert reader.hnsw_is_current() == writer.hnsw_is_current()
         check_like_naive(reader, rows, vectors, vectors[40], 10)

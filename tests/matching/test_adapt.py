@@ -90,6 +90,23 @@ def test_the_index_of_the_model_serves_the_adapted_one(root: Path, capsys: pytes
     assert run(capsys, "match", query, "x.gallery", "--model", "by-index.onnx")[0] == 0
 
 
+def test_broken_crops_are_named_and_not_counted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = root / "unlabelled" / "0001_c1s1_000001_01.png"
+    broken.write_bytes(b"no image")
+    code, out, err = run(capsys, "adapt", "model.onnx", "--images", "unlabelled", "-o", "adapted.onnx", "--json")
+    assert code == 0, err
+    assert json.loads(out)["cameras"] == {"1": 39, "2": 40}
+    named = [line for line in err.splitlines() if line.startswith("left out: ")]
+    assert len(named) == 1
+    assert broken.name in named[0]
+    for path in (root / "unlabelled").glob("*.png"):
+        path.write_bytes(b"no image")
+    code, _, err = run(capsys, "adapt", "model.onnx", "--images", "unlabelled", "-o", "adapted.onnx")
+    assert code == 2
+    assert "left out: 70 more files; `bot index --json` names all of them" in err
+    assert "unlabelled: none of 80 image files is usable" in err.splitlines()[-1]
+
+
 def test_a_calibration_is_not_inherited(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw_crops(root / "more", "bounding_box_test", 201, 120)
     draw_crops(root / "more", "query", 201, 120)

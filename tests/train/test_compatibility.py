@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import training_run
 
 from bot_deploy.artifacts import checkpoint, read_contract
 from bot_deploy.cli import main
@@ -22,22 +23,11 @@ from bot_deploy.train import loop, run_files
 from bot_deploy.train.compatibility import embed_with_earlier, mean_directions
 from bot_deploy.train.distillation import direction_loss
 from bot_deploy.train.distributed import World
-from bot_deploy.train.recipe import Recipe
 from bot_deploy.train.state import create_state
 
 ALONE = World(0, 1, "cpu")
-RECIPE = Recipe(
-    arch="resnet18",
-    weights="none",
-    height=64,
-    width=32,
-    epochs=1,
-    identities_per_batch=3,
-    images_per_identity=2,
-    warmup_epochs=0,
-    padding=2,
-    precision="fp32",
-    unlabeled_batch=4,
+RECIPE = dataclasses.replace(
+    training_run.RECIPE, arch="resnet18", height=64, width=32, epochs=1, warmup_epochs=0, unlabeled_batch=4
 )
 
 

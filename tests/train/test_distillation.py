@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import training_run
 
 from bot_deploy.artifacts import checkpoint, read_contract
 from bot_deploy.datasets import open_dataset, open_unlabeled
@@ -24,19 +25,7 @@ from bot_deploy.train.recipe import Recipe
 from bot_deploy.train.state import create_state
 
 ALONE = World(0, 1, "cpu")
-RECIPE = Recipe(
-    arch="mobilenet_v2",
-    weights="none",
-    height=32,
-    width=16,
-    epochs=2,
-    identities_per_batch=3,
-    images_per_identity=2,
-    warmup_epochs=0,
-    padding=2,
-    precision="fp32",
-    unlabeled_batch=4,
-)
+RECIPE = dataclasses.replace(training_run.RECIPE, warmup_epochs=0, unlabeled_batch=4)
 
 
 def cosine(a: Any, b: Any) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import training_run
 
 from bot_deploy.datasets import open_dataset
 from bot_deploy.train import heads, loop, run_files
@@ -21,18 +22,7 @@ from bot_deploy.train.recipe import Recipe
 from bot_deploy.train.state import TrainingState, create_state
 from bot_deploy.train.weights import know_people
 
-RECIPE = Recipe(
-    arch="mobilenet_v2",
-    weights="none",
-    height=32,
-    width=16,
-    epochs=1,
-    identities_per_batch=3,
-    images_per_identity=2,
-    warmup_epochs=0,
-    padding=2,
-    precision="fp32",
-)
+RECIPE = dataclasses.replace(training_run.RECIPE, epochs=1, warmup_epochs=0)
 
 
 @pytest.fixture(scope="module")
