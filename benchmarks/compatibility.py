@@ -20,7 +20,7 @@ from bot_deploy.models.cache import find_model
 from bot_deploy.train import load_recipe, train
 from bot_deploy.train.cpu_settings import speed_up_cpu
 
-# As `make quickstart` trains the built-in model further.
+# A training of minutes.
 SETTINGS = ("epochs=3", "warmup_epochs=1", "milestones=[2]", "lr=2e-4", "eval_every=0")
 
 
