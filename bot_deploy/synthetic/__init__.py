@@ -102,8 +102,11 @@ def generate_clip(
     )
 
 
-def cached_dataset() -> Path:
-    """The folder of the default data set in the user's cache; the first call generates it, which takes seconds."""
+def cached_dataset(workers: int | None = 1) -> Path:
+    """The folder of the default data set in the user's cache; the first call generates it, which takes a minute.
+
+    With more `workers`, or None for one per core, each script that calls it needs a `__main__` guard.
+    """
     from bot_deploy.files import cache_folder
 
     root = cache_folder("synthetic-1")
@@ -113,8 +116,7 @@ def cached_dataset() -> Path:
 
         try:
             with progress_counter("drawing synthetic pedestrians") as progress:
-                # With more processes, each script that opens the data set would need a `__main__` guard.
-                generate_dataset(root, workers=1, progress=progress)
+                generate_dataset(root, workers=workers, progress=progress)
         except (InputError, OSError):
             if not root.exists():  # otherwise another process has written it meanwhile
                 raise
