@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .loop import train
     from .losses import CenterLoss, TripletLoss
+    from .pseudo_labels import train_unlabeled
     from .recipe import Recipe, load_recipe
 
 if __name__ != "bot_deploy.train":  # this folder on sys.path under its own name would be a second copy of every class
     raise ImportError("import bot_deploy.train, not train")
 
-__all__ = ["CenterLoss", "Recipe", "TripletLoss", "load_recipe", "train"]
+__all__ = ["CenterLoss", "Recipe", "TripletLoss", "load_recipe", "train", "train_unlabeled"]
 
 # name -> the module that defines it
 _MODULES = {
@@ -24,6 +25,7 @@ _MODULES = {
     "TripletLoss": "losses",
     "load_recipe": "recipe",
     "train": "loop",
+    "train_unlabeled": "pseudo_labels",
 }
 
 

@@ -11,9 +11,9 @@ from helpers.commands import run_python
 from helpers.training_run import RECIPE, SIZE, assert_same_run
 
 import bot_deploy.train as package
-from bot_deploy.train import loop, losses, recipe
+from bot_deploy.train import loop, losses, pseudo_labels, recipe
 
-NAMES = ["CenterLoss", "Recipe", "TripletLoss", "load_recipe", "train"]
+NAMES = ["CenterLoss", "Recipe", "TripletLoss", "load_recipe", "train", "train_unlabeled"]
 
 
 def test_importing_the_package_imports_no_torch() -> None:
@@ -25,6 +25,7 @@ def test_importing_the_package_imports_no_torch() -> None:
 def test_the_names_are_those_of_the_modules() -> None:
     assert package.__all__ == NAMES
     assert package.train is loop.train
+    assert package.train_unlabeled is pseudo_labels.train_unlabeled
     assert package.Recipe is recipe.Recipe
     assert package.load_recipe is recipe.load_recipe
     assert (package.TripletLoss, package.CenterLoss) == (losses.TripletLoss, losses.CenterLoss)
