@@ -92,6 +92,8 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume:
     check_disk_space(state, out)
     if resuming:
         restore_state(state, out / run_files.STATE_NAME)
+        if state.people is not None and len(state.people) != len(dataset.train):
+            raise InputError(f"{out}: the state of other crops; start a new run in another folder", parameter="out")
     network, crops = prepare_network(state.model, recipe, world), None
     if state.epoch < recipe.epochs:
         logger.info(
@@ -108,7 +110,7 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume:
             break
         metrics = train_epoch(state, labelled, stage, world, network)
         state.people = torch.from_numpy(people)
-        _write(state, metrics, labelled, recipe, dataset, out)
+        _write(state, metrics, labelled, stage, dataset, out)
     return out / CHECKPOINT_NAME
 
 

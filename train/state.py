@@ -113,6 +113,13 @@ def _check_moments(optimizer: torch.optim.Optimizer, names: set[str]) -> None:
             raise ValueError("a negative or infinite number of steps")
 
 
+def _check_people(people: object) -> Tensor | None:
+    """`people` of a state; raises a ValueError unless they are None or int64 [N]."""
+    if people is None or (isinstance(people, Tensor) and people.dtype == torch.int64 and people.ndim == 1):
+        return people
+    raise ValueError("people of another shape or type")
+
+
 def restore_state(state: TrainingState, path: Path) -> None:
     """Fills `state` from `path`.
 
@@ -131,7 +138,7 @@ def restore_state(state: TrainingState, path: Path) -> None:
             part.load_state_dict(values_of_part)
         _check_moments(state.optimizer, {"step", "exp_avg", "exp_avg_sq"})
         _check_moments(state.center_optimizer, {"momentum_buffer"})
-        state.people = values.get("people")
+        state.people = _check_people(values.get("people"))
         state.epoch = msgspec.convert(values["epoch"], Epoch)
         state.metrics = [EpochMetrics(**epoch) for epoch in values["rows"]]
         msgspec.convert([vars(epoch) for epoch in state.metrics], list[EpochMetrics])

@@ -171,6 +171,16 @@ def test_resume_is_bit_identical(crops: Path, tmp_path: Path) -> None:
         assert torch.equal(value, parts[key]), key
 
 
+@pytest.mark.parametrize("damaged", [torch.zeros(3, dtype=torch.int64), torch.zeros(60), torch.zeros(6, 10).long()])
+def test_damaged_people_in_the_state_are_an_error(crops: Path, tmp_path: Path, damaged: torch.Tensor) -> None:
+    out = tmp_path / "run"
+    train_unlabeled(dataclasses.replace(RECIPE, epochs=1), [crops], out)
+    state = torch.load(out / run_files.STATE_NAME, weights_only=True)
+    torch.save({**state, "people": damaged}, out / run_files.STATE_NAME)
+    with pytest.raises(InputError, match="start a new run in another folder"):
+        train_unlabeled(RECIPE, [crops], out, resume=True)
+
+
 def test_it_ends_when_the_people_stay_the_same(
     crops: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
