@@ -62,6 +62,19 @@ def crops(few_people: Path) -> Path:
     return few_people / "bounding_box_train"
 
 
+@pytest.fixture(scope="module")
+def whole_run(crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs."""
+    return train_unlabeled(RECIPE, [crops], tmp_path_factory.mktemp("whole") / "run").parent
+
+
+@pytest.fixture(scope="module")
+def first_epoch(crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch, for copies to go on from."""
+    out = tmp_path_factory.mktemp("first") / "run"
+    return train_unlabeled(dataclasses.replace(RECIPE, epochs=1), [crops], out).parent
+
+
 @pytest.mark.parametrize("max_distance", [0.4, 0.8])
 def test_neighbours_are_those_of_re_ranking(max_distance: float) -> None:
     vectors = people_vectors(6, 10, spread=0.15)[0]
@@ -147,9 +160,8 @@ def test_cameras_of_unlabelled_crops_come_from_their_names(crops: Path, tmp_path
     assert cameras["x.png"] not in {crop.camera for crop in found[:-2]}  # camera 2 of another place
 
 
-def test_a_run_finds_people_and_learns_them(crops: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    path = train_unlabeled(RECIPE, [crops], out)
+def test_a_run_finds_people_and_learns_them(crops: Path, whole_run: Path) -> None:
+    out = whole_run
     rows = list(csv.DictReader((out / run_files.METRICS_NAME).read_text().splitlines()))
     assert rows[0]["people"]
     assert 0 < float(rows[0]["crops_used"]) <= 100
@@ -158,23 +170,25 @@ def test_a_run_finds_people_and_learns_them(crops: Path, tmp_path: Path) -> None
     truth = np.array([int(Path(row["path"]).name.split("_")[0]) for row in people])
     found = np.array([int(row["person"]) if row["person"] else NOBODY for row in people])
     assert agreement(truth, found) > 0.5
-    assert checkpoint.load(path).contract.terms  # those of the built-in model, which it started from
+    assert checkpoint.load(out / "model.pt").contract.terms  # those of the built-in model, which it started from
     with pytest.raises(InputError, match="already holds a run"):
         train_unlabeled(RECIPE, [crops], out)
 
 
-def test_resume_is_bit_identical(crops: Path, tmp_path: Path) -> None:
-    whole = checkpoint.load(train_unlabeled(RECIPE, [crops], tmp_path / "whole")).state
-    train_unlabeled(dataclasses.replace(RECIPE, epochs=1), [crops], tmp_path / "parts")
+def test_resume_is_bit_identical(crops: Path, tmp_path: Path, whole_run: Path, first_epoch: Path) -> None:
+    whole = checkpoint.load(whole_run / "model.pt").state
+    shutil.copytree(first_epoch, tmp_path / "parts")
     parts = checkpoint.load(train_unlabeled(RECIPE, [crops], tmp_path / "parts", resume=True)).state
     for key, value in whole.items():
         assert torch.equal(value, parts[key]), key
 
 
 @pytest.mark.parametrize("damaged", [torch.zeros(3, dtype=torch.int64), torch.zeros(60), torch.zeros(6, 10).long()])
-def test_damaged_people_in_the_state_are_an_error(crops: Path, tmp_path: Path, damaged: torch.Tensor) -> None:
+def test_damaged_people_in_the_state_are_an_error(
+    crops: Path, tmp_path: Path, first_epoch: Path, damaged: torch.Tensor
+) -> None:
     out = tmp_path / "run"
-    train_unlabeled(dataclasses.replace(RECIPE, epochs=1), [crops], out)
+    shutil.copytree(first_epoch, out)
     state = torch.load(out / run_files.STATE_NAME, weights_only=True)
     torch.save({**state, "people": damaged}, out / run_files.STATE_NAME)
     with pytest.raises(InputError, match="start a new run in another folder"):
