@@ -179,12 +179,19 @@ def _train_epochs(
             continue
         if _evaluation_due(metrics.epoch, recipe):
             metrics = _evaluate(metrics, state.model, stage, dataset, world)
-        state.metrics.append(metrics)
-        logger.info(str(metrics))
-        save_checkpoint(state.model, out / CHECKPOINT_NAME, stage, dataset, guidance)
-        save_state(state, out / run_files.STATE_NAME)
-        run_files.write_metrics(out, state.metrics)
-        run_files.log_to_tensorboard(out, metrics)
+        finish_epoch(state, metrics, stage, dataset, out, guidance)
+
+
+def finish_epoch(
+    state: TrainingState, metrics: EpochMetrics, recipe: Recipe, dataset: Dataset, out: Path, guidance: Guidance
+) -> None:
+    """Logs the epoch and writes the files of the run."""
+    state.metrics.append(metrics)
+    logger.info(str(metrics))
+    _save_checkpoint(state.model, out / CHECKPOINT_NAME, recipe, dataset, guidance)
+    save_state(state, out / run_files.STATE_NAME)
+    run_files.write_metrics(out, state.metrics)
+    run_files.log_to_tensorboard(out, metrics)
 
 
 def recipe_of_epoch(recipe: Recipe, epoch: int) -> Recipe:
@@ -403,7 +410,7 @@ def _evaluate(metrics: EpochMetrics, model: ReID, recipe: Recipe, dataset: Datas
     return dataclasses.replace(metrics, rank1=scores.rank1, mAP=scores.mAP)
 
 
-def save_checkpoint(model: ReID, path: Path, recipe: Recipe, dataset: Dataset, guidance: Guidance) -> None:
+def _save_checkpoint(model: ReID, path: Path, recipe: Recipe, dataset: Dataset, guidance: Guidance) -> None:
     num_ids = len({crop.identity for crop in dataset.train})
     state_dict = {key: value.cpu() for key, value in model.state_dict().items()}
     contract = contract_of(model, recipe.height, recipe.width)

@@ -29,11 +29,11 @@ from .distributed import join_world
 from .features import compute_features
 from .gpu import explain_full_memory
 from .heads import mean_of_each
-from .loop import Guidance, check_disk_space, prepare_network, recipe_of_epoch, save_checkpoint, train_epoch
+from .loop import Guidance, check_disk_space, finish_epoch, prepare_network, recipe_of_epoch, train_epoch
 from .memory import ClusterMemory
 from .precision import resolve_precision
 from .recipe import Recipe, load_recipe
-from .state import create_state, restore_state, save_state
+from .state import create_state, restore_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from .clusters import Labels
     from .data import TrainingSet
     from .distributed import World
-    from .run_files import EpochMetrics
     from .state import TrainingState
 
 logger = logging.getLogger(__name__)
@@ -110,7 +109,11 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume:
             break
         metrics = train_epoch(state, labelled, stage, world, network)
         state.people = torch.from_numpy(people)
-        _write(state, metrics, labelled, stage, dataset, out)
+        found = dataclasses.replace(
+            metrics, people=labelled.num_ids, crops_used=100 * len(labelled.crops) / len(dataset.train)
+        )
+        _write_people(people, dataset, out)
+        finish_epoch(state, found, stage, dataset, out, Guidance())
     return out / CHECKPOINT_NAME
 
 
@@ -140,28 +143,11 @@ def _embed(state: TrainingState, crops: TrainingSet, recipe: Recipe, world: Worl
         return nn.functional.normalize(state.model.neck(features) if recipe.feature == "after" else features)
 
 
-def _write(
-    state: TrainingState, metrics: EpochMetrics, labelled: TrainingSet, recipe: Recipe, dataset: Dataset, out: Path
-) -> None:
-    """Writes the files of the run after an epoch."""
-    found = dataclasses.replace(
-        metrics, people=labelled.num_ids, crops_used=100 * len(labelled.crops) / len(dataset.train)
-    )
-    state.metrics.append(found)
-    logger.info(str(found))
-    save_checkpoint(state.model, out / CHECKPOINT_NAME, recipe, dataset, Guidance())
-    _write_people(state, dataset, out)
-    save_state(state, out / run_files.STATE_NAME)
-    run_files.write_metrics(out, state.metrics)
-    run_files.log_to_tensorboard(out, found)
-
-
-def _write_people(state: TrainingState, dataset: Dataset, out: Path) -> None:
+def _write_people(people: Labels, dataset: Dataset, out: Path) -> None:
     """people.csv: the crops and their people, numbered from 1; the field is empty for a crop of nobody."""
-    assert state.people is not None
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("path", "person"))
-    for crop, person in zip(dataset.train, state.people.tolist(), strict=True):
+    for crop, person in zip(dataset.train, people.tolist(), strict=True):
         table.writerow((str(crop.path), "" if person == NOBODY else person + 1))
     run_files.write_text(out / PEOPLE_NAME, text.getvalue())

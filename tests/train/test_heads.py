@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from helpers import training_run
 
 from bot_deploy.datasets import open_dataset
-from bot_deploy.train import heads, loop, run_files
+from bot_deploy.train import heads, loop
 from bot_deploy.train.data import open_training_set
 from bot_deploy.train.distributed import ALONE
 from bot_deploy.train.heads import LOGIT_SCALES, best_scale, fit_heads, mean_of_each, ridge_regression, some_of_each
@@ -116,7 +115,7 @@ def test_a_run_from_weights_of_reid_starts_better_than_with_random_heads(data: A
     for fit in (True, False):
         out = earlier_run.parents[1] / f"fit-{fit}"
         loop.train(dataclasses.replace(recipe, fit_heads=fit), data, out)
-        row = next(csv.DictReader((out / run_files.METRICS_NAME).read_text().splitlines()))
+        row = training_run.read_metrics(out)[0]
         losses[fit] = float(row["id_loss"]), float(row["center_loss"])
     assert losses[True][0] < losses[False][0]
     assert losses[True][1] < losses[False][1] / 2

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import training_run
 
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.cli import bot
@@ -21,26 +22,18 @@ from bot_deploy.train import pseudo_labels, run_files
 from bot_deploy.train.clusters import MIN_CROPS, NOBODY, agreement, find_people
 from bot_deploy.train.memory import ClusterMemory
 from bot_deploy.train.pseudo_labels import PEOPLE_NAME, train_unlabeled
-from bot_deploy.train.recipe import Recipe
 
-RECIPE = Recipe(
-    arch="mobilenet_v2",
+RECIPE = dataclasses.replace(
+    training_run.RECIPE,
     weights="box",
     height=128,
     width=64,
-    epochs=2,
-    identities_per_batch=3,
-    images_per_identity=2,
     warmup_epochs=0,
-    milestones=(),
     lr=1e-4,
-    padding=2,
-    precision="fp32",
     center_weight=0.0,
     label_smoothing=0.0,
     cluster_distance=0.4,
 )
-
 SETTINGS = {"height": 128, "width": 64, "epochs": 1, "identities_per_batch": 3, "padding": 2, "cluster_distance": 0.4}
 
 
@@ -162,7 +155,7 @@ def test_cameras_of_unlabelled_crops_come_from_their_names(crops: Path, tmp_path
 
 def test_a_run_finds_people_and_learns_them(crops: Path, whole_run: Path) -> None:
     out = whole_run
-    rows = list(csv.DictReader((out / run_files.METRICS_NAME).read_text().splitlines()))
+    rows = training_run.read_metrics(out)
     assert rows[0]["people"]
     assert 0 < float(rows[0]["crops_used"]) <= 100
     people = list(csv.DictReader((out / PEOPLE_NAME).read_text().splitlines()))
@@ -201,7 +194,7 @@ def test_it_ends_when_the_people_stay_the_same(
     caplog.set_level("INFO")
     monkeypatch.setattr(pseudo_labels, "STABLE_AGREEMENT", 0.0)
     train_unlabeled(dataclasses.replace(RECIPE, epochs=5), [crops], tmp_path / "run")
-    rows = list(csv.DictReader((tmp_path / "run" / run_files.METRICS_NAME).read_text().splitlines()))
+    rows = training_run.read_metrics(tmp_path / "run")
     assert len(rows) == 1
     assert "training ends here" in caplog.text
 
