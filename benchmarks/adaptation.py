@@ -20,7 +20,7 @@ from embedded_data import embed_data, embedding_options
 from bot_deploy import console, images
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.backends.torch import runner
-from bot_deploy.camera_means import CameraMeans, fit_camera_means
+from bot_deploy.camera_means import CameraMeans, fit_camera_means, fit_whitening
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import InputError
 from bot_deploy.evaluation.metrics import DotProducts, evaluate
@@ -52,7 +52,9 @@ class Half:
 
 @click.command()
 @embedding_options
-def main(models: tuple[str, ...], sources: tuple[str, ...], device: str, threads: int) -> None:
+@click.option("--batch-norm/--no-batch-norm", default=True, help="Also measure the statistics of batch-norm layers.")
+def main(models: tuple[str, ...], sources: tuple[str, ...], device: str, threads: int, batch_norm: bool) -> None:
+    """Print a table of the scores."""
     console.show_library_output()
     print("| model | data | embeddings | rank-1 | mAP | false rejects at 1e-3 |\n" + "|---" * 6 + "|")
     for data in embed_data(models, sources, device, threads):
@@ -60,7 +62,8 @@ def main(models: tuple[str, ...], sources: tuple[str, ...], device: str, threads
         both_ways = ((first, second), (second, first))  # the half to fit on, and the half to score
         print_row(data, "as they are", [score(scored, None) for _, scored in both_ways])
         print_row(data, "without camera means", [score(scored, fit(fitted)) for fitted, scored in both_ways])
-        if (saved := read_checkpoint(data.model)) is not None:
+        print_row(data, "and whitened", [score(scored, fit(fitted, whiten=True)) for fitted, scored in both_ways])
+        if batch_norm and (saved := read_checkpoint(data.model)) is not None:
             rows = [score(embed_adapted(saved, fitted, scored), None) for fitted, scored in both_ways]
             print_row(data, "with their batch-norm", rows)
 
@@ -119,11 +122,15 @@ def cameras(crops: list[Crop]) -> list[int | None]:
     return [crop.known_camera for crop in crops]
 
 
-def fit(half: Half) -> CameraMeans:
-    """The camera means of all crops of `half` but distractors, which are in the other half too."""
+def fit(half: Half, *, whiten: bool = False) -> CameraMeans:
+    """What `bot adapt` fits to all crops of `half` but distractors, which are in the other half too."""
     crops, vectors = [*half.query, *half.gallery], np.concatenate([half.query_vectors, half.gallery_vectors])
     rows = [row for row, crop in enumerate(crops) if crop.identity > 0]
-    return fit_camera_means(vectors[rows], cameras([crops[row] for row in rows]))
+    known = cameras([crops[row] for row in rows])
+    means = fit_camera_means(vectors[rows], known)
+    if not whiten:
+        return means
+    return dataclasses.replace(means, whitening=fit_whitening(means, vectors[rows], known))
 
 
 def score(half: Half, means: CameraMeans | None) -> tuple[float, float, float]:

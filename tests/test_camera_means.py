@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 
 import numpy as np
 import pytest
 from helpers.random_gallery import contract, random_unit_vectors
 
-from bot_deploy.artifacts.contract import from_json
+from bot_deploy.artifacts.contract import encode_vectors, from_json
 from bot_deploy.camera_means import (
     camera_gap,
     camera_means_of,
     fit_camera_means,
+    fit_whitening,
     stored_means,
 )
 from bot_deploy.errors import InputError
@@ -97,6 +99,63 @@ def test_a_contract_keeps_them(vectors: np.ndarray) -> None:
     assert again.crops == means.crops
     assert again.center(vectors, CAMERAS) == pytest.approx(means.center(vectors, CAMERAS), abs=1e-3)  # of float16
     assert camera_means_of(contract()) is None
+
+
+def test_whitening_is_the_inverse_root_of_the_shrunk_covariance(vectors: np.ndarray) -> None:
+    means = fit_camera_means(vectors, CAMERAS)
+    rest = [
+        row - (means.overall if camera is None else means.of_camera[camera])
+        for row, camera in zip(vectors.astype(np.float64), CAMERAS, strict=True)
+    ]
+    covariance = sum(np.outer(row, row) for row in rest) / len(rest)
+    dim = len(covariance)
+    values, directions = np.linalg.eigh(0.5 * covariance + 0.5 * np.trace(covariance) / dim * np.eye(dim))
+    root = sum(np.outer(column, column) / np.sqrt(value) for value, column in zip(values, directions.T, strict=True))
+    expected = np.array([root @ row / np.linalg.norm(root @ row) for row in rest])
+    whitened = dataclasses.replace(means, whitening=fit_whitening(means, vectors, CAMERAS))
+    assert whitened.center(vectors, CAMERAS) == pytest.approx(expected, abs=1e-4)
+    assert whitened.center_one(vectors[1], [1]) == pytest.approx(expected[1], abs=1e-4)
+    assert means.center(vectors, CAMERAS) != pytest.approx(expected, abs=1e-2)
+    # Vectors without the means rank in the direction of the query as whitened ones do, but for their lengths.
+    turned = root @ expected[0]
+    assert whitened.direction(expected[0].astype(np.float32)) == pytest.approx(
+        turned / np.linalg.norm(turned), abs=1e-4
+    )
+    assert (means.direction(vectors[0]) == vectors[0]).all()
+
+
+def test_only_the_directions_of_the_greatest_variance_are_whitened() -> None:
+    vectors = random_unit_vectors(np.random.default_rng(2), 400, 200)
+    vectors[:, :3] *= 5
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    means = fit_camera_means(vectors, [None] * 400)
+    whitening = fit_whitening(means, vectors, [None] * 400)
+    assert whitening.shape == (128, 200)
+    whitened = dataclasses.replace(means, whitening=whitening).center(vectors, [None] * 400)
+    spread, before = whitened.std(0), means.center(vectors, [None] * 400).std(0)
+    assert before[:3].mean() > 4 * before[3:].mean()
+    assert spread[:3].mean() < 2 * spread[3:].mean()
+
+
+def test_equal_vectors_have_nothing_to_whiten() -> None:
+    vectors = np.eye(1, 8, dtype=np.float32).repeat(50, 0)
+    assert fit_whitening(fit_camera_means(vectors, [1] * 50), vectors, [1] * 50).shape == (0, 8)
+
+
+def test_a_contract_keeps_whitening(vectors: np.ndarray) -> None:
+    means = fit_camera_means(vectors, CAMERAS)
+    whitened = dataclasses.replace(means, whitening=fit_whitening(means, vectors, CAMERAS))
+    assert whitened.whitening is not None
+    fields = {"camera_means": stored_means(whitened, 60), "whitening": encode_vectors(whitened.whitening)}
+    read = camera_means_of(from_json(dataclasses.replace(contract(), **fields).to_json(), "x.onnx"))
+    assert read is not None
+    assert read.center(vectors, CAMERAS) == pytest.approx(whitened.center(vectors, CAMERAS), abs=2e-3)  # of float16
+    one_number = base64.b64encode(b"ab").decode()
+    for damage in (one_number, "?", encode_vectors(whitened.whitening * np.float32(np.inf))):
+        with pytest.raises(InputError, match="its contract is damaged"):
+            from_json(dataclasses.replace(contract(), **{**fields, "whitening": damage}).to_json(), "x.onnx")
+    with pytest.raises(InputError, match="its contract is damaged"):
+        from_json(dataclasses.replace(contract(), whitening=fields["whitening"]).to_json(), "x.onnx")
 
 
 @pytest.mark.parametrize("damage", ["camera", "number", "length", "base64", "nan", "twice"])

@@ -116,7 +116,7 @@ def measure_statistics(saved: Checkpoint, pixels: images.Pixels, order: Sequence
     fingerprint = contract_of(model, *saved.contract.size).fingerprint
     # Thresholds, camera means and compatible spaces are those of the network as it was.
     contract = dataclasses.replace(
-        saved.contract, fingerprint=fingerprint, calibration=None, camera_means=(), compatible_with=()
+        saved.contract, fingerprint=fingerprint, calibration=None, camera_means=(), whitening="", compatible_with=()
     )
     return dataclasses.replace(saved, contract=contract, state=dict(model.state_dict()))
 

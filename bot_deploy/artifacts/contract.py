@@ -52,6 +52,7 @@ OPTIONAL = {
     "unlabelled",
     "terms",
     "camera_means",
+    "whitening",
     "compatible_with",
 }  # older files lack them
 OPTIONAL_OF_CALIBRATION = {"is_labelled", "cameras", "threshold_interval"}  # as above
@@ -66,6 +67,7 @@ PositiveRate = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
 CameraID = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Base64 = Annotated[str, Meta(max_length=4 * 65_536 * 2)]
+LongBase64 = Annotated[str, Meta(max_length=128 * 4 * 65_536 * 2)]
 Mean = Annotated[float, Meta(ge=-100, le=100)]
 Std = Annotated[float, Meta(ge=1e-3, le=100)]
 CONTRACT_REMEDY = "export the model again"
@@ -100,10 +102,24 @@ class StoredCameraMean:
 
     def decode(self, dim: int) -> npt.NDArray[np.float32]:
         """The mean as float32 [dim]; raises ValueError if it is damaged."""
-        values = np.frombuffer(base64.b64decode(self.mean, validate=True), "<f2").astype(np.float32)
-        if len(values) != dim or not np.isfinite(values).all():
-            raise ValueError(f"camera_means: not {dim} finite numbers")
-        return values
+        vectors = decode_vectors(self.mean, dim, "camera_means")
+        if len(vectors) != 1:
+            raise ValueError(f"camera_means: not {dim} numbers")
+        mean: npt.NDArray[np.float32] = vectors[0]
+        return mean
+
+
+def encode_vectors(vectors: npt.NDArray[np.float32]) -> str:
+    """Base64 of `vectors` as little-endian float16."""
+    return base64.b64encode(vectors.astype("<f2").tobytes()).decode()
+
+
+def decode_vectors(text: str, dim: int, name: str) -> npt.NDArray[np.float32]:
+    """The vectors [N, dim] that `encode_vectors` wrote; raises ValueError with the `name` of the field if damaged."""
+    values = np.frombuffer(base64.b64decode(text, validate=True), "<f2").astype(np.float32)
+    if len(values) % dim or not np.isfinite(values).all():
+        raise ValueError(f"{name}: not vectors of {dim} finite numbers")
+    return values.reshape(-1, dim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +143,7 @@ class Contract:
     unlabelled: tuple[Description, ...] = ()  # names of training data that only the teacher labelled
     terms: Description = ""  # what the model may be used for; a model that starts from its weights inherits them
     camera_means: tuple[StoredCameraMean, ...] = ()  # of the cameras that it was adapted to; the first one is of all
+    whitening: LongBase64 = ""  # float16 [R, dim], see `CameraMeans.whitening`; "": none
     compatible_with: tuple[
         Name, ...
     ] = ()  # embedding spaces of earlier models that its embeddings can be compared with
@@ -217,6 +234,8 @@ def _check_camera_means(contract: Contract) -> None:
         raise ValueError("camera_means: not one of all cameras, and one of each")
     for stored in contract.camera_means:
         stored.decode(contract.dim)
+    if decode_vectors(contract.whitening, contract.dim, "whitening").size and not cameras:
+        raise ValueError("whitening: without camera_means")
 
 
 def weights_fingerprint(tensors: Iterable[tuple[str, bytes]]) -> str:

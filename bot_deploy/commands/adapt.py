@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 )
 @FOOTAGE
 @click.option(
+    "--whiten",
+    is_flag=True,
+    help="Also whiten: directions in which all embeddings differ much count less. It helps some models far from their "
+    "training data, and costs others.",
+)
+@click.option(
     "--batch-norm",
     is_flag=True,
     help="Measure the statistics of the batch-norm layers again, instead of camera means; MODEL is a checkpoint, the "
@@ -53,6 +59,7 @@ def adapt(
     images: Path | None,
     gallery: str | None,
     videos: tuple[Path, ...],
+    whiten: bool,
     batch_norm: bool,
     out: Path | None,
     detector: Path | None,
@@ -78,6 +85,8 @@ def adapt(
     from bot_deploy.gallery import open_index
     from bot_deploy.matching.adapt import fit_adaptation, write_adapted
 
+    if whiten and batch_norm:
+        raise click.UsageError("--whiten goes with camera means, not with --batch-norm")
     check_one_source(
         images,
         gallery,
@@ -102,7 +111,7 @@ def adapt(
         vectors, cameras, names = _read_indexes([open_index(gallery, embedder.contract)])
     else:
         vectors, cameras, names = _read_indexes(open_video_indexes(videos, embedder, detector, threads))
-    adaptation = fit_adaptation(vectors, cameras, names)
+    adaptation = fit_adaptation(vectors, cameras, names, whiten=whiten)
     write_adapted(model, out, adaptation)
     counts = {names.get(camera, str(camera)): count for camera, count in sorted(adaptation.means.crops.items())}
     if as_json:
@@ -121,7 +130,8 @@ def adapt(
             "mean cosine of two crops from one camera, minus that of two cameras: "
             f"{adaptation.gap_before:.4f} before, {adaptation.gap_after:.4f} after",
         )
-    say(f"wrote {out}, {model_name(model)} with the mean of each camera; next: bot calibrate {out} --data CROPS")
+    added = "the mean of each camera" + " and whitening" * whiten
+    say(f"wrote {out}, {model_name(model)} with {added}; next: bot calibrate {out} --data CROPS")
 
 
 def _checkpoint(model: Path | None) -> Path:

@@ -72,7 +72,7 @@ def _key(embedder: Embedder, model: Path, crops: Sequence[Crop]) -> str:
     with model.open("rb") as file:
         digest.update(hashlib.file_digest(file, "sha256").digest())
     # Embeddings are those of the network: neither thresholds nor camera means change them.
-    contract = replace(embedder.contract, calibration=None, camera_means=())
+    contract = replace(embedder.contract, calibration=None, camera_means=(), whitening="")
     digest.update(f"{embedder.backend}\n{contract.to_json()}\n{PIL.__version__}\n".encode())
     digest.update(crops_fingerprint(crops).encode())
     for crop in crops:

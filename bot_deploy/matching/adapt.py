@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot_deploy.artifacts import companion_files, read_contract, write_contract
-from bot_deploy.camera_means import CameraMeans, camera_gap, fit_camera_means, stored_means
+from bot_deploy.artifacts.contract import encode_vectors
+from bot_deploy.camera_means import CameraMeans, camera_gap, fit_camera_means, fit_whitening, stored_means
 from bot_deploy.errors import InputError, RunError
 
 from .calibrate import check_storable
@@ -33,7 +34,7 @@ class Adaptation:
 
 
 def fit_adaptation(
-    vectors: Vectors, cameras: Sequence[int | None], names: Mapping[int, str] | None = None
+    vectors: Vectors, cameras: Sequence[int | None], names: Mapping[int, str] | None = None, *, whiten: bool = False
 ) -> Adaptation:
     """The camera means of unit `vectors` [N, D], which the `cameras` [N] took; None: an unknown camera.
 
@@ -41,6 +42,7 @@ def fit_adaptation(
         vectors: of the crops.
         cameras: camera IDs.
         names: of cameras, for messages.
+        whiten: also whiten what is left of the embeddings.
 
     Raises:
         InputError: fewer than two cameras have MIN_CAMERA_CROPS crops, or crops of one camera are not more alike than
@@ -65,6 +67,8 @@ def fit_adaptation(
             f"crops of one camera are not more alike than crops of two (mean cosines differ by {gap_before:.4f}), so "
             "camera means would gain nothing; use the model as it is"
         )
+    if whiten:
+        means = replace(means, whitening=fit_whitening(means, vectors, cameras))
     gap_after = camera_gap(means.center(vectors[known], numbers), numbers)
     return Adaptation(means, len(vectors), gap_before, gap_after)
 
@@ -89,5 +93,6 @@ def write_adapted(model: str | Path, out: str | Path, adaptation: Adaptation) ->
             shutil.copyfile(file, copy)
     except OSError as error:
         raise RunError(f"{out}: cannot be written ({error.strerror or error})", parameter="out") from None
-    means = stored_means(adaptation.means, adaptation.crops)
-    write_contract(out, replace(contract, camera_means=means, calibration=None))
+    means, whitening = stored_means(adaptation.means, adaptation.crops), adaptation.means.whitening
+    stored = "" if whitening is None else encode_vectors(whitening)
+    write_contract(out, replace(contract, camera_means=means, whitening=stored, calibration=None))

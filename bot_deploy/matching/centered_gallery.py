@@ -43,7 +43,7 @@ class CenteredGallery:
 
     def search(self, query: Vectors, top: int, **filters: Unpack[Filters]) -> list[SearchHit]:
         """As `Gallery.search`, among the SCORED_AGAIN best items of the gallery as it is, or more if `top` is."""
-        hits = self._gallery.search(query, max(top, SCORED_AGAIN), **filters)
+        hits = self._gallery.search(self._means.direction(query), max(top, SCORED_AGAIN), **filters)
         if not hits:
             return []
         self._cameras |= {hit.item.path: hit.item.camera for hit in hits}

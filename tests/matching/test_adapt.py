@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from bot_deploy import cli, match, open_embedder
 from bot_deploy.artifacts import read_contract
-from bot_deploy.camera_means import camera_means_of, fit_camera_means
+from bot_deploy.camera_means import camera_means_of, fit_camera_means, fit_whitening
 from bot_deploy.errors import InputError
 from bot_deploy.evaluation.protocol import evaluate_dataset
 from bot_deploy.matching.adapt import fit_adaptation
@@ -90,6 +91,20 @@ def test_the_index_of_the_model_serves_the_adapted_one(root: Path, capsys: pytes
     assert run(capsys, "match", query, "x.gallery", "--model", "by-index.onnx")[0] == 0
 
 
+def test_whitening_is_only_done_when_asked_for(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, white = root / "plain.onnx", root / "white.onnx"
+    assert run(capsys, "adapt", "model.onnx", "--images", "unlabelled", "-o", plain)[0] == 0
+    code, _, err = run(capsys, "adapt", "model.onnx", "--images", "unlabelled", "--whiten", "-o", white)
+    assert code == 0, err
+    assert "with the mean of each camera and whitening" in err
+    assert not read_contract(plain).whitening
+    assert read_contract(white).whitening
+    assert evaluate_dataset(white, root / "people").mAP != evaluate_dataset(plain, root / "people").mAP
+    code, _, err = run(capsys, "adapt", "model.onnx", "--images", "unlabelled", "--whiten", "--batch-norm")
+    assert code == 2
+    assert "not with --batch-norm" in err
+
+
 def test_broken_crops_are_named_and_not_counted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = root / "unlabelled" / "0001_c1s1_000001_01.png"
     broken.write_bytes(b"no image")
@@ -151,18 +166,26 @@ def test_cameras_that_do_not_differ_are_refused() -> None:
         fit_adaptation(np.concatenate([vectors, vectors]), [1] * 30 + [2] * 30)
 
 
+@pytest.mark.parametrize("whiten", [False, True])
 @pytest.mark.parametrize("known", [(), (1,), (0, 3)])
-def test_search_is_that_of_a_loop(known: tuple[int, ...], tmp_path: Path) -> None:
+def test_search_is_that_of_a_loop(known: tuple[int, ...], whiten: bool, tmp_path: Path) -> None:
     rows, vectors = random_items(200)
-    means = fit_camera_means(vectors, [row.camera for row in rows])
+    cameras = [row.camera for row in rows]
+    means = fit_camera_means(vectors, cameras)
+    whitening = np.eye(vectors.shape[1])
+    if whiten:
+        means = dataclasses.replace(means, whitening=fit_whitening(means, vectors, cameras))
+        whitening -= means.whitening.T @ means.whitening
     query = random_unit_vectors(np.random.default_rng(5), 1)[0]
     subtracted = np.mean([means.of_camera[camera] for camera in known] or [means.overall], axis=0)
-    wanted = (query - subtracted) / np.linalg.norm(query - subtracted)
+    wanted = whitening @ (query - subtracted)
+    wanted /= np.linalg.norm(wanted)
     expected = []
     for row, vector in zip(rows, vectors.astype(np.float16).astype(np.float32), strict=True):
         rest = vector / np.linalg.norm(vector) - means.of_camera.get(
             -1 if row.camera is None else row.camera, means.overall
         )
+        rest = whitening @ rest
         if not row.error and row.camera != 2:
             expected.append((float(rest @ wanted / np.linalg.norm(rest)), row.path))
     expected.sort(reverse=True)
