@@ -8,7 +8,7 @@ Whitening goes further: directions in which all embeddings differ much, such as 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     Vectors = npt.NDArray[np.float32]
 
+NEW_CAMERA_PULL = 25  # appearances after which the mean of a new camera is as much its own as that of all crops
 WHITENED_DIRECTIONS = 128  # of the greatest variance; all of them change rank-1 and mAP by less than 0.5
 WHITENING_SHRINKAGE = 0.5  # share of equal variance in all directions
 
@@ -70,6 +71,17 @@ class CameraMeans:
             return query
         turned: Vectors = _unit_length(self._whiten(query[None]))[0]
         return turned
+
+    def with_appearance(self, camera: int, vector: Vectors) -> CameraMeans:
+        """These means after one more appearance on `camera`, whose unit `vector` [D] counts as one crop.
+
+        A new camera starts from the mean of all crops, and after n appearances with mean m it has
+        (n m + k M) / (n + k), with k = NEW_CAMERA_PULL: as `fit_camera_means`, but with a fixed pull.
+        """
+        seen, mean = self.crops.get(camera, 0), self.of_camera.get(camera, self.overall)
+        moved = np.asarray(mean + (vector - mean) / (seen + 1 + NEW_CAMERA_PULL), np.float32)
+        of_camera, crops = {**self.of_camera, camera: moved}, {**self.crops, camera: seen + 1}
+        return replace(self, of_camera=of_camera, crops=crops)
 
     def _whiten(self, vectors: Vectors) -> Vectors:
         if self.whitening is None:

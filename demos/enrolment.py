@@ -20,6 +20,7 @@ from bot_deploy.datasets.names import SPECIAL_LABELS
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.escaping import escape
 from bot_deploy.files import unused_path, write_atomically
+from bot_deploy.footage.videos import FIRST_NAMED_CAMERA
 from bot_deploy.gallery import GalleryItem
 from bot_deploy.matching.identify import Candidate, person_name
 
@@ -47,7 +48,9 @@ class Enroller:
         self.gallery = gallery
         self.names = {name for item in gallery.items() if not item.error and (name := person_name(item)) is not None}
 
-    def enrol_stranger(self, crop: Pixels, embedding: Vectors, stem: str | None = None) -> Candidate:
+    def enrol_stranger(
+        self, crop: Pixels, embedding: Vectors, stem: str | None = None, camera: int | None = None
+    ) -> Candidate:
         """Adds a new person under the first automatic name that nobody has, and that nobody takes at the same time.
 
         Programs that share the folder of crops cannot take the same name: each makes the folder of that name, which
@@ -60,7 +63,7 @@ class Enroller:
         while True:
             name = self._claim_name()
             try:
-                candidate = self.enrol(name, crop, embedding, stem)
+                candidate = self.enrol(name, crop, embedding, stem, camera)
             except BaseException:
                 self._remove_empty_folder(name)
                 raise
@@ -88,20 +91,25 @@ class Enroller:
         with contextlib.suppress(OSError):  # not empty
             (self.gallery.root / name).rmdir()
 
-    def enrol(self, name: str, crop: Pixels, embedding: Vectors, stem: str | None = None) -> Candidate:
+    def enrol(
+        self, name: str, crop: Pixels, embedding: Vectors, stem: str | None = None, camera: int | None = None
+    ) -> Candidate:
         """Adds the person `name` with `crop` uint8 RGB [H, W, 3] and the unit vector `embedding` [D].
 
         `stem` is the name of the crop's file, without its suffix: see `crop_stem`. None means the present time.
+        `camera` took the crop; its number becomes a part of the name too, if names can hold it.
 
         Raises:
             InputError: the name cannot be used.
             RunError: the crop or the gallery cannot be written.
         """
         check_name(name)
-        root = self.gallery.root
+        root, stem = self.gallery.root, stem or crop_stem(time.time(), 0)
+        if camera is not None and camera < FIRST_NAMED_CAMERA:
+            stem += f"_c{camera}"
         with _convert_errors(root / name):
             (root / name).mkdir(parents=True, exist_ok=True)
-            path = unused_path(root / name / f"{stem or crop_stem(time.time(), 0)}.png")
+            path = unused_path(root / name / f"{stem}.png")
         try:
             image = Image.fromarray(crop)
             # A killed program leaves no half of a picture.
@@ -114,7 +122,7 @@ class Enroller:
                 size,
                 digest=galleries.file_digest(path),
                 **galleries.parse_name(relative_path)._asdict(),
-            )
+            )._replace(camera=camera)
             self.gallery.add([item], embedding[None])
         except BotError:  # a full disk; a crop without an item would become a person at the next `bot index`
             path.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from bot_deploy.video.tracks import LOST_TRACK_S
 from .enrolment import Enroller, crop_stem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from bot_deploy.embedder import Embedder, Vectors
     from bot_deploy.gallery import Index
@@ -87,6 +87,7 @@ class TrackIdentity:
     has_ended: bool = False  # the appearance
     last_xyxy: Xyxy = (0.0, 0.0, 0.0, 0.0)
     last_frame: FrameStamp | None = None  # None before the first box
+    is_learned: bool = False  # it is in the mean of its camera
     views: list[Vectors] = field(default_factory=list)  # embeddings that were enrolled from this track
 
     @property
@@ -134,8 +135,8 @@ class TrackIdentity:
 class _CameraTracks:
     """The tracks of one camera, and who they are."""
 
-    def __init__(self, builder: TrackletBuilder) -> None:
-        self.builder = builder
+    def __init__(self, builder: TrackletBuilder, number: int | None) -> None:
+        self.builder, self.number = builder, number
         self.identities: dict[int, TrackIdentity] = {}  # by track id
         self._ended: list[TrackIdentity] = []  # whose track shows somebody else now, or is gone
 
@@ -206,6 +207,7 @@ class LiveRecognizer:
         threshold: float | None = None,
         embed_every: int = EMBED_EVERY_FRAMES,
         auto_enrol: bool = False,
+        camera_numbers: Sequence[int | None] = (),
     ) -> None:
         """Starts without tracks.
 
@@ -217,6 +219,8 @@ class LiveRecognizer:
             threshold: cosine from which a person is recognised, in place of the calibration.
             embed_every: frames between two embeddings of a track.
             auto_enrol: whether strangers are enrolled automatically.
+            camera_numbers: of each camera, as in a gallery; enrolled crops have them, and an adapted model uses its
+                mean of that camera, or learns one. (): unknown.
         """
         self.identifier = PersonIdentifier(
             gallery, embedder.contract.calibration, threshold, camera_means_of(embedder.contract)
@@ -226,9 +230,10 @@ class LiveRecognizer:
         outlier_threshold = self.identifier.outlier_threshold
         self._cameras = [
             _CameraTracks(
-                TrackletBuilder(detector, embedder, rate, outlier_threshold, embed_every=embed_every, timer=self.timer)
+                TrackletBuilder(detector, embedder, rate, outlier_threshold, embed_every=embed_every, timer=self.timer),
+                number,
             )
-            for rate in fps
+            for rate, number in zip(fps, camera_numbers or [None] * len(fps), strict=True)
         ]
         self._auto_enrol = auto_enrol
 
@@ -256,14 +261,15 @@ class LiveRecognizer:
                 camera.update(frames[number], boxes[number])
                 for box in boxes[number]:
                     if box.is_embedded:
-                        self._search(camera.identity_of(box))
+                        self._learn(camera.identity_of(box), camera)
+                        self._search(camera.identity_of(box), camera)
         for number, camera in cameras.items():
             with self.timer.measure("search"):
                 self._assign_names([camera.identity_of(box) for box in boxes[number]])
             if self._auto_enrol:
                 with self.timer.measure("enrol"):
                     for box in boxes[number]:
-                        self._enrol_if_stranger(camera.identity_of(box), is_embedded=box.is_embedded)
+                        self._enrol_if_stranger(camera.identity_of(box), camera, is_embedded=box.is_embedded)
         return {
             number: FrameResult(
                 [camera.identity_of(box).person for box in boxes[number]],
@@ -286,27 +292,35 @@ class LiveRecognizer:
         identity = self._cameras[camera].identities.get(track_id)
         if identity is None or identity.tracklet.crop is None or not identity.tracklet.embedding.count:
             raise InputError(f"track {track_id} is gone, or has no embedding yet")
-        return self._enrol(identity, name)
+        return self._enrol(identity, self._cameras[camera], name)
 
-    def _enrol(self, identity: TrackIdentity, name: str | None) -> str:
+    def _enrol(self, identity: TrackIdentity, camera: _CameraTracks, name: str | None) -> str:
         crop, embedding = identity.tracklet.crop, identity.tracklet.embedding.vector
         assert crop is not None
         stem = _stem(identity.tracklet)
         if name:
-            identity.candidate = self.enroller.enrol(name, crop, embedding, stem)
+            identity.candidate = self.enroller.enrol(name, crop, embedding, stem, camera.number)
         else:
-            identity.candidate = self.enroller.enrol_stranger(crop, embedding, stem)
+            identity.candidate = self.enroller.enrol_stranger(crop, embedding, stem, camera.number)
         identity.decision, identity.views = MATCH, [embedding]
         identity.is_enrolment_new, identity.reported_name = True, None
         # An unknown track, of any camera, may show the person who was just enrolled.
-        for other in (other for camera in self._cameras for other in camera.identities.values()):
-            if other.tracklet.embedding.count:
-                self._search(other)
+        for any_camera in self._cameras:
+            for other in any_camera.identities.values():
+                if other.tracklet.embedding.count:
+                    self._search(other, any_camera)
         return identity.candidate.name
 
-    def _search(self, identity: TrackIdentity) -> None:
+    def _learn(self, identity: TrackIdentity, camera: _CameraTracks) -> None:
+        """Takes a person who is seen well enough into the mean of the camera, once."""
+        is_new = identity.is_enrollable and not identity.is_learned and not identity.tracklet.why_no_person
+        if is_new and camera.number is not None:
+            self.identifier.learn_camera(camera.number, identity.tracklet.embedding.vector)
+            identity.is_learned = True
+
+    def _search(self, identity: TrackIdentity, camera: _CameraTracks) -> None:
         identity.gallery_size = len(self.identifier.gallery)
-        identity.candidates = self.identifier.candidates(identity.tracklet.embedding.vector)
+        identity.candidates = self.identifier.candidates(identity.tracklet.embedding.vector, camera.number)
 
     def _assign_names(self, identities: list[TrackIdentity]) -> None:
         """Gives each track its most similar candidate; no person has two tracks on one frame."""
@@ -334,13 +348,13 @@ class LiveRecognizer:
             return MATCH if decision == UNCERTAIN else decision
         return UNCERTAIN if decision == MATCH and not identity.is_nameable else decision
 
-    def _enrol_if_stranger(self, identity: TrackIdentity, *, is_embedded: bool) -> None:
+    def _enrol_if_stranger(self, identity: TrackIdentity, camera: _CameraTracks, *, is_embedded: bool) -> None:
         if not identity.is_enrollable:
             return
         if self._is_stranger(identity):
-            self._enrol_stranger(identity)
+            self._enrol_stranger(identity, camera)
         elif is_embedded and identity.views and identity.decision == MATCH and identity.candidate:
-            self._enrol_new_view(identity, identity.candidate.name)
+            self._enrol_new_view(identity, camera, identity.candidate.name)
 
     def _is_stranger(self, identity: TrackIdentity) -> bool:
         # The best candidate may have another track here, or be uncertain only because the gallery is large.
@@ -350,21 +364,21 @@ class LiveRecognizer:
         is_unknown = identity.decision == NO_MATCH or (identity.decision == UNCERTAIN and identity.is_long)
         return is_unknown and not identity.tracklet.why_no_person  # a post, for instance
 
-    def _enrol_stranger(self, identity: TrackIdentity) -> None:
+    def _enrol_stranger(self, identity: TrackIdentity, camera: _CameraTracks) -> None:
         try:
-            self._enrol(identity, None)
+            self._enrol(identity, camera, None)
         except BotError as error:  # a full disk after hours, for instance; recognition continues
             logger.warning(f"automatic enrolment stops: {error}")
             self._auto_enrol = False
 
-    def _enrol_new_view(self, identity: TrackIdentity, name: str) -> None:
+    def _enrol_new_view(self, identity: TrackIdentity, camera: _CameraTracks, name: str) -> None:
         """Adds the last crop of a person enrolled from this track, if it shows another side of the person."""
         crop, embedding = identity.tracklet.crop, identity.tracklet.crop_embedding
         assert crop is not None
         assert embedding is not None
         is_new = max(float(embedding @ view) for view in identity.views) < MAX_VIEW_SIMILARITY
         if is_new and len(identity.views) < MAX_VIEWS:
-            self.enroller.enrol(name, crop, embedding, _stem(identity.tracklet))
+            self.enroller.enrol(name, crop, embedding, _stem(identity.tracklet), camera.number)
             identity.views.append(embedding)
 
 

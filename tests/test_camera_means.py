@@ -82,6 +82,18 @@ def test_a_query_of_several_cameras_loses_the_mean_of_their_means(vectors: np.nd
     assert means.center_one(vectors[0], []) == pytest.approx(means.center(vectors[:1], [None])[0])
 
 
+def test_a_new_camera_learns_from_its_appearances(vectors: np.ndarray) -> None:
+    means = fit_camera_means(vectors, CAMERAS)
+    learned = means
+    for vector in vectors[:10]:
+        learned = learned.with_appearance(77, vector)
+    expected = (vectors[:10].sum(0) + 25 * means.overall) / (10 + 25)
+    assert learned.of_camera[77] == pytest.approx(expected, abs=1e-6)
+    assert learned.crops[77] == 10
+    assert 77 not in means.of_camera
+    assert all((learned.of_camera[camera] == means.of_camera[camera]).all() for camera in range(3))
+
+
 def test_the_gap_is_that_of_all_pairs(vectors: np.ndarray) -> None:
     same, different = mean_cosines(vectors[:20], CAMERAS[1:21])
     rows = [row for row, camera in enumerate(CAMERAS[1:21]) if camera is not None]

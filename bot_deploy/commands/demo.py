@@ -202,6 +202,7 @@ def demo(
             threshold=threshold,
             embed_every=embed_every,
             auto_enrol=auto_enrol,
+            camera_numbers=[camera.number for camera in cameras],
         )
         for camera in cameras:
             named = f", camera {camera.name}" if len(cameras) > 1 else ""

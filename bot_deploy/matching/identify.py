@@ -46,10 +46,11 @@ class PersonIdentifier:
     ) -> None:
         """Uses the thresholds of `calibration`; `threshold`, the lowest cosine of a match, replaces them.
 
-        `means` are those of an adapted model. The camera of an embedding is taken as unknown.
+        `means` are those of an adapted model.
         """
         self.gallery = gallery
         self._means = means
+        self._adapted_cameras = frozenset(means.crops) if means else frozenset()
         self._searched = CenteredGallery(gallery, means) if means else gallery
         if threshold is not None:
             require_range("threshold", threshold, -1, 1)
@@ -71,10 +72,22 @@ class PersonIdentifier:
         source = "calibrated" if self._calibration else "not calibrated; `bot calibrate` finds a threshold"
         return f"a match needs a cosine of {self._threshold:.3f} or more ({source})"
 
-    def candidates(self, embedding: Vectors) -> list[Candidate]:
-        """The people most similar to the unit vector `embedding` [D], best first; each with the best score."""
+    def learn_camera(self, camera: int, embedding: Vectors) -> None:
+        """Takes an appearance on `camera`, with the unit vector `embedding` [D], into the mean of that camera.
+
+        Nothing changes if the model is not adapted, or is adapted to this camera.
+        """
+        if self._means and camera not in self._adapted_cameras:
+            self._means = self._means.with_appearance(camera, embedding)
+            self._searched = CenteredGallery(self.gallery, self._means)
+
+    def candidates(self, embedding: Vectors, camera: int | None = None) -> list[Candidate]:
+        """The people most similar to the unit vector `embedding` [D], best first; each with the best score.
+
+        `camera` took the crop; None: an unknown one.
+        """
         if self._means:
-            embedding = self._means.center_one(embedding, ())
+            embedding = self._means.center_one(embedding, () if camera is None else (camera,))
         top = SEARCH_SIZE
         while True:
             hits = self._searched.search(embedding, top)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from bot_deploy import __version__
 from bot_deploy.errors import ImageError, RunError, UnavailableError
+from bot_deploy.footage.videos import MAX_CAMERA_NAME
 
 from .service import Service, decode
 
@@ -86,6 +87,10 @@ Asked = Annotated[Service, Depends(find_service)]
 Picture = Annotated[Any, Depends(read_picture)]
 Top = Annotated[int, Query(ge=1, le=MAX_TOP, description="Number of images in the rank list.")]
 Name = Annotated[str | None, Query(min_length=1, max_length=MAX_NAME, description="Name of the person.")]
+Camera = Annotated[
+    str | None,
+    Query(min_length=1, max_length=MAX_CAMERA_NAME, description="Name of the camera that took the picture, as cam3."),
+]
 NewName = Annotated[str, Query(min_length=1, max_length=MAX_NAME, description="The name from now on.")]
 
 open_routes = APIRouter()
@@ -111,10 +116,10 @@ async def embed(service: Asked, picture: Picture) -> dict[str, Any]:
 
 
 @routes.post("/match", openapi_extra=A_PICTURE, responses=_errors(400, 401, 403, 413, 503))
-async def match(service: Asked, picture: Picture, top: Top = 10) -> dict[str, Any]:
+async def match(service: Asked, picture: Picture, top: Top = 10, camera: Camera = None) -> dict[str, Any]:
     """The images and people of the gallery that look like the picture, best first, and the verdict."""
     vector = await _embed(service, picture)
-    found: dict[str, Any] = await run_in_threadpool(service.match, vector, top)
+    found: dict[str, Any] = await run_in_threadpool(service.match, vector, top, camera)
     return found
 
 
@@ -125,10 +130,10 @@ async def list_people(service: Asked) -> dict[str, Any]:
 
 
 @routes.post("/people", status_code=201, openapi_extra=A_PICTURE, responses=_errors(400, 401, 403, 413, 503))
-async def enrol(service: Asked, picture: Picture, name: Name = None) -> dict[str, Any]:
+async def enrol(service: Asked, picture: Picture, name: Name = None, camera: Camera = None) -> dict[str, Any]:
     """Adds a picture of a person, without a name of a new one. The answer comes when it is on the disk."""
     vector = await _embed(service, picture)
-    return {"name": await run_in_threadpool(service.enrol, name, picture, vector)}
+    return {"name": await run_in_threadpool(service.enrol, name, picture, vector, camera)}
 
 
 @routes.patch("/people/{name}", responses=_errors(400, 401, 403, 404, 409, 503))

@@ -11,6 +11,7 @@ from bot_deploy.camera_means import camera_means_of
 from bot_deploy.demos.enrolment import Enroller
 from bot_deploy.errors import ImageError
 from bot_deploy.footage.forgetting import forget_person
+from bot_deploy.footage.videos import camera_number
 from bot_deploy.matching.identify import PersonIdentifier
 from bot_deploy.matching.match import rank
 from bot_deploy.matching.queries import ARRAY, Query
@@ -51,11 +52,16 @@ class Service:
         """
         return self.batcher.submit(images.resize(picture, self.contract.size))
 
-    def match(self, vector: Vectors, top: int) -> dict[str, Any]:
-        """The rank list of the gallery's images for `vector` [D], its people, and the verdict, as JSON."""
-        ranking = rank([Query(ARRAY, vector)], self.gallery, self.contract.calibration, top, means=self._means)[0]
+    def match(self, vector: Vectors, top: int, camera: str | None = None) -> dict[str, Any]:
+        """The rank list of the gallery's images for `vector` [D], its people, and the verdict, as JSON.
+
+        `camera` is the name of the camera that took the picture; None: unknown.
+        """
+        number = None if camera is None else camera_number(camera, {})
+        query = Query(ARRAY, vector, cameras=() if number is None else (number,))
+        ranking = rank([query], self.gallery, self.contract.calibration, top, means=self._means)[0]
         root = self.gallery.root
-        people = self._identifier.candidates(vector)[:top]
+        people = self._identifier.candidates(vector, number)[:top]
         return {
             "matches": [
                 {
@@ -77,8 +83,10 @@ class Service:
         """Everybody in the gallery."""
         return list_people(self.gallery)
 
-    def enrol(self, name: str | None, picture: Pixels, vector: Vectors) -> str:
+    def enrol(self, name: str | None, picture: Pixels, vector: Vectors, camera: str | None = None) -> str:
         """Adds `picture` with its `vector` [D] to the person `name`, or to a new one; returns the name.
+
+        `camera` is the name of the camera that took it; None: unknown.
 
         When it returns, the picture and the vector are on the disk.
 
@@ -86,10 +94,11 @@ class Service:
             InputError: the name cannot be used.
             RunError: the gallery cannot be written.
         """
+        number = None if camera is None else camera_number(camera, {})
         with self._changing:
             if name is None:
-                return self._enroller.enrol_stranger(picture, vector).name
-            return self._enroller.enrol(name, picture, vector).name
+                return self._enroller.enrol_stranger(picture, vector, camera=number).name
+            return self._enroller.enrol(name, picture, vector, camera=number).name
 
     def rename(self, old: str, new: str) -> Person:
         """As `people.rename_person`."""

@@ -222,10 +222,10 @@ def test_a_live_source_survives_a_gallery_that_fails_once(
     monkeypatch.setattr(Film, "is_live", is_live)
     original, calls = PersonIdentifier.candidates, iter(range(99))
 
-    def candidates(self: PersonIdentifier, embedding: np.ndarray) -> list[Candidate]:
+    def candidates(self: PersonIdentifier, embedding: np.ndarray, camera: int | None) -> list[Candidate]:
         if next(calls) == 2:
             raise RunError("the server is away")
-        return original(self, embedding)
+        return original(self, embedding, camera)
 
     monkeypatch.setattr(PersonIdentifier, "candidates", candidates)
     if not is_live:  # a film has no later frames to recover with

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.fake_camera import (
     BLUE,
+    CONTRACT,
     DETECTOR,
     GREEN,
     RED,
@@ -24,6 +25,7 @@ from helpers.fake_camera import (
     vector_of,
 )
 
+from bot_deploy.camera_means import CameraMeans, stored_means
 from bot_deploy.demos.enrolment import Enroller, open_enrolment_gallery
 from bot_deploy.demos.recognition import (
     MIN_EMBEDDINGS_TO_ENROL,
@@ -34,7 +36,8 @@ from bot_deploy.demos.recognition import (
     TrackedPerson,
 )
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.gallery import Index
+from bot_deploy.footage.videos import FIRST_NAMED_CAMERA
+from bot_deploy.gallery import Index, index_folder
 from bot_deploy.matching.identify import PersonIdentifier
 from bot_deploy.video.detectors import Detections, Detector
 from bot_deploy.video.sources import open_source
@@ -318,3 +321,41 @@ def test_single_pictures_are_recognised_one_by_one(gallery: Index) -> None:
     recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 1)
     pictures = [scene((RED, walker(10))), scene((BLUE, walker(10))), scene((RED, walker(10)))]
     assert [names(persons) for persons in watch(recognizer, pictures)[0]] == [{"Ann"}, {None}, {"Ann"}]
+
+
+def test_enrolled_crops_have_the_number_of_their_camera(gallery: Index) -> None:
+    recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, 10, camera_numbers=[7])
+    watch(recognizer, [scene((RED, walker(10 + step))) for step in range(4)])
+    recognizer.enrol(1, "Ann")
+    named = LiveRecognizer(DETECTOR, embedder(), gallery, 10, camera_numbers=[FIRST_NAMED_CAMERA + 5])
+    watch(named, [scene((BLUE, walker(10 + step))) for step in range(4)])
+    named.enrol(1, "Bob")
+    cameras = {item.identity: (item.camera, "_c" in item.path) for item in gallery.items()}
+    assert cameras == {"Ann": (7, True), "Bob": (FIRST_NAMED_CAMERA + 5, False)}
+    # The index of the folder of crops finds nothing new.
+    update = index_folder(gallery, gallery.root, embedder())
+    assert (update.new, update.changed, update.removed) == (0, 0, 0)
+    assert {item.identity: (item.camera, "_c" in item.path) for item in gallery.items()} == cameras
+
+
+def test_an_adapted_model_learns_a_new_camera_once_from_each_person(gallery: Index) -> None:
+    enrol(gallery, Ann=RED)
+    overall = np.array([0.2, 0.2, 0.2], np.float32)
+    means = stored_means(CameraMeans(overall, {3: overall}, {3: 100}), 100)
+    adapted = embedder(replace(CONTRACT, camera_means=means))
+    recognizer = LiveRecognizer(DETECTOR, adapted, gallery, 10, embed_every=1, camera_numbers=[8])
+    seen: list[tuple[int, np.ndarray]] = []
+    learn = recognizer.identifier.learn_camera
+
+    def learn_and_note(camera: int, vector: np.ndarray) -> None:
+        seen.append((camera, vector))
+        learn(camera, vector)
+
+    recognizer.identifier.learn_camera = learn_and_note  # type: ignore[method-assign]
+    watch(recognizer, [scene((RED, walker(10 + step)), (BLUE, walker(200 - step))) for step in range(20)])
+    assert [camera for camera, _ in seen] == [8, 8]
+    assert sorted(int(vector.argmax()) for _, vector in seen) == [0, 2]
+    score = recognizer.identifier.candidates(vector_of(RED), 8)[0].score
+    learned = (vector_of(RED) + vector_of(BLUE) + 25 * overall) / 27
+    query, known = vector_of(RED) - learned, vector_of(RED) - overall
+    assert score == pytest.approx(float(query @ known / np.linalg.norm(query) / np.linalg.norm(known)), abs=1e-3)

@@ -7,12 +7,14 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.fake_camera import BLUE, CONTRACT, GREEN, ORANGE, RED, crop_of, embedder, enrol, vector_of
 from PIL import Image
 
 from bot_deploy import gallery as galleries
 from bot_deploy.artifacts.contract import Calibration
+from bot_deploy.camera_means import CameraMeans
 from bot_deploy.gallery import Index
 from bot_deploy.matching.identify import (
     SEARCH_SIZE,
@@ -96,3 +98,24 @@ def test_a_minimum_score_replaces_the_calibration(gallery: Index) -> None:
     assert identifier.decide_score(0.45, 1) == "match"
     assert identifier.reaches_threshold(0.45)
     assert identifier.outlier_threshold == pytest.approx(0.4 - UNCERTAIN_MARGIN)
+
+
+def test_an_adapted_model_uses_the_mean_of_the_camera_and_learns_those_of_new_ones(gallery: Index) -> None:
+    enrol(gallery, Ann=RED, Bob=BLUE)
+    overall, third = np.array([0.1, 0.1, 0.1], np.float32), np.array([0.5, 0.0, 0.1], np.float32)
+    identifier = PersonIdentifier(gallery, None, means=CameraMeans(overall, {3: third}, {3: 100}))
+
+    def score(mean: np.ndarray, name: str) -> float:
+        query, known = vector_of(ORANGE) - mean, vector_of(RED if name == "Ann" else BLUE) - overall
+        return float(query @ known / np.linalg.norm(query) / np.linalg.norm(known))
+
+    for camera, mean in ((None, overall), (3, third), (8, overall)):
+        for found in identifier.candidates(vector_of(ORANGE), camera):
+            assert found.score == pytest.approx(score(mean, found.name), abs=1e-3)
+    for _ in range(5):
+        identifier.learn_camera(3, vector_of(GREEN))  # the model is adapted to this one
+        identifier.learn_camera(8, vector_of(GREEN))
+    learned = (5 * vector_of(GREEN) + 25 * overall) / 30
+    for camera, mean in ((3, third), (8, learned)):
+        for found in identifier.candidates(vector_of(ORANGE), camera):
+            assert found.score == pytest.approx(score(mean, found.name), abs=1e-3)

@@ -191,6 +191,10 @@ def test_people_are_enrolled_found_renamed_and_forgotten(server: Server, picture
     forgotten = {"name": "Grace", "images": 1, "appearances": 0, "left_file_count": 0}
     assert server.ask("DELETE", "/people/Grace").json == forgotten
     assert server.ask("DELETE", "/people/Grace").status == 404
+    assert server.ask("POST", "/people?name=Eve&camera=cam3", first).status == 201
+    filmed = server.ask("POST", "/match?top=1&camera=cam4", first).json["matches"][0]
+    assert (filmed["identity"], filmed["camera"]) == ("Eve", 3)
+    assert server.ask("DELETE", "/people/Eve").status == 200
     assert "Grace" not in {person["name"] for person in server.ask("GET", "/people").json["people"]}
     assert server.ask("GET", f"/pictures/{quote(best['path'])}").status == 404
 
@@ -204,6 +208,7 @@ def test_people_are_enrolled_found_renamed_and_forgotten(server: Server, picture
         ("POST", "/people?name=a%2Fb", None, 400, "leave out special characters"),
         ("POST", "/people?name=", None, 422, "name"),
         ("POST", "/match?top=0", None, 422, "top"),
+        ("POST", f"/match?camera={'x' * 1000}", None, 422, "camera"),
         ("GET", "/pictures/..%2F..%2Fetc%2Fpasswd", None, 404, "no such picture"),
         ("GET", "/nothing", None, 404, "Not Found"),
         ("PUT", "/embed", None, 405, "Method Not Allowed"),
