@@ -16,10 +16,10 @@ import click
 from bot_deploy import console
 from bot_deploy.datasets import Dataset, open_dataset
 from bot_deploy.evaluation.protocol import Scores, evaluate_dataset
-from bot_deploy.models.cache import find_model
 from bot_deploy.train import load_recipe, train
 from bot_deploy.train.cpu_settings import speed_up_cpu
 from bot_deploy.train.pseudo_labels import train_unlabeled
+from bot_deploy.train.run_files import weights_file
 
 
 def hide_labels(dataset: Dataset, folder: Path) -> None:
@@ -40,7 +40,7 @@ def main(weights: str, data: str, overrides: tuple[str, ...]) -> None:
     speed_up_cpu()
     dataset, recipe = open_dataset(data), load_recipe("unlabelled", overrides, weights)
     print("| training | rank-1 | mAP |\n|---|---|---|")
-    print(f"| none | {show(evaluate_dataset(find_model(weights), dataset))} |", flush=True)
+    print(f"| none | {show(evaluate_dataset(weights_file(weights), dataset))} |", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         hide_labels(dataset, folder / "crops")
