@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bot_deploy import runs
 from bot_deploy.artifacts import checkpoint as checkpoints
 from bot_deploy.artifacts.compact_onnx import NETWORK_KEY
+from bot_deploy.artifacts.engine_file import sidecar_path
 from bot_deploy.artifacts.onnx_file import read_metadata
 from bot_deploy.backends import nvidia
 from bot_deploy.backends.torch import runner
@@ -41,6 +42,7 @@ from .graph import inference_graph
 from .int8 import to_int8
 from .parity import TOLERANCES, Parity, compare_embeddings, sample_crops, with_scores
 from .program_files import write_triton_engine
+from .to_litert import LITERT_NAME, check_litert, open_litert, to_litert
 from .to_onnx import check_opset, to_onnx
 from .to_tensorrt import DEFAULT_OPTIONS, EngineOptions, adopt_engine, check_engine, to_engine
 
@@ -76,9 +78,10 @@ def export(
     feature: str | None = None,
     flip: bool = False,
     opset: int | None = None,
+    litert: bool = False,
     consumer: Consumer | None = None,
 ) -> list[ExportedModel]:
-    """Exports a checkpoint to ONNX, and to a TensorRT engine if asked, and compares every file with PyTorch.
+    """Exports a checkpoint to ONNX, and to others if asked, and compares every file with PyTorch.
 
     A file that fails the comparison is kept as *.rejected; check `ExportedModel.rejected`.
 
@@ -100,23 +103,25 @@ def export(
         feature: "after" or "before" BNNeck ("fi" or "ft" in the paper); by default the one that was trained.
         flip: average the embeddings of a crop and of its mirror image, inside the graph.
         opset: ONNX opset version; 11 to 23; by default 18, and 17 in the file for another program (18 for Triton).
+        litert: also write a LiteRT file (.tflite) in float32.
         consumer: another program to write a file for, from `make_consumer`.
 
     Returns:
-        The exported models in the order of `precisions`, then the engine, then the file for another program.
+        The exported models in the order of `precisions`, then the engine, the LiteRT file, and the file for another
+        program.
 
     Raises:
         InputError: no such checkpoint, data set, precision, feature, opset, batch or GPU.
         RunError: the folder cannot be written, or the engine cannot be built.
     """
-    _check_request(precisions, engine_precision, opset)
+    _check_request(precisions, engine_precision, opset, litert=litert)
     if engine_precision and adopt is None:  # what cannot be built is refused before any work
         _, gpu_archs = check_engine(engine_batch, gpu_archs, engine_options)
     source = find_model(checkpoint)
     if source.is_dir():
         source = source / CHECKPOINT_NAME
     if consumer and _is_finished(source):
-        if tuple(precisions) != PRECISIONS[:1] or engine_precision or feature or flip:
+        if tuple(precisions) != PRECISIONS[:1] or engine_precision or litert or feature or flip:
             raise InputError(f"{source}: is exported already; name its checkpoint for other files and features")
         return [_export_finished(source, out, data, consumer, opset)]
     dataset = data if isinstance(data, Dataset) else open_dataset(*((data,) if data else _training_sources(source)))
@@ -153,13 +158,10 @@ def export(
             _log(exported[-1])
         except ParityError as error:
             logger.warning(str(error))
-    if consumer:
-        exported.append(_export_for_context(context, consumer, dataset, exported, opset))
-        _log(exported[-1])
-    return exported
+    return [*exported, *_export_for_others(context, exported, dataset, opset, consumer, litert=litert)]
 
 
-def _check_request(precisions: Sequence[str], engine_precision: str | None, opset: int | None) -> None:
+def _check_request(precisions: Sequence[str], engine_precision: str | None, opset: int | None, *, litert: bool) -> None:
     wanted = {*precisions, engine_precision or PRECISIONS[0]}
     unknown = sorted(wanted - set(PRECISIONS))
     if unknown:
@@ -168,6 +170,8 @@ def _check_request(precisions: Sequence[str], engine_precision: str | None, opse
         check_opset(opset)
     if opset is not None and opset < OPSET and wanted != {PRECISIONS[0]}:
         raise InputError(f"FP16 and INT8 need opset {OPSET} or newer", parameter="opset")
+    if litert:
+        check_litert()
 
 
 def _is_finished(source: Path) -> bool:
@@ -197,6 +201,26 @@ def _training_sources(source: Path) -> tuple[str, ...]:
         return sources
     logger.info(f"the training data {MERGE_SEPARATOR.join(sources)} is not here; comparing on synthetic crops")
     return (SYNTHETIC,)
+
+
+def _export_for_others(
+    context: ExportContext,
+    exported: Sequence[ExportedModel],
+    dataset: Dataset,
+    opset: int | None,
+    consumer: Consumer | None,
+    *,
+    litert: bool,
+) -> Iterator[ExportedModel]:
+    """The files for other runtimes and programs."""
+    if litert:
+        made = export_litert(context)
+        _log(made)
+        yield made
+    if consumer:
+        made = _export_for_context(context, consumer, dataset, exported, opset)
+        _log(made)
+        yield made
 
 
 def _export_for_context(
@@ -333,7 +357,7 @@ def export_onnx(
     final = context.out / ONNX_NAMES[precision]
     with unverified_path(final) as path:
         float32_layers = _write_onnx(context, precision, path, exported)
-        parity = _compare_with_pytorch(context, path, precision)
+        parity = _compare_with_pytorch(context, open_embedder(path, check=False), precision)
         return ExportedModel(
             publish(path, final, parity),
             precision,
@@ -372,15 +396,30 @@ def export_engine(
     if adopt is not None:
         with unverified_path(final) as path:
             adopt_engine(adopt, replace(context.contract, precision=precision), path)
-            adopted = _compare_with_pytorch(context, path, precision)
+            adopted = _compare_with_pytorch(context, open_embedder(path, check=False), precision)
             return ExportedModel(publish(path, final, adopted), precision, context.data_name, adopted)
     if precision in SHARED_GRAPHS and rejected in [model.path for model in exported]:
         raise ParityError(f"no {ENGINE_NAME}, because it would be built from {rejected}")
     with _source_onnx(context, precision, exported) as (source, float32_layers), unverified_path(final) as path:
         not_run = _reason_not_to_run(to_engine(source, path, batch=batch, gpu_archs=gpu_archs, options=options).sidecar)
-        parity = None if not_run else _compare_with_pytorch(context, path, precision)
+        parity = None if not_run else _compare_with_pytorch(context, open_embedder(path, check=False), precision)
         published = publish(path, final, parity)
         return ExportedModel(published, precision, context.data_name, parity, not_run, float32_layers)
+
+
+def export_litert(context: ExportContext) -> ExportedModel:
+    """Writes model.tflite and compares it with PyTorch.
+
+    Raises:
+        RunError: the folder cannot be written, litert-torch is not installed, or it cannot convert the network.
+    """
+    final = context.out / LITERT_NAME
+    with unverified_path(final) as path:
+        logger.info("writing LiteRT")
+        to_litert(context.graph, context.contract, path)
+        parity = _compare_with_pytorch(context, open_litert(path, context.contract), "fp32")
+        published = publish(path, final, parity)
+        return ExportedModel(published, "fp32", context.data_name, parity, files=(sidecar_path(published),))
 
 
 def _reason_not_to_run(sidecar: Sidecar) -> str:
@@ -426,8 +465,8 @@ def _write_onnx(
         return tuple(to_int8(source, path, context.graph, contract, context.calibration, tensorrt=tensorrt))
 
 
-def _compare_with_pytorch(context: ExportContext, path: Path, precision: str) -> Parity:
-    candidate = open_embedder(path, check=False)  # an unusable one is kept as *.rejected
+def _compare_with_pytorch(context: ExportContext, candidate: Embedder, precision: str) -> Parity:
+    """The parity of `candidate`, which is not checked, because an unusable one is kept as *.rejected."""
     parity = compare_embeddings(context.reference, candidate, context.crops, TOLERANCES[precision])
     if context.benchmark and context.reference_scores:
         parity = with_scores(parity, context.reference_scores, evaluate_dataset(candidate, context.benchmark))

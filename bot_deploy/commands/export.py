@@ -93,6 +93,11 @@ ENGINE_BATCH = ":".join(map(str, ENGINE_BATCH_SIZES))
     help=f"ONNX opset version, 11 to 23; default: {OPSET}, or 17 for --for (but {OPSET} for triton).",
 )
 @click.option(
+    "--litert",
+    is_flag=True,
+    help="Also write model.tflite for LiteRT (TFLite) on phones and small boards; needs the extra litert.",
+)
+@click.option(
     "--for",
     "consumer",
     type=click.Choice(CONSUMERS),
@@ -135,6 +140,7 @@ def export_command(
     flip: bool,
     feature: str | None,
     opset: int | None,
+    litert: bool,
     consumer: str | None,
     layout: str | None,
     pixel_range: str | None,
@@ -206,6 +212,7 @@ def export_command(
         feature=feature,
         flip=flip,
         opset=opset,
+        litert=litert,
         consumer=program,
     )
     if as_json:
