@@ -120,6 +120,17 @@ def _build_resnet(
     return nn.Sequential(OrderedDict(children)), net.fc.in_features
 
 
+def _build_resnest(
+    name: str, last_stride: int, _stem: str, _size: tuple[int, int], *, non_local: str = ""
+) -> tuple[nn.Module, int]:
+    """The ResNeSt that timm calls `name`; `non_local` as for `_build_resnet`."""
+    layers, channels = timm_backbone.build_resnest(name, last_stride)
+    if non_local:
+        for stage, count in zip(("layer2", "layer3"), NON_LOCAL_BLOCKS["resnet50"], strict=True):
+            layers[stage] = _add_non_local(layers[stage], count, non_local)
+    return nn.Sequential(layers), channels
+
+
 def _add_non_local(stage: nn.Module, count: int, inner: str) -> nn.Sequential:
     """`stage` with a non-local block behind each of its last `count` blocks."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -171,6 +182,14 @@ BACKBONES = {
         for name in NON_LOCAL_BLOCKS
         for ibn in (False, True)
         for suffix, inner in (("_nl", "half"), ("_nl1", "one"))
+    },
+    **{
+        f"resnest50{suffix}": Backbone(
+            partial(_build_resnest, "resnest50d", non_local=inner),
+            extra_layers_key=f".{NON_LOCAL}",
+            timm_name="resnest50d",
+        )
+        for suffix, inner in (("", ""), ("_nl", "half"), ("_nl1", "one"))
     },
     "mobilenet_v2": Backbone(_build_mobilenet_v2, torchvision_name="mobilenet_v2", imported_last_stride=2),
     "mobilenet_v2_in": Backbone(

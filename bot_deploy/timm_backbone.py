@@ -100,6 +100,23 @@ def build(name: str, last_stride: int, _stem: str, size: tuple[int, int]) -> tup
     return nn.Sequential(layers), channels
 
 
+def build_resnest(name: str, last_stride: int) -> tuple[OrderedDict[str, nn.Module], int]:
+    """The layers of the ResNeSt `name` (Zhang et al., 2020) with the last stride of fast-reid, and its channels.
+
+    With `last_stride` 1, no convolution is dilated, as timm's output stride would do it: the pooling after the split
+    attention of the last stage keeps its kernel of 3, and its shortcut pools nothing.
+
+    Raises:
+        RunError: timm is not installed.
+    """
+    net = import_timm().create_model(name, pretrained=False, num_classes=0, global_pool="")
+    if last_stride == 1:
+        block = net.layer4[0]
+        block.avd_last, block.downsample[0] = nn.AvgPool2d(3, 1, padding=1), nn.Identity()
+    layers = ((name, layer) for name, layer in net.named_children() if name not in {"global_pool", "fc"})
+    return OrderedDict(layers), net.num_features
+
+
 def _with_output_stride(timm: Any, name: str, options: dict[str, Any]) -> nn.Module | None:
     """The network with OUTPUT_STRIDE; None if timm cannot build it so."""
     try:

@@ -92,7 +92,25 @@ def test_keys_and_shapes_are_torchvisions(arch: str, dim: int, last_stride: int)
 def test_every_backbone_of_the_table_is_tested_here() -> None:
     plain = {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152"}
     non_local = {f"resnet{depth}_{nl}{ibn}" for depth in (50, 101) for ibn in ("", "_ibn_a") for nl in ("nl", "nl1")}
-    assert set(BACKBONES) == {*plain, *(f"{arch}_ibn_a" for arch in plain), *non_local, SMALL, f"{SMALL}_in"}
+    resnests = {f"resnest50{nl}" for nl in ("", "_nl", "_nl1")}
+    ibn = {f"{arch}_ibn_a" for arch in plain}
+    assert set(BACKBONES) == {*plain, *ibn, *non_local, *resnests, SMALL, f"{SMALL}_in"}
+
+
+def test_a_resnest_is_that_of_timm() -> None:
+    """With the last stride 2 it is timm's own; a last stride of 1 doubles the sides of the feature map."""
+    import timm
+
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 64, 32)
+    theirs = timm.create_model("resnest50d", num_classes=0, global_pool="").eval()
+    ours = {stride: ReID("resnest50", 5, last_stride=stride).eval() for stride in (1, 2)}
+    for model in ours.values():
+        model.backbone.load_state_dict(theirs.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(ours[2].backbone(images), theirs(images))
+        assert ours[1].backbone(images).shape == (2, 2048, 4, 2)
+    assert ours[1].dim == 2048
 
 
 @pytest.mark.parametrize(

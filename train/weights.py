@@ -126,8 +126,11 @@ def _backbone_of(given: Mapping[str, Tensor]) -> str | None:
 
 @cache
 def _own_shapes(arch: str) -> dict[str, torch.Size]:
-    with torch.device("meta"):  # no memory for the weights
-        return _backbone_shapes(ReID(arch, 1).state_dict())
+    try:
+        with torch.device("meta"):  # no memory for the weights
+            return _backbone_shapes(ReID(arch, 1).state_dict())
+    except RunError:  # it needs timm, which is not installed
+        return {}
 
 
 def _backbone_shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

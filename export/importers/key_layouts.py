@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 CONVERTIBLE = (
-    "ResNet-18, -34, -50, -101 and -152, each also with IBN-a, -50 and -101 also with non-local blocks, and "
-    "fast-reid's MobileNetV2"
+    "ResNet-18, -34, -50, -101 and -152, each also with IBN-a, -50 and -101 also with non-local blocks, ResNeSt-50, "
+    "also with non-local blocks, and fast-reid's MobileNetV2"
 )
 
 
@@ -148,6 +148,8 @@ def detect_backbone(weights: Mapping[str, Tensor]) -> str:
         len({match[1] for name in names if (match := re.match(rf"layer{n}\.(\d+)\.", name))}) for n in range(1, 5)
     )
     arch = RESNETS_BY_BLOCKS.get(("layer1.0.conv3.weight" in names, blocks))
+    if "layer1.0.conv2.fc1.weight" in names:  # split attention
+        arch = {"resnet50": "resnest50"}.get(arch or "")
     if arch is None:
         description = f"a ResNet of {'+'.join(map(str, blocks))} blocks" if any(blocks) else list_keys(sorted(names))
         raise InputError(f"its backbone cannot be imported: {description}; convertible: {CONVERTIBLE}")

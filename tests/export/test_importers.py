@@ -28,6 +28,7 @@ from helpers.toolkits import (
     norm,
     pictures,
     prefixed,
+    resnest,
     resnet,
     torchreid,
 )
@@ -181,6 +182,37 @@ def test_sbs_of_fast_reid(tmp_path: Path) -> None:
     torch.testing.assert_close(embedded(checkpoint.load(tmp_path / "model.pt"), images), vectors, atol=0, rtol=0)
     before = import_checkpoint(tmp_path / "theirs.pth", **SIZE, feature="before").checkpoint
     assert_same_embeddings(embedded(before, images), expected(images, backbone, None, **how))
+
+
+@pytest.mark.parametrize("last_stride", [1, 2])
+def test_sbs_with_resnest(last_stride: int, tmp_path: Path) -> None:
+    # As sbs_S50, which trackers such as BoT-SORT are published with.
+    backbone = resnest()
+    for stage, channels, count in ((2, 512, 2), (3, 1024, 3)):
+        for index in range(count):
+            backbone |= non_local(f"NL_{stage}.{index}", channels, channels // 2)
+    theirs = {**fastreid(backbone, 2048), "heads.pool_layer.p": torch.tensor([2.7])}
+    imported = import_checkpoint(stored(theirs, tmp_path), **SIZE, last_stride=last_stride)
+    saved = imported.checkpoint
+    assert (saved.contract.arch, saved.stem, saved.pooling, saved.contract.dim) == (
+        "resnest50_nl",
+        "torchvision",
+        "gem",
+        2048,
+    )
+    images, neck = pictures(), necked(theirs, "heads.bottleneck.0")
+    how: dict[str, Any] = {"power": 2.7, "last_stride": last_stride, **PIXELS}
+    vectors = embedded(saved, images)
+    assert_same_embeddings(vectors, expected(images, backbone, neck, **how))
+    other = expected(images, backbone, neck, **{**how, "last_stride": 3 - last_stride})
+    assert float((vectors * other).sum(1).max()) < 1 - 1e-5
+
+
+def test_the_published_resnests(tmp_path: Path) -> None:
+    assert detect_backbone(prefixed("backbone.", resnest())) == "resnest50"
+    deeper = {f"backbone.layer3.{block}.conv3.weight": torch.zeros(1) for block in range(23)}
+    with pytest.raises(InputError, match=r"a ResNet of 3\+4\+23\+3 blocks; convertible: .*ResNeSt-50"):
+        detect_backbone({**prefixed("backbone.", resnest()), **deeper})
 
 
 @pytest.mark.parametrize("kind", ["fast-reid", "reid-strong-baseline"])

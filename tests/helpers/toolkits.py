@@ -73,6 +73,41 @@ def resnet(depth: int = 18, *, ibn: bool = False) -> State:
     return state
 
 
+def resnest() -> State:
+    """ResNeSt-50 with the keys of fast-reid: a stem of three convolutions, and split attention in every block."""
+    state = {
+        "conv1.0.weight": conv(32, 3, 3),
+        "conv1.3.weight": conv(32, 32, 3),
+        "conv1.6.weight": conv(64, 32, 3),
+        **norm("conv1.1", 32),
+        **norm("conv1.4", 32),
+        **norm("bn1", 64),
+    }
+    inside = 64
+    for stage, count in enumerate(BLOCKS[50], 1):
+        width = 32 * 2**stage
+        for block in range(count):
+            p = f"layer{stage}.{block}"
+            reduced = max(width // 2, 32)
+            state |= {f"{p}.conv1.weight": conv(width, inside, 1), **norm(f"{p}.bn1", width)}
+            # two groups, each of which sees half of the channels
+            state |= {f"{p}.conv2.conv.weight": conv(2 * width, width // 2, 3), **norm(f"{p}.conv2.bn0", 2 * width)}
+            state |= {
+                f"{p}.conv2.fc1.weight": conv(reduced, width, 1),
+                f"{p}.conv2.fc1.bias": torch.randn(reduced) * 0.2,
+            }
+            state |= {f"{p}.conv2.fc2.weight": conv(2 * width, reduced, 1), **norm(f"{p}.conv2.bn1", reduced)}
+            state |= {f"{p}.conv2.fc2.bias": torch.randn(2 * width) * 0.2}
+            state |= {f"{p}.conv3.weight": conv(4 * width, width, 1), **norm(f"{p}.bn3", 4 * width)}
+            if block == 0:
+                state |= {
+                    f"{p}.downsample.1.weight": conv(4 * width, inside, 1),
+                    **norm(f"{p}.downsample.2", 4 * width),
+                }
+            inside = 4 * width
+    return state
+
+
 MOBILE = [(1, 16, 1), (6, 24, 2), (6, 24, 1), (6, 32, 2), *[(6, 32, 1)] * 2, (6, 64, 2), *[(6, 64, 1)] * 3]
 
 
@@ -168,6 +203,42 @@ def run_resnet(x: Tensor, state: State, *, last_stride: int, relu: bool, padded:
     return x
 
 
+def run_split_attention(x: Tensor, state: State, p: str) -> Tensor:
+    """Zhang et al., 2020: two groups of feature maps, whose shares at each channel are a softmax over the two."""
+    halves = F.conv2d(x, state[f"{p}.conv.weight"], padding=1, groups=2)
+    first, second = normed(halves, state, f"{p}.bn0").relu().chunk(2, 1)
+    pooled = (first + second).mean((2, 3), keepdim=True)
+    hidden = normed(F.conv2d(pooled, state[f"{p}.fc1.weight"], state[f"{p}.fc1.bias"]), state, f"{p}.bn1").relu()
+    one, two = F.conv2d(hidden, state[f"{p}.fc2.weight"], state[f"{p}.fc2.bias"]).chunk(2, 1)
+    share = torch.sigmoid(one - two)  # the softmax of two numbers
+    return share * first + (1 - share) * second
+
+
+def run_resnest(x: Tensor, state: State, *, last_stride: int) -> Tensor:
+    for place, after, stride in ((0, "conv1.1", 2), (3, "conv1.4", 1), (6, "bn1", 1)):
+        x = normed(F.conv2d(x, state[f"conv1.{place}.weight"], stride=stride, padding=1), state, after).relu()
+    x = F.max_pool2d(x, 3, 2, padding=1)
+    for stage in (1, 2, 3, 4):
+        count = len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")})
+        non_locals = len({key.split(".")[1] for key in state if key.startswith(f"NL_{stage}.")})
+        for block in range(count):
+            p = f"layer{stage}.{block}"
+            stride = last_stride if stage == 4 else 2
+            y = normed(F.conv2d(x, state[f"{p}.conv1.weight"]), state, f"{p}.bn1").relu()
+            y = run_split_attention(y, state, f"{p}.conv2")
+            if block == 0 and stage > 1:  # pools also where the stride is 1
+                y = F.avg_pool2d(y, 3, stride, padding=1)
+            y = normed(F.conv2d(y, state[f"{p}.conv3.weight"]), state, f"{p}.bn3")
+            if block == 0:
+                if stage > 1:
+                    x = F.avg_pool2d(x, stride, stride, ceil_mode=True, count_include_pad=False)
+                x = normed(F.conv2d(x, state[f"{p}.downsample.1.weight"]), state, f"{p}.downsample.2")
+            x = (x + y).relu()
+            if block >= count - non_locals:
+                x = run_non_local(x, state, f"NL_{stage}.{block - count + non_locals}")
+    return x
+
+
 def run_mobilenet(x: Tensor, state: State) -> Tensor:
     x = F.relu6(normed(F.conv2d(x, state["features.0.0.weight"], stride=2, padding=1), state, "features.0.1"))
     for number, (expansion, out, stride) in enumerate(MOBILE, 1):
@@ -198,6 +269,8 @@ def expected(
     pixels = ((images / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2)
     if "conv.0.weight" in backbone:
         features = run_mobilenet(pixels, backbone)
+    elif "conv1.0.weight" in backbone:
+        features = run_resnest(pixels, backbone, **{"last_stride": 1, **how})
     else:
         features = run_resnet(pixels, backbone, **{"last_stride": 1, "relu": True, "padded": True, **how})
     vectors = features.mean((2, 3)) if power is None else gem(features, power)
