@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NEW_CAMERA_PULL = 25  # appearances after which the mean of a new camera is as much its own as that of all crops
 WHITENED_DIRECTIONS = 128  # of the greatest variance; all of them change rank-1 and mAP by less than 0.5
+WHITENING_BLOCK = 8192  # crops
 WHITENING_SHRINKAGE = 0.5  # share of equal variance in all directions
 
 
@@ -119,8 +120,12 @@ def fit_whitening(means: CameraMeans, vectors: Vectors, cameras: Sequence[int | 
     whitening multiplies by S^(-1/2). The eigenvalues of S beyond the first R are replaced by their mean v, so
     S^(-1/2) is a multiple of I - A^T A: row i of A is sqrt(1 - sqrt(v / S_i)) times eigenvector i.
     """
-    rest = means.subtract(vectors, cameras).astype(np.float64)
-    variances, directions = np.linalg.eigh(rest.T @ rest / len(rest))  # ascending
+    covariance = np.zeros((vectors.shape[1],) * 2)
+    for start in range(0, len(vectors), WHITENING_BLOCK):  # float64 copies of all crops may not fit into memory
+        rows = slice(start, start + WHITENING_BLOCK)
+        rest = means.subtract(vectors[rows], cameras[rows]).astype(np.float64)
+        covariance += rest.T @ rest / len(vectors)
+    variances, directions = np.linalg.eigh(covariance)  # ascending
     shrunk = (1 - WHITENING_SHRINKAGE) * variances.clip(0) + WHITENING_SHRINKAGE * variances.mean()
     count = min(WHITENED_DIRECTIONS, len(shrunk) - 1)
     if count < 1 or not variances.mean() > 0:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bot_deploy.datasets.names import parse_camera
 from bot_deploy.errors import InputError
-from bot_deploy.footage.videos import camera_number, find_camera, find_start
+from bot_deploy.footage.videos import find_camera, find_start
 from bot_deploy.video.sources.video_file import VideoSource
 
 if TYPE_CHECKING:
@@ -25,11 +25,6 @@ class Camera:
     source: Source
     name: str
     start: float | None = None  # of a recording, in seconds since 1970; None if unknown
-
-    @property
-    def number(self) -> int:
-        """Its number in a gallery."""
-        return camera_number(self.name, {})
 
     def dated(self, frame: Frame) -> Frame:
         """`frame` with its time of day: now for a live source, else by the recording's clock, if it has one."""

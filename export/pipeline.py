@@ -114,7 +114,7 @@ def export(
         InputError: no such checkpoint, data set, precision, feature, opset, batch or GPU.
         RunError: the folder cannot be written, or the engine cannot be built.
     """
-    _check_request(precisions, engine_precision, opset, litert=litert)
+    _check_request(precisions, engine_precision, opset)
     if engine_precision and adopt is None:  # what cannot be built is refused before any work
         _, gpu_archs = check_engine(engine_batch, gpu_archs, engine_options)
     source = find_model(checkpoint)
@@ -130,6 +130,8 @@ def export(
             f"{dataset.name} has no training crops, so INT8 calibration uses its query and gallery: the scores of the "
             "INT8 model on them are optimistic"
         )
+    if litert:
+        check_litert()
     context = prepare_export(
         source,
         Path(out) if out else runs.new_folder(box.NAME) if source == box.PATH else source.parent,
@@ -161,7 +163,7 @@ def export(
     return [*exported, *_export_for_others(context, exported, dataset, opset, consumer, litert=litert)]
 
 
-def _check_request(precisions: Sequence[str], engine_precision: str | None, opset: int | None, *, litert: bool) -> None:
+def _check_request(precisions: Sequence[str], engine_precision: str | None, opset: int | None) -> None:
     wanted = {*precisions, engine_precision or PRECISIONS[0]}
     unknown = sorted(wanted - set(PRECISIONS))
     if unknown:
@@ -170,8 +172,6 @@ def _check_request(precisions: Sequence[str], engine_precision: str | None, opse
         check_opset(opset)
     if opset is not None and opset < OPSET and wanted != {PRECISIONS[0]}:
         raise InputError(f"FP16 and INT8 need opset {OPSET} or newer", parameter="opset")
-    if litert:
-        check_litert()
 
 
 def _is_finished(source: Path) -> bool:

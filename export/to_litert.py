@@ -35,8 +35,9 @@ LITERT_NAME = "model.tflite"
 
 def check_litert() -> None:
     """Raises a RunError if the converter is not installed."""
-    if find_spec("litert_torch") is None:
-        raise missing_package("litert_torch", "litert")
+    for package in ("litert_torch", "ai_edge_litert"):
+        if find_spec(package) is None:
+            raise missing_package(package, "litert")
 
 
 def to_litert(graph: InferenceGraph, contract: Contract, path: Path) -> None:
@@ -50,10 +51,12 @@ def to_litert(graph: InferenceGraph, contract: Contract, path: Path) -> None:
     check_litert()
     image = torch.zeros(1, contract.height, contract.width, 3, dtype=torch.uint8)
     with silent_exporter(), without_telemetry(), _own_logging():
-        import litert_torch
-
         try:
+            import litert_torch
+
             litert_torch.convert(graph, (image,)).export(str(path))
+        except ModuleNotFoundError as error:
+            raise missing_package(str(error.name), "litert") from None
         except Exception as error:  # noqa: BLE001 - a compiler raises anything
             raise RunError(f"{contract.arch}: litert-torch cannot convert it ({on_one_line(error)[:300]})") from None
     sidecar_path(path).write_text(contract.to_json(), encoding="utf-8")

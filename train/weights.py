@@ -121,7 +121,7 @@ def _fit_timm_weights(
 def _backbone_of(given: Mapping[str, Tensor]) -> str | None:
     """The backbone whose keys and shapes are those of `given`; None if there is none."""
     shapes = _backbone_shapes(given)
-    return next((arch for arch in BACKBONES if _own_shapes(arch) == shapes), None)
+    return next((arch for arch in BACKBONES if shapes and _own_shapes(arch) == shapes), None)
 
 
 @cache

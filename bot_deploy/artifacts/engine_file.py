@@ -30,7 +30,7 @@ PACKAGE_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 SIDECAR_FORMAT = 1
 OLD_SIDECAR_NAMES = {"archs": "gpu_archs"}
 OPTIONAL = ("gpu", "version_compatible", "build_options")  # fields that older sidecars lack
-MAX_SIDECAR_BYTES, MAX_ENGINE_BYTES = 1 << 20, 8 << 30
+MAX_SIDECAR_BYTES, MAX_ENGINE_BYTES = 16 << 20, 8 << 30
 Sha256 = Annotated[str, Meta(max_length=64)]  # "" before the engine is built
 BatchSize = Annotated[int, Meta(ge=1, le=MAX_BATCH)]
 REEXPORT_HINT = "export it again with `bot export --trt`"

@@ -119,6 +119,7 @@ def adapt(
             {
                 "model": str(out),
                 "crops": adaptation.crops,
+                "whitened": whiten,
                 "cameras": counts,
                 "camera_gap": {"before": adaptation.gap_before, "after": adaptation.gap_after},
             }

@@ -165,6 +165,8 @@ def demo(
     from bot_deploy.demos.recorder import Recorder
     from bot_deploy.demos.window import Window
     from bot_deploy.errors import InputError
+    from bot_deploy.footage import Footage
+    from bot_deploy.footage.videos import camera_number
     from bot_deploy.video.detectors import FALLBACK_DETECTOR, choose_detector, open_detector
     from bot_deploy.video.sources import check_source
     from bot_deploy.video.sources.together import open_sources
@@ -193,7 +195,7 @@ def demo(
         open_sources(sources, fps=fps) as opened,
         contextlib.closing(open_enrolment_gallery(gallery, embedder)) as people,
     ):
-        cameras = name_cameras(opened, sources, names, starts)
+        cameras, known_cameras = name_cameras(opened, sources, names, starts), Footage(people).cameras
         recognizer = LiveRecognizer(
             person_detector,
             embedder,
@@ -202,7 +204,7 @@ def demo(
             threshold=threshold,
             embed_every=embed_every,
             auto_enrol=auto_enrol,
-            camera_numbers=[camera.number for camera in cameras],
+            camera_numbers=[camera_number(camera.name, known_cameras) for camera in cameras],
         )
         for camera in cameras:
             named = f", camera {camera.name}" if len(cameras) > 1 else ""

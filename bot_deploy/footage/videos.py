@@ -86,8 +86,7 @@ def find_camera(video: Path, name: str | None) -> Known:
     """
     path = video.absolute()
     if name is not None:
-        if not name.isprintable() or not 0 < len(name) <= MAX_CAMERA_NAME:
-            raise InputError(f"a camera's name has 1 to {MAX_CAMERA_NAME} visible characters", parameter="camera")
+        check_camera_name(name)
         return Known(name, "as given")
     number = parse_camera(path.stem)
     if number is not None:
@@ -100,6 +99,12 @@ def find_camera(video: Path, name: str | None) -> Known:
     if letters and letters not in COMMON_NAMES:
         return Known(stem, "from its name")
     return Known(path.parent.name or stem or path.stem, "from its folder")
+
+
+def check_camera_name(name: str) -> None:
+    """Raises an InputError if `name` cannot be that of a camera."""
+    if not name.isprintable() or not 0 < len(name) <= MAX_CAMERA_NAME:
+        raise InputError(f"a camera's name has 1 to {MAX_CAMERA_NAME} visible characters", parameter="camera")
 
 
 def camera_number(name: str, known: Mapping[str, int]) -> int:
@@ -115,7 +120,7 @@ def camera_number(name: str, known: Mapping[str, int]) -> int:
     if is_camera_folder(name):
         number = parse_camera(name)
         return ord(name[-1].lower()) - ord("a") + 1 if number is None else number
-    number = FIRST_NAMED_CAMERA + zlib.crc32(name.encode()) % NAMED_CAMERAS
+    number = FIRST_NAMED_CAMERA + zlib.crc32(name.encode(errors="surrogateescape")) % NAMED_CAMERAS
     while number in known.values():
         number += 1
     return number

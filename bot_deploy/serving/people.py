@@ -85,7 +85,8 @@ def _move(gallery: Index, items: list[GalleryItem], moves: dict[str, str]) -> No
         with _convert_errors(gallery.root / path):
             (gallery.root / path).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(gallery.root / path, partial(shutil.copyfile, gallery.root / item.path))
-        moved.append(item._replace(path=path, stamp=0, **galleries.parse_name(path)._asdict()))
+        metadata = galleries.parse_name(path)._replace(camera=item.camera)  # a name cannot hold every camera
+        moved.append(item._replace(path=path, stamp=0, **metadata._asdict()))
     gallery.add(moved, vectors)
     gallery.remove(list(moves))
     for item in items:

@@ -10,8 +10,9 @@ from bot_deploy import images
 from bot_deploy.camera_means import camera_means_of
 from bot_deploy.demos.enrolment import Enroller
 from bot_deploy.errors import ImageError
+from bot_deploy.footage import Footage
 from bot_deploy.footage.forgetting import forget_person
-from bot_deploy.footage.videos import camera_number
+from bot_deploy.footage.videos import camera_number, check_camera_name
 from bot_deploy.matching.identify import PersonIdentifier
 from bot_deploy.matching.match import rank
 from bot_deploy.matching.queries import ARRAY, Query
@@ -42,6 +43,7 @@ class Service:
         self._means = camera_means_of(embedder.contract)
         self._identifier = PersonIdentifier(gallery, embedder.contract.calibration, means=self._means)
         self._enroller = Enroller(gallery)
+        self._cameras = Footage(gallery).cameras
         self._changing = threading.Lock()  # one change of the gallery at one time
 
     def embed(self, picture: Pixels) -> Future[Vectors]:
@@ -56,8 +58,11 @@ class Service:
         """The rank list of the gallery's images for `vector` [D], its people, and the verdict, as JSON.
 
         `camera` is the name of the camera that took the picture; None: unknown.
+
+        Raises:
+            InputError: `camera` cannot be a name.
         """
-        number = None if camera is None else camera_number(camera, {})
+        number = self._find_camera(camera)
         query = Query(ARRAY, vector, cameras=() if number is None else (number,))
         ranking = rank([query], self.gallery, self.contract.calibration, top, means=self._means)[0]
         root = self.gallery.root
@@ -79,6 +84,12 @@ class Service:
             "verdict": asdict(ranking.verdict),
         }
 
+    def _find_camera(self, name: str | None) -> int | None:
+        if name is None:
+            return None
+        check_camera_name(name)
+        return camera_number(name, self._cameras)
+
     def people(self) -> list[Person]:
         """Everybody in the gallery."""
         return list_people(self.gallery)
@@ -94,7 +105,7 @@ class Service:
             InputError: the name cannot be used.
             RunError: the gallery cannot be written.
         """
-        number = None if camera is None else camera_number(camera, {})
+        number = self._find_camera(camera)
         with self._changing:
             if name is None:
                 return self._enroller.enrol_stranger(picture, vector, camera=number).name

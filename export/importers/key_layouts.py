@@ -153,6 +153,8 @@ def detect_backbone(weights: Mapping[str, Tensor]) -> str:
     if arch is None:
         description = f"a ResNet of {'+'.join(map(str, blocks))} blocks" if any(blocks) else list_keys(sorted(names))
         raise InputError(f"its backbone cannot be imported: {description}; convertible: {CONVERTIBLE}")
+    if arch.startswith("resnest") and "layer1.0.bn1.IN.weight" in names:
+        raise InputError(f"its backbone cannot be imported: a ResNeSt with IBN; convertible: {CONVERTIBLE}")
     non_local = weights.get(f"backbone.layer2.{NON_LOCAL}0.g.weight")  # [its channels, those of its input, 1, 1]
     if non_local is not None:
         arch += "_nl1" if len(non_local) == 1 else "_nl"

@@ -210,6 +210,8 @@ def test_sbs_with_resnest(last_stride: int, tmp_path: Path) -> None:
 
 def test_the_published_resnests(tmp_path: Path) -> None:
     assert detect_backbone(prefixed("backbone.", resnest())) == "resnest50"
+    with pytest.raises(InputError, match="a ResNeSt with IBN; convertible"):
+        detect_backbone({**prefixed("backbone.", resnest()), "backbone.layer1.0.bn1.IN.weight": torch.zeros(32)})
     deeper = {f"backbone.layer3.{block}.conv3.weight": torch.zeros(1) for block in range(23)}
     with pytest.raises(InputError, match=r"a ResNet of 3\+4\+23\+3 blocks; convertible: .*ResNeSt-50"):
         detect_backbone({**prefixed("backbone.", resnest()), **deeper})

@@ -94,8 +94,9 @@ def test_the_index_of_the_model_serves_the_adapted_one(root: Path, capsys: pytes
 def test_whitening_is_only_done_when_asked_for(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain, white = root / "plain.onnx", root / "white.onnx"
     assert run(capsys, "adapt", "model.onnx", "--images", "unlabelled", "-o", plain)[0] == 0
-    code, _, err = run(capsys, "adapt", "model.onnx", "--images", "unlabelled", "--whiten", "-o", white)
+    code, out, err = run(capsys, "adapt", "model.onnx", "--images", "unlabelled", "--whiten", "-o", white, "--json")
     assert code == 0, err
+    assert json.loads(out)["whitened"]
     assert "with the mean of each camera and whitening" in err
     assert not read_contract(plain).whitening
     assert read_contract(white).whitening

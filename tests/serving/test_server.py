@@ -25,6 +25,7 @@ from helpers.commands import run_bot
 from PIL import Image
 
 from bot_deploy import open_embedder
+from bot_deploy.footage.videos import FIRST_NAMED_CAMERA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,6 +196,13 @@ def test_people_are_enrolled_found_renamed_and_forgotten(server: Server, picture
     filmed = server.ask("POST", "/match?top=1&camera=cam4", first).json["matches"][0]
     assert (filmed["identity"], filmed["camera"]) == ("Eve", 3)
     assert server.ask("DELETE", "/people/Eve").status == 200
+    assert server.ask("POST", "/people?name=Eve&camera=lobby", first).status == 201
+    number = server.ask("POST", "/match?top=1", first).json["matches"][0]["camera"]
+    assert number >= FIRST_NAMED_CAMERA
+    assert server.ask("PATCH", "/people/Eve?new_name=Mia").status == 200
+    filmed = server.ask("POST", "/match?top=1&camera=lobby", first).json["matches"][0]
+    assert (filmed["identity"], filmed["camera"]) == ("Mia", number)
+    assert server.ask("DELETE", "/people/Mia").status == 200
     assert "Grace" not in {person["name"] for person in server.ask("GET", "/people").json["people"]}
     assert server.ask("GET", f"/pictures/{quote(best['path'])}").status == 404
 
@@ -209,6 +217,7 @@ def test_people_are_enrolled_found_renamed_and_forgotten(server: Server, picture
         ("POST", "/people?name=", None, 422, "name"),
         ("POST", "/match?top=0", None, 422, "top"),
         ("POST", f"/match?camera={'x' * 1000}", None, 422, "camera"),
+        ("POST", "/match?camera=a%00b", None, 400, "visible characters"),
         ("GET", "/pictures/..%2F..%2Fetc%2Fpasswd", None, 404, "no such picture"),
         ("GET", "/nothing", None, 404, "Not Found"),
         ("PUT", "/embed", None, 405, "Method Not Allowed"),
