@@ -77,6 +77,7 @@ class TrackIdentity:
     """Who a tracklet is: its candidates, and the decision from all frames so far."""
 
     tracklet: Tracklet
+    camera: int | None = None  # its number in a gallery; None: unknown
     candidates: list[Candidate] = field(default_factory=list)  # best first
     gallery_size: int = 0  # images in the gallery when it was searched for the candidates
     decision: str = NO_MATCH
@@ -149,7 +150,7 @@ class _CameraTracks:
         self.identities = {
             track_id: identity
             if (identity := earlier.get(track_id)) and identity.tracklet is tracklet
-            else TrackIdentity(tracklet)
+            else TrackIdentity(tracklet, self.number)
             for track_id, tracklet in self.builder.tracklets.items()
         }
         for box in boxes:
@@ -261,15 +262,15 @@ class LiveRecognizer:
                 camera.update(frames[number], boxes[number])
                 for box in boxes[number]:
                     if box.is_embedded:
-                        self._learn(camera.identity_of(box), camera)
-                        self._search(camera.identity_of(box), camera)
+                        self._learn(camera.identity_of(box))
+                        self._search(camera.identity_of(box))
         for number, camera in cameras.items():
             with self.timer.measure("search"):
                 self._assign_names([camera.identity_of(box) for box in boxes[number]])
             if self._auto_enrol:
                 with self.timer.measure("enrol"):
                     for box in boxes[number]:
-                        self._enrol_if_stranger(camera.identity_of(box), camera, is_embedded=box.is_embedded)
+                        self._enrol_if_stranger(camera.identity_of(box), is_embedded=box.is_embedded)
         return {
             number: FrameResult(
                 [camera.identity_of(box).person for box in boxes[number]],
@@ -292,35 +293,34 @@ class LiveRecognizer:
         identity = self._cameras[camera].identities.get(track_id)
         if identity is None or identity.tracklet.crop is None or not identity.tracklet.embedding.count:
             raise InputError(f"track {track_id} is gone, or has no embedding yet")
-        return self._enrol(identity, self._cameras[camera], name)
+        return self._enrol(identity, name)
 
-    def _enrol(self, identity: TrackIdentity, camera: _CameraTracks, name: str | None) -> str:
+    def _enrol(self, identity: TrackIdentity, name: str | None) -> str:
         crop, embedding = identity.tracklet.crop, identity.tracklet.embedding.vector
         assert crop is not None
         stem = _stem(identity.tracklet)
         if name:
-            identity.candidate = self.enroller.enrol(name, crop, embedding, stem, camera.number)
+            identity.candidate = self.enroller.enrol(name, crop, embedding, stem, identity.camera)
         else:
-            identity.candidate = self.enroller.enrol_stranger(crop, embedding, stem, camera.number)
+            identity.candidate = self.enroller.enrol_stranger(crop, embedding, stem, identity.camera)
         identity.decision, identity.views = MATCH, [embedding]
         identity.is_enrolment_new, identity.reported_name = True, None
         # An unknown track, of any camera, may show the person who was just enrolled.
-        for any_camera in self._cameras:
-            for other in any_camera.identities.values():
-                if other.tracklet.embedding.count:
-                    self._search(other, any_camera)
+        for other in (other for camera in self._cameras for other in camera.identities.values()):
+            if other.tracklet.embedding.count:
+                self._search(other)
         return identity.candidate.name
 
-    def _learn(self, identity: TrackIdentity, camera: _CameraTracks) -> None:
+    def _learn(self, identity: TrackIdentity) -> None:
         """Takes a person who is seen well enough into the mean of the camera, once."""
         is_new = identity.is_enrollable and not identity.is_learned and not identity.tracklet.why_no_person
-        if is_new and camera.number is not None:
-            self.identifier.learn_camera(camera.number, identity.tracklet.embedding.vector)
+        if is_new and identity.camera is not None:
+            self.identifier.learn_camera(identity.camera, identity.tracklet.embedding.vector)
             identity.is_learned = True
 
-    def _search(self, identity: TrackIdentity, camera: _CameraTracks) -> None:
+    def _search(self, identity: TrackIdentity) -> None:
         identity.gallery_size = len(self.identifier.gallery)
-        identity.candidates = self.identifier.candidates(identity.tracklet.embedding.vector, camera.number)
+        identity.candidates = self.identifier.candidates(identity.tracklet.embedding.vector, identity.camera)
 
     def _assign_names(self, identities: list[TrackIdentity]) -> None:
         """Gives each track its most similar candidate; no person has two tracks on one frame."""
@@ -348,13 +348,13 @@ class LiveRecognizer:
             return MATCH if decision == UNCERTAIN else decision
         return UNCERTAIN if decision == MATCH and not identity.is_nameable else decision
 
-    def _enrol_if_stranger(self, identity: TrackIdentity, camera: _CameraTracks, *, is_embedded: bool) -> None:
+    def _enrol_if_stranger(self, identity: TrackIdentity, *, is_embedded: bool) -> None:
         if not identity.is_enrollable:
             return
         if self._is_stranger(identity):
-            self._enrol_stranger(identity, camera)
+            self._enrol_stranger(identity)
         elif is_embedded and identity.views and identity.decision == MATCH and identity.candidate:
-            self._enrol_new_view(identity, camera, identity.candidate.name)
+            self._enrol_new_view(identity, identity.candidate.name)
 
     def _is_stranger(self, identity: TrackIdentity) -> bool:
         # The best candidate may have another track here, or be uncertain only because the gallery is large.
@@ -364,21 +364,21 @@ class LiveRecognizer:
         is_unknown = identity.decision == NO_MATCH or (identity.decision == UNCERTAIN and identity.is_long)
         return is_unknown and not identity.tracklet.why_no_person  # a post, for instance
 
-    def _enrol_stranger(self, identity: TrackIdentity, camera: _CameraTracks) -> None:
+    def _enrol_stranger(self, identity: TrackIdentity) -> None:
         try:
-            self._enrol(identity, camera, None)
+            self._enrol(identity, None)
         except BotError as error:  # a full disk after hours, for instance; recognition continues
             logger.warning(f"automatic enrolment stops: {error}")
             self._auto_enrol = False
 
-    def _enrol_new_view(self, identity: TrackIdentity, camera: _CameraTracks, name: str) -> None:
+    def _enrol_new_view(self, identity: TrackIdentity, name: str) -> None:
         """Adds the last crop of a person enrolled from this track, if it shows another side of the person."""
         crop, embedding = identity.tracklet.crop, identity.tracklet.crop_embedding
         assert crop is not None
         assert embedding is not None
         is_new = max(float(embedding @ view) for view in identity.views) < MAX_VIEW_SIMILARITY
         if is_new and len(identity.views) < MAX_VIEWS:
-            self.enroller.enrol(name, crop, embedding, _stem(identity.tracklet), camera.number)
+            self.enroller.enrol(name, crop, embedding, _stem(identity.tracklet), identity.camera)
             identity.views.append(embedding)
 
 
