@@ -67,7 +67,7 @@ PositiveRate = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
 CameraID = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Base64 = Annotated[str, Meta(max_length=4 * 65_536 * 2)]
-LongBase64 = Annotated[str, Meta(max_length=128 * 4 * 65_536 * 2)]
+LongBase64 = Annotated[str, Meta(max_length=128 * 4 * 65_536 * 2)]  # of 128 vectors
 Mean = Annotated[float, Meta(ge=-100, le=100)]
 Std = Annotated[float, Meta(ge=1e-3, le=100)]
 CONTRACT_REMEDY = "export the model again"

@@ -149,7 +149,7 @@ def detect_backbone(weights: Mapping[str, Tensor]) -> str:
     )
     arch = RESNETS_BY_BLOCKS.get(("layer1.0.conv3.weight" in names, blocks))
     if "layer1.0.conv2.fc1.weight" in names:  # split attention
-        arch = {"resnet50": "resnest50"}.get(arch or "")
+        arch = "resnest50" if arch == "resnet50" else None
     if arch is None:
         description = f"a ResNet of {'+'.join(map(str, blocks))} blocks" if any(blocks) else list_keys(sorted(names))
         raise InputError(f"its backbone cannot be imported: {description}; convertible: {CONVERTIBLE}")
