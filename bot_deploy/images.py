@@ -108,14 +108,19 @@ def open_regular(path: str | Path) -> BinaryIO:
     Raises:
         OSError: anything else, or a file that cannot be opened.
     """
-    # `path` may be a FIFO, or a link to one: with O_NONBLOCK, opening it returns at once.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    # The stream owns its descriptor from the start, so an interrupt cannot close it twice.
+    file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
     try:
-        _check_regular(os.fstat(descriptor))
-        return os.fdopen(descriptor, "rb")
+        _check_regular(os.fstat(file.fileno()))
     except BaseException:
-        os.close(descriptor)
+        file.close()
         raise
+    return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # `path` may be a FIFO, or a link to one: with O_NONBLOCK, opening it returns at once.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _check_regular(status: os.stat_result) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -234,6 +237,42 @@ def test_only_regular_files_are_opened_and_nothing_waits(tmp_path: Path) -> None
         assert str(error).startswith(f"{path}: cannot be read (")
         assert files[path] in str(error)
     assert _count_descriptors() == before
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file")  # Python closes a stream that the interrupt left
+def test_an_interrupt_is_never_taken_for_an_unreadable_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.bmp"
+    path.write_bytes(encoded_as("bmp"))
+    own = {images.__file__, os.fdopen.__code__.co_filename}
+    steps = 0
+
+    def interrupt_at(number: int) -> bool:
+        """Whether opening the file has a step of this number; it is interrupted there."""
+        nonlocal steps
+        steps = 0
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal steps
+            frame.f_trace_opcodes = frame.f_code.co_filename in own
+            steps += event == "opcode"
+            if event == "opcode" and steps == number:
+                raise KeyboardInterrupt
+            return trace
+
+        earlier = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            images.open_regular(path).close()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(earlier)
+        return False
+
+    count = 0
+    while interrupt_at(count + 1):
+        count += 1
+    assert count > 20
 
 
 def test_the_size_limit_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

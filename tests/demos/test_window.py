@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -80,11 +81,15 @@ def display() -> Iterator[str]:
     server.wait()
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], seconds: float = 60) -> T:
     end = time.monotonic() + seconds
-    while not condition():
+    while not (value := condition()):
         assert time.monotonic() < end, "timed out"
         time.sleep(0.1)
+    return value
 
 
 def test_the_real_window(display: str, tmp_path: Path) -> None:
@@ -116,8 +121,10 @@ def test_the_real_window(display: str, tmp_path: Path) -> None:
         stderr=log,
     )
     try:
-        wait_until(lambda: demo.poll() is not None or xdotool("search", "--name", "^bot demo$"))
-        window = xdotool("search", "--name", "^bot demo$").split()[-1]
+        found = wait_until(lambda: xdotool("search", "--name", "^bot demo$") or demo.poll() is not None)
+        assert isinstance(found, str), (tmp_path / "log").read_text()
+        # Not searched again: xdotool finds nothing when a window closes during its search.
+        window = found.split()[-1]
         wait_until(lambda: outlined(screenshot(), RED_BOX, STRANGER_COLOUR))
         before = screenshot()
         assert outlined(before, BLUE_BOX, STRANGER_COLOUR)
