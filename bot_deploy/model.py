@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -289,7 +289,7 @@ class ReID(nn.Module):
         self.arch, self.feature, self.size = arch, feature_code(feature), size
         self.mean, self.std = backbone.mean, backbone.std  # of its input
         self.backbone, self.dim = backbone.build(last_stride, stem, size)
-        self.pool = GeM() if pooling == "gem" else None
+        self.pool: nn.Module | None = GeM() if pooling == "gem" else None
         self.reduction: nn.Module = nn.Identity()
         if reduced_dim:
             self.reduction, self.dim = nn.Linear(self.dim, reduced_dim, bias=False), reduced_dim
@@ -310,6 +310,23 @@ class ReID(nn.Module):
         return (f_t, f_i, self.classifier(f_i)) if self.training else f_i
 
 
+class Parts(Protocol):
+    """What an inference graph is made of: `ReID`, or a network of another toolkit that only runs here."""
+
+    arch: str
+    dim: int
+    feature: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    backbone: nn.Module
+    pool: nn.Module | None
+    reduction: nn.Module
+    neck: nn.Module
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights."""
+
+
 class InferenceGraph(nn.Module):
     """The network that is evaluated and exported: images uint8 [N, H, W, 3] RGB to embeddings float32 [N, D].
 
@@ -320,7 +337,7 @@ class InferenceGraph(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: ReID, contract: Contract, *, unit_length: bool = True) -> None:
+    def __init__(self, model: Parts, contract: Contract, *, unit_length: bool = True) -> None:
         super().__init__()
         self.unit_length, self.flip = unit_length, contract.flip
         self.backbone, self.pool, self.reduction = model.backbone, model.pool, model.reduction

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from bot_deploy.datasets import Dataset
     from bot_deploy.models.table import NamedModel
 
+    from .exported_model import ExportedModel
+
 logger = logging.getLogger(__name__)
 
 PARITY_IDENTITIES = 15  # synthetic people whose crops the wrapped model and the original are compared on
@@ -54,29 +56,36 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
         if by_hand:
             logger.info(f"{network.name}: {network.terms}")
         with tempfile.TemporaryDirectory() as temporary:
-            if source.suffix == ".pt":  # the state dict of an OSNet
-                from .importers.osnet import osnet_to_onnx
-
-                state_dict, source = source, Path(temporary) / f"{network.name}.onnx"
-                osnet_to_onnx(state_dict, source, (network.input.height, network.input.width))
-            wrapped = wrap_model(
-                source,
-                target / f"model{source.suffix}",
-                size=(network.input.height, network.input.width),
-                color=network.input.color,
-                pixel_range=network.input.pixel_range,
-                mean=network.input.mean,
-                std=network.input.std,
-                data=_draw_people(Path(temporary) / "people"),
-                output_name=network.output,
-                terms=network.terms,
-            )
-        require_parity(wrapped)
+            model = _make_model(network, source, target, _draw_people(Path(temporary) / "people"))
+        require_parity(model)
     logger.info(
-        f"{network.name}: kept as {wrapped.path}. It has no calibrated threshold yet: `bot calibrate {network.name}` "
+        f"{network.name}: kept as {model.path}. It has no calibrated threshold yet: `bot calibrate {network.name}` "
         "measures one on crops of your cameras"
     )
-    return wrapped.path
+    return model.path
+
+
+def _make_model(network: NamedModel, source: Path, folder: Path, crops: Dataset) -> ExportedModel:
+    """The model file in `folder` of the network in `source`: a state dict, or a graph that is wrapped."""
+    size = (network.input.height, network.input.width)
+    if source.suffix == ".pt":
+        from .importers.inference_only import import_for_inference
+
+        return import_for_inference(
+            source, folder / "model.onnx", size=size, color=network.input.color, data=crops, terms=network.terms
+        ).model
+    return wrap_model(
+        source,
+        folder / f"model{source.suffix}",
+        size=size,
+        color=network.input.color,
+        pixel_range=network.input.pixel_range,
+        mean=network.input.mean,
+        std=network.input.std,
+        data=crops,
+        output_name=network.output,
+        terms=network.terms,
+    )
 
 
 def _copy(model_file: Path, folder: Path) -> Path:

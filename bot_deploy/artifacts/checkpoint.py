@@ -13,7 +13,7 @@ from msgspec import Meta
 from bot_deploy.choices import MERGE_SEPARATOR
 from bot_deploy.errors import InputError, on_one_line
 from bot_deploy.files import write_atomically
-from bot_deploy.model import ReID
+from bot_deploy.model import Parts, ReID
 
 from .contract import Contract, Name, from_json, weights_fingerprint
 from .decoding import decode_fields
@@ -184,7 +184,7 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
     return loaded
 
 
-def contract_of(model: ReID, height: int, width: int) -> Contract:
+def contract_of(model: Parts, height: int, width: int) -> Contract:
     """The contract of `model` with its present weights, for images of `height` x `width` pixels."""
     used = {key: value for key, value in model.state_dict().items() if not key.startswith("classifier.")}
     weights = ((key, value.detach().cpu().contiguous().numpy().tobytes()) for key, value in used.items())

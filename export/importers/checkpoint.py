@@ -90,8 +90,8 @@ def import_checkpoint(
         raise InputError(f"color {color!r}; choose from {', '.join(COLORS)}", parameter="color")
     state = read_state_dict(Path(path))
     try:
-        layout = _choose_layout(toolkit, state)
         check_supported(state)
+        layout = _choose_layout(toolkit, state)
         assumptions: list[str] = []
         mean, std = _take_normalization(state, assumptions)
         weights = _rename_keys(state, layout)

@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class InferenceLayout:
+    """A network that only runs here: the module that builds it, and a key that no other network has."""
+
+    module: str
+    key: str
+
+
+INFERENCE_NETWORKS = {
+    "OSNet": InferenceLayout("osnet", "conv2.0.gate.fc1.weight"),
+    "TransReID": InferenceLayout("transreid", "base.cls_token"),
+    "CLIP-ReID": InferenceLayout("clip_reid", "image_encoder.class_embedding"),
+}
 CONVERTIBLE = (
     "ResNet-18, -34, -50, -101 and -152, each also with IBN-a, -50 and -101 also with non-local blocks, ResNeSt-50, "
     "also with non-local blocks, and fast-reid's MobileNetV2"
@@ -80,8 +95,9 @@ UNSUPPORTED = {
     r"\.se(_module)?\.": "squeeze-and-excitation blocks",
     r"^fc\.\d": "a fully connected layer after the pooling (torchreid's resnet50_fc512)",
     r"layer\d\.\d+\.IN\.": "IBN-b",
-    r"(^|\.)conv1\.conv\.": "the layers of OSNet or of torchreid's MobileNetV2",
-    r"patch_embed|cls_token": "a vision transformer",
+    r"(^|\.)conv1\.conv\.": "the layers of torchreid's MobileNetV2 or of an OSNet of fast-reid",
+    r"^image_encoder\.": "the ResNet of CLIP",
+    r"patch_embed|cls_token": "a vision transformer that is not TransReID's",
 }
 
 # (whether a block has three convolutions, number of blocks in each stage) -> backbone
@@ -115,9 +131,18 @@ def detect_layout(keys: Iterable[str]) -> KeyLayout:
     )
 
 
+def find_inference_network(keys: Iterable[str]) -> str | None:
+    """The name in `INFERENCE_NETWORKS` of the network with `keys`; None if it is none of them."""
+    keys = set(keys)
+    return next((name for name, network in INFERENCE_NETWORKS.items() if network.key in keys), None)
+
+
 def check_supported(keys: Iterable[str]) -> None:
     """Raises an InputError if a key belongs to a part that our networks do not have."""
     keys = list(keys)
+    name = find_inference_network(keys)
+    if name:
+        raise InputError(f"it is {name}, which is not trained here: it becomes a model file, so name an .onnx file")
     for pattern, part in UNSUPPORTED.items():
         matches = [key for key in keys if re.search(pattern, key)]
         if matches:

@@ -1,77 +1,76 @@
-"""OSNet-AIN of torchreid (Zhou et al., "Learning Generalisable Omni-Scale Representations", TPAMI 2021), to ONNX.
+"""OSNet of torchreid: plain (Zhou et al., ICCV 2019), with IBN, or AIN (Zhou et al., TPAMI 2021); of any width.
 
-The network has torchreid's keys, so that its state dict loads as it is. Width and length of the embedding are read from
-the file. It is not one of our backbones: it becomes an ONNX file that is wrapped like any other.
+The network has the keys of torchreid's AIN; those of the others are renamed. Width, length of the embedding and place
+of the norms are read from the file.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from bot_deploy.artifacts.state_dict import list_keys, match_state_dict
-from bot_deploy.choices import OPSET
 from bot_deploy.errors import InputError
-from bot_deploy.export.to_onnx import silent_exporter
 
-from .checkpoint import read_state_dict
+from .inference_only import InferenceParts, split_unused
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
 STREAMS = 4  # of a block; stream t has t light convolutions, so its field of view grows
+BLOCKS = 2  # of a stage
 REDUCTION, GATE_REDUCTION = 4, 16
-# Stage -> whether each of its blocks has instance norm, as the search of the paper (section 4) chose for osnet_ain
-INSTANCE_NORM = {"conv2": (True, True), "conv3": (False, True), "conv4": (True, False)}
+TRAINING_ONLY = r"classifier\."
+# Where the instance norm of a block is
+NONE, AFTER_SUM, FOR_BATCH_NORM = "none", "after the sum (IBN)", "in place of the last batch norm (AIN)"
 
 
-def osnet_to_onnx(source: Path, out: Path, size: tuple[int, int]) -> None:
-    """Writes the OSNet-AIN in `source` as ONNX: float32 [N, 3, height, width] in, embeddings [N, D] out.
-
-    Raises:
-        InputError: no such file, pickled code in it, or weights of another network.
-    """
-    state = read_state_dict(source)
-    weights = {key: value for key, value in state.items() if not key.startswith("classifier.")}
+def build(state: Mapping[str, Tensor], _size: tuple[int, int]) -> InferenceParts:
+    """The network with the weights `state`; see `import_for_inference`."""
+    file_keys = {_rename(key): key for key in state}
+    given = {name: state[key] for name, key in file_keys.items()}
     try:
-        widths = [
-            len(weights[f"{stage}.weight"]) for stage in ("conv1.conv", "pool2.0.conv", "pool3.0.conv", "conv5.conv")
-        ]
-        network = OSNetAIN(widths, len(weights["fc.0.weight"]))
-        network.load_state_dict(match_state_dict(weights, network.state_dict()))
-    except (KeyError, InputError) as error:
+        network = OSNet(given)
+        unused, unknown = split_unused(given, network.state_dict(), TRAINING_ONLY)
+        used = {name: value for name, value in given.items() if name not in {*unused, *unknown}}
+        unknown = [file_keys[name] for name in unknown]
+        network.load_state_dict(match_state_dict(used, network.state_dict(), file_keys=file_keys, unknown=unknown))
+    except (KeyError, IndexError, InputError) as error:
         reason = error if isinstance(error, InputError) else list_keys(state)
-        raise InputError(f"{source}: its weights are not those of an OSNet-AIN; {reason}") from None
-    network.eval()
-    with silent_exporter():
-        program = torch.onnx.export(
-            network,
-            (torch.zeros(2, 3, *size),),
-            input_names=["crops"],
-            output_names=["embeddings"],
-            opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
-        )
-    assert program is not None
-    program.save(str(out))
+        raise InputError(f"its weights are not those of an OSNet; {reason}") from None
+    kind = "osnet-ain" if "conv2.0.conv2.0.layers.0.conv1.weight" in state else "osnet"
+    has_ibn = kind == "osnet" and any(".IN." in name for name in given)
+    return InferenceParts(f"{kind}-ibn" if has_ibn else kind, network, None, len(given["fc.0.weight"]), unused)
 
 
-class OSNetAIN(nn.Module):
-    """The network without its classifier; `widths` are the channels after conv1, conv2, conv3 and conv4."""
+def _rename(key: str) -> str:
+    """The key of torchreid's AIN for a key of its other OSNets."""
+    key = re.sub(r"\.conv2([a-d])\.(\d\.)?", lambda m: f".conv2.{ord(m[1]) - ord('a')}.layers.{m[2] or '0.'}", key)
+    return re.sub(r"^conv([23])\.2\.0\.", r"pool\1.0.", key)
 
-    def __init__(self, widths: list[int], dim: int) -> None:
+
+class OSNet(nn.Module):
+    """The network without its classifier, for the weights `state`: normalised images [N, 3, H, W] to [N, D]."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
         super().__init__()
-        first, second, third, last = widths
-        self.conv1 = _Unit(nn.Conv2d(3, first, 7, 2, 3, bias=False), nn.InstanceNorm2d(first, affine=True))
+        # The channels after conv1, conv2, conv3 and conv4
+        first, second, third, last = (
+            len(state[f"{stage}.weight"]) for stage in ("conv1.conv", "pool2.0.conv", "pool3.0.conv", "conv5.conv")
+        )
+        dim = len(state["fc.0.weight"])
+        has_batch_norm = "conv1.bn.running_mean" in state
+        norm = nn.BatchNorm2d(first) if has_batch_norm else nn.InstanceNorm2d(first, affine=True)
+        self.conv1 = _Unit(nn.Conv2d(3, first, 7, 2, 3, bias=False), norm)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.conv2 = _stage("conv2", first, second)
+        self.conv2 = _stage(state, "conv2", first, second)
         self.pool2 = nn.Sequential(_pointwise(second, second), nn.AvgPool2d(2, 2))
-        self.conv3 = _stage("conv3", second, third)
+        self.conv3 = _stage(state, "conv3", second, third)
         self.pool3 = nn.Sequential(_pointwise(third, third), nn.AvgPool2d(2, 2))
-        self.conv4 = _stage("conv4", third, last)
+        self.conv4 = _stage(state, "conv4", third, last)
         self.conv5 = _pointwise(last, last)
         self.fc = nn.Sequential(nn.Linear(last, dim), nn.BatchNorm1d(dim), nn.ReLU())
 
@@ -144,21 +143,24 @@ class _Gate(nn.Module):
 
 
 class _Block(nn.Module):
-    """An omni-scale block; with `instance_norm`, instance norm takes the place of the last batch norm."""
+    """An omni-scale block, with an instance norm at one of the places NONE, AFTER_SUM and FOR_BATCH_NORM."""
 
-    def __init__(self, inputs: int, outputs: int, *, instance_norm: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, instance_norm: str) -> None:
         super().__init__()
+        self.instance_norm = instance_norm
         middle = outputs // REDUCTION
         self.conv1 = _pointwise(inputs, middle)
         self.conv2 = nn.ModuleList(_Stream(middle, depth) for depth in range(1, STREAMS + 1))
         self.gate = _Gate(middle)
-        self.conv3 = _Linear(middle, outputs, norm=not instance_norm)
+        self.conv3 = _Linear(middle, outputs, norm=instance_norm != FOR_BATCH_NORM)
         self.downsample = _Linear(inputs, outputs) if inputs != outputs else nn.Identity()
-        self.IN = nn.InstanceNorm2d(outputs, affine=True) if instance_norm else nn.Identity()
+        self.IN = nn.Identity() if instance_norm == NONE else nn.InstanceNorm2d(outputs, affine=True)
 
     def forward(self, features: Tensor) -> Tensor:
         squeezed = self.conv1(features)
         gated = torch.stack([self.gate(stream(squeezed)) for stream in self.conv2]).sum(0)
+        if self.instance_norm == AFTER_SUM:
+            return torch.relu(self.IN(self.conv3(gated) + self.downsample(features)))
         return torch.relu(self.IN(self.conv3(gated)) + self.downsample(features))
 
 
@@ -166,9 +168,12 @@ def _pointwise(inputs: int, outputs: int) -> _Unit:
     return _Unit(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
 
-def _stage(name: str, inputs: int, outputs: int) -> nn.Sequential:
-    blocks, channels = [], inputs
-    for instance_norm in INSTANCE_NORM[name]:
-        blocks.append(_Block(channels, outputs, instance_norm=instance_norm))
-        channels = outputs
-    return nn.Sequential(*blocks)
+def _stage(state: Mapping[str, Tensor], name: str, inputs: int, outputs: int) -> nn.Sequential:
+    places = [_instance_norm(state, f"{name}.{block}") for block in range(BLOCKS)]
+    return nn.Sequential(_Block(inputs, outputs, places[0]), *(_Block(outputs, outputs, place) for place in places[1:]))
+
+
+def _instance_norm(state: Mapping[str, Tensor], block: str) -> str:
+    if f"{block}.IN.weight" not in state:
+        return NONE
+    return AFTER_SUM if f"{block}.conv3.bn.weight" in state else FOR_BATCH_NORM

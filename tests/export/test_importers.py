@@ -417,7 +417,9 @@ def small(*keys: str) -> State:
         (small("base.layer1.0.se_module.fc1.weight"), r"squeeze-and-excitation.*se_module"),
         (small("conv1.weight", "fc.0.weight", "fc.1.running_mean"), r"resnet50_fc512.*fc\.0\.weight"),
         (small("conv1.weight", "layer1.2.IN.weight"), r"IBN-b.*layer1\.2\.IN\.weight"),
-        (small("conv1.conv.weight", "conv2.0.conv1.weight"), r"OSNet.*conv1\.conv\.weight"),
+        (small("conv1.conv.weight", "conv2.0.conv1.weight"), r"torchreid's MobileNetV2.*conv1\.conv\.weight"),
+        (small("conv1.conv.weight", "conv2.0.gate.fc1.weight"), r"it is OSNet, .* so name an \.onnx file"),
+        (small("image_encoder.attnpool.k_proj.bias"), r"the ResNet of CLIP.*image_encoder\.attnpool"),
         (small("backbone.conv1.conv.weight"), r"OSNet.*backbone\.conv1\.conv\.weight"),
         (small("backbone.patch_embed.proj.weight"), r"vision transformer.*patch_embed"),
         (small("backbone.conv1.0.weight"), r"backbone cannot be imported: conv1\.0\.weight; convertible: ResNet-18"),
@@ -605,7 +607,7 @@ def test_older_options_do_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("out", "message"), [("model.onnx", r"model\.onnx: checkpoints end in \.pt"), ("theirs.pt", "the file to import")]
+    ("out", "message"), [("model.bin", r"model\.bin: checkpoints end in \.pt, model files in \.onnx"), ("theirs.pt", "the file to import")]
 )
 def test_the_command_refuses_an_unusable_out(out: str, message: str, tmp_path: Path) -> None:
     torch.save(small("conv1.weight"), tmp_path / "theirs.pt")

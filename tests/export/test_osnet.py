@@ -1,40 +1,73 @@
-"""OSNet-AIN, against a plain forward pass by the keys of torchreid."""
+"""OSNet, plain, with IBN and AIN, against a plain forward pass by the keys of torchreid."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
-from torch import Tensor, nn
+from helpers.toolkits import IMAGENET, State, conv, instance_norm, norm, pictures
+from torch import Tensor
 from torch.nn import functional as fn
 
+from bot_deploy import open_embedder
 from bot_deploy.errors import InputError
-from bot_deploy.export.importers.osnet import OSNetAIN, osnet_to_onnx
+from bot_deploy.export.importers.inference_only import import_for_inference
 
-State = dict[str, Tensor]
-WIDTHS, DIM = [16, 64, 64, 64], 24
+WIDTHS, DIM, SIZE = [16, 64, 64, 96], 24, (64, 32)
+AIN = {"conv2.0", "conv2.1", "conv3.1", "conv4.0"}  # blocks with instance norm, as the search of the paper chose
+IBN = {"conv2.0", "conv2.1"}
 
 
-@pytest.fixture
-def state() -> State:
-    """A state dict with a classifier, as torchreid saves it; no parameter and no statistic is trivial."""
+def osnet(kind: str) -> State:
+    """A state dict with a classifier, as torchreid saves it; `kind` is "plain", "ibn" or "ain"."""
     torch.manual_seed(0)
-    network = OSNetAIN(WIDTHS, DIM)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
-            nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm2d):
-            nn.init.normal_(module.weight)
-            nn.init.normal_(module.bias)
-    return {**network.state_dict(), "classifier.weight": torch.zeros(5, DIM), "classifier.bias": torch.zeros(5)}
+    first, *widths = WIDTHS
+    state = {"conv1.conv.weight": conv(first, 3, 7)}
+    state |= norm("conv1.bn", first) if kind == "plain" else instance_norm("conv1.bn", first)
+    inside = first
+    for stage, outside in zip(("conv2", "conv3", "conv4"), widths, strict=True):
+        state |= osnet_block(kind, f"{stage}.0", inside, outside) | osnet_block(kind, f"{stage}.1", outside, outside)
+        inside = outside
+        if stage != "conv4":
+            state |= unit(f"pool{stage[-1]}.0" if kind == "ain" else f"{stage}.2.0", outside, outside)
+    state |= unit("conv5", inside, inside)
+    state |= {"fc.0.weight": torch.randn(DIM, inside) / inside**0.5, "fc.0.bias": torch.randn(DIM), **norm("fc.1", DIM)}
+    return {**state, "classifier.weight": torch.zeros(5, DIM), "classifier.bias": torch.zeros(5)}
+
+
+def osnet_block(kind: str, name: str, inside: int, outside: int) -> State:
+    middle = outside // 4
+    state = unit(f"{name}.conv1", middle, inside)
+    for stream in range(4):
+        for layer in range(stream + 1):
+            light = light_layer(name, stream, layer, is_ain=kind == "ain")
+            state[f"{light}.conv1.weight"] = conv(middle, middle, 1)
+            state[f"{light}.conv2.weight"] = conv(middle, 1, 3)
+            state |= norm(f"{light}.bn", middle)
+    for layer, (out, ins) in {"fc1": (middle // 16, middle), "fc2": (middle, middle // 16)}.items():
+        state |= {f"{name}.gate.{layer}.weight": conv(out, ins, 1), f"{name}.gate.{layer}.bias": torch.randn(out)}
+    has_instance_norm = name in {"plain": set(), "ibn": IBN, "ain": AIN}[kind]
+    state[f"{name}.conv3.conv.weight"] = conv(outside, middle, 1)
+    state |= {} if kind == "ain" and has_instance_norm else norm(f"{name}.conv3.bn", outside)
+    state |= instance_norm(f"{name}.IN", outside) if has_instance_norm else {}
+    return state | (unit(f"{name}.downsample", outside, inside) if inside != outside else {})
+
+
+def light_layer(block: str, stream: int, layer: int, *, is_ain: bool) -> str:
+    if is_ain:
+        return f"{block}.conv2.{stream}.layers.{layer}"
+    return f"{block}.conv2{'abcd'[stream]}" + (f".{layer}" if stream else "")
+
+
+def unit(name: str, out: int, inside: int) -> State:
+    return {f"{name}.conv.weight": conv(out, inside, 1), **norm(f"{name}.bn", out)}
 
 
 def forward(state: State, x: Tensor) -> Tensor:
-    """The embeddings of crops [N, 3, H, W]."""
+    """The embeddings of normalised crops [N, 3, H, W]."""
+    is_ain = "pool2.0.conv.weight" in state
 
     def norm(name: str, x: Tensor) -> Tensor:
         w = {key: state.get(f"{name}.{key}") for key in ("weight", "bias", "running_mean", "running_var")}
@@ -50,7 +83,7 @@ def forward(state: State, x: Tensor) -> Tensor:
         for stream in range(4):
             y = squeezed
             for layer in range(stream + 1):
-                light = f"{name}.conv2.{stream}.layers.{layer}"
+                light = light_layer(name, stream, layer, is_ain=is_ain)
                 y = fn.conv2d(y, state[f"{light}.conv1.weight"])
                 y = fn.conv2d(y, state[f"{light}.conv2.weight"], padding=1, groups=y.shape[1])
                 y = fn.relu(norm(f"{light}.bn", y))
@@ -59,39 +92,49 @@ def forward(state: State, x: Tensor) -> Tensor:
             gate = torch.sigmoid(fn.conv2d(gate, state[f"{name}.gate.fc2.weight"], state[f"{name}.gate.fc2.bias"]))
             total = total + gate * y
         y = fn.conv2d(total, state[f"{name}.conv3.conv.weight"])
-        y = norm(f"{name}.IN" if f"{name}.IN.weight" in state else f"{name}.conv3.bn", y)
+        has_instance_norm = f"{name}.IN.weight" in state
+        y = norm(f"{name}.IN" if is_ain and has_instance_norm else f"{name}.conv3.bn", y)
         if f"{name}.downsample.conv.weight" in state:
             x = norm(f"{name}.downsample.bn", fn.conv2d(x, state[f"{name}.downsample.conv.weight"]))
-        return fn.relu(x + y)
+        return fn.relu(norm(f"{name}.IN", x + y) if has_instance_norm and not is_ain else x + y)
 
     x = fn.relu(norm("conv1.bn", fn.conv2d(x, state["conv1.conv.weight"], stride=2, padding=3)))
     x = fn.max_pool2d(x, 3, 2, 1)
-    x = fn.avg_pool2d(pointwise("pool2.0", block("conv2.1", block("conv2.0", x))), 2)
-    x = fn.avg_pool2d(pointwise("pool3.0", block("conv3.1", block("conv3.0", x))), 2)
+    first, second = ("pool2.0", "pool3.0") if is_ain else ("conv2.2.0", "conv3.2.0")
+    x = fn.avg_pool2d(pointwise(first, block("conv2.1", block("conv2.0", x))), 2)
+    x = fn.avg_pool2d(pointwise(second, block("conv3.1", block("conv3.0", x))), 2)
     x = pointwise("conv5", block("conv4.1", block("conv4.0", x))).mean((2, 3))
     return fn.relu(norm("fc.1", fn.linear(x, state["fc.0.weight"], state["fc.0.bias"])))
 
 
-def test_the_onnx_file_embeds_as_the_formulas_do(state: State, tmp_path: Path) -> None:
-    instance_normed = {key.rpartition(".IN.")[0] for key in state if ".IN.weight" in key}
-    assert instance_normed == {"conv2.0", "conv2.1", "conv3.1", "conv4.0"}
+@pytest.mark.parametrize("kind", ["plain", "ibn", "ain"])
+def test_the_model_file_embeds_as_the_formulas_do(kind: str, tmp_path: Path) -> None:
+    state = osnet(kind)
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "theirs.pt")
-    osnet_to_onnx(tmp_path / "theirs.pt", tmp_path / "ours.onnx", (64, 32))
-    crops = torch.randn(3, 3, 64, 32)
-    session = ort.InferenceSession(str(tmp_path / "ours.onnx"))
-    for part in (crops, crops[:1]):  # any batch size
-        actual = session.run(None, {"crops": part.numpy()})[0]
-        np.testing.assert_allclose(actual, forward(state, part).numpy(), atol=1e-4, rtol=1e-4)
-    assert actual.std() > 0.1
+    imported = import_for_inference(tmp_path / "theirs.pt", tmp_path / "ours.onnx", size=SIZE)
+    assert imported.arch == {"plain": "osnet", "ibn": "osnet-ibn", "ain": "osnet-ain"}[kind]
+    assert imported.unused_keys == ("classifier.weight", "classifier.bias")
+    assert not imported.model.rejected
+    images = pictures(size=SIZE)
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in IMAGENET)
+    wanted = forward(state, (images.permute(0, 3, 1, 2) / 255 - mean) / std)
+    vectors = open_embedder(tmp_path / "ours.onnx").embed(list(images.numpy()))
+    np.testing.assert_allclose(vectors, fn.normalize(wanted).numpy(), atol=2e-5)
+    assert float((vectors @ vectors.T - np.eye(3)).max()) < 0.9995  # the images have different embeddings
 
 
-def test_other_weights_are_refused(state: State, tmp_path: Path) -> None:
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    state = osnet("ain")
     for content, message in (
-        ({key: value for key, value in state.items() if key != "conv4.0.IN.weight"}, "missing keys: conv4.0.IN.weight"),
+        ({k: v for k, v in state.items() if not k.startswith("conv4.0.IN.")}, "missing keys: conv4.0.conv3.bn.weight"),
         ({**state, "extra": torch.zeros(1)}, "unknown keys: extra"),
-        ({"layer1.0.conv1.weight": torch.zeros(1)}, "not those of an OSNet-AIN; layer1.0.conv1.weight"),
+        ({**osnet("plain"), "conv2.2.0.extra": torch.zeros(1)}, "unknown keys: conv2.2.0.extra"),
+        ({"conv2.0.gate.fc1.weight": torch.zeros(1)}, "not those of an OSNet; conv2.0.gate.fc1.weight"),
     ):
         torch.save(content, tmp_path / "theirs.pt")
         with pytest.raises(InputError, match=message) as caught:
-            osnet_to_onnx(tmp_path / "theirs.pt", tmp_path / "ours.onnx", (64, 32))
+            import_for_inference(tmp_path / "theirs.pt", tmp_path / "ours.onnx", size=SIZE)
         assert "\n" not in str(caught.value)
+    torch.save(state, tmp_path / "theirs.pt")
+    with pytest.raises(InputError, match="it has no neck; take the feature before it"):
+        import_for_inference(tmp_path / "theirs.pt", tmp_path / "ours.onnx", size=SIZE, feature="after")

@@ -283,9 +283,9 @@ def necked(state: State, prefix: str) -> State:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(f"{prefix}.")}
 
 
-def pictures(seed: int = 0) -> Tensor:
+def pictures(seed: int = 0, size: tuple[int, int] = SIZE["size"]) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (3, 32, 16, 3), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (3, *size, 3), dtype=torch.uint8, generator=generator)
 
 
 def embedded(saved: checkpoint.Checkpoint, images: Tensor) -> Tensor:

@@ -1,0 +1,218 @@
+"""Imports networks that run here but are not trained here, as model files: OSNet, TransReID, CLIP-ReID.
+
+Each has a module that builds the network from the state dict. The ONNX file is compared with PyTorch, as an export is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from bot_deploy.artifacts.checkpoint import contract_of
+from bot_deploy.artifacts.contract import weights_fingerprint
+from bot_deploy.backends.torch import runner
+from bot_deploy.choices import COLORS, FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, STD, SYNTHETIC, feature_name
+from bot_deploy.datasets import Dataset, open_dataset
+from bot_deploy.embedder import Embedder, open_embedder
+from bot_deploy.errors import InputError, RunError
+from bot_deploy.export.exported_model import ExportedModel, publish, unverified_path
+from bot_deploy.export.parity import TOLERANCES, compare_embeddings, sample_crops
+from bot_deploy.export.to_onnx import onnx_model, save_with_contract
+from bot_deploy.files import prepare_output
+from bot_deploy.model import InferenceGraph
+
+from .checkpoint import read_state_dict
+from .key_layouts import INFERENCE_NETWORKS, find_inference_network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+CONVOLUTION_DIMS = 4  # of the weight of a convolution
+
+
+@dataclass(frozen=True)
+class InferenceParts:
+    """A network that one of the modules in `INFERENCE_NETWORKS` built from a state dict."""
+
+    arch: str
+    backbone: nn.Module  # normalised images [N, 3, H, W] -> the feature before the neck, [N, D]
+    neck: nn.BatchNorm1d | None
+    dim: int
+    unused: tuple[str, ...]  # keys of the file that only training needs
+    assumptions: tuple[str, ...] = ()  # settings that the weights do not show, as phrases
+    mean: tuple[float, float, float] = MEAN  # of the normalisation
+    std: tuple[float, float, float] = STD
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """The model file, with the assumptions that were made."""
+
+    model: ExportedModel
+    arch: str
+    feature: str  # "after" or "before" the neck
+    dim: int
+    assumptions: tuple[str, ...]
+    unused_keys: tuple[str, ...]
+
+
+class InferenceNetwork(nn.Module):
+    """The parts of a network as `InferenceGraph` takes them."""
+
+    def __init__(self, parts: InferenceParts, feature: str) -> None:
+        super().__init__()
+        self.arch, self.dim, self.feature, self.mean, self.std = parts.arch, parts.dim, feature, parts.mean, parts.std
+        self.backbone: nn.Module = _AsFeatureMap(parts.backbone)
+        self.pool: nn.Module | None = None
+        self.reduction: nn.Module = nn.Identity()
+        self.neck: nn.Module = parts.neck or nn.Identity()
+
+
+class _AsFeatureMap(nn.Module):
+    """Vectors [N, D] as feature maps [N, D, 1, 1], whose average they are."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        vectors: Tensor = self.network(images)
+        return vectors[:, :, None, None]
+
+
+def import_for_inference(
+    path: str | Path,
+    out: str | Path,
+    *,
+    size: tuple[int, int] = (IMAGE_HEIGHT, IMAGE_WIDTH),
+    color: str = "RGB",
+    feature: str | None = None,
+    data: str | Path | Dataset = SYNTHETIC,
+    terms: str = "",
+) -> ImportedModel:
+    """Converts the state dict in `path` to a model file at `out`; no key is ignored.
+
+    A model whose embeddings differ from PyTorch's is kept as *.rejected; check `ImportedModel.model.rejected`.
+
+    Args:
+        path: the file; its state dict is bare or under "model" or "state_dict".
+        out: the .onnx file to write.
+        size: height and width of the crops in pixels.
+        color: channel order that the network was trained on, "RGB" or "BGR".
+        feature: "after" or "before" the neck; None for the one that the toolkit scores.
+        data: data set with crops to compare on, opened or not.
+        terms: what the model may be used for, in a sentence; kept in the contract.
+
+    Raises:
+        InputError: no such file, pickled code in it, another network, unknown or missing weights, or an unknown color
+            or feature.
+        RunError: timm is needed and not installed, or the file cannot be written.
+    """
+    path, out = Path(path), Path(out)
+    if color not in COLORS:
+        raise InputError(f"color {color!r}; choose from {', '.join(COLORS)}", parameter="color")
+    prepare_output(out, "the model file", [".onnx"])
+    parts = build_network(path, size)
+    feature = _choose_feature(feature, parts, path)
+    if color == "BGR":
+        parts = _take_rgb(parts)
+    network = InferenceNetwork(parts, feature).eval()
+    contract = contract_of(network, *size)
+    # The same weights after another neck or with another normalisation are another model.
+    settings = repr((contract.feature, contract.mean, contract.std)).encode()
+    combined = weights_fingerprint([("weights", contract.fingerprint.encode()), ("settings", settings)])
+    contract = replace(contract, fingerprint=combined, terms=terms)
+    graph = InferenceGraph(network, contract).eval()
+    reference = Embedder(contract, "PyTorch", runner(graph, "cpu"))
+    try:
+        reference.check()
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from None
+    dataset = data if isinstance(data, Dataset) else open_dataset(data)
+    crops = sample_crops(dataset, contract.size)
+    with unverified_path(out) as unverified:
+        save_with_contract(onnx_model(graph.cpu(), contract), contract, unverified)
+        parity = compare_embeddings(reference, open_embedder(unverified, check=False), crops, TOLERANCES["fp32"])
+        model = ExportedModel(publish(unverified, out, parity), "fp32", dataset.name, parity)
+    assumptions = (*parts.assumptions, *_describe_normalization(parts))
+    return ImportedModel(model, parts.arch, contract.feature, parts.dim, assumptions, parts.unused)
+
+
+def build_network(path: Path, size: tuple[int, int]) -> InferenceParts:
+    """The network whose state dict is in `path`, for images of `size`; raises as `import_for_inference`."""
+    state = read_state_dict(path)
+    name = find_inference_network(state)
+    if name is None:
+        raise InputError(
+            f"{path}: a network that becomes an .onnx is one of {', '.join(INFERENCE_NETWORKS)}; others become a "
+            "checkpoint: name a .pt file"
+        )
+    module = import_module(f"bot_deploy.export.importers.{INFERENCE_NETWORKS[name].module}")
+    try:
+        parts: InferenceParts = module.build(state, size)
+    except InputError as error:
+        raise InputError(f"{path}: {error}", parameter=error.parameter) from None
+    return parts
+
+
+def join_necks(state: Mapping[str, Tensor], names: Iterable[str], scales: Iterable[float]) -> nn.BatchNorm1d:
+    """One batch-norm for the concatenation of scaled features, from the batch-norms `names` of each.
+
+    For a feature x and its scale s it gives s batch-norm(x) where it gets s x.
+
+    Raises:
+        InputError: a weight is missing.
+    """
+    fields = ("weight", "bias", "running_mean", "running_var")
+    joined: dict[str, list[Tensor]] = {field: [] for field in fields}
+    for name, scale in zip(names, scales, strict=True):
+        missing = [f"{name}.{field}" for field in fields if f"{name}.{field}" not in state]
+        if missing:
+            raise InputError(f"missing keys: {', '.join(missing)}")
+        weight, bias, mean, variance = (state[f"{name}.{field}"].float() for field in fields)
+        eps = nn.BatchNorm1d(1).eps
+        scaled = (weight * scale, bias * scale, mean * scale, (variance + eps) * scale**2 - eps)
+        for field, value in zip(fields, scaled, strict=True):
+            joined[field].append(value)
+    tensors = {field: torch.cat(values) for field, values in joined.items()}
+    neck = nn.BatchNorm1d(len(tensors["weight"]))
+    neck.load_state_dict(tensors, strict=False)  # all but the counter of batches
+    return neck
+
+
+def split_unused(keys: Iterable[str], used: Iterable[str], training_only: str) -> tuple[tuple[str, ...], list[str]]:
+    """The keys that only training needs, and those that are unknown; `used` have a place in the network."""
+    rest = [key for key in keys if key not in set(used)]
+    unused = tuple(key for key in rest if re.match(training_only, key))
+    return unused, [key for key in rest if key not in set(unused)]
+
+
+def _choose_feature(feature: str | None, parts: InferenceParts, path: Path) -> str:
+    if feature is None:
+        return "before"  # as TransReID and CLIP-ReID score, and all that OSNet has
+    if feature_name(feature) not in FEATURES:
+        raise InputError(f"unknown feature {feature!r}; choose from {', '.join(FEATURES)}", parameter="feature")
+    if feature_name(feature) == "after" and parts.neck is None:
+        raise InputError(f"{path}: it has no neck; take the feature before it", parameter="feature")
+    return feature
+
+
+def _take_rgb(parts: InferenceParts) -> InferenceParts:
+    """`parts` of a network of BGR images, changed to take RGB."""
+    first = next(value for value in parts.backbone.parameters() if value.ndim == CONVOLUTION_DIMS)
+    first.data = first.data.flip(1)
+    red, green, blue = parts.mean
+    red_std, green_std, blue_std = parts.std
+    return replace(parts, mean=(blue, green, red), std=(blue_std, green_std, red_std))
+
+
+def _describe_normalization(parts: InferenceParts) -> tuple[str, ...]:
+    if (parts.mean, parts.std) == (MEAN, STD):
+        return ("the normalisation of ImageNet",)
+    return (f"the normalisation with mean {parts.mean[0]:g} and deviation {parts.std[0]:g}",)
