@@ -75,8 +75,8 @@ def import_command(
 ) -> None:
     """Convert the state dict of another toolkit in FILE.
 
-    A network that can be trained on becomes a checkpoint, a .pt, for `bot export` and `bot eval`. OSNet, TransReID and
-    CLIP-ReID become a model file, an .onnx, which every command opens.
+    A network that can be trained on becomes a checkpoint, a .pt, for `bot export` and `bot eval`. OSNet, MGN, TransReID
+    and CLIP-ReID become a model file, an .onnx, which every command opens.
     """
     from bot_deploy.datasets import check_sources
     from bot_deploy.errors import InputError
@@ -130,11 +130,13 @@ def _import_for_inference(file: Path, out: Path, *, size: tuple[int, int], **set
     from bot_deploy.export.wrap import require_parity
 
     imported = import_for_inference(file, out, size=size, **settings)
-    say(f"{imported.arch}: embedding {imported.feature} the neck, {imported.dim} numbers")
+    neck = f"embedding {imported.feature} the neck" if imported.has_neck else "no neck"
+    say(f"{imported.arch}: {neck}, {imported.dim} numbers")
     _say_assumptions(imported.assumptions, size, imported.unused_keys)
     parity = imported.model.parity
     if parity:
-        say(f"parity with PyTorch on {imported.model.data_name}:\n{parity.table()}")
+        for line in (f"parity with PyTorch on {imported.model.data_name}:", *parity.table().splitlines()):
+            say(line)
     require_parity(imported.model)
     say(f"wrote {out}; score it with `bot eval` before you rely on it")
 

@@ -93,7 +93,7 @@ def import_checkpoint(
         check_supported(state)
         layout = _choose_layout(toolkit, state)
         assumptions: list[str] = []
-        mean, std = _take_normalization(state, assumptions)
+        mean, std = take_normalization(state, assumptions)
         weights = _rename_keys(state, layout)
         arch = detect_backbone(weights.tensors)
         if stem is None:
@@ -247,7 +247,7 @@ def _reduced_dim(weights: Mapping[str, Tensor]) -> int:
     return 0 if reduction is None else len(reduction)
 
 
-def _take_normalization(state: dict[str, Tensor], assumptions: list[str]) -> tuple[Rgb, Rgb]:
+def take_normalization(state: dict[str, Tensor], assumptions: list[str]) -> tuple[Rgb, Rgb]:
     """Removes fast-reid's pixel_mean and pixel_std from `state`; returns them for pixels in 0-1 instead of 0-255."""
     removed = [state.pop(key, None) for key in ("pixel_mean", "pixel_std")]
     mean, std = (None if value is None else tuple(float(v) / 255 for v in value.flatten()) for value in removed)

@@ -12,7 +12,8 @@ from bot_deploy.artifacts.state_dict import match_state_dict
 from bot_deploy.errors import InputError
 
 from .inference_only import InferenceParts, join_necks, split_unused
-from .vision_transformer import build_transformer, count_blocks, embed_patches
+from .key_layouts import count_blocks
+from .vision_transformer import build_transformer, embed_patches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +44,7 @@ def build(state: Mapping[str, Tensor], size: tuple[int, int]) -> InferenceParts:
     """The network with the weights `state`; see `import_for_inference`."""
     file_keys = {_rename(key.removeprefix(PREFIX)): key for key in state if key.startswith(PREFIX)}
     given = {name: state[key].float() for name, key in file_keys.items()}
-    assumptions: list[str] = []
+    assumptions = ["the normalisation with mean and deviation 0.5"]
     try:
         given["cls_token"], given["pos_embed"] = given["cls_token"][None, None], given["pos_embed"][None]
         projection = given.pop("proj")

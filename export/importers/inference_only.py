@@ -1,4 +1,4 @@
-"""Imports networks that run here but are not trained here, as model files: OSNet, TransReID, CLIP-ReID.
+"""Imports networks that run here but are not trained here, as model files: OSNet, MGN, TransReID, CLIP-ReID.
 
 Each has a module that builds the network from the state dict. The ONNX file is compared with PyTorch, as an export is.
 """
@@ -45,6 +45,7 @@ class InferenceParts:
     neck: nn.BatchNorm1d | None
     dim: int
     unused: tuple[str, ...]  # keys of the file that only training needs
+    feature: str = "before"  # "after" or "before" the neck: what its authors score
     assumptions: tuple[str, ...] = ()  # settings that the weights do not show, as phrases
     mean: tuple[float, float, float] = MEAN  # of the normalisation
     std: tuple[float, float, float] = STD
@@ -56,6 +57,7 @@ class ImportedModel:
 
     model: ExportedModel
     arch: str
+    has_neck: bool
     feature: str  # "after" or "before" the neck
     dim: int
     assumptions: tuple[str, ...]
@@ -140,8 +142,15 @@ def import_for_inference(
         save_with_contract(onnx_model(graph.cpu(), contract), contract, unverified)
         parity = compare_embeddings(reference, open_embedder(unverified, check=False), crops, TOLERANCES["fp32"])
         model = ExportedModel(publish(unverified, out, parity), "fp32", dataset.name, parity)
-    assumptions = (*parts.assumptions, *_describe_normalization(parts))
-    return ImportedModel(model, parts.arch, contract.feature, parts.dim, assumptions, parts.unused)
+    return ImportedModel(
+        model,
+        parts.arch,
+        has_neck=parts.neck is not None,
+        feature=contract.feature,
+        dim=parts.dim,
+        assumptions=parts.assumptions,
+        unused_keys=parts.unused,
+    )
 
 
 def build_network(path: Path, size: tuple[int, int]) -> InferenceParts:
@@ -195,7 +204,7 @@ def split_unused(keys: Iterable[str], used: Iterable[str], training_only: str) -
 
 def _choose_feature(feature: str | None, parts: InferenceParts, path: Path) -> str:
     if feature is None:
-        return "before"  # as TransReID and CLIP-ReID score, and all that OSNet has
+        return parts.feature
     if feature_name(feature) not in FEATURES:
         raise InputError(f"unknown feature {feature!r}; choose from {', '.join(FEATURES)}", parameter="feature")
     if feature_name(feature) == "after" and parts.neck is None:
@@ -210,9 +219,3 @@ def _take_rgb(parts: InferenceParts) -> InferenceParts:
     red, green, blue = parts.mean
     red_std, green_std, blue_std = parts.std
     return replace(parts, mean=(blue, green, red), std=(blue_std, green_std, red_std))
-
-
-def _describe_normalization(parts: InferenceParts) -> tuple[str, ...]:
-    if (parts.mean, parts.std) == (MEAN, STD):
-        return ("the normalisation of ImageNet",)
-    return (f"the normalisation with mean {parts.mean[0]:g} and deviation {parts.std[0]:g}",)

@@ -29,6 +29,7 @@ class InferenceLayout:
 INFERENCE_NETWORKS = {
     "OSNet": InferenceLayout("osnet", "conv2.0.gate.fc1.weight"),
     "TransReID": InferenceLayout("transreid", "base.cls_token"),
+    "MGN": InferenceLayout("mgn", "b1_head.bottleneck.0.weight"),
     "CLIP-ReID": InferenceLayout("clip_reid", "image_encoder.class_embedding"),
 }
 CONVERTIBLE = (
@@ -91,7 +92,7 @@ LAYOUTS = {
 
 # pattern in a key -> the part of a network that it belongs to; our networks have none of these
 UNSUPPORTED = {
-    r"^b\d\d?_head\.": "several branches (fast-reid's MGN)",
+    r"^b\d\d?_head\.": "several branches (an MGN of fast-reid without reduced embeddings)",
     r"\.se(_module)?\.": "squeeze-and-excitation blocks",
     r"^fc\.\d": "a fully connected layer after the pooling (torchreid's resnet50_fc512)",
     r"layer\d\.\d+\.IN\.": "IBN-b",
@@ -135,6 +136,11 @@ def find_inference_network(keys: Iterable[str]) -> str | None:
     """The name in `INFERENCE_NETWORKS` of the network with `keys`; None if it is none of them."""
     keys = set(keys)
     return next((name for name, network in INFERENCE_NETWORKS.items() if network.key in keys), None)
+
+
+def count_blocks(keys: Mapping[str, Tensor], prefix: str) -> int:
+    """How many blocks have keys that begin with `prefix` and a number."""
+    return len({key[len(prefix) :].split(".")[0] for key in keys if key.startswith(prefix)})
 
 
 def check_supported(keys: Iterable[str]) -> None:

@@ -43,7 +43,14 @@ def build(state: Mapping[str, Tensor], _size: tuple[int, int]) -> InferenceParts
         raise InputError(f"its weights are not those of an OSNet; {reason}") from None
     kind = "osnet-ain" if "conv2.0.conv2.0.layers.0.conv1.weight" in state else "osnet"
     has_ibn = kind == "osnet" and any(".IN." in name for name in given)
-    return InferenceParts(f"{kind}-ibn" if has_ibn else kind, network, None, len(given["fc.0.weight"]), unused)
+    return InferenceParts(
+        arch=f"{kind}-ibn" if has_ibn else kind,
+        backbone=network,
+        neck=None,
+        dim=len(given["fc.0.weight"]),
+        unused=unused,
+        assumptions=("the normalisation of ImageNet",),
+    )
 
 
 def _rename(key: str) -> str:

@@ -14,7 +14,8 @@ from bot_deploy.artifacts.state_dict import match_state_dict
 from bot_deploy.errors import InputError
 
 from .inference_only import InferenceParts, join_necks, split_unused
-from .vision_transformer import build_transformer, count_blocks, embed_patches
+from .key_layouts import count_blocks
+from .vision_transformer import build_transformer, embed_patches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ def build(state: Mapping[str, Tensor], size: tuple[int, int]) -> InferenceParts:
     given = {key: value.float() for key, value in state.items()}
     if "base.blocks.0.attn.qkv.weight" in given and "base.blocks.0.attn.qkv.bias" not in given:
         raise InputError("it is TransReID's vit_small, whose attention is scaled otherwise; it cannot be imported")
-    assumptions: list[str] = []
+    assumptions = ["the normalisation with mean and deviation 0.5"]
     cameras = given.pop("base.sie_embed", None)  # [cameras or views, 1, C]
     if cameras is not None and "base.pos_embed" in given:
         given["base.pos_embed"] = given["base.pos_embed"] + CAMERA_WEIGHT * cameras.mean(0)

@@ -94,8 +94,3 @@ def embed_patches(network: Any, images: Tensor) -> Tensor:
     tokens = torch.cat([network.cls_token.expand(images.shape[0], -1, -1), patches], 1) + network.pos_embed
     normed: Tensor = network.norm_pre(tokens)
     return normed
-
-
-def count_blocks(keys: Mapping[str, Tensor], prefix: str) -> int:
-    """How many blocks have keys that begin with `prefix` and a number."""
-    return len({key[len(prefix) :].split(".")[0] for key in keys if key.startswith(prefix)})

@@ -412,7 +412,8 @@ def small(*keys: str) -> State:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (small("backbone.0.weight", "b1_head.bottleneck.0.weight"), r"several branches.*b1_head\.bottleneck"),
+        (small("backbone.0.weight", "b1_head.bnneck.weight"), r"several branches.*b1_head\.bnneck"),
+        (small("backbone.0.weight", "b1_head.bottleneck.0.weight"), r"it is MGN, .* so name an \.onnx file"),
         (small("backbone.layer1.0.se.fc.0.weight"), r"squeeze-and-excitation.*se\.fc"),
         (small("base.layer1.0.se_module.fc1.weight"), r"squeeze-and-excitation.*se_module"),
         (small("conv1.weight", "fc.0.weight", "fc.1.running_mean"), r"resnet50_fc512.*fc\.0\.weight"),
@@ -607,7 +608,8 @@ def test_older_options_do_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("out", "message"), [("model.bin", r"model\.bin: checkpoints end in \.pt, model files in \.onnx"), ("theirs.pt", "the file to import")]
+    ("out", "message"),
+    [("model.bin", r"model\.bin: checkpoints end in \.pt, model files in \.onnx"), ("theirs.pt", "the file to import")],
 )
 def test_the_command_refuses_an_unusable_out(out: str, message: str, tmp_path: Path) -> None:
     torch.save(small("conv1.weight"), tmp_path / "theirs.pt")

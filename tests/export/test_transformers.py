@@ -271,7 +271,7 @@ def test_keys_are_used_or_named(tmp_path: Path) -> None:
         ({**clip_reid(), "image_encoder.extra": torch.zeros(1)}, "unknown keys: image_encoder.extra"),
         ({k: v for k, v in clip_reid().items() if k != "image_encoder.proj"}, "missing keys: image_encoder.*proj"),
         ({k: v for k, v in clip_reid().items() if "ln_post" not in k}, "missing keys: norm.weight, norm.bias"),
-        ({"image_encoder.attnpool.k_proj.bias": torch.zeros(1)}, "one of OSNet, TransReID, CLIP-ReID"),
+        ({"image_encoder.attnpool.k_proj.bias": torch.zeros(1)}, "one of OSNet, TransReID, MGN, CLIP-ReID"),
         ({"base.conv1.weight": torch.zeros(1)}, "others become a checkpoint: name a .pt file"),
     ],
 )
