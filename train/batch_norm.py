@@ -1,7 +1,7 @@
-"""Batch-norm statistics from crops of a user's cameras, without labels (AdaBN; Li et al., 2016).
+"""Batch-norm statistics: fixed at the end of a training, or measured on crops of a user's cameras (AdaBN).
 
 Batch-norm layers subtract the mean and divide by the standard deviation that the training crops had. Crops of other
-cameras have others. Here they are measured again; no weight changes.
+cameras have others. AdaBN (Li et al., 2016) measures them again, without labels; no weight changes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bot_deploy import images
 from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
@@ -87,6 +88,18 @@ def adapt_batch_norm(
             f"(relative gap {before:.3f} before, {after:.3f} after), so they would gain nothing; use the model as it is"
         )
     return BatchNormAdaptation(adapted, before, after)
+
+
+def fix_batch_norm(model: nn.Module) -> None:
+    """Makes the batch-norm layers of `model` normalise by their statistics, and keep them, until `model.train()`.
+
+    In training they normalise a batch by itself, so a rare bright colour counts as much as its batch allows. The
+    finished model has the statistics of all crops, by which the same colour can be fifty deviations from the mean.
+    Training that ends as the model is used learns what to do with it (Wu and Johnson, 2021, section 4).
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):  # also of several GPUs
+            module.eval()
 
 
 def measure_statistics(saved: Checkpoint, pixels: images.Pixels, order: Sequence[int]) -> Checkpoint:

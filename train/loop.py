@@ -25,6 +25,7 @@ from bot_deploy.progress import show_progress
 from bot_deploy.runs import CHECKPOINT_NAME
 
 from . import run_files, transforms
+from .batch_norm import fix_batch_norm
 from .batches import load_batches, plan_epoch
 from .compatibility import EarlierTargets, check_dimension, embed_with_earlier
 from .data import TrainingSet, open_training_set
@@ -239,6 +240,8 @@ def train_epoch(
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     state.model.train()
+    if epoch > recipe.epochs - recipe.fixed_norm_epochs:
+        fix_batch_norm(state.model)
     plan = plan_epoch(training_set, unlabelled, recipe, epoch)
     sums, steps, started = torch.zeros(7, device=world.device), len(plan.rows), time.perf_counter()
     watch = LossWatch(epoch, training_set)

@@ -36,7 +36,7 @@ RANGES = {
     **dict.fromkeys(("center_weight", "center_lr", "eval_every"), "0 or above"),
     **dict.fromkeys(("label_weight", "relation_weight", "direction_weight", "unlabeled_batch"), "0 or above"),
     "compatibility_weight": "0 or above",
-    "small_epochs": "0 or above",
+    **dict.fromkeys(("small_epochs", "fixed_norm_epochs"), "0 or above"),
     **dict.fromkeys(("cluster_distance", "memory_temperature"), "above 0"),
     "memory_momentum": "from 0 to 1",
     **dict.fromkeys(("flip_probability", "erasing_probability", "label_smoothing"), "from 0 to 1"),
@@ -55,7 +55,7 @@ MIN_IDENTITIES = 2  # in a batch: the triplet loss compares a person with anothe
 GREATEST = {
     **dict.fromkeys(("height", "width", "padding"), MAX_IMAGE_SIDE),
     **dict.fromkeys(("identities_per_batch", "images_per_identity", "unlabeled_batch"), 10_000),
-    **dict.fromkeys(("epochs", "warmup_epochs", "eval_every", "small_epochs"), 1_000_000),
+    **dict.fromkeys(("epochs", "warmup_epochs", "eval_every", "small_epochs", "fixed_norm_epochs"), 1_000_000),
     "seed": 2**63 - 1,
     "last_stride": 2,
     "cluster_distance": 0.99,  # at 1, all crops would be one person
@@ -126,6 +126,7 @@ class Recipe:
     memory_temperature: float = 0.05  # without labels: of the cosines of crops and people
 
     small_epochs: int = 0  # first epochs, on crops of half the height and width
+    fixed_norm_epochs: int = 0  # last epochs, in which batch-norm keeps its statistics, as in the finished model
     compile: bool = False  # torch.compile
     sync_batch_norm: bool = True  # on several GPUs: batch-norm over the whole batch; False: over each GPU's share
     eval_at_start: bool = False  # evaluate the untrained model too
