@@ -358,3 +358,37 @@ def test_compile_goes_through_torch_compile_and_trains(
     assert len(compiled) == 1
     for row, eager in zip(read_metrics(tmp_path / "run"), read_metrics(finished)[:1], strict=True):
         assert float(row["id_loss"]) == pytest.approx(float(eager["id_loss"]), rel=1e-3)
+
+
+def test_the_last_epochs_train_with_fixed_statistics(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[dict[str, torch.Tensor]] = []
+    features: list[tuple[torch.Tensor, torch.Tensor]] = []  # of the network in training, and in evaluation
+    step, finish = loop.train_step, loop.finish_epoch
+
+    def compare_and_step(state: Any, pixels: torch.Tensor, *rest: Any) -> torch.Tensor:
+        with torch.no_grad():
+            trained = state.model(pixels)[1]
+            modes = {module: module.training for module in state.model.modules()}
+            features.append((trained, state.model.eval()(pixels)))
+        for module, mode in modes.items():
+            module.training = mode
+        return step(state, pixels, *rest)
+
+    def note_and_finish(state: Any, *rest: Any) -> None:
+        weights.append({key: value.clone() for key, value in state.model.state_dict().items()})
+        finish(state, *rest)
+
+    monkeypatch.setattr(loop, "train_step", compare_and_step)
+    monkeypatch.setattr(loop, "finish_epoch", note_and_finish)
+    loop.train(dataclasses.replace(RECIPE, epochs=2, fixed_norm_epochs=1), data, tmp_path / "run")
+    first, last = weights
+    statistics = [key for key in first if "running" in key]
+    assert statistics
+    assert all(torch.equal(first[key], last[key]) for key in statistics)
+    assert not torch.equal(first["classifier.weight"], last["classifier.weight"])
+    half = len(features) // 2  # each epoch has as many steps
+    assert not any(torch.allclose(trained, used, atol=1e-2) for trained, used in features[:half])
+    for trained, used in features[half:]:
+        torch.testing.assert_close(trained, used)
