@@ -93,9 +93,9 @@ def adapt_batch_norm(
 def fix_batch_norm(model: nn.Module) -> None:
     """Makes the batch-norm layers of `model` normalise by their statistics, and keep them, until `model.train()`.
 
-    In training they normalise a batch by itself, so a rare bright colour counts as much as its batch allows. The
-    finished model has the statistics of all crops, by which the same colour can be fifty deviations from the mean.
-    Training that ends as the model is used learns what to do with it (Wu and Johnson, 2021, section 4).
+    In training they normalise a batch by itself, which bounds what a rare crop can do. The finished model has the
+    statistics of all crops, and no bound. Training that ends as the model is used sees what such crops become (Wu and
+    Johnson, "Rethinking Batch in BatchNorm", 2021).
     """
     for module in model.modules():
         if isinstance(module, _BatchNorm):  # also of several GPUs

@@ -115,6 +115,12 @@ def train(
 def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, guidance: Guidance, *, resume: bool) -> Path:
     num_ids = len({crop.identity for crop in dataset.train})
     _check_identities(recipe, num_ids, world, dataset.name)
+    if recipe.fixed_norm_epochs >= recipe.epochs and not know_people(recipe.weights):
+        raise InputError(
+            f"fixed_norm_epochs={recipe.fixed_norm_epochs} leaves none of {recipe.epochs} epochs to measure the "
+            "statistics of batch-norm; lower it, or start from a model for ReID",
+            parameter="set",
+        )
     resuming = resume and (out / run_files.STATE_NAME).exists()
     # A resumed run has its weights in the state; the file with the initial weights may be gone.
     state = create_state(

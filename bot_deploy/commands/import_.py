@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, POOLINGS, STEMS, TOOLKITS
+from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, POOLINGS, STEMS, SYNTHETIC, TOOLKITS
 
 from .options import COLOR, FEATURE, FEATURE_METAVAR, IMAGE_SIDE, ImageSize
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     type=click.Choice(POOLINGS),
     help="Mean over the feature map, gem for the generalised mean; default: what weights and toolkit suggest.",
 )
-@click.option("--data", default="synthetic", show_default=True, help="Crops to compare an .onnx with PyTorch on.")
+@click.option("--data", help="Crops to compare an .onnx with PyTorch on; default: synthetic.")
 # Older names of --size and --color.
 @click.option("--height", type=IMAGE_SIDE, hidden=True)
 @click.option("--width", type=IMAGE_SIDE, hidden=True)
@@ -68,7 +68,7 @@ def import_command(
     stem: str | None,
     feature: str | None,
     pooling: str | None,
-    data: str,
+    data: str | None,
     height: int | None,
     width: int | None,
     bgr: bool,
@@ -89,6 +89,8 @@ def import_command(
         raise InputError(f"{out}: is the file to import; name another with --out")
     size, color = (height or size[0], width or size[1]), "BGR" if bgr else color
     if out.suffix == ".pt":
+        if data:
+            raise InputError("--data is for model files, which end in .onnx; `bot export` compares a checkpoint")
         _import_checkpoint(
             file,
             out,
@@ -103,8 +105,8 @@ def import_command(
         return
     if toolkit != "auto" or last_stride or stem or pooling:
         raise InputError("--from, --last-stride, --stem and --pooling are for checkpoints, which end in .pt")
-    check_sources([data])
-    _import_for_inference(file, out, size=size, color=color, feature=feature, data=data)
+    check_sources([data or SYNTHETIC])
+    _import_for_inference(file, out, size=size, color=color, feature=feature, data=data or SYNTHETIC)
 
 
 def _import_checkpoint(file: Path, out: Path, toolkit: str, *, size: tuple[int, int], **settings: Any) -> None:

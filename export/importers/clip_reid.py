@@ -13,7 +13,7 @@ from bot_deploy.errors import InputError
 
 from .inference_only import InferenceParts, join_necks, split_unused
 from .key_layouts import count_blocks
-from .vision_transformer import build_transformer, embed_patches
+from .vision_transformer import build_transformer, describe_stride, embed_patches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,11 +60,11 @@ def build(state: Mapping[str, Tensor], size: tuple[int, int]) -> InferenceParts:
     used = [*file_keys.values(), "cv_embed", *(key for key in state if key.startswith(tuple(f"{n}." for n in NECKS)))]
     unused, unknown = split_unused(state, used, TRAINING_ONLY)
     base.load_state_dict(match_state_dict(given, base.state_dict(), file_keys=file_keys, unknown=unknown))
-    neck = join_necks(state, NECKS, (1, 1))
-    if len(neck.weight) != sum(projection.shape):
-        raise InputError(f"its necks are for {len(neck.weight)} numbers, but the features have {sum(projection.shape)}")
+    if projection.ndim != 2 or len(projection) != base.embed_dim:  # noqa: PLR2004 - a matrix
+        raise InputError(f"{PREFIX}proj has the shape {list(projection.shape)} instead of [{base.embed_dim}, any]")
+    neck = join_necks(state, NECKS, projection.shape, (1, 1))
     return InferenceParts(
-        arch="clip-reid",
+        arch=f"clip-reid{describe_stride(base)}",
         backbone=ClipImageEncoder(base, projection),
         neck=neck,
         dim=len(neck.weight),

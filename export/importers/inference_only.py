@@ -20,7 +20,7 @@ from bot_deploy.backends.torch import runner
 from bot_deploy.choices import COLORS, FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, STD, SYNTHETIC, feature_name
 from bot_deploy.datasets import Dataset, open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
-from bot_deploy.errors import InputError, RunError
+from bot_deploy.errors import InputError, RunError, on_one_line
 from bot_deploy.export.exported_model import ExportedModel, publish, unverified_path
 from bot_deploy.export.parity import TOLERANCES, compare_embeddings, sample_crops
 from bot_deploy.export.to_onnx import onnx_model, save_with_contract
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 CONVOLUTION_DIMS = 4  # of the weight of a convolution
+MAX_CHANNELS = 4096  # of a layer; a damaged file could ask for terabytes
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError, RuntimeError)  # of tensors of odd shapes
 
 
 @dataclass(frozen=True)
@@ -119,23 +121,27 @@ def import_for_inference(
     path, out = Path(path), Path(out)
     if color not in COLORS:
         raise InputError(f"color {color!r}; choose from {', '.join(COLORS)}", parameter="color")
-    prepare_output(out, "the model file", [".onnx"])
     parts = build_network(path, size)
     feature = _choose_feature(feature, parts, path)
     if color == "BGR":
         parts = _take_rgb(parts)
     network = InferenceNetwork(parts, feature).eval()
     contract = contract_of(network, *size)
-    # The same weights after another neck or with another normalisation are another model.
-    settings = repr((contract.feature, contract.mean, contract.std)).encode()
+    # The same weights with another feature, normalisation or stride are another model.
+    settings = repr((contract.arch, contract.feature, contract.mean, contract.std)).encode()
     combined = weights_fingerprint([("weights", contract.fingerprint.encode()), ("settings", settings)])
     contract = replace(contract, fingerprint=combined, terms=terms)
     graph = InferenceGraph(network, contract).eval()
     reference = Embedder(contract, "PyTorch", runner(graph, "cpu"))
     try:
         reference.check()
-    except RunError as error:
-        raise RunError(f"{path}: {error}") from None
+    except (RunError, ValueError) as error:  # PyTorch's instance norm raises ValueError for a map of one pixel
+        height, width = size
+        raise InputError(
+            f"{path}: cannot embed crops of {height}x{width}; name the size it was trained on ({on_one_line(error)})",
+            parameter="size",
+        ) from None
+    prepare_output(out, "the model file", [".onnx"])
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     crops = sample_crops(dataset, contract.size)
     with unverified_path(out) as unverified:
@@ -167,23 +173,44 @@ def build_network(path: Path, size: tuple[int, int]) -> InferenceParts:
         parts: InferenceParts = module.build(state, size)
     except InputError as error:
         raise InputError(f"{path}: {error}", parameter=error.parameter) from None
+    except MALFORMED as error:
+        raise InputError(f"{path}: its weights are not those of {name} ({on_one_line(error)})") from None
     return parts
 
 
-def join_necks(state: Mapping[str, Tensor], names: Iterable[str], scales: Iterable[float]) -> nn.BatchNorm1d:
-    """One batch-norm for the concatenation of scaled features, from the batch-norms `names` of each.
-
-    For a feature x and its scale s it gives s batch-norm(x) where it gets s x.
+def count_channels(state: Mapping[str, Tensor], key: str) -> int:
+    """The first dimension of the tensor `key`, by which a layer is built.
 
     Raises:
-        InputError: a weight is missing.
+        InputError: no such tensor, or one that is too large for a layer.
+    """
+    if key not in state:
+        raise InputError(f"missing keys: {key}")
+    shape = list(state[key].shape)
+    if not shape or not 1 <= shape[0] <= MAX_CHANNELS:
+        raise InputError(f"{key} has the shape {shape}; 1 to {MAX_CHANNELS:,} channels can be imported")
+    return int(shape[0])
+
+
+def join_necks(
+    state: Mapping[str, Tensor], names: Iterable[str], lengths: Iterable[int], scales: Iterable[float]
+) -> nn.BatchNorm1d:
+    """One batch-norm for the concatenation of scaled features, from the batch-norms `names` of each.
+
+    For a feature x of its length and its scale s it gives s batch-norm(x) where it gets s x.
+
+    Raises:
+        InputError: a weight is missing or has another length.
     """
     fields = ("weight", "bias", "running_mean", "running_var")
     joined: dict[str, list[Tensor]] = {field: [] for field in fields}
-    for name, scale in zip(names, scales, strict=True):
+    for name, length, scale in zip(names, lengths, scales, strict=True):
         missing = [f"{name}.{field}" for field in fields if f"{name}.{field}" not in state]
         if missing:
             raise InputError(f"missing keys: {', '.join(missing)}")
+        wrong = [key for key in (f"{name}.{field}" for field in fields) if state[key].shape != (length,)]
+        if wrong:
+            raise InputError(f"keys of another shape: {', '.join(wrong)}, where the feature has {length} numbers")
         weight, bias, mean, variance = (state[f"{name}.{field}"].float() for field in fields)
         eps = nn.BatchNorm1d(1).eps
         scaled = (weight * scale, bias * scale, mean * scale, (variance + eps) * scale**2 - eps)

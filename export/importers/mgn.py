@@ -17,7 +17,7 @@ from bot_deploy.errors import InputError
 from bot_deploy.model import BACKBONES, GeM
 
 from .checkpoint import take_normalization
-from .inference_only import InferenceParts, join_necks, split_unused
+from .inference_only import CONVOLUTION_DIMS, InferenceParts, count_channels, join_necks, split_unused
 from .key_layouts import LAYOUTS, count_blocks
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # In the order of the embedding: of each branch the whole image, then the stripes of the second and of the third
 HEADS = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")
 STRIPES = {"b2": 2, "b3": 3}
+REDUCTION = "b1_head.bottleneck.0.weight"
 TRAINING_ONLY = r"b\d\d?_head\.(weight|classifier\.)"
 # Blocks of the third stage behind its first -> ResNet
 RESNETS = {5: "resnet50", 22: "resnet101"}
@@ -37,17 +38,19 @@ def build(state: Mapping[str, Tensor], size: tuple[int, int]) -> InferenceParts:
     stem, last_stride = LAYOUTS["fast-reid"].stem, LAYOUTS["fast-reid"].last_stride
     assumptions = [f"stem {stem}", f"last stride {last_stride}"]
     mean, std = take_normalization(given, assumptions)
-    arch, reduced = RESNETS.get(count_blocks(given, "b1.0.")), given["b1_head.bottleneck.0.weight"]
+    arch, dim = RESNETS.get(count_blocks(given, "b1.0.")), count_channels(given, REDUCTION)
+    if given[REDUCTION].ndim != CONVOLUTION_DIMS:
+        raise InputError("an MGN without reduced embeddings, which cannot be imported")
     if arch is None:
         raise InputError(f"an MGN on another backbone than {' and '.join(RESNETS.values())}: {list_keys(state)}")
     if "b1_head.pool_layer.p" not in given:
         raise InputError("an MGN whose pooling has no trained power (GeM), so it cannot be told; it cannot be imported")
     arch += "_ibn_a" if "backbone.4.0.bn1.IN.weight" in given else ""
     resnet, channels = BACKBONES[arch].build(last_stride, stem, size)
-    network = MGN(resnet, channels, len(reduced))
+    network = MGN(resnet, channels, dim)
     own = network.state_dict()
     necks = [f"{head}_head.bottleneck.1" for head in HEADS]
-    neck = join_necks(given, necks, [1.0] * len(HEADS))
+    neck = join_necks(given, necks, [dim] * len(HEADS), [1.0] * len(HEADS))
     in_necks = [key for key in given if key.startswith(tuple(f"{name}." for name in necks))]
     unused, unknown = split_unused(given, [*own, *in_necks], TRAINING_ONLY)
     used = {key: value for key, value in given.items() if key in own}
@@ -82,7 +85,10 @@ class MGN(nn.Module):
         features = self.backbone(images)
         maps = {"b1": self.b1(features), "b2": self.b2(features), "b3": self.b3(features)}
         for branch, count in STRIPES.items():
-            for number, stripe in enumerate(maps[branch].chunk(count, dim=2), 1):
+            stripes = maps[branch].chunk(count, dim=2)
+            if len(stripes) < count:
+                raise ValueError(f"the feature map has no {count} stripes")
+            for number, stripe in enumerate(stripes, 1):
                 maps[f"{branch}{number}"] = stripe
         return torch.cat([self.get_submodule(f"{head}_head")(maps[head]) for head in HEADS], 1)
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from bot_deploy.artifacts.state_dict import list_keys, match_state_dict
+from bot_deploy.artifacts.state_dict import match_state_dict
 from bot_deploy.errors import InputError
 
-from .inference_only import InferenceParts, split_unused
+from .inference_only import InferenceParts, count_channels, split_unused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,17 +30,18 @@ NONE, AFTER_SUM, FOR_BATCH_NORM = "none", "after the sum (IBN)", "in place of th
 
 def build(state: Mapping[str, Tensor], _size: tuple[int, int]) -> InferenceParts:
     """The network with the weights `state`; see `import_for_inference`."""
-    file_keys = {_rename(key): key for key in state}
+    file_keys: dict[str, str] = {}
+    # Keys of the file for a place that another one has taken
+    twice = [key for key in state if file_keys.setdefault(_rename(key), key) != key]
     given = {name: state[key] for name, key in file_keys.items()}
     try:
         network = OSNet(given)
         unused, unknown = split_unused(given, network.state_dict(), TRAINING_ONLY)
         used = {name: value for name, value in given.items() if name not in {*unused, *unknown}}
-        unknown = [file_keys[name] for name in unknown]
+        unknown = [*twice, *(file_keys[name] for name in unknown)]
         network.load_state_dict(match_state_dict(used, network.state_dict(), file_keys=file_keys, unknown=unknown))
-    except (KeyError, IndexError, InputError) as error:
-        reason = error if isinstance(error, InputError) else list_keys(state)
-        raise InputError(f"its weights are not those of an OSNet; {reason}") from None
+    except InputError as error:
+        raise InputError(f"its weights are not those of an OSNet; {error}") from None
     kind = "osnet-ain" if "conv2.0.conv2.0.layers.0.conv1.weight" in state else "osnet"
     has_ibn = kind == "osnet" and any(".IN." in name for name in given)
     return InferenceParts(
@@ -66,9 +67,10 @@ class OSNet(nn.Module):
         super().__init__()
         # The channels after conv1, conv2, conv3 and conv4
         first, second, third, last = (
-            len(state[f"{stage}.weight"]) for stage in ("conv1.conv", "pool2.0.conv", "pool3.0.conv", "conv5.conv")
+            count_channels(state, f"{stage}.weight")
+            for stage in ("conv1.conv", "pool2.0.conv", "pool3.0.conv", "conv5.conv")
         )
-        dim = len(state["fc.0.weight"])
+        dim = count_channels(state, "fc.0.weight")
         has_batch_norm = "conv1.bn.running_mean" in state
         norm = nn.BatchNorm2d(first) if has_batch_norm else nn.InstanceNorm2d(first, affine=True)
         self.conv1 = _Unit(nn.Conv2d(3, first, 7, 2, 3, bias=False), norm)

@@ -15,12 +15,12 @@ from bot_deploy.errors import InputError
 
 from .inference_only import InferenceParts, join_necks, split_unused
 from .key_layouts import count_blocks
-from .vision_transformer import build_transformer, embed_patches
+from .vision_transformer import build_transformer, describe_stride, embed_patches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# The settings of the published models, which the weights do not show
+# The settings of the published models of people, which the weights do not show; those of vehicles have a shift of 8
 CAMERA_WEIGHT = 3.0  # lambda of the side information embeddings (section 3.3)
 SHIFT, GROUPS, PARTS = 5, 2, 4  # of the jigsaw patch module (section 3.2)
 NORMALIZATION = (0.5, 0.5, 0.5)
@@ -45,7 +45,7 @@ def build(state: Mapping[str, Tensor], size: tuple[int, int]) -> InferenceParts:
     if has_parts:
         assumptions.append(f"a jigsaw of {PARTS} parts, {GROUPS} groups and shift {SHIFT}")
     necks = ["bottleneck", *[f"bottleneck_{part}" for part in range(1, PARTS + 1)] * has_parts]
-    neck = join_necks(given, necks, [1, *[1 / PARTS] * PARTS * has_parts])
+    neck = join_necks(given, necks, [network.base.embed_dim] * len(necks), [1, *[1 / PARTS] * PARTS * has_parts])
     own = network.state_dict()
     in_necks = [key for key in given if key.startswith(tuple(f"{name}." for name in necks))]
     last = count_blocks(given, "base.blocks.") - 1
@@ -54,7 +54,7 @@ def build(state: Mapping[str, Tensor], size: tuple[int, int]) -> InferenceParts:
     used = {key: value for key, value in given.items() if key in own}
     network.load_state_dict(match_state_dict(used, own, unknown=unknown))
     return InferenceParts(
-        arch="transreid",
+        arch=f"transreid{describe_stride(network.base)}",
         backbone=network,
         neck=neck,
         dim=len(neck.weight),

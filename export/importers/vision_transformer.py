@@ -12,12 +12,14 @@ from bot_deploy.errors import InputError
 from bot_deploy.telemetry import without_telemetry
 from bot_deploy.timm_backbone import import_timm
 
+from .inference_only import count_channels
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PATCH = 16  # pixels
 HEAD_CHANNELS = 64  # of an attention head
-STRIDES = range(8, PATCH + 1)  # between patches; 16 and 12 are published
+STRIDES = (PATCH, 12)  # between patches, in pixels: those that are published
 
 
 def find_stride(positions: int, size: tuple[int, int]) -> int:
@@ -26,7 +28,7 @@ def find_stride(positions: int, size: tuple[int, int]) -> int:
     Raises:
         InputError: none fits.
     """
-    for stride in reversed(STRIDES):
+    for stride in STRIDES:
         rows, columns = ((side - PATCH) // stride + 1 for side in size)
         if min(size) >= PATCH and rows * columns == positions:
             return stride
@@ -62,11 +64,8 @@ def build_transformer(
     timm = import_timm()
     with without_telemetry():
         from timm.layers import QuickGELU
-    try:
-        dim, positions = len(state["patch_embed.proj.weight"]), state["pos_embed"].shape[1]
-        ratio = len(state["blocks.0.mlp.fc1.weight"]) / dim
-    except (KeyError, IndexError) as error:
-        raise InputError(f"its weights are not those of a vision transformer ({error})") from None
+    dim, positions = count_channels(state, "patch_embed.proj.weight"), state["pos_embed"].shape[1]
+    ratio = count_channels(state, "blocks.0.mlp.fc1.weight") / dim
     if dim % HEAD_CHANNELS:
         raise InputError(f"a transformer of {dim} channels; those of 64 for each head can be imported")
     stride = find_stride(positions - 1, size)
@@ -86,6 +85,12 @@ def build_transformer(
     patches.proj = nn.Conv2d(3, dim, PATCH, stride, bias=not is_clip)
     network.pos_embed = nn.Parameter(torch.zeros(1, positions, dim))
     return network
+
+
+def describe_stride(network: Any) -> str:
+    """What the name of a network with overlapping patches ends in."""
+    stride = network.patch_embed.proj.stride[0]
+    return "" if stride == PATCH else f"-stride{stride}"
 
 
 def embed_patches(network: Any, images: Tensor) -> Tensor:

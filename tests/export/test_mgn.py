@@ -16,7 +16,7 @@ from bot_deploy.errors import InputError
 from bot_deploy.export.importers.inference_only import build_network, import_for_inference
 
 HEADS = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")
-DIM, SIZE = 8, (96, 32)
+DIM, SIZE = 8, (128, 32)
 PLACES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2")  # of fast-reid's Sequential
 PIXELS = (torch.tensor([120.0, 110, 100]), torch.tensor([60.0, 55, 50]))
 
@@ -52,17 +52,9 @@ def mgn() -> tuple[State, list[State]]:
 def embed(images: Tensor, state: State, branches: list[State], *, after: bool) -> Tensor:
     pixels = ((images - PIXELS[0]) / PIXELS[1]).permute(0, 3, 1, 2)
     first, second, third = (run_resnet(pixels, net, last_stride=1, relu=True, padded=False) for net in branches)
-    assert first.shape[2:] == (6, 2)
-    maps = [
-        first,
-        second,
-        third,
-        second[:, :, :3],
-        second[:, :, 3:],
-        third[:, :, :2],
-        third[:, :, 2:4],
-        third[:, :, 4:],
-    ]
+    assert first.shape[2:] == (8, 2)
+    halves, thirds = (second[:, :, :4], second[:, :, 4:]), (third[:, :, :3], third[:, :, 3:6], third[:, :, 6:])
+    maps = [first, second, third, *halves, *thirds]
     vectors = []
     for head, features in zip(HEADS, maps, strict=True):
         pooled = gem(features, float(state[f"{head}_head.pool_layer.p"]))
@@ -97,6 +89,10 @@ def test_the_model_file_embeds_as_the_formulas_do(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"extra": torch.zeros(1)}, "unknown keys: extra"),
+        ({"b1_head.bottleneck.0.weight": torch.zeros(8)}, "an MGN without reduced embeddings"),
+        ({"b1_head.bottleneck.0.weight": torch.zeros(())}, r"has the shape \[\]; 1 to 4,096 channels"),
+        ({"b1_head.bottleneck.0.weight": torch.zeros(9000, 1, 1, 1)}, "1 to 4,096 channels"),
+        ({"b3_head.bottleneck.1.bias": torch.zeros(7)}, "another shape: b3_head.bottleneck.1.bias, where .* 8 numbers"),
         ({"b1_head.pool_layer.p": None}, "whose pooling has no trained power"),
         ({"b33_head.bottleneck.1.bias": None}, "missing keys: b33_head.bottleneck.1.bias"),
         ({"b3.1.2.conv3.weight": None}, "missing keys: b3.1.2.conv3.weight"),
@@ -108,3 +104,10 @@ def test_other_weights_are_refused(change: dict[str, Tensor | None], message: st
     torch.save(state, tmp_path / "theirs.pth")
     with pytest.raises(InputError, match=message):
         build_network(tmp_path / "theirs.pth", SIZE)
+
+
+def test_a_size_without_three_stripes_is_refused(tmp_path: Path) -> None:
+    torch.save(mgn()[0], tmp_path / "theirs.pth")
+    with pytest.raises(InputError, match="cannot embed crops of 32x32; name the size it was trained on"):
+        import_for_inference(tmp_path / "theirs.pth", tmp_path / "new" / "ours.onnx", size=(32, 32))
+    assert not (tmp_path / "new").exists()

@@ -129,7 +129,10 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
         ({k: v for k, v in state.items() if not k.startswith("conv4.0.IN.")}, "missing keys: conv4.0.conv3.bn.weight"),
         ({**state, "extra": torch.zeros(1)}, "unknown keys: extra"),
         ({**osnet("plain"), "conv2.2.0.extra": torch.zeros(1)}, "unknown keys: conv2.2.0.extra"),
-        ({"conv2.0.gate.fc1.weight": torch.zeros(1)}, "not those of an OSNet; conv2.0.gate.fc1.weight"),
+        ({"conv2.0.gate.fc1.weight": torch.zeros(1)}, "not those of an OSNet; missing keys: conv1.conv.weight"),
+        ({**state, "fc.0.weight": torch.zeros(())}, r"fc.0.weight has the shape \[\]"),
+        ({**state, "fc.0.weight": torch.zeros(70_000, 1)}, "1 to 4,096 channels can be imported"),
+        ({**state, "conv2.0.conv2a.bn.weight": torch.zeros(1)}, "unknown keys: conv2.0.conv2a.bn.weight"),
     ):
         torch.save(content, tmp_path / "theirs.pt")
         with pytest.raises(InputError, match=message) as caught:

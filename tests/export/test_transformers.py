@@ -271,6 +271,16 @@ def test_keys_are_used_or_named(tmp_path: Path) -> None:
         ({**clip_reid(), "image_encoder.extra": torch.zeros(1)}, "unknown keys: image_encoder.extra"),
         ({k: v for k, v in clip_reid().items() if k != "image_encoder.proj"}, "missing keys: image_encoder.*proj"),
         ({k: v for k, v in clip_reid().items() if "ln_post" not in k}, "missing keys: norm.weight, norm.bias"),
+        ({**transreid(), "base.sie_embed": torch.zeros(2, 1, 7)}, "not those of TransReID .*size"),
+        ({**transreid(), "base.pos_embed": torch.zeros(())}, "not those of TransReID"),
+        ({**transreid(), "base.patch_embed.proj.weight": torch.zeros(0)}, "1 to 4,096 channels"),
+        ({**transreid(), **norm("bottleneck", 59)}, "another shape: bottleneck.weight.*has 128 numbers"),
+        (
+            {**clip_reid(), "image_encoder.proj": torch.zeros(7, 64)},
+            r"proj has the shape \[7, 64\] instead of \[128, any",
+        ),
+        ({**clip_reid(), **norm("bottleneck", 64)}, "another shape: bottleneck.weight"),
+        ({"image_encoder.class_embedding": torch.zeros(3)}, "missing keys: image_encoder"),
         ({"image_encoder.attnpool.k_proj.bias": torch.zeros(1)}, "one of OSNet, TransReID, MGN, CLIP-ReID"),
         ({"base.conv1.weight": torch.zeros(1)}, "others become a checkpoint: name a .pt file"),
     ],
@@ -308,6 +318,7 @@ def test_the_command(tmp_path: Path) -> None:
         (["-o", tmp_path / "model.pt"], "it is TransReID, which is not trained here: it becomes a model file"),
         (["-o", tmp_path / "model.bin"], "checkpoints end in .pt, model files in .onnx"),
         (["-o", tmp_path / "x.onnx", "--last-stride", "1"], "are for checkpoints, which end in .pt"),
+        (["-o", tmp_path / "x.pt", "--data", "synthetic"], "--data is for model files"),
         (["-o", tmp_path / "x.onnx", "--data", tmp_path / "none"], "none: no such"),
     ):
         refused = run_bot("import", file, "--size", "64x32", *options)
