@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.artifacts.contract import weights_fingerprint
+from bot_deploy.artifacts.state_dict import match_state_dict
 from bot_deploy.backends.torch import runner
 from bot_deploy.choices import COLORS, FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, STD, SYNTHETIC, feature_name
 from bot_deploy.datasets import Dataset, open_dataset
@@ -220,6 +221,23 @@ def join_necks(
     neck = nn.BatchNorm1d(len(tensors["weight"]))
     neck.load_state_dict(tensors, strict=False)  # all but the counter of batches
     return neck
+
+
+def load_network(
+    network: nn.Module, given: Mapping[str, Tensor], necks: Iterable[str], training_only: str
+) -> tuple[str, ...]:
+    """Loads the weights `given` into `network`; those of `necks` are for others. Returns keys that only training needs.
+
+    Raises:
+        InputError: unknown or missing keys, or other shapes.
+    """
+    own = network.state_dict()
+    prefixes = tuple(f"{name}." for name in necks)
+    in_necks = [key for key in given if key.startswith(prefixes)]
+    unused, unknown = split_unused(given, [*own, *in_necks], training_only)
+    used = {key: value for key, value in given.items() if key in own}
+    network.load_state_dict(match_state_dict(used, own, unknown=unknown))
+    return unused
 
 
 def split_unused(keys: Iterable[str], used: Iterable[str], training_only: str) -> tuple[tuple[str, ...], list[str]]:

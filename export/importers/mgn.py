@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bot_deploy.artifacts.state_dict import list_keys, match_state_dict
+from bot_deploy.artifacts.state_dict import list_keys
 from bot_deploy.errors import InputError
 from bot_deploy.model import BACKBONES, GeM
 
 from .checkpoint import take_normalization
-from .inference_only import CONVOLUTION_DIMS, InferenceParts, count_channels, join_necks, split_unused
+from .inference_only import CONVOLUTION_DIMS, InferenceParts, count_channels, join_necks, load_network
 from .key_layouts import LAYOUTS, count_blocks
 
 if TYPE_CHECKING:
@@ -48,13 +48,9 @@ def build(state: Mapping[str, Tensor], size: tuple[int, int]) -> InferenceParts:
     arch += "_ibn_a" if "backbone.4.0.bn1.IN.weight" in given else ""
     resnet, channels = BACKBONES[arch].build(last_stride, stem, size)
     network = MGN(resnet, channels, dim)
-    own = network.state_dict()
     necks = [f"{head}_head.bottleneck.1" for head in HEADS]
     neck = join_necks(given, necks, [dim] * len(HEADS), [1.0] * len(HEADS))
-    in_necks = [key for key in given if key.startswith(tuple(f"{name}." for name in necks))]
-    unused, unknown = split_unused(given, [*own, *in_necks], TRAINING_ONLY)
-    used = {key: value for key, value in given.items() if key in own}
-    network.load_state_dict(match_state_dict(used, own, unknown=unknown))
+    unused = load_network(network, given, necks, TRAINING_ONLY)
     return InferenceParts(
         arch=f"mgn-{arch}",
         backbone=network,

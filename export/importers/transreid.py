@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bot_deploy.artifacts.state_dict import match_state_dict
 from bot_deploy.errors import InputError
 
-from .inference_only import InferenceParts, join_necks, split_unused
+from .inference_only import InferenceParts, join_necks, load_network
 from .key_layouts import count_blocks
 from .vision_transformer import build_transformer, describe_stride, embed_patches
 
@@ -46,13 +45,9 @@ def build(state: Mapping[str, Tensor], size: tuple[int, int]) -> InferenceParts:
         assumptions.append(f"a jigsaw of {PARTS} parts, {GROUPS} groups and shift {SHIFT}")
     necks = ["bottleneck", *[f"bottleneck_{part}" for part in range(1, PARTS + 1)] * has_parts]
     neck = join_necks(given, necks, [network.base.embed_dim] * len(necks), [1, *[1 / PARTS] * PARTS * has_parts])
-    own = network.state_dict()
-    in_necks = [key for key in given if key.startswith(tuple(f"{name}." for name in necks))]
     last = count_blocks(given, "base.blocks.") - 1
     replaced = rf"|base\.blocks\.{last}\.|base\.norm\." if has_parts else ""  # b1 and b2 have copies of them
-    unused, unknown = split_unused(given, [*own, *in_necks], TRAINING_ONLY + replaced)
-    used = {key: value for key, value in given.items() if key in own}
-    network.load_state_dict(match_state_dict(used, own, unknown=unknown))
+    unused = load_network(network, given, necks, TRAINING_ONLY + replaced)
     return InferenceParts(
         arch=f"transreid{describe_stride(network.base)}",
         backbone=network,
