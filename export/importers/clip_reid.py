@@ -13,7 +13,7 @@ from bot_deploy.errors import InputError
 
 from .inference_only import InferenceParts, join_necks, split_unused
 from .key_layouts import count_blocks
-from .vision_transformer import build_transformer, describe_stride, embed_patches
+from .vision_transformer import build_transformer, describe_cameras, describe_stride, embed_patches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,9 +53,7 @@ def build(state: Mapping[str, Tensor], size: tuple[int, int]) -> InferenceParts:
     cameras = state.get("cv_embed")  # [cameras or views, C]
     if cameras is not None:
         given["cls_token"] = given["cls_token"] + CAMERA_WEIGHT * cameras.float().mean(0)
-        assumptions.append(
-            f"the mean of its {len(cameras)} embeddings of cameras for every camera, with the weight {CAMERA_WEIGHT:g}"
-        )
+        assumptions.append(describe_cameras(len(cameras), CAMERA_WEIGHT))
     base = build_transformer(given, size, count_blocks(given, "blocks."), eps=EPS, is_clip=True)
     used = [*file_keys.values(), "cv_embed", *(key for key in state if key.startswith(tuple(f"{n}." for n in NECKS)))]
     unused, unknown = split_unused(state, used, TRAINING_ONLY)

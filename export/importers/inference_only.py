@@ -242,9 +242,10 @@ def load_network(
 
 def split_unused(keys: Iterable[str], used: Iterable[str], training_only: str) -> tuple[tuple[str, ...], list[str]]:
     """The keys that only training needs, and those that are unknown; `used` have a place in the network."""
-    rest = [key for key in keys if key not in set(used)]
+    placed = set(used)
+    rest = [key for key in keys if key not in placed]
     unused = tuple(key for key in rest if re.match(training_only, key))
-    return unused, [key for key in rest if key not in set(unused)]
+    return unused, [key for key in rest if not re.match(training_only, key)]
 
 
 def _choose_feature(feature: str | None, parts: InferenceParts, path: Path) -> str:

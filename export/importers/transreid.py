@@ -14,7 +14,7 @@ from bot_deploy.errors import InputError
 
 from .inference_only import InferenceParts, join_necks, load_network
 from .key_layouts import count_blocks
-from .vision_transformer import build_transformer, describe_stride, embed_patches
+from .vision_transformer import build_transformer, describe_cameras, describe_stride, embed_patches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,9 +36,7 @@ def build(state: Mapping[str, Tensor], size: tuple[int, int]) -> InferenceParts:
     cameras = given.pop("base.sie_embed", None)  # [cameras or views, 1, C]
     if cameras is not None and "base.pos_embed" in given:
         given["base.pos_embed"] = given["base.pos_embed"] + CAMERA_WEIGHT * cameras.mean(0)
-        assumptions.append(
-            f"the mean of its {len(cameras)} embeddings of cameras for every camera, with the weight {CAMERA_WEIGHT:g}"
-        )
+        assumptions.append(describe_cameras(len(cameras), CAMERA_WEIGHT))
     has_parts = "b1.0.norm1.weight" in given
     network = TransReID(given, size, has_parts=has_parts)
     if has_parts:

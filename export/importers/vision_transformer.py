@@ -87,6 +87,11 @@ def build_transformer(
     return network
 
 
+def describe_cameras(count: int, weight: float) -> str:
+    """The assumption that is made about `count` embeddings of cameras: a new camera has none of its own."""
+    return f"the mean of its {count} embeddings of cameras for every camera, with the weight {weight:g}"
+
+
 def describe_stride(network: Any) -> str:
     """What the name of a network with overlapping patches ends in."""
     stride = network.patch_embed.proj.stride[0]
