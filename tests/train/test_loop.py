@@ -187,10 +187,11 @@ def test_training_learns() -> None:
         "lr": 1e-3,
         "warmup_epochs": 0,
         "erasing_probability": 0.0,
+        "epochs": 5,
     }
     recipe = dataclasses.replace(RECIPE, **changes)
     state = create_state(recipe, 6, "cpu")
-    rows = [loop.train_epoch(state, crops, recipe, ALONE) for _ in range(5)]
+    rows = [loop.train_epoch(state, crops, recipe, ALONE) for _ in range(recipe.epochs)]
     first, last = rows[0], rows[-1]
     assert state.epoch == last.epoch == 5
     assert first.id_loss
