@@ -24,7 +24,7 @@ from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.bench import time_in_turns
 from bot_deploy.datasets import open_dataset
 from bot_deploy.export.parity import sample_crops
-from bot_deploy.export.pipeline import export_onnx, prepare_export
+from bot_deploy.export.steps import export_onnx, prepare_export
 from bot_deploy.model import ReID
 from bot_deploy.train import weights as initial_weights
 from bot_deploy.train.transforms import normalize_pixels

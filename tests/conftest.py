@@ -13,7 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from bot_deploy.export.exported_model import ExportedModel
-    from bot_deploy.export.pipeline import ExportContext
+    from bot_deploy.export.steps import ExportContext
 
 TESTS = Path(__file__).resolve().parent
 SHARED = TESTS.parents[1] / "shared"
@@ -82,7 +82,7 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory, people: Path) -> P
 def context(checkpoint_file: Path, people: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportContext:
     """An export of `checkpoint_file` that is prepared."""
     from bot_deploy.datasets import open_dataset
-    from bot_deploy.export.pipeline import prepare_export
+    from bot_deploy.export.steps import prepare_export
 
     return prepare_export(checkpoint_file, tmp_path_factory.mktemp("export"), open_dataset(people))
 
@@ -90,7 +90,7 @@ def context(checkpoint_file: Path, people: Path, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="session")
 def exported(context: ExportContext) -> ExportedModel:
     """`checkpoint_file`, exported and verified."""
-    from bot_deploy.export.pipeline import export_onnx
+    from bot_deploy.export.steps import export_onnx
 
     exported = export_onnx(context)
     assert not exported.rejected

@@ -20,9 +20,9 @@ from bot_deploy.backends import nvidia
 from bot_deploy.commands.export import export_command
 from bot_deploy.commands.verify import verify
 from bot_deploy.errors import InputError, ParityError, RunError
-from bot_deploy.export import parity, pipeline
+from bot_deploy.export import parity, steps
 from bot_deploy.export.exported_model import ExportedModel
-from bot_deploy.export.pipeline import ExportContext, export_engine
+from bot_deploy.export.steps import ExportContext, export_engine
 from bot_deploy.export.to_onnx import to_onnx
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def test_an_engine_that_fails_on_its_own_gpu_is_no_artifact(
         raise RunError(f"{path.name} cannot run a batch of 2")
 
     monkeypatch.setattr(nvidia, "find_gpu", lambda: MODEL)
-    monkeypatch.setattr(pipeline, "open_embedder", broken)
+    monkeypatch.setattr(steps, "open_embedder", broken)
     context = replace(context, out=tmp_path)
     exported = replace(exported, path=shutil.copy(exported.path, tmp_path / "model.onnx"))
     with pytest.raises(RunError, match="cannot run a batch of 2"):
@@ -65,7 +65,7 @@ def test_export_writes_every_artifact_and_reports_the_one_that_cannot_run_here(
     monkeypatch.setattr(nvidia, "find_gpu", none)
     written = []
     monkeypatch.setattr(
-        pipeline, "to_onnx", lambda *arguments: (written.append(arguments[1].precision), to_onnx(*arguments))
+        steps, "to_onnx", lambda *arguments: (written.append(arguments[1].precision), to_onnx(*arguments))
     )
     arguments = [str(checkpoint_file), "--fp16", "--trt", "--gpu-arch", "sm89", "--batch", "1:2:4"]
     result = CliRunner().invoke(export_command, [*arguments, "--data", str(people), "--out", str(tmp_path), "--json"])
@@ -125,8 +125,8 @@ def test_wrong_usage_is_an_error_before_work_begins(
     def forbidden(*arguments: object) -> None:
         raise AssertionError("work began")
 
-    monkeypatch.setattr(pipeline, "evaluate_dataset", forbidden)
-    monkeypatch.setattr(pipeline, "to_onnx", forbidden)
+    monkeypatch.setattr(steps, "evaluate_dataset", forbidden)
+    monkeypatch.setattr(steps, "to_onnx", forbidden)
     (tmp_path / "file").touch()
     arguments = [word.format(file=tmp_path / "file") for word in arguments]
     with pytest.raises(SystemExit) as result:

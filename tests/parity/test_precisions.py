@@ -23,7 +23,7 @@ from bot_deploy.errors import InputError
 from bot_deploy.export import fp16, half_floats, int8, parity, pipeline, sensitivity
 from bot_deploy.export.exported_model import ExportedModel
 from bot_deploy.export.graph import inference_graph
-from bot_deploy.export.pipeline import ExportContext, export_engine, export_onnx, prepare_export
+from bot_deploy.export.steps import ExportContext, export_engine, export_onnx, prepare_export
 from bot_deploy.export.to_onnx import to_onnx
 from bot_deploy.model import BACKBONES, IBN, InferenceGraph, ReID
 

@@ -20,7 +20,7 @@ from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
 from bot_deploy.errors import RunError
 from bot_deploy.export.fp16 import to_fp16
 from bot_deploy.export.graph import inference_graph
-from bot_deploy.export.pipeline import export_onnx, prepare_export
+from bot_deploy.export.steps import export_onnx, prepare_export
 from bot_deploy.export.to_onnx import to_onnx
 from bot_deploy.model import InferenceGraph, ReID
 from bot_deploy.train import loop
