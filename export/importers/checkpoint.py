@@ -12,11 +12,8 @@ from torch import Tensor
 
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
-from bot_deploy.artifacts.contract import weights_fingerprint
 from bot_deploy.artifacts.state_dict import list_keys, match_state_dict
 from bot_deploy.choices import (
-    COLORS,
-    FEATURES,
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
     MEAN,
@@ -24,19 +21,18 @@ from bot_deploy.choices import (
     STD,
     STEMS,
     feature_code,
-    feature_name,
 )
 from bot_deploy.errors import InputError
 from bot_deploy.model import BACKBONES, GEM_POWER, ReID
 
 from .key_layouts import AUTO, LAYOUTS, KeyLayout, check_supported, detect_backbone, detect_layout, rename_key
+from .settings import Rgb, check_color, check_feature, take_rgb, with_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 WRAPPERS = ("state_dict", "model")  # where torchreid and fast-reid put the state dict
 UNKNOWN_DATA = "unknown data"  # stands in the checkpoint for the training data
-Rgb = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -86,8 +82,7 @@ def import_checkpoint(
         InputError: no such file, pickled code in it, an unknown network, layout or color, or unknown or
             missing weights.
     """
-    if color not in COLORS:
-        raise InputError(f"color {color!r}; choose from {', '.join(COLORS)}", parameter="color")
+    check_color(color)
     state = read_state_dict(Path(path))
     try:
         check_supported(state)
@@ -107,14 +102,9 @@ def import_checkpoint(
     except InputError as error:
         raise InputError(f"{path}: {error}", parameter=error.parameter) from None
     if color == "BGR":
-        first = next(model.backbone.parameters())  # the first convolution's weight
-        first.data = first.data.flip(1)
-        mean, std = (mean[2], mean[1], mean[0]), (std[2], std[1], std[0])
-    contract = contract_of(model, *size)
-    # The same weights with other settings, such as another stride, are another model.
-    settings = repr((last_stride, stem, model.feature, mean, std)).encode()
-    combined = weights_fingerprint([("weights", contract.fingerprint.encode()), ("settings", settings)])
-    contract = replace(contract, mean=mean, std=std, fingerprint=combined)
+        mean, std = take_rgb(next(model.backbone.parameters()), mean, std)
+    contract = with_settings(contract_of(model, *size), last_stride, stem, model.feature, mean, std)
+    contract = replace(contract, mean=mean, std=std)
     converted = Checkpoint(
         contract,
         model.state_dict(),
@@ -188,10 +178,7 @@ def _build_network(
     given, unused = dict(weights.tensors), list(weights.unused)
     neck = "bnneck" if any(name.startswith("neck.") for name in given) else "none"
     feature = feature_code(feature or ("after" if neck == "bnneck" else "before"))
-    if feature_name(feature) not in FEATURES:
-        raise InputError(f"unknown feature {feature!r}; choose from {', '.join(FEATURES)}", parameter="feature")
-    if feature == FEATURES["after"] and neck == "none":
-        raise InputError("it has no neck; take the feature before it", parameter="feature")
+    check_feature(feature, has_neck=neck == "bnneck")
     num_ids = next(iter(given["classifier.weight"].shape), 0) if "classifier.weight" in given else 0
     if not num_ids:
         given.pop("classifier.weight", None)

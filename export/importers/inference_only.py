@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from bot_deploy.artifacts.checkpoint import contract_of
-from bot_deploy.artifacts.contract import weights_fingerprint
 from bot_deploy.artifacts.state_dict import match_state_dict
 from bot_deploy.backends.torch import runner
-from bot_deploy.choices import COLORS, FEATURES, IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, STD, SYNTHETIC, feature_name
+from bot_deploy.choices import IMAGE_HEIGHT, IMAGE_WIDTH, MEAN, STD, SYNTHETIC
 from bot_deploy.datasets import Dataset, open_dataset
 from bot_deploy.embedder import Embedder, open_embedder
 from bot_deploy.errors import InputError, RunError, on_one_line
@@ -30,6 +29,7 @@ from bot_deploy.model import InferenceGraph
 
 from .checkpoint import read_state_dict
 from .key_layouts import INFERENCE_NETWORKS, find_inference_network
+from .settings import Rgb, check_color, check_feature, take_rgb, with_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -50,8 +50,8 @@ class InferenceParts:
     unused: tuple[str, ...]  # keys of the file that only training needs
     feature: str = "before"  # "after" or "before" the neck: what its authors score
     assumptions: tuple[str, ...] = ()  # settings that the weights do not show, as phrases
-    mean: tuple[float, float, float] = MEAN  # of the normalisation
-    std: tuple[float, float, float] = STD
+    mean: Rgb = MEAN  # of the normalisation
+    std: Rgb = STD
 
 
 @dataclass(frozen=True)
@@ -120,18 +120,21 @@ def import_for_inference(
         RunError: timm is needed and not installed, or the file cannot be written.
     """
     path, out = Path(path), Path(out)
-    if color not in COLORS:
-        raise InputError(f"color {color!r}; choose from {', '.join(COLORS)}", parameter="color")
+    check_color(color)
     parts = build_network(path, size)
-    feature = _choose_feature(feature, parts, path)
+    feature = parts.feature if feature is None else feature
+    try:
+        check_feature(feature, has_neck=parts.neck is not None)
+    except InputError as error:
+        raise InputError(f"{path}: {error}", parameter=error.parameter) from None
     if color == "BGR":
-        parts = _take_rgb(parts)
+        first = next(value for value in parts.backbone.parameters() if value.ndim == CONVOLUTION_DIMS)
+        mean, std = take_rgb(first, parts.mean, parts.std)
+        parts = replace(parts, mean=mean, std=std)
     network = InferenceNetwork(parts, feature).eval()
     contract = contract_of(network, *size)
-    # The same weights with another feature, normalisation or stride are another model.
-    settings = repr((contract.arch, contract.feature, contract.mean, contract.std)).encode()
-    combined = weights_fingerprint([("weights", contract.fingerprint.encode()), ("settings", settings)])
-    contract = replace(contract, fingerprint=combined, terms=terms)
+    contract = with_settings(contract, contract.arch, contract.feature, contract.mean, contract.std)
+    contract = replace(contract, terms=terms)
     graph = InferenceGraph(network, contract).eval()
     reference = Embedder(contract, "PyTorch", runner(graph, "cpu"))
     try:
@@ -246,22 +249,3 @@ def split_unused(keys: Iterable[str], used: Iterable[str], training_only: str) -
     rest = [key for key in keys if key not in placed]
     unused = tuple(key for key in rest if re.match(training_only, key))
     return unused, [key for key in rest if not re.match(training_only, key)]
-
-
-def _choose_feature(feature: str | None, parts: InferenceParts, path: Path) -> str:
-    if feature is None:
-        return parts.feature
-    if feature_name(feature) not in FEATURES:
-        raise InputError(f"unknown feature {feature!r}; choose from {', '.join(FEATURES)}", parameter="feature")
-    if feature_name(feature) == "after" and parts.neck is None:
-        raise InputError(f"{path}: it has no neck; take the feature before it", parameter="feature")
-    return feature
-
-
-def _take_rgb(parts: InferenceParts) -> InferenceParts:
-    """`parts` of a network of BGR images, changed to take RGB."""
-    first = next(value for value in parts.backbone.parameters() if value.ndim == CONVOLUTION_DIMS)
-    first.data = first.data.flip(1)
-    red, green, blue = parts.mean
-    red_std, green_std, blue_std = parts.std
-    return replace(parts, mean=(blue, green, red), std=(blue_std, green_std, red_std))
