@@ -111,8 +111,7 @@ def main(
     weights.setdefault(NORMED, weights.get(MOBILENET, "none"))
     settings = load_recipe(recipe, overrides)
     if epochs:
-        small = round(settings.small_epochs * epochs / settings.epochs)
-        settings = dataclasses.replace(scale_schedule(settings, epochs), small_epochs=small)
+        settings = scale_schedule(settings, epochs)
     dataset, other_dataset = open_dataset(data), open_dataset(other)
     chosen = [VARIANTS[int(number) - 1] for number in rows.split(",")] if rows else VARIANTS
     finished: list[Row] = []

@@ -151,12 +151,14 @@ def _cumulative_variants(recipe: Recipe, paper: Sequence[RankOneAndMap]) -> list
 
 
 def scale_schedule(recipe: Recipe, epochs: int) -> Recipe:
-    """`recipe` with `epochs` epochs; warmup and milestones move in proportion."""
+    """`recipe` with `epochs` epochs; every other number of epochs changes in proportion."""
     factor = epochs / recipe.epochs
     return dataclasses.replace(
         recipe,
         epochs=epochs,
         warmup_epochs=round(recipe.warmup_epochs * factor),
+        small_epochs=round(recipe.small_epochs * factor),
+        fixed_norm_epochs=round(recipe.fixed_norm_epochs * factor),
         milestones=tuple(max(1, round(milestone * factor)) for milestone in recipe.milestones),
     )
 

@@ -83,6 +83,9 @@ def test_the_other_tables() -> None:
 def test_a_scaled_schedule_keeps_its_proportions() -> None:
     short = ablation.scale_schedule(STRONG, 12)
     assert (short.epochs, short.warmup_epochs, short.milestones) == (12, 1, (4, 7))
+    longer = dataclasses.replace(STRONG, small_epochs=60, fixed_norm_epochs=20)
+    short = ablation.scale_schedule(longer, 12)
+    assert (short.small_epochs, short.fixed_norm_epochs) == (6, 2)
 
 
 def test_a_stopped_ablation_continues(few_people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
