@@ -16,7 +16,7 @@ from torch import nn
 from bot_deploy.artifacts import checkpoint
 from bot_deploy.artifacts.checkpoint import contract_of
 from bot_deploy.backends.torch import full_float32
-from bot_deploy.datasets import open_dataset, open_unlabeled
+from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.evaluation.protocol import COSINE, evaluate_dataset
@@ -45,6 +45,7 @@ from .recipe import MIN_IDENTITIES, Recipe, load_recipe
 from .run_files import EpochMetrics
 from .schedule import learning_rate
 from .state import TrainingState, create_state, restore_state, save_state
+from .unlabeled import open_unlabeled
 from .weights import inherited_terms, know_people
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def train(
         resume: continue the run in `out`, if there is one; on a CPU the final weights are bit-identical to those of a
             run without a stop.
         teacher: a model whose embeddings the new one follows, beside the labels; anything that `open_embedder` opens.
-        unlabelled: folders or .zip files with crops whose people are unknown, for the teacher alone.
+        unlabelled: folders, .zip files or indexes with crops whose people are unknown, for the teacher alone.
         compatible_with: an earlier model; the new one's embeddings can be compared with those in its galleries.
 
     Raises:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from bot_deploy.backends.torch import full_float32
-from bot_deploy.datasets import Dataset, open_unlabeled
+from bot_deploy.datasets import Dataset
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.runs import CHECKPOINT_NAME
 
@@ -34,6 +34,7 @@ from .memory import ClusterMemory
 from .precision import resolve_precision
 from .recipe import Recipe, load_recipe
 from .state import create_state, restore_state
+from .unlabeled import describe_cameras, open_unlabeled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,7 @@ def train_unlabeled(
     Args:
         recipe: a recipe, the name of a built-in recipe, or a .toml file.
         unlabelled: folders or .zip files of crops; names such as c2_0001.jpg or folders such as c2/ tell the cameras.
+            Also indexes of `bot index`, which know the cameras of their crops.
         out: folder of the run.
         resume: continue the run in `out`, if there is one; on a CPU the final weights are bit-identical to those of a
             run without a stop.
@@ -97,7 +99,8 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume:
     if state.epoch < recipe.epochs:
         logger.info(
             f"training {recipe.arch} {recipe.height}x{recipe.width} on {len(dataset.train)} crops without labels, "
-            f"at most {recipe.epochs} epochs in {recipe.precision} on {world.device}, into {out}"
+            f"{describe_cameras(dataset.train)}, at most {recipe.epochs} epochs in {recipe.precision} on "
+            f"{world.device}, into {out}"
         )
     while state.epoch < recipe.epochs:
         stage = recipe_of_epoch(recipe, state.epoch + 1)

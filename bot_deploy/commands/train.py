@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     "unlabelled",
     multiple=True,
     metavar="PATH",
-    help="Folder or .zip of crops of unknown people, for the teacher; without --data and --teacher, people are found "
-    "by clustering. Repeatable.",
+    help="Folder, .zip or index (`bot index`) of crops of unknown people, for the teacher; without --data and "
+    "--teacher, people are found by clustering. Repeatable.",
 )
 @click.option(
     "--compatible-with",

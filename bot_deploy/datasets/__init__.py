@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from bot_deploy import images
 from bot_deploy.choices import SYNTHETIC
-from bot_deploy.errors import InputError
 from bot_deploy.files import require_path
 
 from . import folders, market, msmt17, table, viper
@@ -42,14 +41,15 @@ __all__ = [
     "LAYOUTS_HELP",
     "Crop",
     "Dataset",
+    "build_crop",
     "camera_notes",
     "check_sources",
     "crops_fingerprint",
     "describe_dataset",
     "describe_names",
+    "find_crops",
     "merge",
     "open_dataset",
-    "open_unlabeled",
     "scoring_notes",
     "training_notes",
 ]
@@ -104,30 +104,10 @@ def check_sources(sources: Sequence[str]) -> None:
             require_path(Path(source), "folder or file")
 
 
-def open_unlabeled(sources: Sequence[str]) -> tuple[Crop, ...]:
-    """All images in `sources`, folders or .zip files, as crops whose identity is unknown (JUNK).
-
-    Cameras are read from names; those of two sources are different ones.
-
-    Raises:
-        InputError: nothing there, or a source without images.
-    """
-    check_sources(sources)
-    crops: list[Crop] = []
-    first_camera = 1
-    for source in sources:
-        files = image_files(_find_files(_synthetic() if source == SYNTHETIC else Path(source)))
-        if not files:
-            raise InputError(f"{source}: no images in it; name a folder or a .zip of crops", parameter="unlabelled")
-        cameras = [parse_name("/".join(file.parts)).camera for file in files]
-        known = sorted({camera for camera in cameras if camera is not None})
-        numbers: dict[int | None, int] = {camera: first_camera + index for index, camera in enumerate(known)}
-        first_camera += len(known)
-        crops += [
-            build_crop(file.path, JUNK, numbers.get(camera), len(crops) + index, "")
-            for index, (file, camera) in enumerate(zip(files, cameras, strict=True))
-        ]
-    return tuple(crops)
+def find_crops(source: str) -> list[tuple[Path | zipfile.Path, int | None]]:
+    """The images in `source`, a folder or .zip, each with the camera that its name tells; None if it tells none."""
+    files = image_files(_find_files(_synthetic() if source == SYNTHETIC else Path(source)))
+    return [(file.path, parse_name("/".join(file.parts)).camera) for file in files]
 
 
 def _synthetic() -> Path:

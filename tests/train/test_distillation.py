@@ -15,7 +15,7 @@ import torch
 from helpers import training_run
 
 from bot_deploy.artifacts import checkpoint, read_contract
-from bot_deploy.datasets import open_dataset, open_unlabeled
+from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.train import loop, run_files
 from bot_deploy.train.distillation import direction_loss, draw_unlabeled, embed_with_teacher, relation_loss
@@ -23,6 +23,7 @@ from bot_deploy.train.distributed import World
 from bot_deploy.train.losses import TripletLoss, id_loss
 from bot_deploy.train.recipe import Recipe
 from bot_deploy.train.state import create_state
+from bot_deploy.train.unlabeled import open_unlabeled
 
 ALONE = World(0, 1, "cpu")
 RECIPE = dataclasses.replace(training_run.RECIPE, warmup_epochs=0, unlabeled_batch=4)

@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 import torch
 from helpers import training_run
+from helpers.footage_index import write_footage_index
 
-from bot_deploy.artifacts import checkpoint
+from bot_deploy.artifacts import checkpoint, read_contract
 from bot_deploy.cli import bot
-from bot_deploy.datasets import open_dataset, open_unlabeled
+from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.evaluation.rerank import jaccard_neighbours, k_reciprocal
+from bot_deploy.models import box
 from bot_deploy.train import pseudo_labels, run_files
 from bot_deploy.train.clusters import MIN_CROPS, NOBODY, agreement, find_people
 from bot_deploy.train.memory import ClusterMemory
 from bot_deploy.train.pseudo_labels import PEOPLE_NAME, train_unlabeled
+from bot_deploy.train.unlabeled import describe_cameras, open_unlabeled
 
 RECIPE = dataclasses.replace(
     training_run.RECIPE,
@@ -151,6 +154,22 @@ def test_cameras_of_unlabelled_crops_come_from_their_names(crops: Path, tmp_path
     cameras = {crop.path.name: crop.known_camera for crop in found[-2:]}
     assert cameras["nowhere.png"] is None
     assert cameras["x.png"] not in {crop.camera for crop in found[:-2]}  # camera 2 of another place
+    assert describe_cameras(found) == f"from {len(pairs) + 1} cameras"
+    assert describe_cameras(found[-2:]) == "from 1 camera"
+    assert describe_cameras([crop for crop in found if crop.known_camera is None]) == "whose cameras are unknown"
+
+
+def test_an_index_of_footage_knows_the_cameras_of_its_crops(crops: Path, tmp_path: Path) -> None:
+    """The paths of its crops do not tell the camera `till`."""
+    gallery = tmp_path / "shop.gallery"
+    contract = read_contract(box.PATH)
+    write_footage_index(gallery, contract, unit_vectors(3 * 4, contract.dim).reshape(3, 4, contract.dim))
+    found = open_unlabeled([str(gallery), str(crops)])
+    of_footage = [crop for crop in found if gallery in crop.path.parents]
+    assert len(of_footage) == 2 * 3 * 4
+    cameras = {(crop.path.relative_to(gallery).parts[1].split("-")[0], crop.known_camera) for crop in of_footage}
+    assert cameras == {("cam1", 1), ("till", 2)}
+    assert {crop.known_camera for crop in found[len(of_footage) :]}.isdisjoint({1, 2})
 
 
 def test_a_run_finds_people_and_learns_them(crops: Path, whole_run: Path) -> None:
