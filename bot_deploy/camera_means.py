@@ -16,7 +16,7 @@ import numpy as np
 from bot_deploy.artifacts.contract import StoredCameraMean, decode_vectors, encode_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -28,6 +28,7 @@ NEW_CAMERA_PULL = 25  # appearances after which the mean of a new camera is as m
 WHITENED_DIRECTIONS = 128  # of the greatest variance; all of them change rank-1 and mAP by less than 0.5
 WHITENING_BLOCK = 8192  # crops
 WHITENING_SHRINKAGE = 0.5  # share of equal variance in all directions
+LISTED_CAMERAS, MAX_LISTED_NUMBER = 12, 99_999  # in messages; cameras that have a name only have higher numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +144,25 @@ def camera_means_of(contract: Contract) -> CameraMeans | None:
     decoded = {stored.camera: stored.decode(contract.dim) for stored in contract.camera_means}
     crops = {stored.camera: stored.crops for stored in contract.camera_means if stored.camera is not None}
     return CameraMeans(decoded[None], {camera: decoded[camera] for camera in crops}, crops, whitening)
+
+
+def describe_means(means: CameraMeans) -> str:
+    """To which cameras `means` belong, as a line for users."""
+    numbers = sorted(means.of_camera)
+    listed = len(numbers) <= LISTED_CAMERAS and all(number <= MAX_LISTED_NUMBER for number in numbers)
+    cameras = ", ".join(map(str, numbers)) if listed else f"{len(numbers)} in all"
+    whitened = ", and is whitened" if means.whitening is not None else ""
+    return f"adapted to cameras ({cameras}): every embedding loses the mean of its camera{whitened}"
+
+
+def note_on_cameras(means: CameraMeans, cameras: Iterable[int | None]) -> str:
+    """A line for users if none of the `cameras` of crops is one of `means`; otherwise empty."""
+    if any(camera in means.of_camera for camera in cameras):
+        return ""
+    return (
+        "none of these crops is known to be from a camera that the model is adapted to, so each loses the mean of all "
+        "cameras; names such as c2_0001.jpg tell the camera, and `bot adapt` measures others"
+    )
 
 
 def stored_means(means: CameraMeans, crops: int) -> tuple[StoredCameraMean, ...]:

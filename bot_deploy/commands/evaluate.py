@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .model_choice import choose_model, open_model
+from .model_choice import choose_model, open_model, say_cameras
 from .options import JSON, RenamedOption, runtime
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def evaluate(
 
     for note in camera_notes(dataset):
         say(note)
+    say_cameras(embedder.contract, (crop.known_camera for crop in (*dataset.query, *dataset.gallery)))
     scores = evaluate_dataset(
         embedder,
         dataset,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 from bot_deploy.choices import MIN_TIMESTAMP_S, TOP_MATCHES
 
 from .footage import open_footage_detector, read_moment_query, say_broken, write_clips
-from .model_choice import choose_model, open_model
+from .model_choice import choose_model, open_model, say_cameras
 from .options import COUNT, DETECTOR, JSON, MODEL, Address, Box, Camera, NumberRange, runtime
 
 if TYPE_CHECKING:
@@ -157,6 +158,9 @@ def match(
     say_left_out([f"{path}: {error}" for path, error in broken.items()])
     if not size:
         say(f"{shown_gallery}: an empty gallery, so nobody can be found in it; `bot index` or `bot demo` adds people")
+    if size and embedder.contract.camera_means:
+        items = (item.camera for item in opened_gallery.items())
+        say_cameras(embedder.contract, itertools.chain(*(query.cameras for query in queries), items))
     calibration = embedder.contract.calibration
     order = {"rerank": rerank, "exclude_same_camera": exclude_same_camera}
     means = camera_means_of(embedder.contract)

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bot_deploy.artifacts.contract import Contract
     from bot_deploy.embedder import Embedder
 
 
@@ -47,14 +50,26 @@ def choose_model(model: str | Path | None) -> Path:
 
 
 def open_model(path: str | Path, device: str, *, threads: int, batch: int = 0, check: bool = True) -> Embedder:
-    """The opened model at `path`, a file or an address; prints which one it is, where it runs and, once, its terms."""
+    """The opened model at `path`, a file or an address; prints what it is, where it runs and, once, its terms."""
     from bot_deploy.console import say
     from bot_deploy.embedder import open_embedder
 
     embedder = open_embedder(path, device, threads=threads, batch_size=batch, check=check)
     say(f"model {model_name(path)} on {embedder.backend}")
     say_terms(path)
+    say_cameras(embedder.contract)
     return embedder
+
+
+def say_cameras(contract: Contract, cameras: Iterable[int | None] | None = None) -> None:
+    """Prints the cameras of an adapted model; with the `cameras` of crops, that none of these is one of them."""
+    from bot_deploy.camera_means import camera_means_of, describe_means, note_on_cameras
+    from bot_deploy.console import say
+
+    means = camera_means_of(contract)
+    line = means and (describe_means(means) if cameras is None else note_on_cameras(means, cameras))
+    if line:
+        say(line)
 
 
 def model_name(path: str | Path) -> str:

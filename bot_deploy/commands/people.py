@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .model_choice import choose_model
+from .model_choice import choose_model, say_cameras
 from .options import JSON, MODEL, Address, NumberRange
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def people(
     galleries.check_gallery(gallery)
     contract = read_contract(choose_model(model))
     means = camera_means_of(contract)
+    say_cameras(contract)
     with galleries.open_index(gallery, contract) as index:
         footage = Footage(index)
         searched = CenteredGallery(index, means) if means else index

@@ -91,6 +91,33 @@ def test_the_index_of_the_model_serves_the_adapted_one(root: Path, capsys: pytes
     assert run(capsys, "match", query, "x.gallery", "--model", "by-index.onnx")[0] == 0
 
 
+def test_commands_say_that_a_model_is_adapted_and_where_no_camera_is_known(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "adapt", "model.onnx", "--images", "unlabelled", "-o", "adapted.onnx")[0] == 0
+    query, gallery = "people/query/0101_c1s1_000001_01.png", "people/bounding_box_test"
+    lines = "adapted to cameras (1, 2): every embedding loses the mean of its camera\n", "none of these crops is known"
+    for words in (
+        ("match", query, gallery, "--model"),
+        ("eval", "--data", "people"),
+        ("calibrate", "--data", "people"),
+    ):
+        adapted, plain = (run(capsys, *words, name)[2] for name in ("adapted.onnx", "model.onnx"))
+        assert [line in adapted for line in lines] == [True, False]
+        assert not any(line in plain for line in lines)
+    (root / "nameless").mkdir()
+    for number, path in enumerate((root / gallery).iterdir()):
+        path.rename(root / "nameless" / f"{number}.png")
+    (root / query).rename(root / "query.png")
+    for model, is_said in (("adapted.onnx", True), ("model.onnx", False)):
+        assert (lines[1] in run(capsys, "match", "query.png", "nameless", "--model", model)[2]) == is_said
+    draw_crops(root / "other", "query", 101, 3)
+    draw_crops(root / "other", "bounding_box_test", 101, 3)
+    for path in (root / "other").rglob("*.png"):
+        path.rename(path.with_name(path.name.replace("_c1", "_c7").replace("_c2", "_c8")))
+    assert lines[1] in run(capsys, "eval", "--data", "other", "adapted.onnx")[2]
+
+
 def test_whitening_is_only_done_when_asked_for(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain, white = root / "plain.onnx", root / "white.onnx"
     assert run(capsys, "adapt", "model.onnx", "--images", "unlabelled", "-o", plain)[0] == 0
