@@ -94,7 +94,8 @@ def enrol_in_video(video: Path, detector: Detector, embedder: Embedder, threshol
         recognizer = RecordingRecognizer(detector, embedder, gallery, source.fps, threshold=threshold, auto_enrol=True)
         with Recorder(Path(folder) / "out.mp4", Path(folder) / "events.jsonl", source.fps) as recorder:
             summary = app.run([Camera(source, "camera")], recognizer, recorder)
-        print(f"{video.name}, {detector.name}; {recognizer.identifier.rule}; {len(gallery)} crops in the gallery")
+        rule = recognizer.identifier.describe_rule()
+        print(f"{video.name}, {detector.name}; {rule}; {len(gallery)} crops in the gallery")
         gallery.close()
     print(f"| frames/s | {' | '.join(STAGES)} |")
     print("| ---: |" + " ---: |" * len(STAGES))
@@ -136,7 +137,7 @@ def search_scene(folder: Path, detector: Detector, embedder: Embedder, threshold
         recognizer = RecordingRecognizer(detector, embedder, gallery, source.fps, threshold=threshold)
         with Recorder(None, None, source.fps) as recorder:
             app.run([Camera(source, "camera")], recognizer, recorder)
-        print(f"{QUERY_IDENTITY} on the frames of {folder.name}; {recognizer.identifier.rule}")
+        print(f"{QUERY_IDENTITY} on the frames of {folder.name}; {recognizer.identifier.describe_rule()}")
         gallery.close()
     print("| frame | people detected | best score | the best box is hers (IoU) | named | others named |")
     print("| --- | ---: | ---: | --- | --- | ---: |")

@@ -196,6 +196,7 @@ def demo(
         contextlib.closing(open_enrolment_gallery(gallery, embedder)) as people,
     ):
         cameras, known_cameras = name_cameras(opened, sources, names, starts), Footage(people).cameras
+        numbers = [camera_number(camera.name, known_cameras) for camera in cameras]
         recognizer = LiveRecognizer(
             person_detector,
             embedder,
@@ -204,7 +205,7 @@ def demo(
             threshold=threshold,
             embed_every=embed_every,
             auto_enrol=auto_enrol,
-            camera_numbers=[camera_number(camera.name, known_cameras) for camera in cameras],
+            camera_numbers=numbers,
         )
         for camera in cameras:
             named = f", camera {camera.name}" if len(cameras) > 1 else ""
@@ -215,7 +216,7 @@ def demo(
                     "frame is searched by itself, and nobody is enrolled automatically"
                 )
         known = len(recognizer.enroller.names)
-        say(f"gallery {gallery or people.address}: {known} people; {recognizer.identifier.rule}")
+        say(f"gallery {gallery or people.address}: {known} people; {recognizer.identifier.describe_rule(numbers)}")
         # The window first: if it cannot open, the files of an earlier run stay.
         with (
             contextlib.nullcontext() if headless else Window("bot demo") as window,

@@ -10,9 +10,11 @@ from bot_deploy.errors import require_range
 from bot_deploy.footage.records import is_footage_crop
 
 from .centered_gallery import CenteredGallery
-from .verdict import MATCH, NO_MATCH, UNCERTAIN, make_verdict
+from .verdict import MATCH, NO_MATCH, OTHER_CAMERAS, UNCERTAIN, make_verdict, other_cameras
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from bot_deploy.artifacts.contract import Calibration
     from bot_deploy.camera_means import CameraMeans
     from bot_deploy.embedder import Vectors
@@ -66,11 +68,15 @@ class PersonIdentifier:
             return self._calibration.reject_threshold
         return self._threshold - UNCERTAIN_MARGIN
 
-    @property
-    def rule(self) -> str:
-        """The rule for a match, as a phrase."""
-        source = "calibrated" if self._calibration else "not calibrated; `bot calibrate` finds a threshold"
-        return f"a match needs a cosine of {self._threshold:.3f} or more ({source})"
+    def describe_rule(self, cameras: Collection[int | None] = (None,)) -> str:
+        """The rule for a match on crops of these `cameras`, as a phrase; None: an unknown camera."""
+        if not self._calibration:
+            source = "not calibrated; `bot calibrate` finds a threshold"
+        elif not self._calibration.cameras or other_cameras(self._calibration, cameras):
+            source = OTHER_CAMERAS
+        else:
+            source = "calibrated"
+        return f"a match needs a cosine of {self._threshold:.3f} or more; {source}"
 
     def learn_camera(self, camera: int, embedding: Vectors) -> None:
         """Takes an appearance on `camera`, with the unit vector `embedding` [D], into the mean of that camera.

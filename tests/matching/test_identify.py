@@ -23,6 +23,7 @@ from bot_deploy.matching.identify import (
     PersonIdentifier,
     person_name,
 )
+from bot_deploy.matching.verdict import OTHER_CAMERAS
 
 CALIBRATION = Calibration(
     data="x",
@@ -77,7 +78,7 @@ def test_decisions_without_calibration(gallery: Index) -> None:
     scores = (UNCALIBRATED_THRESHOLD, UNCALIBRATED_THRESHOLD - 0.01, UNCALIBRATED_THRESHOLD - UNCERTAIN_MARGIN - 0.01)
     assert [identifier.decide_score(score, 1) for score in scores] == ["match", "uncertain", "no match"]
     assert identifier.outlier_threshold == pytest.approx(UNCALIBRATED_THRESHOLD - UNCERTAIN_MARGIN)
-    assert "not calibrated" in identifier.rule
+    assert identifier.describe_rule().endswith("0.600 or more; not calibrated; `bot calibrate` finds a threshold")
     assert PersonIdentifier(gallery, None, 0.8).decide_score(0.79, 1) == "uncertain"
 
 
@@ -90,7 +91,11 @@ def test_decisions_follow_the_calibration(gallery: Index) -> None:
     by_tracks = PersonIdentifier(gallery, replace(CALIBRATION, is_labelled=False))
     assert by_tracks.outlier_threshold == pytest.approx(0.7 - UNCERTAIN_MARGIN)
     assert [identifier.reaches_threshold(score) for score in (0.71, 0.69)] == [True, False]
-    assert "0.700 or more (calibrated)" in identifier.rule
+    here = PersonIdentifier(gallery, replace(CALIBRATION, cameras=(1, 2)))
+    assert here.describe_rule([1, None]) == "a match needs a cosine of 0.700 or more; calibrated"
+    elsewhere = f"a match needs a cosine of 0.700 or more; {OTHER_CAMERAS}"
+    assert here.describe_rule([1, 3]) == elsewhere
+    assert PersonIdentifier(gallery, replace(CALIBRATION, cameras=())).describe_rule([1]) == elsewhere
 
 
 def test_a_minimum_score_replaces_the_calibration(gallery: Index) -> None:

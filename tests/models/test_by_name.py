@@ -135,6 +135,7 @@ def test_a_detector_by_name(server: ModelServer, tmp_path: Path, monkeypatch: py
     )
     monkeypatch.setattr(table, "NAMED_DETECTORS", (detector,))
     assert choose_detector(None) == Path("hog")
+    assert _commands_that_say_hog(tmp_path) == ["demo", "index"]
     monkeypatch.setenv("BOT_OFFLINE", "1")
     with pytest.raises(InputError, match=r"yolox-nano is not in the cache, and \$BOT_OFFLINE forbids"):
         open_detector("yolox-nano")
@@ -145,7 +146,17 @@ def test_a_detector_by_name(server: ModelServer, tmp_path: Path, monkeypatch: py
     np.testing.assert_allclose(found.xyxy, [[25, 5, 35, 35]])
     assert choose_detector(None) == tmp_path / "models" / "yolox-nano" / "net.onnx"
     assert open_detector().name == opened.name  # the default of `bot demo` is that of Python
+    assert not _commands_that_say_hog(tmp_path)
     assert server.requests == ["/net.onnx"]
+
+
+def _commands_that_say_hog(folder: Path) -> list[str]:
+    """Those commands that say, for a video without --detector, that they fall back to HOG."""
+    video = folder / "x.mp4"
+    video.touch()
+    commands = {"demo": ["--source", str(video), "--headless"], "index": [str(video), "-o", str(folder / "x.gallery")]}
+    said = {name: CliRunner().invoke(bot, [name, *words, "--model", "box"]).stderr for name, words in commands.items()}
+    return [name for name, text in said.items() if "so OpenCV's HOG looks for people, and misses many of them" in text]
 
 
 def _detector(folder: Path) -> bytes:
