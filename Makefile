@@ -4,7 +4,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BIN := .venv/bin
 # About half of the time of all tests: these run beside the others, on two cores.
-NETWORK_TESTS := tests/parity tests/train tests/export tests/models
+NETWORK_TESTS := tests/parity tests/train tests/models
 # Which tests: `make test-slow` runs those that `make test` leaves out.
 SELECT = not slow
 .DEFAULT_GOAL := help

@@ -54,4 +54,8 @@ def test_clean_environment_matches_without_torch(wheel: Path, onnx_file: Path, p
         sys.executable, "-m", "bot_deploy", "match", query, people / "bounding_box_test", "--model", onnx_file, "--json"
     )
     assert json.loads(out)["matches"] == json.loads(here)["matches"]
+    (tmp_path / "empty").mkdir()
+    first = json.loads(run(bot, "match", query, people / "bounding_box_test", "--json", cwd=tmp_path / "empty"))
+    assert Path(first["model"]).name == "box.onnx"
+    assert first["matches"][0]["identity"] == query.name.split("_")[0]  # the first command of a new user
     assert "Commands" in run(bot, "--help")
