@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOBILENET, NORMED, EFFICIENTNET = "mobilenet_v2", "mobilenet_v2_in", "timm:tf_efficientnet_lite0"
+EFFICIENTNET_NORMED = f"{EFFICIENTNET}+in"
 BATCHES = (1, 32)
 
 
@@ -64,6 +65,7 @@ VARIANTS = (
     Variant(NORMED, teacher=True, unlabelled=True),
     Variant(EFFICIENTNET),
     Variant(EFFICIENTNET, teacher=True, unlabelled=True),
+    Variant(EFFICIENTNET_NORMED, teacher=True, unlabelled=True),
 )
 
 
@@ -109,6 +111,7 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     weights = dict(file.split("=", 1) for file in files)
     weights.setdefault(NORMED, weights.get(MOBILENET, "none"))
+    weights.setdefault(EFFICIENTNET_NORMED, weights.get(EFFICIENTNET, "none"))
     settings = load_recipe(recipe, overrides)
     if epochs:
         settings = scale_schedule(settings, epochs)

@@ -208,10 +208,12 @@ def find_backbone(arch: str) -> Backbone:
         RunError: timm is needed and not installed.
     """
     if arch.startswith(timm_backbone.PREFIX):
-        name = arch.removeprefix(timm_backbone.PREFIX)
+        name = arch.removeprefix(timm_backbone.PREFIX).removesuffix(timm_backbone.WITH_INSTANCE_NORM)
+        normalised = arch.endswith(timm_backbone.WITH_INSTANCE_NORM)
         config = timm_backbone.pretrained_config(name)
         return Backbone(
-            partial(timm_backbone.build, name),
+            partial(timm_backbone.build, name, instance_norm=normalised),
+            extra_layers_key=f".{timm_backbone.INSTANCE_NORM}." if normalised else "",
             timm_name=name,
             weights_prefix="backbone.net",
             has_fixed_size=bool(config.fixed_input_size),

@@ -26,10 +26,12 @@ from .models.fetch import is_offline
 from .telemetry import without_telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 PREFIX = "timm:"  # of the names of these backbones
 OUTPUT_STRIDE = 16  # of the feature map with a last stride of 1; a network's own is 32
+WITH_INSTANCE_NORM = "+in"  # end of the names of those with instance normalisation
+INSTANCE_NORM = "instance_norm"  # in the keys of these layers
 WEIGHTS_FILE = "model.safetensors"  # in timm's repositories of weights
 
 
@@ -68,8 +70,12 @@ def pretrained_config(name: str) -> Any:
     return config
 
 
-def build(name: str, last_stride: int, _stem: str, size: tuple[int, int]) -> tuple[nn.Module, int]:
+def build(
+    name: str, last_stride: int, _stem: str, size: tuple[int, int], *, instance_norm: bool = False
+) -> tuple[nn.Module, int]:
     """The network `name` without pooling and classifier, and the channels of its feature map.
+
+    With `instance_norm`, every stage but the last one ends in instance normalisation (Jia et al., BMVC 2019).
 
     With `last_stride` 1 the output stride is 16, if timm can build the network with it. A network that is bound to one
     size of images, such as a vision transformer, is built for `size`.
@@ -89,6 +95,10 @@ def build(name: str, last_stride: int, _stem: str, size: tuple[int, int]) -> tup
         net = net or timm.create_model(name, pretrained=False, **options)
         layers: OrderedDict[str, nn.Module] = OrderedDict(net=net)
         to_map, channels = _feature_map(net, size)
+        if instance_norm:
+            add_instance_norm(net)
+    except InputError:
+        raise
     except Exception as error:  # noqa: BLE001 - a thousand networks raise anything
         raise InputError(
             f"{PREFIX}{name} gives no feature map for images of {size[0]}x{size[1]} ({on_one_line(error)}); choose "
@@ -98,6 +108,37 @@ def build(name: str, last_stride: int, _stem: str, size: tuple[int, int]) -> tup
     if to_map:
         layers["map"] = to_map
     return nn.Sequential(layers), channels
+
+
+class _NormalisedStage(nn.Module):
+    """A stage of a network, and instance normalisation after it."""
+
+    def __init__(self, stage: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.stage = stage
+        self.instance_norm = nn.InstanceNorm2d(channels, affine=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        normalised: Tensor = self.instance_norm(self.stage(features))
+        return normalised
+
+
+def add_instance_norm(net: nn.Module) -> None:
+    """Ends each stage of `net` but the last one in instance normalisation, by what timm knows of its feature maps.
+
+    Raises:
+        InputError: the network has no stages of convolutions, each with a smaller map than the one before.
+    """
+    stages: list[dict[str, Any]] = list(getattr(net, "feature_info", []))
+    reductions = [stage["reduction"] for stage in stages]
+    if len(set(reductions)) < 2 or sorted(reductions) != reductions or getattr(net, "output_fmt", "NCHW") != "NCHW":  # noqa: PLR2004
+        raise InputError(
+            f"{type(net).__name__} has no stages of convolutions, after which instance normalisation could stand; "
+            f"leave {WITH_INSTANCE_NORM} out of its name",
+            parameter="set",
+        )
+    for stage in stages[:-1]:
+        net.set_submodule(stage["module"], _NormalisedStage(net.get_submodule(stage["module"]), stage["num_chs"]))
 
 
 def build_resnest(name: str, last_stride: int) -> tuple[OrderedDict[str, nn.Module], int]:
@@ -177,12 +218,14 @@ def fit_weights(net: nn.Module, name: str, state: Mapping[str, Tensor]) -> dict[
     """
     classifiers = pretrained_config(name).classifier or ()
     names = (classifiers,) if isinstance(classifiers, str) else classifiers
+    normalised = [path for path, module in net.named_modules() if isinstance(module, _NormalisedStage)]
     dropped = {f"{classifier}.{kind}" for classifier in names for kind in ("weight", "bias")}
     given = {key: value for key, value in state.items() if key not in dropped}
+    given = {_key_in_stage(key, normalised): value for key, value in given.items()}
     own = net.state_dict()
     if "fc_norm.weight" in given and "fc_norm.weight" not in own:  # the norm after timm's own pooling
         given = {key.replace("fc_norm.", "norm.") if key.startswith("fc_norm.") else key: given[key] for key in given}
-    if all(key in own and own[key].shape == value.shape for key, value in given.items()):
+    if normalised or all(key in own and own[key].shape == value.shape for key, value in given.items()):
         return given
     adapt = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     if adapt is None:
@@ -192,6 +235,12 @@ def fit_weights(net: nn.Module, name: str, state: Mapping[str, Tensor]) -> dict[
             return dict(adapt(given, net))
     except Exception as error:  # noqa: BLE001 - keys and shapes that timm did not expect
         raise InputError(f"not the weights of {PREFIX}{name} ({on_one_line(error)})") from None
+
+
+def _key_in_stage(key: str, normalised: Sequence[str]) -> str:
+    """The key of a weight whose stage may be one of those with instance normalisation."""
+    stage = next((path for path in normalised if key.startswith(f"{path}.")), None)
+    return key if stage is None else f"{stage}.stage{key.removeprefix(stage)}"
 
 
 def resize_weights(

@@ -19,7 +19,7 @@ from bot_deploy.artifacts.checkpoint import Checkpoint, contract_of
 from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import InputError, RunError
 from bot_deploy.model import ReID
-from bot_deploy.timm_backbone import download_weights
+from bot_deploy.timm_backbone import download_weights, fit_weights
 from bot_deploy.train import loop, transforms, weights
 from bot_deploy.train.recipe import Recipe
 
@@ -46,6 +46,57 @@ def test_the_feature_map(name: str, last_stride: int, expected: tuple[int, ...])
         assert model.backbone(torch.zeros(2, 3, 128, 64)).shape == (2, *expected)
     assert model.dim == expected[0]
     assert model.classifier.weight.shape == (5, expected[0])
+
+
+@pytest.mark.parametrize(("name", "stages"), [("test_efficientnet", 4), ("test_convnext", 3), ("test_resnet", 4)])
+def test_instance_norm_follows_every_stage_but_the_last(name: str, stages: int) -> None:
+    torch.manual_seed(1)
+    plain, normed = ReID(f"timm:{name}", 5).eval(), ReID(f"timm:{name}+in", 5).eval()
+    assert (plain.dim, plain.mean) == (normed.dim, normed.mean)
+    added = [key for key in normed.state_dict() if ".instance_norm." in key]
+    assert len(added) == 2 * stages
+    theirs: Any = plain.backbone.net
+    fitted = fit_weights(normed.backbone.net, name, theirs.state_dict())
+    normed.backbone.net.load_state_dict({**normed.backbone.net.state_dict(), **fitted})  # type: ignore[union-attr]
+    places = [stage["module"] for stage in theirs.feature_info][:-1]
+    assert len(places) == stages
+
+    def normalise(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        values = output.numpy()  # Jia et al., BMVC 2019: each channel of each image gets mean 0 and variance 1
+        mean, var = values.mean((2, 3), keepdims=True), values.var((2, 3), keepdims=True)
+        return torch.from_numpy((values - mean) / np.sqrt(var + 1e-5))
+
+    for place in places:
+        theirs.get_submodule(place).register_forward_hook(normalise)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        np.testing.assert_allclose(normed.backbone(images).numpy(), plain.backbone(images).numpy(), atol=1e-3)
+
+
+def test_instance_norm_starts_at_its_initial_values_with_timms_weights(tmp_path: Path) -> None:
+    state = timm.create_model("test_efficientnet").state_dict()
+    save_file(state, tmp_path / "weights.safetensors")
+    model = ReID(f"{CNN}+in", 5)
+    weights.initialize(model, str(tmp_path / "weights.safetensors"))
+    own = model.backbone.state_dict()
+    loaded = 0
+    for key, value in own.items():
+        if ".instance_norm." in key:
+            assert torch.equal(value, torch.ones_like(value) if key.endswith("weight") else torch.zeros_like(value))
+        else:
+            assert torch.equal(value, state[key.removeprefix("net.").replace(".stage.", ".")])
+            loaded += 1
+    assert loaded == len(state) - 2  # all but the classifier
+    del state["conv_stem.weight"]
+    save_file(state, tmp_path / "some.safetensors")
+    with pytest.raises(InputError, match="missing keys"):
+        weights.initialize(model, str(tmp_path / "some.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_mambaout"])
+def test_networks_without_stages_of_convolutions_have_no_instance_norm(name: str) -> None:
+    with pytest.raises(InputError, match=r"has no stages of convolutions.*leave \+in out of its name"):
+        ReID(f"timm:{name}+in", 5, size=(64, 64))
 
 
 def test_a_cnn_at_its_own_stride_is_timms() -> None:
