@@ -34,10 +34,11 @@ START_SHARE = 0.2  # of a run, in which caches fill
 GOAL_MIB_PER_HOUR = 4.0
 
 
-def quiet(embedder: Embedder, detector: Detector, minutes: float) -> None:
-    """Prints the time for a video of `minutes`."""
+def speed(embedder: Embedder, detector: Detector, minutes: float, *, busy: bool) -> None:
+    """Prints the time for a video of `minutes`, with people in view in a tenth of it, or in all of it."""
     with tempfile.TemporaryDirectory() as folder:
-        video = make_video(Path(folder), round(60 * minutes))
+        make = make_busy_video if busy else make_video
+        video = make(Path(folder), round(60 * minutes))
         wall, cpu, update = _index(video, Path(folder) / "quiet.gallery", embedder, detector)
     (found,) = update.videos
     stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in update.stages.items())
@@ -114,6 +115,13 @@ def make_video(folder: Path, seconds: int) -> Path:
     _encode(folder / "empty.mkv", nobody, EMPTY_S * FPS)
     parts = [folder / "busy.mkv", *[folder / "empty.mkv"] * ((unit - busy) // EMPTY_S)]
     return _join(parts * max(1, seconds // unit), folder / "quiet.mkv")
+
+
+def make_busy_video(folder: Path, seconds: int) -> Path:
+    """A video of about `seconds`, with people in view all the time."""
+    clip = plan_clip(1, people=PEOPLE, cameras=1, seconds=BUSY_S, fps=FPS, height=HEIGHT)
+    _encode(folder / "minute.mkv", clip, BUSY_S * FPS)
+    return _join([folder / "minute.mkv"] * max(1, seconds // BUSY_S), folder / "busy.mkv")
 
 
 def _encode(path: Path, clip: Clip, frames: int) -> None:
