@@ -108,7 +108,9 @@ def kills(detector: Path, model: Path | None, clip: Path | None, persons: int, s
 @click.option("--minutes", default=60.0, help="Length of the video.")
 def quiet(detector: Path, model: Path | None, threads: int, minutes: float) -> None:
     """The time for a long quiet video of 768x432 at 25 frames/s, with people on a tenth of it."""
-    long_runs.speed(open_embedder(model, threads=threads), open_detector(detector, threads=threads), minutes, busy=False)
+    long_runs.speed(
+        open_embedder(model, threads=threads), open_detector(detector, threads=threads), minutes, busy=False
+    )
 
 
 @main.command()
