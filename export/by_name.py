@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
@@ -10,9 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bot_deploy.artifacts.contract import decode_calibration
 from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import RunError
 from bot_deploy.files import check_writable, lock, write_atomically
+from bot_deploy.matching.calibrate import store_calibration
+from bot_deploy.models import box
 from bot_deploy.models.cache import find_model_file, models_folder
 from bot_deploy.models.fetch import fetch, find_cached_file
 from bot_deploy.synthetic import generate_dataset
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CALIBRATIONS = Path(box.PATH).with_name("calibrations")
 PARITY_IDENTITIES = 15  # synthetic people whose crops the wrapped model and the original are compared on
 
 
@@ -58,11 +63,24 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
         with tempfile.TemporaryDirectory() as temporary:
             model = _make_model(network, source, target, _draw_people(Path(temporary) / "people"))
         require_parity(model)
+        measured = calibration_path(network.name)
+        if measured.exists():
+            fields = json.loads(measured.read_text(encoding="utf-8"))
+            store_calibration(model.path, decode_calibration(fields, str(measured)))
+    threshold = "Its threshold was measured on other cameras" if measured.exists() else "It has no calibrated threshold"
     logger.info(
-        f"{network.name}: kept as {model.path}. It has no calibrated threshold yet: `bot calibrate {network.name}` "
-        "measures one on crops of your cameras"
+        f"{network.name}: kept as {model.path}. {threshold}: `bot calibrate {network.name}` measures one on crops of "
+        "your cameras"
     )
     return model.path
+
+
+def calibration_path(name: str) -> Path:
+    """The file with the thresholds that we measured for the network `name`; it is missing where nothing was measured.
+
+    benchmarks/named_calibration.py writes it.
+    """
+    return CALIBRATIONS / f"{name}.json"
 
 
 def _make_model(network: NamedModel, source: Path, folder: Path, crops: Dataset) -> ExportedModel:

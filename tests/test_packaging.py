@@ -36,7 +36,7 @@ def test_wheel_holds_one_import_package_with_its_recipes(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"bot_deploy"}
     for folder in ("bot_deploy", "train", "export", "demos"):
         for source in (ROOT / folder).rglob("*"):
-            if source.suffix in {".py", ".toml", ".onnx"} or source.name == "py.typed":
+            if source.suffix in {".py", ".toml", ".onnx", ".json"} or source.name == "py.typed":
                 inside = source.relative_to(ROOT) if folder == "bot_deploy" else "bot_deploy" / source.relative_to(ROOT)
                 assert str(inside) in names
 

@@ -181,6 +181,23 @@ def from_json(text: str, source: str) -> Contract:
     return decode_contract(decode_json(text, source, "contract", CONTRACT_REMEDY), source)
 
 
+def decode_calibration(fields: dict[str, object], source: str) -> Calibration:
+    """The calibration with `fields` from a file, in a contract or alone; `source` names the file in errors.
+
+    Raises:
+        InputError: damaged.
+    """
+    return decode_fields(
+        {OLD_CALIBRATION_NAMES.get(name, name): value for name, value in fields.items()},
+        Calibration,
+        source=source,
+        kind="contract",
+        remedy=CONTRACT_REMEDY,
+        optional=OPTIONAL_OF_CALIBRATION,
+        check=_check_calibration,
+    )
+
+
 def decode_contract(fields: object, source: str) -> Contract:
     """The contract with `fields` from a file; see `from_json`."""
     if (
@@ -188,17 +205,7 @@ def decode_contract(fields: object, source: str) -> Contract:
         and fields.get("format") == CONTRACT_FORMAT
         and isinstance(fields.get("calibration"), dict)
     ):
-        renamed = {OLD_CALIBRATION_NAMES.get(name, name): value for name, value in fields["calibration"].items()}
-        calibration = decode_fields(
-            renamed,
-            Calibration,
-            source=source,
-            kind="contract",
-            remedy=CONTRACT_REMEDY,
-            optional=OPTIONAL_OF_CALIBRATION,
-            check=_check_calibration,
-        )
-        fields = {**fields, "calibration": calibration}
+        fields = {**fields, "calibration": decode_calibration(fields["calibration"], source)}
     contract = decode_fields(
         fields,
         Contract,

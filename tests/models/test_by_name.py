@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -15,6 +16,8 @@ from helpers.model_server import DIM, SIZE, ModelServer, expected_vectors, write
 from PIL import Image
 
 from bot_deploy import open_embedder
+from bot_deploy.artifacts import read_contract
+from bot_deploy.artifacts.contract import decode_calibration
 from bot_deploy.cli import bot
 from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import InputError
@@ -64,6 +67,28 @@ def test_a_network_is_fetched_wrapped_and_opened_by_name(
     assert server.requests == ["/net.onnx"]
     assert open_embedder("some-net").contract.calibration is None
     assert open_embedder("some-net").contract.terms == network.terms
+
+
+def test_a_measured_threshold_comes_with_the_name(
+    network: NamedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    box_calibration = read_contract(box.PATH).calibration
+    assert box_calibration
+    monkeypatch.setattr(by_name, "CALIBRATIONS", tmp_path)
+    by_name.calibration_path("some-net").write_text(json.dumps(dataclasses.asdict(box_calibration)))
+    assert read_contract(prepare_model(network)).calibration == box_calibration
+    assert "Its threshold was measured on other cameras: `bot calibrate some-net` measures one on crops" in caplog.text
+    assert open_embedder("some-net").contract.calibration == box_calibration
+
+
+def test_the_shipped_thresholds_are_of_networks_in_the_table() -> None:
+    files = sorted(by_name.CALIBRATIONS.iterdir())
+    assert "retail-0265.json" in [file.name for file in files]
+    for file in files:
+        assert table.find_named_network(file.stem)
+        calibration = decode_calibration(json.loads(file.read_text()), str(file))
+        assert calibration.target_false_accept_rate == 0.001
+        assert calibration.data == "training identities of Market-1501-v15.09.15.zip"  # no path of a machine
 
 
 def test_match_takes_a_name_and_says_that_it_is_not_calibrated(
