@@ -10,11 +10,12 @@ from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from bot_deploy import __version__
 from bot_deploy.errors import BotError, ImageError, InputError, UnavailableError
@@ -22,7 +23,7 @@ from bot_deploy.machine import available_cores
 
 from .batcher import BusyError
 from .people import TakenNameError, UnknownPersonError
-from .routes import Settings, open_routes, routes
+from .routes import Settings, check_key, check_origin, open_routes, routes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -66,13 +67,14 @@ def create_app(service: Service, api_key: str | None, max_upload_bytes: int) -> 
         redoc_url=None,
     )
     app.state.settings = Settings(service, api_key, max_upload_bytes, asyncio.Semaphore(available_cores()))
-    app.include_router(routes)
+    app.include_router(routes, dependencies=[Depends(check_origin if api_key is None else check_key)])
     app.include_router(open_routes)
     for path, name in (("/", "page.html"), ("/docs", "docs.html")):
         text = files("bot_deploy.serving").joinpath(name).read_text(encoding="utf-8")
         app.add_api_route(path, partial(_page, text), response_class=HTMLResponse, include_in_schema=False)
     app.middleware("http")(_count)
     app.exception_handler(BotError)(_explain)
+    app.exception_handler(Exception)(_explain)
     app.exception_handler(HTTPException)(_refuse)
     app.exception_handler(RequestValidationError)(_refuse_values)
     return app
@@ -113,8 +115,20 @@ async def _explain(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": shown}, status)
 
 
-async def _refuse(_: Request, error: HTTPException) -> JSONResponse:
-    return JSONResponse({"error": error.detail}, error.status_code)
+async def _refuse(request: Request, error: HTTPException) -> JSONResponse:
+    headers = dict(error.headers or {})
+    if "Allow" in headers:  # Starlette lists the methods of the first route with this path alone
+        headers["Allow"] = _allowed_methods(request) or headers["Allow"]
+    return JSONResponse({"error": error.detail}, error.status_code, headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    found = [
+        route.methods
+        for route in (*routes.routes, *open_routes.routes)
+        if isinstance(route, Route) and route.methods and route.matches(request.scope)[0] is not Match.NONE
+    ]
+    return ", ".join(sorted(set[str]().union(*found)))
 
 
 async def _refuse_values(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -14,11 +14,12 @@ import pytest
 from helpers.commands import run_bot
 from onnx import TensorProto, helper, numpy_helper
 
-from bot_deploy import open_embedder
+from bot_deploy import open_embedder, read_image
 from bot_deploy.artifacts import read_contract, write_contract
 from bot_deploy.choices import BACKENDS
 from bot_deploy.errors import InputError
 from bot_deploy.export.wrap import wrap_model
+from bot_deploy.images import resize
 
 HEIGHT, WIDTH, CELLS, DIM = 32, 16, 8, 12
 CROPS = np.random.default_rng(3).integers(0, 256, (5, HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -298,6 +299,45 @@ def test_the_command_and_those_that_open_its_model(people: Path, tmp_path: Path)
     assert "256x128" in wrong.stderr
 
 
+def test_a_wrapped_model_is_indexed_calibrated_and_measured(people: Path, tmp_path: Path) -> None:
+    out = tmp_path / "ours.onnx"
+    how: dict[str, Any] = {"size": (HEIGHT, WIDTH), "pixel_range": "0-1", "mean": (0.5,), "std": (0.5,)}
+    assert not wrap_model(write_model(tmp_path / "theirs.onnx"), out, data=people, **how).rejected
+
+    def run(*words: object) -> Any:
+        done = run_bot(*words, "--json", cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"))
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    crops = sorted((people / "bounding_box_test").glob("*.jpg"))
+    indexed = run("index", people / "bounding_box_test", "--model", out, "-o", "people.gallery")
+    assert (indexed["new"], indexed["broken"]) == (len(crops), 0)
+    calibrated = run("calibrate", out, "--data", people, "--far", 0.05)
+    stored = read_contract(out).calibration
+    assert stored
+    assert stored.threshold == pytest.approx(calibrated["threshold"], abs=1e-4)
+    assert stored.reject_threshold < stored.threshold < 1
+    assert calibrated["impostor_pairs"] > 1000
+
+    # The calibrated model still reads the gallery, and scores are those of the formula.
+    query = sorted((people / "query").glob("*.jpg"))[0]
+    found = run("match", query, "people.gallery", "--model", out, "--top", 3)
+    pixels = np.stack([resize(read_image(path), (HEIGHT, WIDTH)) for path in (query, *crops)])
+    vectors = expected(pixels, divisor=255.0, mean=0.5, std=0.5)
+    scores = np.sort(vectors[1:] @ vectors[0])[::-1]
+    np.testing.assert_allclose([match["score"] for match in found["matches"]], scores[:3], atol=2e-3)
+    best = found["matches"][0]["score"]
+    assert best > stored.threshold
+    assert found["verdict"].startswith(f"match: the best score is {best:.3f} (false-accept rate ")
+
+    measured = run("bench", out, "--device", "cpu", "--batches", "1,2", "--seconds", 0.05)
+    (entry,) = measured["entries"]
+    assert (entry["device"], measured["baselines"]) == ("cpu", [])
+    for part in ("model_only", "with_decoding"):
+        assert set(entry[part]["images_per_second"]) == {"1", "2"}
+        assert min(entry[part]["images_per_second"].values()) > 0
+
+
 def test_suffixes_agree() -> None:
     from bot_deploy.artifacts import FILE_MODULES
 
@@ -316,3 +356,19 @@ def test_the_anchor(shared: Path, tmp_path: Path) -> None:
     contract = read_contract(artifact.path)
     assert (contract.size, contract.dim) == ((256, 128), 256)
     assert np.allclose(contract.std, 1 / 255)
+
+    # The pictures as a gallery, searched for one of them.
+    crops = sorted((tmp_path / "crops").rglob("*.bmp"))
+    indexed = run_bot(
+        "index", tmp_path / "crops", "--model", artifact.path, "-o", "viper.gallery", "--json", cwd=tmp_path
+    )
+    assert indexed.returncode == 0, indexed.stderr
+    assert json.loads(indexed.stdout)["new"] == len(crops)
+    match = run_bot("match", crops[5], "viper.gallery", "--model", artifact.path, "--top", "2", "--json", cwd=tmp_path)
+    assert match.returncode == 0, match.stderr
+    first, second = json.loads(match.stdout)["matches"]
+    assert Path(first["path"]).name == crops[5].name
+    assert first["score"] == pytest.approx(1, abs=1e-3)
+    vectors = open_embedder(artifact.path).embed(crops)
+    assert second["score"] == pytest.approx(np.sort(vectors @ vectors[5])[-2], abs=2e-3)
+    assert second["score"] < 0.95

@@ -34,7 +34,11 @@ def ask(app: FastAPI, method: str, path: str, body: bytes = b"") -> tuple[int, A
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await app(scope, request.get, send)
+        try:
+            await app(scope, request.get, send)
+        except Exception:
+            if not sent:  # Starlette answers, and raises the error again for the log of the server
+                raise
 
     asyncio.run(run())
     answer = b"".join(message.get("body", b"") for message in sent)

@@ -326,6 +326,23 @@ def test_the_repository_of_triton(made: dict[str, ExportedModel]) -> None:
     assert (parsed.input[0].data_type, parsed.output[0].data_type) == (2, 11)
 
 
+def test_input_and_length_on_the_command_line(onnx_file: Path, few_people: Path, tmp_path: Path) -> None:
+    done = run_bot(
+        "export", onnx_file, "--input", "uint8-nhwc", "--no-unit", "--data", few_people, "-o", tmp_path, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    artifact = json.loads(done.stdout)["artifacts"][-1]
+    assert (Path(artifact["path"]).name, artifact["parity"]["passed"]) == ("model.plain.onnx", True)
+    session = open_session(tmp_path / "model.plain.onnx", "cpu", 0)
+    (taken,) = session.get_inputs()
+    assert (taken.type, taken.shape[1:]) == ("tensor(uint8)", [*SIZE, 3])
+    crops = np.stack([cv2.resize(crop, SIZE[::-1]) for crop in CROPS])
+    rows = session.run(None, {taken.name: crops})[0]
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    assert np.abs(lengths - 1).min() > 0.1
+    np.testing.assert_allclose(rows / lengths, open_embedder(onnx_file).run(crops), atol=1e-5)
+
+
 def test_the_schema_of_triton_refuses_an_unknown_field() -> None:
     text = triton_config(CONTRACT, "reid", "onnxruntime_onnx", 8)
     with pytest.raises(text_format.ParseError, match="no field named"):

@@ -5,22 +5,16 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
-import json
-import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
 import pytest
+from helpers.bot_server import KEY, Server, serving
 from helpers.commands import run_bot
 from PIL import Image
 
@@ -33,84 +27,12 @@ if TYPE_CHECKING:
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 
-KEY = "a key of the tests"
-
-
-class Answer(NamedTuple):
-    status: int
-    body: bytes
-    headers: dict[str, str]
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Server:
-    """A running `bot serve`."""
-
-    def __init__(self, model: Path, gallery: Path, *options: str) -> None:
-        words = ["-m", "bot_deploy", "serve", "--model", model, "--gallery", gallery, "--port", "0", *options]
-        self.process = subprocess.Popen(
-            [sys.executable, *map(str, words)],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "SERVE_KEY": KEY},
-        )
-        self.lines: list[str] = []
-        assert self.process.stderr
-        for line in self.process.stderr:
-            self.lines.append(line)
-            if found := re.match(r"serving on http://127\.0\.0\.1:(\d+)", line):
-                self.port = int(found[1])
-                break
-        else:
-            raise AssertionError(self.lines)
-        self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr or ()))
-        self.reader.start()
-
-    def ask(self, method: str, path: str, body: bytes | None = None, key: str | None = KEY) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        with contextlib.closing(connection):
-            connection.request(method, path, body, {"X-API-Key": key} if key else {})
-            response = connection.getresponse()
-            return Answer(response.status, response.read(), dict(response.getheaders()))
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.reader.join()
-        assert self.process.stderr
-        self.process.stderr.close()
-
-
-@contextlib.contextmanager
-def serving(model: Path, gallery: Path, *options: str) -> Iterator[Server]:
-    server = Server(model, gallery, *options)
-    try:
-        yield server
-    finally:
-        server.close()
-
 
 @pytest.fixture(scope="module")
 def server(onnx_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     gallery = tmp_path_factory.mktemp("serve") / "people.gallery"
     with serving(onnx_file, gallery, "--api-key", "env:SERVE_KEY", "--max-upload", "1") as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def pictures(people: Path) -> list[Path]:
-    """Two crops of each of the people in the gallery, one after the other."""
-    files = sorted((people / "bounding_box_test").glob("*.jpg"))
-    names = list(dict.fromkeys(file.name[:4] for file in files if file.name[:4].isdigit() and int(file.name[:4])))
-    return [file for name in names for file in [one for one in files if one.name[:4] == name][:2]]
 
 
 def test_a_request_needs_the_key(server: Server, pictures: list[Path]) -> None:
@@ -221,6 +143,8 @@ def test_people_are_enrolled_found_renamed_and_forgotten(server: Server, picture
         ("GET", "/pictures/..%2F..%2Fetc%2Fpasswd", None, 404, "no such picture"),
         ("GET", "/nothing", None, 404, "Not Found"),
         ("PUT", "/embed", None, 405, "Method Not Allowed"),
+        ("DELETE", f"/people/{'x' * 5000}", None, 422, "name: String should have at most 4096 characters"),
+        ("GET", f"/pictures/{'x' * 5000}", None, 422, "path: String should have at most 4096 characters"),
     ],
 )
 def test_what_cannot_be_answered_is_explained(
@@ -230,6 +154,15 @@ def test_what_cannot_be_answered_is_explained(
     assert answer.status == status
     assert list(answer.json) == ["error"]
     assert message in answer.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("/embed", "POST"), ("/people", "GET, POST"), ("/people/Ada", "DELETE, PATCH"), ("/docs", "GET")],
+)
+def test_another_method_is_told_those_of_the_path(path: str, methods: str, server: Server) -> None:
+    answer = server.ask("PUT", path)
+    assert (answer.status, answer.headers["allow"]) == (405, methods)
 
 
 def test_the_description_and_the_pages(server: Server) -> None:
@@ -248,29 +181,6 @@ def test_the_description_and_the_pages(server: Server) -> None:
         assert page.status == 200
         assert "default-src 'self'" in page.headers["content-security-policy"]
         assert b"//" not in re.sub(rb"https?://www\.w3\.org/\S+", b"", page.body)  # nothing from elsewhere
-
-
-def test_the_page_shows_the_rank_list(onnx_file: Path, tmp_path: Path, pictures: list[Path]) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("needs chromium on the PATH")
-    with serving(onnx_file, tmp_path / "people.gallery") as server:
-        for number, name in ((0, "Ada"), (2, "<b>Bo<b>".replace("<", "&").replace(">", ";"))):
-            assert server.ask("POST", f"/people?name={quote(name)}", pictures[number].read_bytes()).status == 201
-        path = server.ask("POST", "/match", pictures[0].read_bytes()).json["matches"][0]["path"]
-        command = [
-            *(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
-            *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=20000"),
-            *(f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"),
-            f"http://127.0.0.1:{server.port}/#{quote(path, safe='')}",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    page = re.sub(r"<script>.*</script>", "", done.stdout, flags=re.DOTALL)
-    assert "uncalibrated: scores rank the gallery" in page
-    first, second = re.findall(r"<li>.*?</li>", page, re.DOTALL)
-    assert re.search(r'<img alt="Rank 1" src="blob:', first)
-    assert "1. Ada 0.9" in first or "1. Ada 1.0" in first
-    assert "2. &amp;b;Bo&amp;b; 0." in second  # a name is text
 
 
 def test_a_page_of_another_site_needs_a_key(onnx_file: Path, tmp_path: Path, pictures: list[Path]) -> None:
