@@ -225,6 +225,8 @@ class _Work:
         begin, begin_source = find_start(video, source.metadata, start)
         clock = "the time of day is unknown" if begin is None else f"begins {format_clock(begin)} ({begin_source})"
         logger.info(f"{video}: camera {name} ({name_source}), {clock}")
+        if source.times_note:
+            logger.info(f"{video}: {source.times_note}")
         return VideoRecord(
             RECORD_FORMAT,
             quote_path(video),

@@ -114,6 +114,19 @@ def test_two_commands_find_a_person(bot: Any, yard: Path, red: Path, tmp_path: P
     assert [(match["camera_name"], round(match["video_from"])) for match in found] == [("till", 1)]
 
 
+def test_videos_beside_crops_are_counted(bot: Any, yard: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        draw(tmp_path / "mixed" / "door" / f"{number}.png", number)
+    for name in NAMES:
+        (tmp_path / "mixed" / name).symlink_to(yard / name)
+    message = "2 videos in mixed are not read, because it also holds images; name them"
+    for words in (["index", "mixed", "-o", "x.gallery"], ["match", "mixed/door/0.png", "mixed"]):
+        code, _, err = bot(*words)
+        assert code == 0, err
+        assert err.splitlines().count(message) == 1
+    assert "videos in" not in bot("match", "mixed/door/0.png", "mixed/door")[2]
+
+
 def test_the_table_and_the_page(bot: Any, yard: Path, red: Path, tmp_path: Path) -> None:
     code, _, err = bot("match", red, yard, "--top", 4, "--csv", "x.csv", "--html", "x.html", "--clips", "clips")
     assert code == 0, err
