@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .model_choice import choose_model
-from .options import JSON, MODEL, Address, NumberRange
+from .options import JSON, MODEL, OFFLINE, Address, NumberRange
 
 if TYPE_CHECKING:
     from bot_deploy.footage import Appearance
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--html", type=click.Path(path_type=Path), metavar="F.html", help="Write the people as one page, images included."
 )
+@OFFLINE
 @JSON
 def people(
     gallery: str,
