@@ -94,6 +94,25 @@ def test_the_list(network: NamedModel, tmp_path: Path) -> None:
     assert rows["some-net"]["cached"] is False
     assert [row["name"] for row in document["detectors"]] == ["yolox-nano", "yolox-tiny", "yolox-s"]
 
+    assert rows["some-net"]["dim"] == DIM
+    assert rows["some-net"]["input"] == {
+        "height": 32,
+        "width": 16,
+        "color": "BGR",
+        "pixel_range": "0-1",
+        "mean": [0.1, 0.5, 0.9],
+        "std": [0.2, 0.3, 0.4],
+    }
+    (file,) = rows["some-net"]["files"]
+    assert file == {key: getattr(network.files[0], key) for key in ("address", "bytes", "checksum")}
+    assert [file["address"].rpartition(".")[2] for file in rows["retail-0277"]["files"]] == ["xml", "bin"]
+    assert (rows["retail-0277"]["dim"], rows["retail-0277"]["input"]["color"]) == (256, "BGR")
+    # Of a model without an entry in the table, the contract says it.
+    assert (rows["box"]["dim"], rows["box"]["files"]) == (1280, [])
+    assert (rows["box"]["input"]["height"], rows["box"]["input"]["mean"]) == (256, [0.485, 0.456, 0.406])
+    nano = document["detectors"][0]
+    assert (nano["dim"], nano["input"]["width"], nano["files"][0]["checksum"][:7]) == (None, 416, "sha256:")
+
     document = run("models", "some-net", "--fetch", "--to", str(tmp_path / "models"), "--bench")
     (row,) = document["models"]
     assert (row["cached"], row["path"]) == (True, str(tmp_path / "models" / "some-net" / "model.onnx"))
@@ -106,7 +125,11 @@ def test_the_list(network: NamedModel, tmp_path: Path) -> None:
     rows = {row["name"]: row for row in run("models")["models"]}
     assert (rows["mine"]["cached"], rows["mine"]["licence"]) == (True, None)
     assert rows["mine"]["bytes"] == mine.stat().st_size
+    assert (rows["mine"]["dim"], rows["mine"]["input"]["height"], rows["mine"]["files"]) == (DIM, 32, [])
     assert np.abs(open_embedder("mine").run(CROPS) - expected_vectors(CROPS)).max() < 1e-5
+    mine.write_bytes(b"damaged")
+    rows = {row["name"]: row for row in run("models")["models"]}
+    assert (rows["mine"]["bytes"], rows["mine"]["dim"], rows["mine"]["input"]) == (7, None, None)
     text = CliRunner().invoke(bot, ["models"]).output
     assert re.search(r"retail-0265 +4\.6 +Apache-2\.0 +95\.96 / 87\.72", text)
     assert "96.2 / 87.7 *" in text
