@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.fake_camera import CONTRACT, DETECTOR, write_colour_model
-from helpers.random_gallery import draw
-from helpers.videos import COLOURS, SECONDS, VISITS, place, walk, write_lossless
+from helpers.fake_camera import CONTRACT, DETECTOR, embedder, frames_of, write_colour_model
+from helpers.random_gallery import draw, needs_milvus
+from helpers.videos import COLOURS, FPS, SECONDS, VISITS, place, walk, write_lossless
 from PIL import Image
 
 from bot_deploy import cli, open_embedder
 from bot_deploy.artifacts import read_contract, write_contract
 from bot_deploy.camera_means import CameraMeans, stored_means
+from bot_deploy.demos.enrolment import open_enrolment_gallery
+from bot_deploy.demos.recognition import LiveRecognizer
 from bot_deploy.footage import Footage
 from bot_deploy.gallery import LocalIndex, open_or_create_index
 from bot_deploy.video import detectors
@@ -219,6 +221,53 @@ def test_people_are_counted_named_and_forgotten(bot: Any, yard: Path, red: Path,
     assert people()["count"] == 2
     code, _, err = bot("forget", "Anna", "shop.gallery")
     assert (code, "nobody is called Anna" in err) == (2, True)
+
+
+@needs_milvus
+def test_people_in_milvus_are_counted_named_and_forgotten(bot: Any, yard: Path, red: Path, tmp_path: Path) -> None:
+    assert bot("index", yard, "-o", "shop.db")[0] == 0
+
+    def people(*words: object) -> Any:
+        code, out, err = bot("people", "shop.db", "--threshold", "0.9", "--json", *words)
+        assert code == 0, err
+        return json.loads(out)
+
+    first = people()["people"][0]
+    assert [one["camera_name"] for one in first["appearances"]] == ["entrance"] * 2 + ["till"] * 2
+    named = people("--name", f"{first['number']}=Anna")["people"]
+    assert [person["name"] for person in named] == ["Anna", None, None]
+    document = json.loads(bot("match", red, "shop.db", "--top", 4, "--json")[1])
+    assert {match["identity"] for match in document["matches"]} == {"Anna"}
+    pictures = [(tmp_path / match["path"]).read_bytes() for match in document["matches"]]
+    assert all(picture in content(tmp_path / "shop.footage") for picture in pictures)
+    code, out, err = bot("forget", "Anna", "shop.db", "--json")
+    assert code == 0, err
+    assert "Milvus removes deleted vectors" in err
+    assert json.loads(out)["appearances"] == 4
+    left = content(tmp_path / "shop.footage")
+    assert not any(picture in left for picture in pictures)
+    assert [person["name"] for person in people()["people"]] == [None, None]
+    assert json.loads(bot("match", red, "shop.db", "--json")[1])["matches"][0]["score"] < 0.1
+    assert bot("forget", "Anna", "shop.db")[0] == 2
+
+
+def test_the_live_recogniser_uses_the_names(bot: Any, yard: Path) -> None:
+    assert bot("index", yard, "-o", "shop.gallery")[0] == 0
+    found = json.loads(bot("people", "shop.gallery", "--threshold", "0.9", "--json")[1])["people"]
+
+    def names_of(colour: str) -> set[str | None]:
+        with open_enrolment_gallery("shop.gallery", embedder()) as gallery:
+            recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, FPS)
+            pictures = walk(1.5, [(colour, 0.0, 1.5)])
+            results = [recognizer.process_frame(frame) for frame in frames_of(pictures, FPS)]
+        assert sum(len(result.persons) for result in results) > 10
+        return {person.name for result in results for person in result.persons}
+
+    assert names_of("red") == {None}
+    number = next(person["number"] for person in found if len(person["appearances"]) == 4)  # of the red one
+    assert bot("people", "shop.gallery", "--threshold", "0.9", "--name", f"{number}=Anna")[0] == 0
+    assert "Anna" in names_of("red")
+    assert names_of("blue") == {None}
 
 
 def test_people_are_compared_without_the_camera_means(bot: Any, yard: Path, red: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -15,13 +16,15 @@ from helpers.model_server import DIM, SIZE, ModelServer, expected_vectors, write
 from PIL import Image
 
 from bot_deploy import open_embedder
+from bot_deploy.artifacts import read_contract
+from bot_deploy.choices import MEAN, STD
 from bot_deploy.cli import bot
 from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import InputError
 from bot_deploy.export import by_name
 from bot_deploy.export.by_name import prepare_model
 from bot_deploy.models import box, table
-from bot_deploy.models.table import NamedDetector
+from bot_deploy.models.table import NamedDetector, NetworkInput
 from bot_deploy.video.detectors import choose_detector, open_detector
 
 if TYPE_CHECKING:
@@ -81,6 +84,52 @@ def test_match_takes_a_name_and_says_that_it_is_not_calibrated(
     result = CliRunner().invoke(bot, ["match", *paths, "--model", "retail-0277", "--offline"])
     assert isinstance(result.exception, InputError)
     assert "retail-0277 is not in the cache, and $BOT_OFFLINE forbids" in str(result.exception)
+
+
+def test_a_state_dict_becomes_a_model_file(
+    server: ModelServer, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    from helpers import osnet
+    from helpers.toolkits import pictures
+
+    monkeypatch.setattr(by_name, "_draw_people", lambda folder: open_dataset(people))
+    state = osnet.osnet("ain")
+    torch.save(state, tmp_path / "theirs.pt")
+    served = server.network("osnet-ain-small", osnet_pt=(tmp_path / "theirs.pt").read_bytes())
+    taken = NetworkInput(*osnet.SIZE, "RGB", "0-1", MEAN, STD)
+    network = dataclasses.replace(served, input=taken, dim=osnet.DIM)
+    artifact = prepare_model(network)
+    assert artifact == tmp_path / "models" / "osnet-ain-small" / "model.onnx"
+    opened = open_embedder("osnet-ain-small")
+    contract = opened.contract
+    assert (contract.arch, contract.dim, contract.size) == ("osnet-ain", osnet.DIM, osnet.SIZE)
+    assert contract.terms == network.terms
+    images = pictures(size=osnet.SIZE)
+    np.testing.assert_allclose(opened.run(images.numpy()), osnet.expected_vectors(state, images), atol=2e-5)
+    assert prepare_model(network) == artifact
+    assert server.requests == ["/osnet.pt"]
+
+
+def test_a_teacher_by_name(
+    network: NamedModel, server: ModelServer, few_people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from bot_deploy.train import run_files
+
+    monkeypatch.setattr("bot_deploy.commands.train._prepare_torch", lambda: None)  # its settings outlast the test
+    settings = {"arch": "mobilenet_v2", "height": 32, "width": 16, "epochs": 1, "precision": "fp32", "warmup_epochs": 1}
+    settings |= {"identities_per_batch": 2, "images_per_identity": 2, "padding": 2}
+    words = ["train", "--data", str(few_people), "--weights", "none", "--teacher", "some-net"]
+    overrides = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    result = CliRunner().invoke(bot, [*words, "--out", str(tmp_path / "run"), *overrides], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert server.requests == ["/net.onnx"]
+    model_file = tmp_path / "models" / "some-net" / "model.onnx"
+    taught = read_contract(tmp_path / "run" / "model.pt").teacher
+    contract = read_contract(model_file)
+    assert taught == f"{contract.arch} {contract.embedding_space}"
+    assert run_files.read_config(tmp_path / "run").teacher == str(model_file)
 
 
 def test_the_list(network: NamedModel, tmp_path: Path) -> None:
