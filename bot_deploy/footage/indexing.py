@@ -251,7 +251,7 @@ class _Work:
     def _read(self, source: VideoSource, folder: Path, record: VideoRecord) -> VideoRecord:
         """Reads the rest of a video; each stretch is kept as soon as it is complete."""
         with (
-            progress_counter(source.name) as progress,
+            progress_counter(source.name, int(record.next_time)) as progress,
             closing(read_ahead(source.pictures(), READ_AHEAD)) as pictures,
         ):
             stretches = read_stretches(
