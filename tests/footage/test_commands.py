@@ -223,6 +223,28 @@ def test_people_are_counted_named_and_forgotten(bot: Any, yard: Path, red: Path,
     assert (code, "nobody is called Anna" in err) == (2, True)
 
 
+def test_the_table_of_people(bot: Any, yard: Path, tmp_path: Path) -> None:
+    assert bot("index", yard, "-o", "shop.gallery")[0] == 0
+    words = ("people", "shop.gallery", "--threshold", "0.9", "--json", "--csv", "people.csv")
+    code, out, err = bot(*words, "--name", "1=Anna")
+    assert (code, "wrote people.csv" in err) == (0, True)
+    people = json.loads(out)["people"]
+    with (tmp_path / "people.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["person", "name", "appearance", "camera", "from", "to", "source", "picture"]
+    assert [
+        (row["person"], row["appearance"], row["camera"], float(row["from"]), float(row["to"]), row["source"])
+        for row in rows
+    ] == [
+        (str(person["number"]), one["appearance"], one["camera_name"], one["from"], one["to"], one["video"])
+        for person in people
+        for one in person["appearances"]
+    ]
+    assert [row["name"] for row in rows] == ["Anna"] * len(people[0]["appearances"]) + [""] * 4
+    assert len(rows) == 8
+    assert all((tmp_path / row["picture"]).is_file() and row["appearance"] in row["picture"] for row in rows)
+
+
 @needs_milvus
 def test_people_in_milvus_are_counted_named_and_forgotten(bot: Any, yard: Path, red: Path, tmp_path: Path) -> None:
     assert bot("index", yard, "-o", "shop.db")[0] == 0
@@ -316,6 +338,7 @@ def test_the_camera_means_of_named_cameras(bot: Any, yard: Path, tmp_path: Path)
         (["adapt", "model.onnx", "--images", "{crops}", "--detector", "hog"], "only videos are searched for people"),
         (["people", "{empty}"], "no appearances of people"),
         (["people", "{empty}", "--name", "Anna"], "write WHO=NAME"),
+        (["people", "{empty}", "--csv", "people.txt"], "people.txt"),
         (["match", "{crops}/1.png", "{crops}", "--camera", "till"], "till: only cameras of videos have names"),
         (["match", "{crops}/1.png", "{crops}", "--camera", "123456"], "not in the range"),
         (["match", "{crops}/1.png", "{crops}", "--detector", "hog"], "only videos are searched for people"),
