@@ -24,6 +24,15 @@ OFFLINE_VARIABLE = "BOT_OFFLINE"  # set it to 1, and nothing is fetched
 SYNTHETIC = "synthetic"  # names the built-in data set
 MERGE_SEPARATOR = " + "  # between the sources of a merged data set where they are shown, and in files of old runs
 
+# ---- videos ----
+# Files with these ends are taken for videos, and FFmpeg must read them: containers, and streams without one.
+VIDEO_SUFFIXES = frozenset(
+    {".3g2", ".3gp", ".asf", ".avi", ".dav", ".divx", ".dv", ".f4v", ".flv", ".ivf", ".m2t", ".m2ts", ".m4v"}
+    | {".mk3d", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm"}
+    | {".rmvb", ".tod", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".xvid"}
+    | {".264", ".265", ".avc", ".h264", ".h265", ".hevc", ".m1v", ".m2v", ".mjpeg", ".mjpg", ".mpv", ".y4m"}
+)
+
 # ---- where a model runs ----
 # file suffix -> device -> the module in backends/ that runs such a file there
 BACKENDS = {

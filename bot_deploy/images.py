@@ -347,6 +347,7 @@ def walk_images(
     folder: str | Path,
     suffixes: frozenset[str] = SUFFIXES,
     on_error: Callable[[str, OSError], None] | None = None,
+    others: Counter[str] | None = None,
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yields the path below `folder` (parts joined by "/") and the directory entry of each image file, in no order.
 
@@ -354,12 +355,13 @@ def walk_images(
     is yielded, also links, devices and empty folders: `read_image` raises an ImageError for what is no regular file.
     At the end, a warning counts the images of kinds that are not read (`UNREAD_SUFFIXES`).
 
-    `on_error` gets the path of a folder below `folder` that cannot be read, and why.
+    `on_error` gets the path of a folder below `folder` that cannot be read, and why. `others` counts the other
+    files by their suffixes.
 
     Raises:
         InputError: a folder cannot be read, and there is no `on_error` or it is `folder` itself.
     """
-    skipped: Counter[str] = Counter()
+    others = Counter() if others is None else others
     folders: list[tuple[str, str, os.DirEntry[str] | None]] = [("", os.fspath(folder), None)]
     while folders:
         prefix, path, parent = folders.pop()
@@ -377,17 +379,19 @@ def walk_images(
             name = entry.name
             if name.startswith("."):
                 continue
+            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - for a million names, Path is slow
             if entry.is_dir(follow_symlinks=False):
                 folders.append((f"{prefix}{name}/", entry.path, entry))
-            elif os.path.splitext(name)[1].lower() in suffixes:  # noqa: PTH122 - for a million names, Path is slow
+            elif suffix in suffixes:
                 yield prefix + name, entry
-            elif (suffix := os.path.splitext(name)[1].lower()) in UNREAD_SUFFIXES:  # noqa: PTH122 - as in _has_suffix
-                skipped[suffix] += 1
-    warn_of_skipped(folder, skipped)
+            else:
+                others[suffix] += 1
+    warn_of_skipped(folder, others)
 
 
-def warn_of_skipped(source: str | Path, skipped: Counter[str]) -> None:
-    """Logs how many images of each suffix in `skipped` were left out below `source`; nothing if there are none."""
+def warn_of_skipped(source: str | Path, others: Counter[str]) -> None:
+    """Logs how many of the files below `source`, counted by suffix, are images of kinds that are not read."""
+    skipped = Counter({suffix: others[suffix] for suffix in UNREAD_SUFFIXES & others.keys()})
     if skipped:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common())
         logger.warning(f"{source}: {skipped.total()} images are left out ({kinds}); convert them to JPEG or PNG")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -39,10 +40,11 @@ def show_progress(items: Iterable[T], progress_text: str | None, total: int | No
 
 
 @contextmanager
-def progress_counter(progress_text: str) -> Iterator[ProgressReport]:
+def progress_counter(progress_text: str, done: int = 0) -> Iterator[ProgressReport]:
     """A progress bar for work that reports its own progress: yields a function of (items finished, items in all).
 
-    A third argument is a note behind the bar, such as the speed.
+    A third argument is a note behind the bar, such as the speed. `done` items were finished by an earlier run: they
+    count as finished, but not for the time left.
     """
     with click.progressbar(
         length=1,
@@ -52,10 +54,15 @@ def progress_counter(progress_text: str) -> Iterator[ProgressReport]:
         hidden=not _bars_possible(),
         item_show_func=lambda note: note,
     ) as bar:
+        begun, bar.pos = time.time(), done
 
         def update(finished: int, total: int, note: str = "") -> None:
             bar.length = total
-            bar.update(finished - bar.pos, note)
+            if done and finished > done:  # click divides the time since `start` by all that is finished
+                now = time.time()
+                bar.start = now - (now - begun) * finished / (finished - done)
+            if finished > done or not done:
+                bar.update(finished - bar.pos, note)
 
         yield update
 

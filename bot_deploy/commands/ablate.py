@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .options import COUNT, RecipeCommand, RenamedOption
+from .options import COUNT, OFFLINE, RecipeCommand, RenamedOption
 
 
 @click.command(cls=RecipeCommand)
@@ -41,6 +41,7 @@ from .options import COUNT, RecipeCommand, RenamedOption
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Value of a recipe key; repeatable.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the table; default: runs/ablation-TABLE.")
+@OFFLINE
 def ablate(
     data: tuple[str, ...],
     test: str | None,

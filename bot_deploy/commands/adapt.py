@@ -10,7 +10,7 @@ import click
 
 from .footage import check_one_source, open_video_indexes
 from .model_choice import choose_model, model_name, open_model, say_terms
-from .options import DETECTOR, FOOTAGE, JSON, Address, runtime
+from .options import DETECTOR, FOOTAGE, JSON, Address, model_argument, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@model_argument()
 @click.option(
     "--images",
     type=click.Path(path_type=Path),

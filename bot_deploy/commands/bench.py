@@ -10,7 +10,7 @@ import click
 from bot_deploy.choices import BACKENDS, DEVICES, device_kind
 
 from .model_choice import choose_model, model_name, say_terms
-from .options import JSON, OFFLINE, THREADS, Device, NumberRange
+from .options import JSON, OFFLINE, THREADS, Device, NumberRange, model_argument
 
 if TYPE_CHECKING:
     from bot_deploy.artifacts.contract import Contract
@@ -28,7 +28,7 @@ class ModelOnDevice(NamedTuple):
 
 
 @click.command()
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@model_argument(required=True, several=True)
 @click.option(
     "--device",
     "devices",

@@ -11,7 +11,7 @@ from bot_deploy.choices import TARGET_FALSE_ACCEPT_RATE
 
 from .footage import check_one_source, open_video_indexes
 from .model_choice import choose_model, open_model
-from .options import DETECTOR, FOOTAGE, JSON, Address, NumberRange, runtime
+from .options import DETECTOR, FOOTAGE, JSON, Address, NumberRange, model_argument, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@model_argument(required=True)
 @click.option("--data", help="Crops of identities from several cameras: a folder, .zip or .csv, or `synthetic`.")
 @click.option(
     "--gallery", type=Address(), metavar="INDEX", help="Index of videos from `bot index`; no labels are needed."

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from .model_choice import choose_model, model_name, open_model
-from .options import JSON, Address, RenamedOption, runtime
+from .options import JSON, Address, RenamedOption, model_argument, runtime
 
 if TYPE_CHECKING:
     from bot_deploy.doctor.score_shift import ScoreShift
 
 
 @click.command()
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@model_argument()
 @click.option(
     "--images",
     "folder",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .model_choice import choose_model, open_model, say_cameras
-from .options import JSON, RenamedOption, runtime
+from .options import JSON, RenamedOption, model_argument, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("eval")
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@model_argument()
 @click.option(
     "--data",
     default="synthetic",

@@ -102,9 +102,26 @@ def _document(model: ListedModel, speeds: Mapping[str, float]) -> dict[str, obje
 
     return {
         **asdict(model),
+        **(_contract_document(model.path) if model.path and not model.input else {}),
         "path": str(model.path) if model.path else None,
         "images_per_second": speeds.get(model.name),
     }
+
+
+def _contract_document(path: Path) -> dict[str, object]:
+    """What the contract of a model file says about dimensions and input; nothing of a file that cannot be read."""
+    from dataclasses import asdict
+
+    from bot_deploy.artifacts import read_contract
+    from bot_deploy.errors import BotError
+    from bot_deploy.models.table import NetworkInput
+
+    try:
+        contract = read_contract(path)
+    except (BotError, ModuleNotFoundError):  # one damaged file does not end the list
+        return {}
+    taken = NetworkInput(contract.height, contract.width, contract.color, "0-1", contract.mean, contract.std)
+    return {"dim": contract.dim, "input": asdict(taken)}
 
 
 def _lines(listed: Sequence[ListedModel], speeds: Mapping[str, float], *, bench: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -207,3 +208,33 @@ def runtime(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(RUNTIME_OPTIONS):
         command = option(command)
     return command
+
+
+def model_argument(*, required: bool = False, several: bool = False) -> Callable[[Callable[..., Any]], Any]:
+    """Adds the argument MODEL, which may be given as --model too: as `model`, or of `several` the tuple `models`."""
+    name = "models" if several else "model"
+    wanted = {"nargs": -1} if several else {"required": False}
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def run(*, named_model: Any, **options: Any) -> Any:
+            if options[name] and named_model:
+                raise click.UsageError("give the model as MODEL or as --model, not both")
+            options[name] = options[name] or named_model
+            if required and not options[name]:
+                raise click.UsageError("Missing argument 'MODEL'; --model gives it too.")
+            return command(**options)
+
+        option = click.option(
+            "--model",
+            "named_model",
+            type=click.Path(path_type=Path),
+            multiple=several,
+            metavar="FILE|NAME",
+            help=f"The same as MODEL: a file, or a name of `bot models`{'; repeatable' if several else ''}.",
+        )
+        metavar = ("MODEL" if required else "[MODEL]") + "..." * several
+        argument = click.argument(name, metavar=metavar, type=click.Path(path_type=Path), **wanted)
+        return argument(option(run))
+
+    return decorate

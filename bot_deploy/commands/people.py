@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .model_choice import choose_model, say_cameras
-from .options import JSON, MODEL, Address, NumberRange
+from .options import JSON, MODEL, OFFLINE, Address, NumberRange
 
 if TYPE_CHECKING:
     from bot_deploy.footage import Appearance
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 @click.option(
     "--html", type=click.Path(path_type=Path), metavar="F.html", help="Write the people as one page, images included."
 )
+@click.option(
+    "--csv", type=click.Path(path_type=Path), metavar="F.csv", help="Write a table with one row for each appearance."
+)
+@OFFLINE
 @JSON
 def people(
     gallery: str,
@@ -41,6 +45,7 @@ def people(
     threshold: float | None,
     names: tuple[str, ...],
     html: Path | None,
+    csv: Path | None,
     as_json: bool,
 ) -> None:
     """Count the people in the videos of GALLERY, and show the path of each through the cameras.
@@ -57,10 +62,13 @@ def people(
     from bot_deploy.matching.centered_gallery import CenteredGallery
     from bot_deploy.matching.people import choose_threshold, group_people, list_appearances, name_people
     from bot_deploy.reports import page, people_page
+    from bot_deploy.reports.tables import write_people_csv
 
     given = _parse_names(names)
     if html:
         prepare_output(html, "a page", page.SUFFIXES)
+    if csv:
+        prepare_output(csv, "a table", {".csv"})
     galleries.check_gallery(gallery)
     contract = read_contract(choose_model(model))
     means = camera_means_of(contract)
@@ -80,7 +88,10 @@ def people(
                 index.root,
                 html,
             )
-            say(f"wrote {html}")
+        if csv:
+            write_people_csv(found, index.root, csv)
+        for path in filter(None, (html, csv)):
+            say(f"wrote {path}")
     if as_json:
         show_json(_document(gallery, found, cosine))
     else:

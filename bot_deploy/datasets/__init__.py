@@ -131,8 +131,7 @@ def _find_files(root: Path) -> list[File]:
     top = zipfile.Path(archive)
     entries = sorted(tuple(name.split("/")) for name in archive.namelist() if not name.endswith("/"))
     visible = [names for names in entries if not any(name.startswith(".") or name == "__MACOSX" for name in names)]
-    kinds = Counter(Path(names[-1]).suffix.lower() for names in visible)
-    images.warn_of_skipped(root, Counter(kind for kind in kinds.elements() if kind in images.UNREAD_SUFFIXES))
+    images.warn_of_skipped(root, Counter(Path(names[-1]).suffix.lower() for names in visible))
     return [
         File(names, top.joinpath("/".join(names))) for names in visible if Path(names[-1]).suffix.lower() in suffixes
     ]

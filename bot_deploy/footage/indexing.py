@@ -225,6 +225,8 @@ class _Work:
         begin, begin_source = find_start(video, source.metadata, start)
         clock = "the time of day is unknown" if begin is None else f"begins {format_clock(begin)} ({begin_source})"
         logger.info(f"{video}: camera {name} ({name_source}), {clock}")
+        if source.times_note:
+            logger.info(f"{video}: {source.times_note}")
         return VideoRecord(
             RECORD_FORMAT,
             quote_path(video),
@@ -249,7 +251,7 @@ class _Work:
     def _read(self, source: VideoSource, folder: Path, record: VideoRecord) -> VideoRecord:
         """Reads the rest of a video; each stretch is kept as soon as it is complete."""
         with (
-            progress_counter(source.name) as progress,
+            progress_counter(source.name, int(record.next_time)) as progress,
             closing(read_ahead(source.pictures(), READ_AHEAD)) as pictures,
         ):
             stretches = read_stretches(

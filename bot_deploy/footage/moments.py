@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from bot_deploy.images import Pixels
     from bot_deploy.video.detectors import Detector
+
+logger = logging.getLogger(__name__)
 
 Xywh = tuple[int, int, int, int]  # left, top, width, height in pixels
 
@@ -63,6 +66,8 @@ def read_moment(moment: Moment, box: Xywh | None, open_detector: Callable[[], De
 def _read_frame(moment: Moment) -> Pixels:
     """The last frame that is not after `moment`."""
     with VideoSource(str(moment.video), str(moment.video.absolute())) as source:
+        if source.times_note:
+            logger.info(f"{moment.video}: {source.times_note}")
         source.seek(moment.time)
         last = None
         for picture in source.pictures():

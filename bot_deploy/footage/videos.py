@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from bot_deploy import images
-from bot_deploy.choices import MIN_TIMESTAMP_S
+from bot_deploy.choices import MIN_TIMESTAMP_S, VIDEO_SUFFIXES
 from bot_deploy.datasets.names import (
     TIME_PATTERN,
     is_camera_folder,
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-SUFFIXES = frozenset(
-    {".3gp", ".asf", ".avi", ".dav", ".flv", ".m2ts", ".m4v", ".mkv", ".mov"}
-    | {".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"}
-)
 FINGERPRINT_BYTES = 1 << 20  # of the beginning and of the end of a file
 # Names that recorders and telephones give to every file.
 COMMON_NAMES = frozenset(
@@ -51,7 +47,7 @@ class Known(NamedTuple):
 
 def is_video(path: Path) -> bool:
     """Whether the name of `path` is that of a video."""
-    return path.suffix.lower() in SUFFIXES
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_videos(paths: Sequence[Path]) -> list[Path]:
@@ -62,9 +58,9 @@ def find_videos(paths: Sequence[Path]) -> list[Path]:
     """
     videos: dict[Path, Path] = {}
     for path in paths:
-        found = images.find_images(path, SUFFIXES) if path.is_dir() else [path]
+        found = images.find_images(path, VIDEO_SUFFIXES) if path.is_dir() else [path]
         if not found:
-            raise InputError(f"{path}: no videos in this folder ({', '.join(sorted(SUFFIXES))})")
+            raise InputError(f"{path}: no videos in this folder ({', '.join(sorted(VIDEO_SUFFIXES))})")
         if not path.is_dir() and not path.is_file():
             raise InputError(f"{path}: no such file or folder")
         videos |= {video.absolute(): video for video in found}
@@ -74,7 +70,7 @@ def find_videos(paths: Sequence[Path]) -> list[Path]:
 def holds_footage(path: Path) -> bool:
     """Whether `path` is a video, or a folder of videos without images; a folder with images is one of crops."""
     if path.is_dir():
-        return next(images.walk_images(path), None) is None and bool(images.find_images(path, SUFFIXES))
+        return next(images.walk_images(path), None) is None and bool(images.find_images(path, VIDEO_SUFFIXES))
     return path.is_file() and is_video(path)
 
 

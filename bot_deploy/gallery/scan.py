@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from bot_deploy import images
+from bot_deploy.choices import VIDEO_SUFFIXES
 from bot_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 CLOCK_GRAIN_NS = 2_000_000_000  # the coarsest clock of a file system, that of FAT
 BLOCK_BYTES = 1 << 20
@@ -43,7 +48,7 @@ def check_folder(folder: Path) -> None:
 
 
 def scan_images(folder: Path) -> ScanResult:
-    """Every image file below `folder`, in the order of their paths.
+    """Every image file below `folder`, in the order of their paths; logs how many videos there are beside them.
 
     Raises:
         InputError: no such folder, or it cannot be read.
@@ -56,7 +61,11 @@ def scan_images(folder: Path) -> ScanResult:
 
     # Within one tick of its clock, a file system gives two contents the same time.
     settled_before = time.time_ns() - CLOCK_GRAIN_NS
-    entries = sorted(images.walk_images(folder, on_error=keep), key=itemgetter(0))
+    others: Counter[str] = Counter()
+    entries = sorted(images.walk_images(folder, on_error=keep, others=others), key=itemgetter(0))
+    videos = sum(count for suffix, count in others.items() if suffix in VIDEO_SUFFIXES)
+    if entries and videos:
+        logger.warning(f"{videos} videos in {folder} are not read, because it also holds images; name them")
     return ScanResult({path: file_state(entry, settled_before) for path, entry in entries}, unreadable)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from . import box
 from .cache import find_model_file, model_names
 from .fetch import find_cached_file
-from .table import NAMED_DETECTORS, NAMED_MODELS, Accuracy, NamedDetector, NamedModel
+from .table import NAMED_DETECTORS, NAMED_MODELS, Accuracy, NamedDetector, NamedModel, NetworkInput, RemoteFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +29,9 @@ class ListedModel:
     published: Accuracy | None = None  # by its authors
     measured: tuple[Accuracy, ...] = ()  # by us
     cached: bool = True
+    dim: int | None = None  # of an embedding; None: of a detector, or only the contract of the file has it
+    input: NetworkInput | None = None  # None: only the contract of the file has it
+    files: tuple[RemoteFile, ...] = ()  # what is fetched
     path: Path | None = None  # the file that `bot` opens; of a model that is not wrapped yet, None
 
 
@@ -67,6 +70,9 @@ def _listed(network: NamedModel | NamedDetector) -> ListedModel:
         published=network.published if isinstance(network, NamedModel) else None,
         measured=network.measured if isinstance(network, NamedModel) else (),
         cached=bool(path or file),
+        dim=network.dim if isinstance(network, NamedModel) else None,
+        input=network.input,
+        files=network.files,
         path=path,
     )
 

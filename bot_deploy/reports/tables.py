@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     from bot_deploy.footage import Appearance
     from bot_deploy.matching.match import Match, Ranking
+    from bot_deploy.matching.people import SeenPerson
 
 COLUMNS = ("query", "rank", "path", "score", "identity", "camera", "time", "decision", "verdict")
+PEOPLE_COLUMNS = ("person", "name", "appearance", "camera", "from", "to", "source", "picture")
 APPEARANCE_COLUMNS = ("camera_name", "from", "to", "video", "video_from", "video_to")  # where a gallery has videos
 
 
@@ -114,6 +116,30 @@ def write_csv(rankings: Sequence[Ranking], path: Path) -> None:
                     row = (query, match.rank, match_path, f"{match.score:.6f}", identity, match.camera, match.time)
                     seen = _appearance_cells(match.appearance) if match.appearance else ()
                     writer.writerow((*row, verdict.decision, verdict.explanation, *seen))
+
+    write_atomically(path, write)
+
+
+def write_people_csv(people: Sequence[SeenPerson], root: Path, path: Path) -> None:
+    """Writes the table `path` with PEOPLE_COLUMNS and a row for each appearance; `root` is the gallery's.
+
+    Cells are as those of `write_csv`. `picture` is a crop from the middle of the appearance.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.writer(file)
+            writer.writerow(PEOPLE_COLUMNS)
+            for person in people:
+                for one in person.appearances:
+                    seen = one.appearance
+                    camera, start, end, video, *_ = _appearance_cells(seen)
+                    who = person.number, safe_cell(person.name or ""), safe_cell(seen.short_key)
+                    picture = _path_cell(root / seen.crops[len(seen.crops) // 2])
+                    writer.writerow((*who, camera, start, end, video, picture))
 
     write_atomically(path, write)
 

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.fake_camera import CONTRACT, DETECTOR, write_colour_model
-from helpers.random_gallery import draw
-from helpers.videos import COLOURS, SECONDS, VISITS, place, walk, write_lossless
+from helpers.fake_camera import CONTRACT, DETECTOR, embedder, frames_of, write_colour_model
+from helpers.random_gallery import draw, needs_milvus
+from helpers.videos import COLOURS, FPS, SECONDS, VISITS, place, walk, write_lossless
 from PIL import Image
 
 from bot_deploy import cli, open_embedder
 from bot_deploy.artifacts import read_contract, write_contract
 from bot_deploy.camera_means import CameraMeans, stored_means
+from bot_deploy.demos.enrolment import open_enrolment_gallery
+from bot_deploy.demos.recognition import LiveRecognizer
 from bot_deploy.footage import Footage
 from bot_deploy.gallery import LocalIndex, open_or_create_index
 from bot_deploy.video import detectors
@@ -112,6 +114,19 @@ def test_two_commands_find_a_person(bot: Any, yard: Path, red: Path, tmp_path: P
     code, out, err = bot("match", red, "shop.gallery", "--camera", "till", "--until", "2026-01-31T12:10:05", "--json")
     found = json.loads(out)["matches"]
     assert [(match["camera_name"], round(match["video_from"])) for match in found] == [("till", 1)]
+
+
+def test_videos_beside_crops_are_counted(bot: Any, yard: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        draw(tmp_path / "mixed" / "door" / f"{number}.png", number)
+    for name in NAMES:
+        (tmp_path / "mixed" / name).symlink_to(yard / name)
+    message = "2 videos in mixed are not read, because it also holds images; name them"
+    for words in (["index", "mixed", "-o", "x.gallery"], ["match", "mixed/door/0.png", "mixed"]):
+        code, _, err = bot(*words)
+        assert code == 0, err
+        assert err.splitlines().count(message) == 1
+    assert "videos in" not in bot("match", "mixed/door/0.png", "mixed/door")[2]
 
 
 def test_the_table_and_the_page(bot: Any, yard: Path, red: Path, tmp_path: Path) -> None:
@@ -208,6 +223,75 @@ def test_people_are_counted_named_and_forgotten(bot: Any, yard: Path, red: Path,
     assert (code, "nobody is called Anna" in err) == (2, True)
 
 
+def test_the_table_of_people(bot: Any, yard: Path, tmp_path: Path) -> None:
+    assert bot("index", yard, "-o", "shop.gallery")[0] == 0
+    words = ("people", "shop.gallery", "--threshold", "0.9", "--json", "--csv", "people.csv")
+    code, out, err = bot(*words, "--name", "1=Anna")
+    assert (code, "wrote people.csv" in err) == (0, True)
+    people = json.loads(out)["people"]
+    with (tmp_path / "people.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["person", "name", "appearance", "camera", "from", "to", "source", "picture"]
+    assert [
+        (row["person"], row["appearance"], row["camera"], float(row["from"]), float(row["to"]), row["source"])
+        for row in rows
+    ] == [
+        (str(person["number"]), one["appearance"], one["camera_name"], one["from"], one["to"], one["video"])
+        for person in people
+        for one in person["appearances"]
+    ]
+    assert [row["name"] for row in rows] == ["Anna"] * len(people[0]["appearances"]) + [""] * 4
+    assert len(rows) == 8
+    assert all((tmp_path / row["picture"]).is_file() and row["appearance"] in row["picture"] for row in rows)
+
+
+@needs_milvus
+def test_people_in_milvus_are_counted_named_and_forgotten(bot: Any, yard: Path, red: Path, tmp_path: Path) -> None:
+    assert bot("index", yard, "-o", "shop.db")[0] == 0
+
+    def people(*words: object) -> Any:
+        code, out, err = bot("people", "shop.db", "--threshold", "0.9", "--json", *words)
+        assert code == 0, err
+        return json.loads(out)
+
+    first = people()["people"][0]
+    assert [one["camera_name"] for one in first["appearances"]] == ["entrance"] * 2 + ["till"] * 2
+    named = people("--name", f"{first['number']}=Anna")["people"]
+    assert [person["name"] for person in named] == ["Anna", None, None]
+    document = json.loads(bot("match", red, "shop.db", "--top", 4, "--json")[1])
+    assert {match["identity"] for match in document["matches"]} == {"Anna"}
+    pictures = [(tmp_path / match["path"]).read_bytes() for match in document["matches"]]
+    assert all(picture in content(tmp_path / "shop.footage") for picture in pictures)
+    code, out, err = bot("forget", "Anna", "shop.db", "--json")
+    assert code == 0, err
+    assert "Milvus removes deleted vectors" in err
+    assert json.loads(out)["appearances"] == 4
+    left = content(tmp_path / "shop.footage")
+    assert not any(picture in left for picture in pictures)
+    assert [person["name"] for person in people()["people"]] == [None, None]
+    assert json.loads(bot("match", red, "shop.db", "--json")[1])["matches"][0]["score"] < 0.1
+    assert bot("forget", "Anna", "shop.db")[0] == 2
+
+
+def test_the_live_recogniser_uses_the_names(bot: Any, yard: Path) -> None:
+    assert bot("index", yard, "-o", "shop.gallery")[0] == 0
+    found = json.loads(bot("people", "shop.gallery", "--threshold", "0.9", "--json")[1])["people"]
+
+    def names_of(colour: str) -> set[str | None]:
+        with open_enrolment_gallery("shop.gallery", embedder()) as gallery:
+            recognizer = LiveRecognizer(DETECTOR, embedder(), gallery, FPS)
+            pictures = walk(1.5, [(colour, 0.0, 1.5)])
+            results = [recognizer.process_frame(frame) for frame in frames_of(pictures, FPS)]
+        assert sum(len(result.persons) for result in results) > 10
+        return {person.name for result in results for person in result.persons}
+
+    assert names_of("red") == {None}
+    number = next(person["number"] for person in found if len(person["appearances"]) == 4)  # of the red one
+    assert bot("people", "shop.gallery", "--threshold", "0.9", "--name", f"{number}=Anna")[0] == 0
+    assert "Anna" in names_of("red")
+    assert names_of("blue") == {None}
+
+
 def test_people_are_compared_without_the_camera_means(bot: Any, yard: Path, red: Path, tmp_path: Path) -> None:
     """The mean of one camera is blue, so that red people of it no longer look like those of the other camera."""
     assert bot("index", yard, "-o", "shop.gallery")[0] == 0
@@ -254,6 +338,7 @@ def test_the_camera_means_of_named_cameras(bot: Any, yard: Path, tmp_path: Path)
         (["adapt", "model.onnx", "--images", "{crops}", "--detector", "hog"], "only videos are searched for people"),
         (["people", "{empty}"], "no appearances of people"),
         (["people", "{empty}", "--name", "Anna"], "write WHO=NAME"),
+        (["people", "{empty}", "--csv", "people.txt"], "people.txt"),
         (["match", "{crops}/1.png", "{crops}", "--camera", "till"], "till: only cameras of videos have names"),
         (["match", "{crops}/1.png", "{crops}", "--camera", "123456"], "not in the range"),
         (["match", "{crops}/1.png", "{crops}", "--detector", "hog"], "only videos are searched for people"),

@@ -201,8 +201,16 @@ def test_a_killed_run_goes_on_with_the_same_result(
 ) -> None:
     index(video, tmp_path / "whole.gallery")
     out = tmp_path / "killed.gallery"
+    done: list[int] = []  # seconds that each run takes over from those before
+    counter = module.progress_counter
+    monkeypatch.setattr(
+        module, "progress_counter", lambda text, finished=0: done.append(finished) or counter(text, finished)
+    )
     kills = list(killed_runs(video, out, monkeypatch))
     assert len(kills) >= 3
+    assert done[0] == 0
+    assert done == sorted(done)
+    assert 5 < done[-1] < SECONDS
     assert any("goes on at 00:00:" in message for message in caplog.messages)
     whole, killed = content(tmp_path / "whole.gallery"), content(out)
     assert [row[:3] for row in killed] == [row[:3] for row in whole]

@@ -18,13 +18,14 @@ from PIL import Image
 from bot_deploy import open_embedder
 from bot_deploy.artifacts import read_contract
 from bot_deploy.artifacts.contract import decode_calibration
+from bot_deploy.choices import MEAN, STD
 from bot_deploy.cli import bot
 from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import InputError
 from bot_deploy.export import by_name
 from bot_deploy.export.by_name import prepare_model
 from bot_deploy.models import box, table
-from bot_deploy.models.table import NamedDetector
+from bot_deploy.models.table import NamedDetector, NetworkInput
 from bot_deploy.video.detectors import choose_detector, open_detector
 
 if TYPE_CHECKING:
@@ -108,6 +109,52 @@ def test_match_takes_a_name_and_says_that_it_is_not_calibrated(
     assert "retail-0277 is not in the cache, and $BOT_OFFLINE forbids" in str(result.exception)
 
 
+def test_a_state_dict_becomes_a_model_file(
+    server: ModelServer, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    from helpers import osnet
+    from helpers.toolkits import pictures
+
+    monkeypatch.setattr(by_name, "_draw_people", lambda folder: open_dataset(people))
+    state = osnet.osnet("ain")
+    torch.save(state, tmp_path / "theirs.pt")
+    served = server.network("osnet-ain-small", osnet_pt=(tmp_path / "theirs.pt").read_bytes())
+    taken = NetworkInput(*osnet.SIZE, "RGB", "0-1", MEAN, STD)
+    network = dataclasses.replace(served, input=taken, dim=osnet.DIM)
+    artifact = prepare_model(network)
+    assert artifact == tmp_path / "models" / "osnet-ain-small" / "model.onnx"
+    opened = open_embedder("osnet-ain-small")
+    contract = opened.contract
+    assert (contract.arch, contract.dim, contract.size) == ("osnet-ain", osnet.DIM, osnet.SIZE)
+    assert contract.terms == network.terms
+    images = pictures(size=osnet.SIZE)
+    np.testing.assert_allclose(opened.run(images.numpy()), osnet.expected_vectors(state, images), atol=2e-5)
+    assert prepare_model(network) == artifact
+    assert server.requests == ["/osnet.pt"]
+
+
+def test_a_teacher_by_name(
+    network: NamedModel, server: ModelServer, few_people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from bot_deploy.train import run_files
+
+    monkeypatch.setattr("bot_deploy.commands.train._prepare_torch", lambda: None)  # its settings outlast the test
+    settings = {"arch": "mobilenet_v2", "height": 32, "width": 16, "epochs": 1, "precision": "fp32", "warmup_epochs": 1}
+    settings |= {"identities_per_batch": 2, "images_per_identity": 2, "padding": 2}
+    words = ["train", "--data", str(few_people), "--weights", "none", "--teacher", "some-net"]
+    overrides = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    result = CliRunner().invoke(bot, [*words, "--out", str(tmp_path / "run"), *overrides], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert server.requests == ["/net.onnx"]
+    model_file = tmp_path / "models" / "some-net" / "model.onnx"
+    taught = read_contract(tmp_path / "run" / "model.pt").teacher
+    contract = read_contract(model_file)
+    assert taught == f"{contract.arch} {contract.embedding_space}"
+    assert run_files.read_config(tmp_path / "run").teacher == str(model_file)
+
+
 def test_the_list(network: NamedModel, tmp_path: Path) -> None:
     document = run("models")
     rows = {row["name"]: row for row in document["models"]}
@@ -118,6 +165,25 @@ def test_the_list(network: NamedModel, tmp_path: Path) -> None:
     assert rows["retail-0277"]["cached"] is False
     assert rows["some-net"]["cached"] is False
     assert [row["name"] for row in document["detectors"]] == ["yolox-nano", "yolox-tiny", "yolox-s"]
+
+    assert rows["some-net"]["dim"] == DIM
+    assert rows["some-net"]["input"] == {
+        "height": 32,
+        "width": 16,
+        "color": "BGR",
+        "pixel_range": "0-1",
+        "mean": [0.1, 0.5, 0.9],
+        "std": [0.2, 0.3, 0.4],
+    }
+    (file,) = rows["some-net"]["files"]
+    assert file == {key: getattr(network.files[0], key) for key in ("address", "bytes", "checksum")}
+    assert [file["address"].rpartition(".")[2] for file in rows["retail-0277"]["files"]] == ["xml", "bin"]
+    assert (rows["retail-0277"]["dim"], rows["retail-0277"]["input"]["color"]) == (256, "BGR")
+    # Of a model without an entry in the table, the contract says it.
+    assert (rows["box"]["dim"], rows["box"]["files"]) == (1280, [])
+    assert (rows["box"]["input"]["height"], rows["box"]["input"]["mean"]) == (256, [0.485, 0.456, 0.406])
+    nano = document["detectors"][0]
+    assert (nano["dim"], nano["input"]["width"], nano["files"][0]["checksum"][:7]) == (None, 416, "sha256:")
 
     document = run("models", "some-net", "--fetch", "--to", str(tmp_path / "models"), "--bench")
     (row,) = document["models"]
@@ -131,7 +197,11 @@ def test_the_list(network: NamedModel, tmp_path: Path) -> None:
     rows = {row["name"]: row for row in run("models")["models"]}
     assert (rows["mine"]["cached"], rows["mine"]["licence"]) == (True, None)
     assert rows["mine"]["bytes"] == mine.stat().st_size
+    assert (rows["mine"]["dim"], rows["mine"]["input"]["height"], rows["mine"]["files"]) == (DIM, 32, [])
     assert np.abs(open_embedder("mine").run(CROPS) - expected_vectors(CROPS)).max() < 1e-5
+    mine.write_bytes(b"damaged")
+    rows = {row["name"]: row for row in run("models")["models"]}
+    assert (rows["mine"]["bytes"], rows["mine"]["dim"], rows["mine"]["input"]) == (7, None, None)
     text = CliRunner().invoke(bot, ["models"]).output
     assert re.search(r"retail-0265 +4\.6 +Apache-2\.0 +95\.96 / 87\.72", text)
     assert "96.2 / 87.7 *" in text

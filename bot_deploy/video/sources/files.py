@@ -63,7 +63,10 @@ def open_video(
         return None
     if b"\0" not in _read_head(path):  # FFmpeg would draw a .txt file as ANSI art
         raise InputError(f"{name}: this file is text, not a video", parameter="source")
-    return VideoSource(name, str(path.absolute()), fps)  # FFmpeg would take "a:b.mp4" for an address
+    source = VideoSource(name, str(path.absolute()), fps)  # FFmpeg would take "a:b.mp4" for an address
+    if source.times_note:
+        logger.info(f"{name}: {source.times_note}")
+    return source
 
 
 def _read_head(path: Path) -> bytes:

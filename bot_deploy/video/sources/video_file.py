@@ -60,7 +60,11 @@ class Picture:
 
 
 class VideoSource(Source):
-    """Frames from a video file, rotated upright as the file's metadata say."""
+    """Frames from a video file, rotated upright as the file's metadata say.
+
+    Attributes:
+        times_note: what is to be said if the file holds no times, such as one of H.264 without a container; or "".
+    """
 
     def __init__(self, name: str, address: str, fps: float | None = None, protocols: str = "file") -> None:
         """Reads the first frame; `fps` None means the rate that the video reports or, with pauses, usually has.
@@ -75,6 +79,7 @@ class VideoSource(Source):
             InputError: no frame can be read.
         """
         import av
+        from av.format import Flags
         from av.video.reformatter import VideoReformatter
 
         self._closed = False
@@ -95,12 +100,15 @@ class VideoSource(Source):
         stream.thread_type = "AUTO"
         packets = _readable(self._container.demux(stream))
         first_packets = list(islice(packets, RATE_PACKETS))
-        super().__init__(name, fps or _frame_rate(stream, first_packets))
+        self._has_times = not self._container.format.flags & Flags.no_timestamps.value  # FFmpeg makes some up
+        own_rate = _frame_rate(stream, first_packets) if self._has_times else _raw_frame_rate(stream)
+        super().__init__(name, fps or own_rate or DEFAULT_FPS)
+        self.times_note = "" if self._has_times else _times_note(self.fps, fps, own_rate)
         self._expected_frames: int = stream.frames  # 0 where the container does not say
-        self._expected_seconds = float((self._container.duration or 0) / av.time_base)
+        self._expected_seconds = float((self._container.duration or 0) / av.time_base) if self._has_times else 0.0
         self._number = 0  # of the next frame
         self._start: float | None = None  # presentation time of the first frame, in seconds
-        self._time = 0.0  # of the last frame, in seconds
+        self._time = -1 / self.fps  # of the last frame, in seconds
         self._frames = _decode(chain(first_packets, packets))
         self._first = next(self._frames, None)
         if self._first is None:
@@ -144,7 +152,7 @@ class VideoSource(Source):
         Returns False where the file cannot be searched; then it stays at the beginning. The numbers of the pictures
         that follow are estimated from their times.
         """
-        first = self._first
+        first = self._first if self._has_times else None
         if first is None or first.time is None or not self._stream.time_base or time <= 0:
             return False
         try:
@@ -164,7 +172,7 @@ class VideoSource(Source):
     def _rewind(self) -> None:
         self._container.seek(0)
         self._frames = _decode(_readable(self._container.demux(self._stream)))
-        self._first, self._number, self._start, self._time = next(self._frames, None), 0, None, 0.0
+        self._first, self._number, self._start, self._time = next(self._frames, None), 0, None, -1 / self.fps
 
     def skip_to(self, number: int, time: float) -> None:
         """Goes on with frame `number`, whose time is `time` as a run through the file gave it; called before any loop.
@@ -189,13 +197,13 @@ class VideoSource(Source):
         return False
 
     def _picture(self, decoded: VideoFrame) -> Picture:
-        time = decoded.time
-        if self._start is None:
-            self._start = time
-        elif time is not None and time - self._start > self._time:
+        time = decoded.time if self._has_times else None
+        if time is not None and self._start is not None and time - self._start > self._time:
             self._time = time - self._start
-        else:  # the file has no times, or damaged ones
+        else:  # the first frame; or the file has no times, or damaged ones
             self._time += 1 / self.fps
+        if self._start is None and time is not None:
+            self._start = time - self._time
         picture = Picture(self._number, self._time, decoded, self._reformatter)
         self._number += 1
         return picture
@@ -247,6 +255,18 @@ def _frame_rate(stream: VideoStream, packets: list[Packet[VideoStream]]) -> floa
     reported = float(stream.average_rate or stream.guessed_rate or 0)
     fps = reported if usual / 2 <= reported <= 2 * usual or not usual else usual
     return fps if 0 < fps <= MAX_REPORTED_FPS else DEFAULT_FPS
+
+
+def _raw_frame_rate(stream: VideoStream) -> float:
+    """Frames per second that a stream without a container says; 0 if it says none."""
+    fps = float(stream.codec_context.framerate or 0)
+    return fps if 0 < fps <= MAX_REPORTED_FPS else 0.0
+
+
+def _times_note(fps: float, given: float | None, own_rate: float) -> str:
+    """What is said of a file without times, whose frames count as `fps` a second."""
+    source = "as given" if given else "as the stream says" if own_rate else "assumed, because it says no rate"
+    return f"the file holds no times; its frames count as {fps:g} a second ({source})"
 
 
 def _upright(picture: VideoFrame) -> Pixels:
