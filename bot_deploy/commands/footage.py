@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from bot_deploy.errors import ImageError
     from bot_deploy.footage import FootageUpdate
     from bot_deploy.gallery import LocalIndex
+    from bot_deploy.images import Pixels
     from bot_deploy.matching.match import Ranking
     from bot_deploy.matching.queries import Query
     from bot_deploy.video.detectors import Detector
+    from bot_deploy.video.tracks import Xyxy
 
 
 class Runtime(NamedTuple):
@@ -101,8 +104,23 @@ def read_moment_query(
 
     moment = parse_moment(query)
     assert moment is not None
-    pixels = read_moment(moment, box, lambda: open_footage_detector(detector, threads))
+    pixels = read_moment(moment, box, lambda: open_footage_detector(detector, threads), _ask_for_person)
     return [replace(read_query(pixels, embedder), path=query)], {}
+
+
+def _ask_for_person(frame: Pixels, boxes: Sequence[Xyxy]) -> int | None:
+    """The number of the person whom the user clicks in a window; None in a script, or where no window can be opened."""
+    from bot_deploy.console import say
+    from bot_deploy.demos.choosing import choose_person
+    from bot_deploy.errors import RunError
+
+    if not sys.stdin.isatty() or not sys.stderr.isatty():
+        return None
+    say(f"{len(boxes)} people are found: click one in the window; Escape lists their boxes")
+    try:
+        return choose_person(frame, boxes)
+    except RunError:
+        return None
 
 
 def write_clips(rankings: Sequence[Ranking], folder: Path) -> None:

@@ -14,10 +14,11 @@ from .times import format_position, parse_position
 from .videos import is_video
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from bot_deploy.images import Pixels
     from bot_deploy.video.detectors import Detector
+    from bot_deploy.video.tracks import Xyxy
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +41,31 @@ def parse_moment(query: Path) -> Moment | None:
     return Moment(Path(name), time)
 
 
-def read_moment(moment: Moment, box: Xywh | None, open_detector: Callable[[], Detector]) -> Pixels:
+def read_moment(
+    moment: Moment,
+    box: Xywh | None,
+    open_detector: Callable[[], Detector],
+    choose: Callable[[Pixels, Sequence[Xyxy]], int | None] | None = None,
+) -> Pixels:
     """The crop of the person at `moment`, uint8 RGB [h, w, 3].
 
     Args:
         moment: a time of a video.
         box: where the person is; None for the only person on the frame.
         open_detector: opens what finds the person, where there is no `box`.
+        choose: asks the user which of several people on a frame it is: from the frame and the boxes of all to the
+            number of one of them, or None for no answer.
 
     Raises:
-        InputError: no such video or time; the box is outside the frame; or there is not exactly one person.
+        InputError: no such video or time; the box is outside the frame; or there is not exactly one person, and none
+            of them was chosen.
     """
     if not moment.video.is_file():
         raise InputError(f"{moment.video}: no such file")
     pixels = _read_frame(moment)
     height, width = pixels.shape[:2]
     if box is None:
-        return crop_box(pixels, _only_person(moment, pixels, open_detector()))
+        return crop_box(pixels, _find_person(moment, pixels, open_detector(), choose))
     left, top, box_width, box_height = box
     if left >= width or top >= height or left + box_width <= 0 or top + box_height <= 0:
         raise InputError(f"{moment.video}: the frame is {width}x{height} pixels; the box is outside", parameter="box")
@@ -80,11 +89,16 @@ def _read_frame(moment: Moment) -> Pixels:
         return last.pixels()
 
 
-def _only_person(moment: Moment, pixels: Pixels, detector: Detector) -> tuple[float, float, float, float]:
-    found = detector.detect(pixels).xyxy
-    if len(found) == 1:
-        left, top, right, bottom = found[0].tolist()
-        return left, top, right, bottom
+def _find_person(
+    moment: Moment,
+    pixels: Pixels,
+    detector: Detector,
+    choose: Callable[[Pixels, Sequence[Xyxy]], int | None] | None,
+) -> Xyxy:
+    found: list[Xyxy] = [tuple(box) for box in detector.detect(pixels).xyxy.tolist()]
+    chosen = 0 if len(found) == 1 else choose(pixels, found) if choose and found else None
+    if chosen is not None:
+        return found[chosen]
     boxes = " ".join(
         f"{left:.0f},{top:.0f},{right - left:.0f},{bottom - top:.0f}" for left, top, right, bottom in found
     )

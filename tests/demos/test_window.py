@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,13 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 from helpers.fake_camera import BLUE, RED
 from PIL import Image, ImageGrab
 
+from bot_deploy.demos.choosing import box_at
 from bot_deploy.demos.overlay import STRANGER_COLOUR, STRIP_WIDTH, name_colour
 from bot_deploy.demos.window import Command, Keyboard, Window
 from bot_deploy.errors import RunError
@@ -57,6 +59,44 @@ def test_without_a_display_the_error_names_the_parameter_headless(monkeypatch: p
     with pytest.raises(RunError, match="no window can be opened") as caught:
         Window("bot demo")
     assert caught.value.parameter == "headless"
+
+
+def test_the_smallest_box_around_a_click_is_chosen() -> None:
+    boxes = [(0, 0, 100, 200), (40, 50, 80, 150), (300, 0, 350, 90)]
+    assert [box_at(boxes, *point) for point in ((50, 60), (10, 10), (300, 90), (200, 10))] == [1, 0, 2, None]
+
+
+@pytest.mark.parametrize(("action", "answer"), [(("click", 130), "1"), (("key", "Escape"), "None")])
+def test_a_person_is_clicked_in_a_window(display: str, action: tuple[str, Any], answer: str) -> None:
+    code = (
+        "import numpy as np; from bot_deploy.demos.choosing import choose_person; "
+        "print(choose_person(np.zeros((240, 320, 3), np.uint8), [(10, 20, 60, 200), (100, 20, 160, 200)]))"
+    )
+    environment = {**os.environ, "DISPLAY": display}
+
+    def xdotool(*arguments: str | int) -> str:
+        command = ["xdotool", *map(str, arguments)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout.strip()
+
+    program = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        found = wait_until(lambda: xdotool("search", "--name", "^bot: click the person$") or program.poll() is not None)
+        assert isinstance(found, str)
+        window = found.split()[-1]
+        kind, place = action
+        for _ in range(20):  # until the window is ready
+            if kind == "click":
+                xdotool("mousemove", "--window", window, 80, 100, "click", 1)  # beside the people: nothing is chosen
+                xdotool("mousemove", "--window", window, place, 100, "click", 1)
+            else:
+                xdotool("windowfocus", window, "key", place)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                program.wait(1)
+                break
+        assert program.communicate(timeout=30)[0].strip() == answer
+    finally:
+        program.kill()
+        program.wait()
 
 
 @pytest.fixture

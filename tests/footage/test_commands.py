@@ -172,6 +172,32 @@ def test_a_moment_of_a_video_is_a_query(bot: Any, yard: Path, tmp_path: Path) ->
     assert document["matches"][0]["score"] == pytest.approx(1, abs=1e-3)
 
 
+def test_one_of_several_people_at_a_moment_can_be_clicked(
+    bot: Any, yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes = [[round(side) for side in place(name, 8 - start)] for name, start in (("blue", 6), ("green", 7))]
+    asked: list[list[list[int]]] = []
+
+    def click(_: Any, found: Any) -> int | None:
+        asked.append(sorted([round(side) for side in box] for box in found))
+        return answers.pop()
+
+    monkeypatch.setattr("bot_deploy.demos.choosing.choose_person", click)
+    words = ("match", f"{yard / NAMES[0]}@8", yard, "--top", 2, "--json")
+    assert bot(*words)[0] == 2  # a script is never asked
+    assert not asked
+    for stream in ("stdin", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
+    answers: list[int | None] = [None, 1, 0]
+    seen = {round(json.loads(bot(*words)[1])["matches"][0]["video_from"]) for _ in range(2)}
+    assert seen == {6, 7}
+    code, _, err = bot(*words)
+    assert code == 2
+    assert "click one in the window; Escape lists their boxes" in err
+    assert "2 people are found; choose a box" in err
+    assert asked == [sorted(boxes)] * 3
+
+
 def test_people_are_counted_named_and_forgotten(bot: Any, yard: Path, red: Path, tmp_path: Path) -> None:
     assert bot("index", yard, "-o", "shop.gallery")[0] == 0
 
