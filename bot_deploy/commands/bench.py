@@ -208,7 +208,7 @@ def _make_baseline(model: Path, contract: Contract, path: Path | None, threads: 
     from bot_deploy.bench import Entry
     from bot_deploy.embedder import Embedder
     from bot_deploy.errors import InputError
-    from bot_deploy.model import InferenceGraph, ReID
+    from bot_deploy.model import InferenceGraph, ReID, find_backbone
 
     network, source = None, path or model.parent / "model.pt"
     name, weights = str(source), "eager float32"
@@ -219,6 +219,10 @@ def _make_baseline(model: Path, contract: Contract, path: Path | None, threads: 
         elif path:
             raise InputError(f"--baseline {path}: not of the architecture and image size of {model}")
     if network is None:
+        try:
+            find_backbone(contract.arch)
+        except InputError:
+            raise InputError(f"{contract.arch} is no network that is trained here") from None
         network = ReID(contract.arch, 1, feature=contract.feature, size=contract.size)
         if network.dim != contract.dim:
             network = ReID(contract.arch, 1, feature=contract.feature, size=contract.size, reduced_dim=contract.dim)

@@ -304,9 +304,12 @@ def test_a_wrapped_model_is_indexed_calibrated_and_measured(people: Path, tmp_pa
     how: dict[str, Any] = {"size": (HEIGHT, WIDTH), "pixel_range": "0-1", "mean": (0.5,), "std": (0.5,)}
     assert not wrap_model(write_model(tmp_path / "theirs.onnx"), out, data=people, **how).rejected
 
+    said: list[str] = []
+
     def run(*words: object) -> Any:
         done = run_bot(*words, "--json", cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"))
         assert done.returncode == 0, done.stderr
+        said.append(done.stderr)
         return json.loads(done.stdout)
 
     crops = sorted((people / "bounding_box_test").glob("*.jpg"))
@@ -333,6 +336,7 @@ def test_a_wrapped_model_is_indexed_calibrated_and_measured(people: Path, tmp_pa
     measured = run("bench", out, "--device", "cpu", "--batches", "1,2", "--seconds", 0.05)
     (entry,) = measured["entries"]
     assert (entry["device"], measured["baselines"]) == ("cpu", [])
+    assert "no baseline: wrapped:theirs is no network that is trained here\n" in said[-1]
     for part in ("model_only", "with_decoding"):
         assert set(entry[part]["images_per_second"]) == {"1", "2"}
         assert min(entry[part]["images_per_second"].values()) > 0
