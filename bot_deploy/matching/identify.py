@@ -51,7 +51,7 @@ class PersonIdentifier:
         `means` are those of an adapted model.
         """
         self.gallery = gallery
-        self._means = means
+        self.means = means  # with those of cameras that were learned since
         self._adapted_cameras = frozenset(means.crops) if means else frozenset()
         self._searched = CenteredGallery(gallery, means) if means else gallery
         if threshold is not None:
@@ -83,17 +83,17 @@ class PersonIdentifier:
 
         Nothing changes if the model is not adapted, or is adapted to this camera.
         """
-        if self._means and camera not in self._adapted_cameras:
-            self._means = self._means.with_appearance(camera, embedding)
-            self._searched = CenteredGallery(self.gallery, self._means)
+        if self.means and camera not in self._adapted_cameras:
+            self.means = self.means.with_appearance(camera, embedding)
+            self._searched = CenteredGallery(self.gallery, self.means)
 
     def candidates(self, embedding: Vectors, camera: int | None = None) -> list[Candidate]:
         """The people most similar to the unit vector `embedding` [D], best first; each with the best score.
 
         `camera` took the crop; None: an unknown one.
         """
-        if self._means:
-            embedding = self._means.center_one(embedding, () if camera is None else (camera,))
+        if self.means:
+            embedding = self.means.center_one(embedding, () if camera is None else (camera,))
         top = SEARCH_SIZE
         while True:
             hits = self._searched.search(embedding, top)

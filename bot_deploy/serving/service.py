@@ -40,8 +40,8 @@ class Service:
         self.contract, self.backend, self.gallery = embedder.contract, embedder.backend, gallery
         self.metrics = Metrics()
         self.batcher = Batcher(embedder, self.metrics)
-        self._means = camera_means_of(embedder.contract)
-        self._identifier = PersonIdentifier(gallery, embedder.contract.calibration, means=self._means)
+        means = camera_means_of(embedder.contract)
+        self._identifier = PersonIdentifier(gallery, embedder.contract.calibration, means=means)
         self._enroller = Enroller(gallery)
         self._cameras = Footage(gallery).cameras
         self._changing = threading.Lock()  # one change of the gallery at one time
@@ -64,7 +64,7 @@ class Service:
         """
         number = self._find_camera(camera)
         query = Query(ARRAY, vector, cameras=() if number is None else (number,))
-        ranking = rank([query], self.gallery, self.contract.calibration, top, means=self._means)[0]
+        ranking = rank([query], self.gallery, self.contract.calibration, top, means=self._identifier.means)[0]
         root = self.gallery.root
         people = self._identifier.candidates(vector, number)[:top]
         return {
@@ -108,8 +108,12 @@ class Service:
         number = self._find_camera(camera)
         with self._changing:
             if name is None:
-                return self._enroller.enrol_stranger(picture, vector, camera=number).name
-            return self._enroller.enrol(name, picture, vector, camera=number).name
+                enrolled = self._enroller.enrol_stranger(picture, vector, camera=number).name
+            else:
+                enrolled = self._enroller.enrol(name, picture, vector, camera=number).name
+            if number is not None:
+                self._identifier.learn_camera(number, vector)  # a new camera of an adapted model, as in the demo
+            return enrolled
 
     def rename(self, old: str, new: str) -> Person:
         """As `people.rename_person`."""

@@ -6,6 +6,7 @@ import io
 import logging
 import time
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 
 from bot_deploy import open_embedder, read_image
 from bot_deploy.backends import triton
+from bot_deploy.camera_means import NEW_CAMERA_PULL, CameraMeans, camera_means_of, stored_means
 from bot_deploy.demos.enrolment import open_enrolment_gallery
 from bot_deploy.embedder import Embedder
 from bot_deploy.errors import UnavailableError
@@ -105,6 +107,36 @@ def test_a_service_whose_triton_goes_and_comes_back(tmp_path: Path, monkeypatch:
         status, found = ask(app, "POST", "/match", picture)
         assert (status, found["matches"][0]["identity"]) == (200, "Ada")
     service.close()
+
+
+def test_an_adapted_model_learns_a_camera_on_which_people_are_enrolled(tmp_path: Path) -> None:
+    known = np.random.default_rng(0).normal(size=contract().dim).astype(np.float32) / 10
+    means = CameraMeans(known, {1: known}, {1: 50})
+    adapted = replace(contract(), camera_means=stored_means(means, 50))
+    pictures = [draw(tmp_path / f"{number}.png", number).read_bytes() for number in range(2)]
+    gallery = open_enrolment_gallery(str(tmp_path / "x.gallery"), Embedder(adapted, "a projection", CountingModel()))
+    with closing(Service(Embedder(adapted, "a projection", CountingModel()), gallery)) as service:
+        app = create_app(service, None, 10**6)
+
+        def score(query: int) -> float:
+            status, found = ask(app, "POST", "/match?top=1&camera=cam7", pictures[query])
+            assert status == 200
+            return float(found["matches"][0]["score"])
+
+        assert ask(app, "POST", "/people?name=Ada&camera=cam7", pictures[0])[0] == 201
+        stored = camera_means_of(adapted)
+        assert stored
+        overall = stored.overall
+        vectors = [ask(app, "POST", "/embed", picture)[1]["embedding"] for picture in pictures]
+        mean = overall + (vectors[0] - overall) / (NEW_CAMERA_PULL + 1)  # (n m + k M) / (n + k), with n = 1
+
+        def centered(vector: list[float]) -> np.ndarray:
+            rest = np.array(vector) - mean
+            return rest / np.linalg.norm(rest)
+
+        assert score(1) == pytest.approx(float(centered(vectors[1]) @ centered(vectors[0])), abs=2e-3)
+        raw = [(np.array(vector) - overall) / np.linalg.norm(vector - overall) for vector in vectors]
+        assert abs(score(1) - float(raw[0] @ raw[1])) > 5e-3  # as if the camera were not learned
 
 
 def test_a_match_in_a_video_says_where_and_when(embedder: Embedder, tmp_path: Path) -> None:
