@@ -38,7 +38,7 @@ COMMANDS = {
     "doctor": ("doctor:doctor", "Measure the effect of wrong preprocessing on your crops, and look for signs of it."),
     "env": ("env:env", "Show what this machine has, and on which devices models run."),
     "models": ("models:models", "List the models and detectors that have a name, or fetch them."),
-    "wrap": ("wrap:wrap", "Convert a ReID network of another toolkit, ONNX or OpenVINO IR, to a model file."),
+    "wrap": ("wrap:wrap", "Convert a network of another toolkit (ONNX, OpenVINO IR, TorchScript) to a model file."),
     "import": ("import_:import_command", "Convert a checkpoint of another toolkit."),
     "synthetic": ("synthetic:synthetic", "Draw synthetic pedestrians: a data set of crops, or a video clip."),
     "ablate": ("ablate:ablate", "Reproduce a table of the paper: the gain from each training trick."),

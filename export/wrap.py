@@ -1,4 +1,4 @@
-"""Wraps a model of another toolkit, ONNX or OpenVINO IR, so that it becomes a model file like an exported one.
+"""Wraps a model of another toolkit (ONNX, OpenVINO IR, TorchScript) as a model file like an exported one.
 
 Preprocessing goes before the network and L2 normalisation after it, in one graph with a contract. The result is
 compared with the original, which gets the same crops as arrays.
@@ -35,8 +35,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# file suffix -> the module that opens such a model, and the extra that it needs
-FORMATS = {".onnx": "wrap_onnx", ".xml": "wrap_openvino"}
+# file suffix -> the module that opens such a model
+FORMATS = {
+    ".onnx": "wrap_onnx",
+    ".xml": "wrap_openvino",
+    ".torchscript": "wrap_torchscript",
+    ".pt": "wrap_torchscript",
+}
 IMAGE_DIMS = 4  # of a batch of images
 CHANNELS = 3
 MAX_DIM = 65_536  # dimensions of an embedding
@@ -110,15 +115,15 @@ def wrap_model(
     times. A model that fails the comparison with the original is kept as *.rejected; check `ExportedModel.rejected`.
 
     Args:
-        source: an .onnx, or the .xml of an OpenVINO IR with its .bin beside it.
-        out: file to write, with the suffix of `source`.
-        size: height and width of the crops in pixels; by default those of the graph.
+        source: an .onnx, the .xml of an OpenVINO IR with its .bin beside it, or TorchScript (.torchscript or .pt).
+        out: file to write; an IR stays an .xml, and all others become an .onnx.
+        size: height and width of the crops in pixels; by default those of the graph, which TorchScript does not have.
         color: channel order that the model takes, "RGB" or "BGR".
         pixel_range: range of the pixels that the model takes, "0-255" or "0-1".
         mean: subtracted from the pixels in `pixel_range`; one number, or one for each channel in the model's order.
         std: divides the result; as `mean`.
         data: data set with crops to compare on, opened or not.
-        output_name: the output with the embeddings, if there are several.
+        output_name: the output with the embeddings, if there are several; TorchScript's are output_0, output_1, ...
         terms: what the model may be used for, in a sentence; kept in the contract.
 
     Raises:
@@ -146,7 +151,7 @@ def wrap_model(
     )
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     crops = sample_crops(dataset, contract.size)
-    prepare_output(out, "the model file", [source.suffix])
+    prepare_output(out, "the model file", [output_suffix(source)])
     reference = Embedder(contract, "the original", _reference(model, preprocessing))
     # A fixed batch size is tried without first; the comparison decides whether that is the same network.
     attempts = (False,) if model.input_shape.batch is None else (True, False)
@@ -167,6 +172,11 @@ def wrap_model(
         for line in (f"parity with the original on {dataset.name}:", *parity.table().splitlines()):
             logger.info(line)
         return ExportedModel(publish(path, out, parity), contract.precision, dataset.name, parity)
+
+
+def output_suffix(source: Path) -> str:
+    """The suffix of the model file that is made of `source`."""
+    return ".xml" if source.suffix == ".xml" else ".onnx"
 
 
 def require_parity(model: ExportedModel) -> None:
@@ -217,11 +227,11 @@ def choose_output(names: Sequence[str], output: str | None, source: Path) -> int
 
 def _check_source(source: Path, out: Path) -> None:
     if source.suffix not in FORMATS:
-        raise InputError(f"{source}: {' and '.join(FORMATS)} files can be wrapped (OpenVINO IR: name its .xml)")
+        raise InputError(f"{source}: {', '.join(FORMATS)} files can be wrapped (OpenVINO IR: name its .xml)")
     if not source.is_file():
         raise InputError(f"{source}: no such model file")
-    if out.suffix != source.suffix:
-        raise InputError(f"{out}: the model file ends in {source.suffix}, as the original", parameter="out")
+    if out.suffix != output_suffix(source):
+        raise InputError(f"{out}: the model file of {source.name} ends in {output_suffix(source)}", parameter="out")
     if out.exists() and out.samefile(source):
         raise InputError(f"{out}: is the file to wrap; name another", parameter="out")
 

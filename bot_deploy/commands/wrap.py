@@ -26,7 +26,9 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--size", type=ImageSize(), help="Height and width of crops, such as 256x128; default: those of the graph."
+    "--size",
+    type=ImageSize(),
+    help="Height and width of crops, such as 256x128; default: those of the graph (TorchScript has none).",
 )
 @COLOR
 @click.option(
@@ -49,7 +51,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
     "output_name",
     cls=RenamedOption,
     metavar="NAME",
-    help="Name of the output with the embeddings, if FILE has several.",
+    help="Name of the output with the embeddings, if FILE has several; TorchScript's are output_0, output_1, ...",
 )
 @click.option("--data", default="synthetic", show_default=True, help="Crops to compare on.")
 @click.option(
@@ -68,7 +70,7 @@ def wrap(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Convert a ReID network of another toolkit, ONNX or OpenVINO IR, to a model file of bot_deploy.
+    """Convert a ReID network of another toolkit (ONNX, OpenVINO IR or TorchScript) to a model file of bot_deploy.
 
     The model takes crops as they are and holds its contract, so every command opens it. The exit code is 3 if its
     embeddings differ from those of FILE.
@@ -82,11 +84,11 @@ def wrap(
     require_path(file, "model file")
     check_sources([data])
 
-    from bot_deploy.export.wrap import require_parity, wrap_model
+    from bot_deploy.export.wrap import output_suffix, require_parity, wrap_model
 
     wrapped = wrap_model(
         file,
-        out or runs.new_folder(file.stem) / f"model{file.suffix}",
+        out or runs.new_folder(file.stem) / f"model{output_suffix(file)}",
         size=size,
         color=color,
         pixel_range=pixel_range,

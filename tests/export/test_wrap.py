@@ -224,7 +224,7 @@ def test_what_does_not_fit_is_refused(people: Path, tmp_path: Path, onnx_file: P
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(theirs.read_bytes()[:200])
     refuses("damaged", broken)
-    refuses("files can be wrapped", tmp_path / "x.pt")
+    refuses("files can be wrapped", tmp_path / "x.pth")
     for name, inputs, outputs, nodes, message in (
         ("grey", {"x": [1, 1, 8, 8]}, {"y": [1, 1, 8, 8]}, [("Relu", "x", "y")], "no batch of colour images"),
         ("rows", {"x": [1, 3]}, {"y": [1, 3]}, [("Relu", "x", "y")], "no batch of colour images"),
