@@ -47,7 +47,7 @@ class Network(nn.Module):
 
 
 class Branching(nn.Module):
-    """A trace would keep one of the two ways."""
+    """A trace would keep one of the two ways; which one is taken depends on all images of the batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,11 +115,11 @@ def expected(network: nn.Module, images: Tensor) -> Any:
     [
         (Network(), True, ".torchscript", True),
         (Network(), False, ".pt", True),
-        (Branching(), False, ".torchscript", True),
+        (Branching(), False, ".torchscript", False),
         (Network("reshape"), True, ".torchscript", True),
         (Network("token"), True, ".torchscript", False),
     ],
-    ids=["traced", "scripted", "branch", "reshape to one image", "works on one image alone"],
+    ids=["traced", "scripted", "branches on the whole batch", "reshape to one image", "works on one image alone"],
 )
 def test_the_model_file_embeds_as_the_script_does(
     network: nn.Module, traced: bool, suffix: str, free: bool, people: Path, tmp_path: Path
