@@ -22,7 +22,7 @@ from bot_deploy.artifacts.contract import METADATA_KEY, Contract, from_json
 from bot_deploy.datasets import open_dataset
 from bot_deploy.embedder import Embedder
 from bot_deploy.evaluation.protocol import evaluate_dataset
-from bot_deploy.export import parity, pipeline
+from bot_deploy.export import parity, steps
 from bot_deploy.export.graph import inference_graph
 from bot_deploy.export.to_onnx import to_onnx
 from bot_deploy.model import ReID
@@ -223,7 +223,7 @@ def test_failed_parity_keeps_the_artifact_as_rejected_and_exits_3(
         broken.neck.running_mean += 0.5
         to_onnx(broken, contract, path, opset)
 
-    monkeypatch.setattr(pipeline, "to_onnx", wrong)
+    monkeypatch.setattr(steps, "to_onnx", wrong)
     (tmp_path / "model.onnx").write_bytes(b"of an earlier export")
     from click.testing import CliRunner
 
