@@ -124,7 +124,8 @@ def _build_resnest(
     name: str, last_stride: int, _stem: str, _size: tuple[int, int], *, non_local: str = ""
 ) -> tuple[nn.Module, int]:
     """The ResNeSt that timm calls `name`; `non_local` as for `_build_resnet`."""
-    layers, channels = timm_backbone.build_resnest(name, last_stride)
+    # The version of fast-reid with non-local blocks in it is older than the dilation.
+    layers, channels = timm_backbone.build_resnest(name, last_stride, dilated=not non_local)
     if non_local:
         for stage, count in zip(("layer2", "layer3"), NON_LOCAL_BLOCKS["resnet50"], strict=True):
             layers[stage] = _add_non_local(layers[stage], count, non_local)

@@ -141,11 +141,11 @@ def add_instance_norm(net: nn.Module) -> None:
         net.set_submodule(stage["module"], _NormalisedStage(net.get_submodule(stage["module"]), stage["num_chs"]))
 
 
-def build_resnest(name: str, last_stride: int) -> tuple[OrderedDict[str, nn.Module], int]:
+def build_resnest(name: str, last_stride: int, *, dilated: bool = True) -> tuple[OrderedDict[str, nn.Module], int]:
     """The layers of the ResNeSt `name` (Zhang et al., 2020) with the last stride of fast-reid, and its channels.
 
-    With `last_stride` 1, no convolution is dilated, as timm's output stride would do it: the pooling after the split
-    attention of the last stage keeps its kernel of 3, and its shortcut pools nothing.
+    With `last_stride` 1, the pooling after the split attention of the last stage keeps its kernel of 3, and its
+    shortcut pools nothing. With `dilated` too, its blocks but the first have split attentions with a dilation of 2.
 
     Raises:
         RunError: timm is not installed.
@@ -154,6 +154,8 @@ def build_resnest(name: str, last_stride: int) -> tuple[OrderedDict[str, nn.Modu
     if last_stride == 1:
         block = net.layer4[0]
         block.avd_last, block.downsample[0] = nn.AvgPool2d(3, 1, padding=1), nn.Identity()
+        for later in net.layer4[1:] if dilated else ():
+            later.conv2.conv.dilation = later.conv2.conv.padding = (2, 2)
     layers = ((name, layer) for name, layer in net.named_children() if name not in {"global_pool", "fc"})
     return OrderedDict(layers), net.num_features
 

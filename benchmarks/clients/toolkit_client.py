@@ -26,9 +26,9 @@ CROPS = 6
 SIZE, TALL = (256, 128), (384, 128)
 
 
-def random_crops(size: tuple[int, int]) -> np.ndarray:
+def random_crops(size: tuple[int, int], seed: int = 0) -> np.ndarray:
     """Coarse colours with noise: pictures that even a random network tells apart."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     crops = []
     for _ in range(CROPS):
         coarse = Image.fromarray(rng.integers(0, 256, (8, 4, 3), dtype=np.uint8))
@@ -37,23 +37,28 @@ def random_crops(size: tuple[int, int]) -> np.ndarray:
     return np.stack(crops)
 
 
-def randomise(network: nn.Module) -> None:
-    """Gives every norm and power of `network` random numbers; convolutions keep the random start of the toolkit.
+def randomise(network: nn.Module, size: tuple[int, int] = SIZE, *, of_bytes: bool = False) -> None:
+    """Gives the norms and powers of `network` random weights; convolutions keep the random start of the toolkit.
 
-    A norm that starts as the identity, or as zero, would hide whatever stands behind it.
+    Batch norms get the statistics of other random crops: with those of a new network, or with random ones, features
+    vanish or grow without bound, so that all crops get the same embedding. `of_bytes`: it normalises them itself.
     """
-    for name, module in network.named_modules():
-        if getattr(module, "running_var", None) is not None:
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.5, 1.5)
-        if isinstance(module, nn.LayerNorm | nn.InstanceNorm2d) or hasattr(module, "running_var"):
-            if getattr(module, "weight", None) is not None:
-                # The last norm of a non-local block starts at 0, and multiplies products of three features.
-                spread = 0.1 if ".W." in name else 1
-                module.weight.uniform_(0.5 * spread, 1.5 * spread)
+    images = torch.from_numpy(random_crops(size, seed=1)).permute(0, 3, 1, 2).float()
+    images = images if of_bytes else (images / 255 - 0.5) / 0.25
+    batch_norms = [module for module in network.modules() if getattr(module, "running_var", None) is not None]
+    for module in network.modules():
+        if module in batch_norms or isinstance(module, nn.LayerNorm | nn.InstanceNorm2d):
+            if module.weight is not None:
+                module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.2)
         elif isinstance(getattr(module, "p", None), nn.Parameter):
             module.p.uniform_(2, 4)
+    network.eval()
+    for module in batch_norms:
+        module.momentum = 1.0
+        module.train()
+    network(images)
+    network.eval()
 
 
 def unit(vectors: object) -> np.ndarray:
@@ -89,7 +94,7 @@ def run_fastreid(
     necked = ["MODEL.HEADS.WITH_BNNECK", True, "MODEL.HEADS.NUM_CLASSES", IDENTITIES, "MODEL.DEVICE", "cpu"]
     config.merge_from_list([*necked, "INPUT.SIZE_TRAIN", list(size), "INPUT.SIZE_TEST", list(size), *options])
     network = build_model(config).eval()
-    randomise(network)
+    randomise(network, size, of_bytes=True)
     state = network.state_dict()
     for old, new in renamed:
         state = {key.replace(old, new, 1) if key.startswith(old) else key: value for key, value in state.items()}
@@ -130,9 +135,9 @@ def run_clip_reid(out: Path, feature: str, stride: int = 16, cameras: int = 0) -
     config = _C.clone()
     config.merge_from_list(["MODEL.STRIDE_SIZE", [stride, stride], "TEST.NECK_FEAT", feature, "MODEL.SIE_COE", 1.0])
     network = module.make_model(config, IDENTITIES, cameras, 0).float().eval()
+    randomise(network)
     if cameras:
         network.cv_embed = nn.Parameter(torch.randn(cameras, 768))
-    randomise(network)
     torch.save(network.state_dict(), out / "weights.pth")
     crops = random_crops(SIZE)
     images = (torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
@@ -146,7 +151,7 @@ TRAINED_POWER = ["MODEL.HEADS.POOL_LAYER", "GeneralizedMeanPoolingP"]
 MGN = ["MODEL.META_ARCHITECTURE", "MGN", "MODEL.HEADS.EMBEDDING_DIM", 256, *TRAINED_POWER]
 TRANSFORMER = [
     *("MODEL.BACKBONE.NAME", "build_vit_backbone", "MODEL.BACKBONE.DEPTH", "base", "MODEL.BACKBONE.FEAT_DIM", 768),
-    *("MODEL.HEADS.POOL_LAYER", "Identity"),
+    *("MODEL.HEADS.POOL_LAYER", "Identity", "MODEL.PIXEL_MEAN", [127.5] * 3, "MODEL.PIXEL_STD", [127.5] * 3),
 ]
 AS_TRANSREID = (("backbone.", "base."), ("heads.bottleneck.0.", "bottleneck."), ("heads.weight", "classifier.weight"))
 TORCHREID = [
@@ -181,8 +186,8 @@ NETWORKS = {
     ),
     "fastreid MGN R50": (run_fastreid, ([*RESNET50, *MGN], TALL)),
     "fastreid MGN R50 IBN": (run_fastreid, ([*RESNET50, *IBN, *MGN], TALL)),
-    "fastreid ViT as TransReID": (run_fastreid, (TRANSFORMER, SIZE, AS_TRANSREID)),
-    "fastreid ViT as TransReID, stride 12": (
+    "fastreid ViT as TransReID, after": (run_fastreid, (TRANSFORMER, SIZE, AS_TRANSREID)),
+    "fastreid ViT as TransReID, stride 12, after": (
         run_fastreid,
         ([*TRANSFORMER, "MODEL.BACKBONE.STRIDE_SIZE", (12, 12)], SIZE, AS_TRANSREID),
     ),

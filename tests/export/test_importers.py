@@ -185,17 +185,18 @@ def test_sbs_of_fast_reid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("last_stride", [1, 2])
-def test_sbs_with_resnest(last_stride: int, tmp_path: Path) -> None:
-    # As sbs_S50, which trackers such as BoT-SORT are published with.
+@pytest.mark.parametrize("has_non_local", [False, True])
+def test_sbs_with_resnest(last_stride: int, has_non_local: bool, tmp_path: Path) -> None:
+    # Without non-local blocks as sbs_S50, which trackers such as BoT-SORT are published with.
     backbone = resnest()
     for stage, channels, count in ((2, 512, 2), (3, 1024, 3)):
-        for index in range(count):
+        for index in range(count * has_non_local):
             backbone |= non_local(f"NL_{stage}.{index}", channels, channels // 2)
     theirs = {**fastreid(backbone, 2048), "heads.pool_layer.p": torch.tensor([2.7])}
     imported = import_checkpoint(stored(theirs, tmp_path), **SIZE, last_stride=last_stride)
     saved = imported.checkpoint
     assert (saved.contract.arch, saved.stem, saved.pooling, saved.contract.dim) == (
-        "resnest50_nl",
+        "resnest50_nl" if has_non_local else "resnest50",
         "torchvision",
         "gem",
         2048,

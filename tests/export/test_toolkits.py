@@ -24,7 +24,7 @@ NETWORKS = {
     ),
     "fastreid": (
         *("fastreid BoT R18", "fastreid BoT MobileNetV2", "fastreid AGW R50", "fastreid SBS S50"),
-        *("fastreid MGN R50 IBN", "fastreid ViT as TransReID"),
+        *("fastreid MGN R50 IBN", "fastreid ViT as TransReID, after"),
     ),
     "boxmot": ("boxmot osnet_x0_25",),
     "boxmot16": ("boxmot16 CLIP-ReID, stride 12, camera", "boxmot16 CLIP-ReID, after"),

@@ -203,9 +203,9 @@ def run_resnet(x: Tensor, state: State, *, last_stride: int, relu: bool, padded:
     return x
 
 
-def run_split_attention(x: Tensor, state: State, p: str) -> Tensor:
+def run_split_attention(x: Tensor, state: State, p: str, *, dilation: int = 1) -> Tensor:
     """Zhang et al., 2020: two groups of feature maps, whose shares at each channel are a softmax over the two."""
-    halves = F.conv2d(x, state[f"{p}.conv.weight"], padding=1, groups=2)
+    halves = F.conv2d(x, state[f"{p}.conv.weight"], padding=dilation, dilation=dilation, groups=2)
     first, second = normed(halves, state, f"{p}.bn0").relu().chunk(2, 1)
     pooled = (first + second).mean((2, 3), keepdim=True)
     hidden = normed(F.conv2d(pooled, state[f"{p}.fc1.weight"], state[f"{p}.fc1.bias"]), state, f"{p}.bn1").relu()
@@ -225,7 +225,11 @@ def run_resnest(x: Tensor, state: State, *, last_stride: int) -> Tensor:
             p = f"layer{stage}.{block}"
             stride = last_stride if stage == 4 else 2
             y = normed(F.conv2d(x, state[f"{p}.conv1.weight"]), state, f"{p}.bn1").relu()
-            y = run_split_attention(y, state, f"{p}.conv2")
+            # fast-reid without non-local blocks in its ResNeSt dilates where it does not stride
+            is_dilated = (
+                stage == 4 and block > 0 and last_stride == 1 and not any(key.startswith("NL_") for key in state)
+            )
+            y = run_split_attention(y, state, f"{p}.conv2", dilation=1 + is_dilated)
             if block == 0 and stage > 1:  # pools also where the stride is 1
                 y = F.avg_pool2d(y, 3, stride, padding=1)
             y = normed(F.conv2d(y, state[f"{p}.conv3.weight"]), state, f"{p}.bn3")
