@@ -53,8 +53,8 @@ def open_foreign(source: Path, output: str | None) -> ForeignTorchScript:
     _check_archive(source)
     try:
         with without_deprecations():
-            jit: Any = torch.jit  # its functions have no types
-            script = jit.load(str(source), map_location="cpu").eval()
+            load: Any = torch.jit.load  # has no types
+            script = load(str(source), map_location="cpu").eval()
         inputs = [argument.name for argument in script.forward.schema.arguments[1:] if not argument.has_default_value()]
     except Exception as error:  # noqa: BLE001 - TorchScript's errors have no common base
         raise InputError(f"{source}: not a usable TorchScript file ({last_line(error)})") from None
