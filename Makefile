@@ -3,13 +3,17 @@ PYTHON ?= python3
 # Options of pip, such as --extra-index-url for smaller builds of PyTorch.
 PIP_ARGS ?=
 BIN := .venv/bin
-# About half of the time of all tests: these run beside the others, on two cores.
+# Two of the groups of tests run at a time, on two cores; the next begins when one ends.
 NETWORK_TESTS := tests/parity tests/train tests/models
+EXPORT_TESTS := tests/export tests/artifacts tests/test_model.py
+# Damaged files for native libraries: a crash must not end the other tests.
+ATTACK_TESTS := tests/test_attack.py
+GROUPS_OF_TESTS := test-others test-networks test-exports test-attacks
 # Which tests: `make test-slow` runs those that `make test` leaves out.
 SELECT = not slow
 .DEFAULT_GOAL := help
 
-.PHONY: help quickstart test test-slow test-networks test-others lint docs floors clean
+.PHONY: help quickstart test test-slow $(GROUPS_OF_TESTS) lint docs floors clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -18,18 +22,22 @@ quickstart: .venv/ready  ## match, fine-tune and export on synthetic people
 	$(BIN)/python -m bot_deploy.demos.quickstart
 
 test: .venv/ready  ## the test suite
-	$(MAKE) --jobs 2 test-networks test-others
+	$(MAKE) --jobs 2 --keep-going $(GROUPS_OF_TESTS)
 
 test-slow: .venv/ready  ## the tests that `make test` leaves out: long runs, and kills at random moments
-	$(MAKE) --jobs 2 SELECT=slow test-networks test-others
+	$(MAKE) --jobs 2 --keep-going SELECT=slow $(GROUPS_OF_TESTS)
 
 test-networks:
 	$(BIN)/python -m pytest -m '$(SELECT)' $(NETWORK_TESTS)
 
+test-exports:
+	$(BIN)/python -m pytest -m '$(SELECT)' $(EXPORT_TESTS)
+
+test-attacks:
+	$(BIN)/python -m pytest -m '$(SELECT)' $(ATTACK_TESTS)
+
 test-others:
-	$(BIN)/python -m pytest -m '$(SELECT)' $(NETWORK_TESTS:%=--ignore=%) --ignore=tests/test_attack.py
-	@# Damaged files for native libraries: a crash must not end the other tests.
-	$(BIN)/python -m pytest -m '$(SELECT)' tests/test_attack.py
+	$(BIN)/python -m pytest -m '$(SELECT)' $(addprefix --ignore=,$(NETWORK_TESTS) $(EXPORT_TESTS) $(ATTACK_TESTS))
 
 lint: .venv/ready docs  ## style, types, import rules and the build of the documentation
 	$(BIN)/ruff format --check .

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZES = (1, 2, 7, 64)  # a graph that works only at the batch size of its tracing is a common defect
 PARITY_CROPS = 256
-SMALL_BATCH_CROPS = 64  # crops that are embedded at all batch sizes but the largest
+SMALL_BATCH_CROPS = 16  # crops that are embedded at all batch sizes but the largest; the last batch of 7 is not full
 MAX_NORM_ERROR = 1e-3
 NEAREST_CROPS = 10
 TIE = 1e-6  # crops whose cosines in the reference differ by less are equally near: float32 rounds by as much

@@ -120,31 +120,8 @@ def import_for_inference(
         RunError: timm is needed and not installed, or the file cannot be written.
     """
     path, out = Path(path), Path(out)
-    check_color(color)
-    parts = build_network(path, size)
-    feature = parts.feature if feature is None else feature
-    try:
-        check_feature(feature, has_neck=parts.neck is not None)
-    except InputError as error:
-        raise InputError(f"{path}: {error}", parameter=error.parameter) from None
-    if color == "BGR":
-        first = next(value for value in parts.backbone.parameters() if value.ndim == CONVOLUTION_DIMS)
-        mean, std = take_rgb(first, parts.mean, parts.std)
-        parts = replace(parts, mean=mean, std=std)
-    network = InferenceNetwork(parts, feature).eval()
-    contract = contract_of(network, *size)
-    contract = with_settings(contract, contract.arch, contract.feature, contract.mean, contract.std)
-    contract = replace(contract, terms=terms)
-    graph = InferenceGraph(network, contract).eval()
-    reference = Embedder(contract, "PyTorch", runner(graph, "cpu"))
-    try:
-        reference.check()
-    except (RunError, ValueError) as error:  # PyTorch's instance norm raises ValueError for a map of one pixel
-        height, width = size
-        raise InputError(
-            f"{path}: cannot embed crops of {height}x{width}; name the size it was trained on ({on_one_line(error)})",
-            parameter="size",
-        ) from None
+    parts, graph, reference = build_embedder(path, size, color=color, feature=feature)
+    contract = replace(reference.contract, terms=terms)
     prepare_output(out, "the model file", [".onnx"])
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     crops = sample_crops(dataset, contract.size)
@@ -161,6 +138,40 @@ def import_for_inference(
         assumptions=parts.assumptions,
         unused_keys=parts.unused,
     )
+
+
+def build_embedder(
+    path: Path, size: tuple[int, int], *, color: str = "RGB", feature: str | None = None
+) -> tuple[InferenceParts, InferenceGraph, Embedder]:
+    """The network whose state dict is in `path`, its graph from crop to vector, and an embedder that runs the graph.
+
+    Arguments and errors are those of `import_for_inference`.
+    """
+    check_color(color)
+    parts = build_network(path, size)
+    feature = parts.feature if feature is None else feature
+    try:
+        check_feature(feature, has_neck=parts.neck is not None)
+    except InputError as error:
+        raise InputError(f"{path}: {error}", parameter=error.parameter) from None
+    if color == "BGR":
+        first = next(value for value in parts.backbone.parameters() if value.ndim == CONVOLUTION_DIMS)
+        mean, std = take_rgb(first, parts.mean, parts.std)
+        parts = replace(parts, mean=mean, std=std)
+    network = InferenceNetwork(parts, feature).eval()
+    contract = contract_of(network, *size)
+    contract = with_settings(contract, contract.arch, contract.feature, contract.mean, contract.std)
+    graph = InferenceGraph(network, contract).eval()
+    reference = Embedder(contract, "PyTorch", runner(graph, "cpu"))
+    try:
+        reference.check()
+    except (RunError, ValueError) as error:  # PyTorch's instance norm raises ValueError for a map of one pixel
+        height, width = size
+        raise InputError(
+            f"{path}: cannot embed crops of {height}x{width}; name the size it was trained on ({on_one_line(error)})",
+            parameter="size",
+        ) from None
+    return parts, graph, reference
 
 
 def build_network(path: Path, size: tuple[int, int]) -> InferenceParts:

@@ -16,7 +16,7 @@ from torch.nn import functional as fn
 
 from bot_deploy import open_embedder
 from bot_deploy.errors import InputError
-from bot_deploy.export.importers.inference_only import build_network, import_for_inference
+from bot_deploy.export.importers.inference_only import build_embedder, build_network, import_for_inference
 from bot_deploy.export.importers.transreid import shuffled_patches
 
 pytest.importorskip("timm", reason="timm is not installed")
@@ -223,20 +223,28 @@ def stored(state: State, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_model_file_embeds_as_the_formulas_do(case: str, tmp_path: Path) -> None:
+def test_the_network_embeds_as_the_formulas_do(case: str, tmp_path: Path) -> None:
     make, forward, how, feature = CASES[case]
     state = make(**how)
-    imported = import_for_inference(stored(state, tmp_path), tmp_path / "ours.onnx", size=SIZE, feature=feature)
-    assert not imported.model.rejected
-    assert imported.feature == feature
-    assert any("embeddings of cameras" in phrase for phrase in imported.assumptions) == how.get("cameras", False)
+    parts, _, embedder = build_embedder(stored(state, tmp_path), SIZE, feature=feature)
+    assert any("embeddings of cameras" in phrase for phrase in parts.assumptions) == how.get("cameras", False)
     images = pictures(size=SIZE)
-    vectors = open_embedder(tmp_path / "ours.onnx").embed(list(images.numpy()))
+    vectors = embedder.embed(list(images.numpy()))
     wanted = forward(images, state, stride=how.get("stride", 16), after=feature == "after")
-    assert vectors.shape == wanted.shape == (3, imported.dim)
+    assert vectors.shape == wanted.shape == (3, parts.dim)
     np.testing.assert_allclose(vectors, fn.normalize(wanted).numpy(), atol=2e-5)
     other = forward(images, state, stride=how.get("stride", 16), after=feature != "after")
     assert float((torch.from_numpy(vectors) * fn.normalize(other)).sum(1).max()) < 0.999
+
+
+def test_the_model_file_embeds_as_the_formulas_do(tmp_path: Path) -> None:
+    state, images = clip_reid(stride=12, cameras=True), pictures(size=SIZE)
+    imported = import_for_inference(stored(state, tmp_path), tmp_path / "ours.onnx", size=SIZE, feature="before")
+    assert not imported.model.rejected
+    assert imported.feature == "before"
+    vectors = open_embedder(tmp_path / "ours.onnx").embed(list(images.numpy()))
+    wanted = fn.normalize(run_clip(images, state, stride=12, after=False))
+    np.testing.assert_allclose(vectors, wanted.numpy(), atol=2e-5)
 
 
 def test_the_jigsaw_on_numbers() -> None:
@@ -300,8 +308,8 @@ def test_a_wrong_size_is_named(tmp_path: Path) -> None:
 
 def test_a_model_of_bgr_images_takes_rgb(tmp_path: Path) -> None:
     state, images = clip_reid(), pictures(size=SIZE)
-    import_for_inference(stored(state, tmp_path), tmp_path / "ours.onnx", size=SIZE, color="BGR")
-    vectors = open_embedder(tmp_path / "ours.onnx").embed(list(images.numpy()))
+    _, _, embedder = build_embedder(stored(state, tmp_path), SIZE, color="BGR")
+    vectors = embedder.embed(list(images.numpy()))
     wanted = fn.normalize(run_clip(images.flip(3), state, stride=16, after=False))
     np.testing.assert_allclose(vectors, wanted.numpy(), atol=2e-5)
 
