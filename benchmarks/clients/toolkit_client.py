@@ -41,9 +41,12 @@ def randomise(network: nn.Module, size: tuple[int, int] = SIZE, *, of_bytes: boo
     """Gives the norms and powers of `network` random weights; convolutions keep the random start of the toolkit.
 
     Batch norms get the statistics of other random crops: with those of a new network, or with random ones, features
-    vanish or grow without bound, so that all crops get the same embedding. `of_bytes`: it normalises them itself.
+    vanish or grow without bound, so that all crops get the same embedding. One of these crops is noise alone: a
+    non-local block cubes its input, and would make infinite numbers of what it has not met. `of_bytes`: the network
+    normalises the crops itself.
     """
-    images = torch.from_numpy(random_crops(size, seed=1)).permute(0, 3, 1, 2).float()
+    noise = np.random.default_rng(2).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+    images = torch.from_numpy(np.concatenate([random_crops(size, seed=1), noise])).permute(0, 3, 1, 2).float()
     images = images if of_bytes else (images / 255 - 0.5) / 0.25
     batch_norms = [module for module in network.modules() if getattr(module, "running_var", None) is not None]
     for module in network.modules():

@@ -46,7 +46,7 @@ def test_the_import_embeds_as_the_toolkit_does(toolkit: str, benchmark: dict[str
     for network in NETWORKS[toolkit]:
         found = benchmark["compare"](network, tmp_path)
         assert found.cosines.min() > 0.99999, network  # of what is left without the mean of the crops
-        assert found.max_difference < 1e-5, network
+        assert found.max_difference < 5e-5, network
 
 
 def test_the_networks_are_those_of_the_benchmark(benchmark: dict[str, Any]) -> None:
