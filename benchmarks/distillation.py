@@ -1,4 +1,4 @@
-"""What helps on other people's cameras: teacher, unlabelled crops, instance norm, backbone; one schedule and seed.
+"""What helps on other people's cameras: teacher, unlabelled crops, instance norm, backbone, augmentation; one seed.
 
     python benchmarks/distillation.py --data Market-1501.zip --other VIPeR.zip --teacher retail.xml \
         --unlabelled street.zip --weights mobilenet_v2=FILE --weights timm:tf_efficientnet_lite0=FILE --out DIR
@@ -45,16 +45,17 @@ BATCHES = (1, 32)
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the table: a backbone, with or without a teacher and its unlabelled crops."""
+    """A row of the table: a backbone, with or without a teacher and its unlabelled crops, and keys of the recipe."""
 
     arch: str
     teacher: bool = False
     unlabelled: bool = False
+    changes: str = ""  # KEY=VALUE of the recipe, with spaces between
 
     @property
     def name(self) -> str:
         parts = [self.arch.removeprefix("timm:"), *["teacher"] * self.teacher, *["unlabelled"] * self.unlabelled]
-        return "-".join(parts)
+        return "-".join([*parts, *self.changes.split()])
 
 
 VARIANTS = (
@@ -66,6 +67,11 @@ VARIANTS = (
     Variant(EFFICIENTNET),
     Variant(EFFICIENTNET, teacher=True, unlabelled=True),
     Variant(EFFICIENTNET_NORMED, teacher=True, unlabelled=True),
+    Variant(MOBILENET, changes="color_jitter=0"),
+    Variant(MOBILENET, changes="grayscale_probability=0"),
+    Variant(MOBILENET, changes="jpeg_probability=0"),
+    Variant(MOBILENET, changes="color_jitter=0 grayscale_probability=0 jpeg_probability=0"),
+    Variant(MOBILENET, changes="erasing_probability=0.5"),
 )
 
 
@@ -80,7 +86,8 @@ class Row:
     def cells(self) -> list[str]:
         marks = ["yes" if on else "" for on in (self.variant.teacher, self.variant.unlabelled)]
         figures = [f"{value:.2f}" for value in self.scores.values()]
-        return [self.variant.arch, *marks, *figures, *(f"{value:.1f}" for value in self.milliseconds.values())]
+        times = [f"{value:.1f}" for value in self.milliseconds.values()]
+        return [self.variant.arch, *marks, self.variant.changes, *figures, *times]
 
 
 @click.command()
@@ -112,13 +119,12 @@ def main(
     weights = dict(file.split("=", 1) for file in files)
     weights.setdefault(NORMED, weights.get(MOBILENET, "none"))
     weights.setdefault(EFFICIENTNET_NORMED, weights.get(EFFICIENTNET, "none"))
-    settings = load_recipe(recipe, overrides)
-    if epochs:
-        settings = scale_schedule(settings, epochs)
     dataset, other_dataset = open_dataset(data), open_dataset(other)
     chosen = [VARIANTS[int(number) - 1] for number in rows.split(",")] if rows else VARIANTS
     finished: list[Row] = []
     for variant in chosen:
+        settings = load_recipe(recipe, (*overrides, *variant.changes.split()))
+        settings = scale_schedule(settings, epochs) if epochs else settings
         changed = dataclasses.replace(settings, arch=variant.arch, weights=weights.get(variant.arch, "none"))
         folder = out / variant.name
         train(variant, changed, dataset, folder, teacher, unlabelled)
@@ -183,7 +189,7 @@ def measure(folders: list[Path], seconds: float) -> list[dict[str, float]]:
 
 
 def write_table(rows: list[Row], recipe: Recipe, out: Path) -> None:
-    heads = ["backbone", "teacher", "unlabelled crops", *rows[0].scores, *rows[0].milliseconds]
+    heads = ["backbone", "teacher", "unlabelled crops", "changed", *rows[0].scores, *rows[0].milliseconds]
     small = f"{recipe.small_epochs} of them on crops of half the size"
     lines = [
         f"{recipe.height}x{recipe.width}, {recipe.epochs} epochs ({small}), seed {recipe.seed}.",
