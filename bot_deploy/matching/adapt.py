@@ -54,9 +54,10 @@ def fit_adaptation(
         named = names or {}
         listed = [f"camera {named.get(camera, camera)}: {count}" for camera, count in sorted(counts.items())[:10]]
         found = ", ".join(listed) or "none"
+        in_names = "cameras are in file names such as c2_0001.jpg, or in folders such as c2/"
         raise InputError(
-            f"at least 2 cameras with {MIN_CAMERA_CROPS} crops each are needed; crops found: {found}; cameras are in "
-            "file names such as c2_0001.jpg, or in folders such as c2/"
+            f"at least 2 cameras with {MIN_CAMERA_CROPS} crops each are needed; crops found: {found}; "
+            + ("take more footage" if names else in_names)
         )
     means = fit_camera_means(vectors, cameras)
     known = [row for row, camera in enumerate(cameras) if camera in enough]

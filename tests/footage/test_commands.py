@@ -19,11 +19,12 @@ from PIL import Image
 
 from bot_deploy import cli, open_embedder
 from bot_deploy.artifacts import read_contract, write_contract
-from bot_deploy.camera_means import CameraMeans, stored_means
+from bot_deploy.camera_means import CameraMeans, camera_means_of, stored_means
 from bot_deploy.demos.enrolment import open_enrolment_gallery
 from bot_deploy.demos.recognition import LiveRecognizer
 from bot_deploy.footage import Footage
 from bot_deploy.gallery import LocalIndex, open_or_create_index
+from bot_deploy.matching import adapt
 from bot_deploy.video import detectors
 
 NAMES = ("entrance_2026-01-31_12-00-00.mkv", "till_2026-01-31_12-10-00.mkv")
@@ -346,8 +347,36 @@ def test_the_camera_means_of_named_cameras(bot: Any, yard: Path, tmp_path: Path)
     for words in (["--gallery", "shop.gallery"], ["--footage", yard / NAMES[0], "--footage", yard / NAMES[1]]):
         code, _, err = bot("adapt", "model.onnx", *words, "-o", "adapted.onnx")
         assert code == 2
-        assert re.search(r"crops found: camera (entrance: \d+, camera till|till: \d+, camera entrance): \d+;", err), err
+        assert re.search(
+            r"crops found: camera (entrance: \d+, camera till|till: \d+, camera entrance): \d+; take more footage", err
+        ), err
         assert not (tmp_path / "adapted.onnx").exists()
+
+
+def test_a_model_is_adapted_to_footage(bot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One camera sees red people, the other green and blue ones, so crops of one camera are more alike."""
+    monkeypatch.setattr(adapt, "MIN_CAMERA_CROPS", 2)
+    seen = {"entrance": [("red", 0.5, 3.0), ("red", 4.0, 6.5)], "till": [("blue", 0.5, 3.0), ("green", 4.0, 6.5)]}
+    for camera, visits in seen.items():
+        write_lossless(tmp_path / f"{camera}.mkv", walk(7, visits))
+    code, out, err = bot(
+        "adapt", "model.onnx", "--footage", "entrance.mkv", "--footage", "till.mkv", "-o", "a.onnx", "--json"
+    )
+    assert code == 0, err
+    document = json.loads(out)
+    assert set(document["cameras"]) == {"entrance", "till"}
+    assert document["crops"] == sum(document["cameras"].values())
+    assert document["camera_gap"]["after"] < document["camera_gap"]["before"]
+    means = camera_means_of(read_contract(tmp_path / "a.onnx"))
+    assert means
+    # The same crops through an index give the same means, and the camera's number is the one in the index.
+    assert bot("index", "entrance.mkv", "till.mkv", "-o", "shop.gallery")[0] == 0
+    assert bot("adapt", "model.onnx", "--gallery", "shop.gallery", "-o", "b.onnx")[0] == 0
+    assert read_contract(tmp_path / "b.onnx").camera_means == read_contract(tmp_path / "a.onnx").camera_means
+    with LocalIndex(tmp_path / "shop.gallery") as index:
+        footage = Footage(index)
+        red, own = (means.of_camera[footage.find_camera(name)] for name in seen)
+    assert red[0] > own[0] + 0.2  # more red than green and blue people on average
 
 
 @pytest.mark.parametrize(
