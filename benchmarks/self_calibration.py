@@ -20,7 +20,7 @@ from bot_deploy.camera_means import fit_camera_means
 from bot_deploy.matching.calibrate import choose_thresholds
 from bot_deploy.matching.pairs import PairScores, bin_edges, score_pairs
 from bot_deploy.matching.self_calibration import bootstrap_threshold
-from bot_deploy.matching.tracks import Track, score_tracks
+from bot_deploy.matching.tracks import Track, TrackScores, pair_across_cameras, score_tracks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,7 @@ FALSE_ACCEPT_RATE = 1e-3
 COLUMNS = (
     "model", "data", "embeddings", "labelled threshold", "its rate", "its false rejects",
     "label-free threshold", "95 % interval", "its rate", "its false rejects", "genuine pairs below `no match`",
+    "found pairs across cameras", "of one person", "found where nobody is the same", "their false rejects",
 )  # fmt: skip
 
 
@@ -61,7 +62,8 @@ def compare(
 ) -> list[str]:
     """The cells of one row, of halves (vectors, identities, cameras)."""
     labelled = choose_thresholds(score_pairs(*fitted), "", FALSE_ACCEPT_RATE).threshold
-    scores = score_tracks(as_tracks(*fitted))
+    tracks = as_tracks(*fitted)
+    scores = score_tracks(tracks)
     pairs = scores.histograms()
     free = choose_thresholds(pairs, "", FALSE_ACCEPT_RATE).threshold
     low, high = bootstrap_threshold(scores, FALSE_ACCEPT_RATE)
@@ -74,6 +76,32 @@ def compare(
         f"{low:.3f} to {high:.3f}",
         *rates(truth, free),
         rates(truth, common)[1],
+        *pairs_across(fitted, tracks, scores, free),
+    ]
+
+
+def pairs_across(
+    fitted: tuple[Vectors, Sequence[int], Sequence[int]], tracks: list[Track], scores: TrackScores, threshold: float
+) -> list[str]:
+    """The cells about the pairs of tracks on two cameras that are taken for one person, without labels."""
+    labels = np.unique(np.stack([np.asarray(part) for part in fitted[1:]], axis=1), axis=0)
+    people, cameras = labels.T
+    pairs, _ = pair_across_cameras(tracks)
+    right = [people[first] == people[second] for first, second in pairs]
+    # Each person on one camera only.
+    places = {person: place for place, person in enumerate(np.unique(people).tolist())}
+    order = {camera: place for place, camera in enumerate(np.unique(cameras).tolist())}
+    apart = [
+        track
+        for track, person, camera in zip(tracks, people.tolist(), cameras.tolist(), strict=True)
+        if places[person] % len(order) == order[camera]
+    ]
+    wrong, possible = pair_across_cameras(apart)
+    return [
+        f"{100 * scores.share_across:.0f} %",
+        f"{100 * float(np.mean(right)):.0f} %" if right else "",
+        f"{100 * len(wrong) / max(possible, 1):.0f} %",
+        f"{100 * float((scores.across < threshold).mean()):.1f} %" if len(scores.across) else "",
     ]
 
 
@@ -91,7 +119,7 @@ def as_tracks(vectors: Vectors, people: Sequence[int], cameras: Sequence[int]) -
     for number, (person, camera) in enumerate(np.unique(labels, axis=0).tolist()):
         own = vectors[(labels == (person, camera)).all(1)]
         box = (10.0 * number, 0.0, 10.0 * number + 5, 10.0)
-        tracks.append(Track(camera, 0.0, 1.0, own, np.zeros(len(own)), np.tile(box, (len(own), 1))))
+        tracks.append(Track(camera, camera, 0.0, 1.0, own, np.zeros(len(own)), np.tile(box, (len(own), 1))))
     return tracks
 
 

@@ -87,7 +87,7 @@ class Calibration:
     reject_threshold: Cosine  # cosine below which the answer is "no match"
     false_reject_rate: Rate  # share of genuine pairs below the threshold
     curve: tuple[tuple[Cosine, PositiveRate], ...]  # (cosine, false-accept rate), ascending in cosine
-    is_labelled: bool = True  # False: of tracks, see matching/self_calibration.py; genuine pairs are of one track then
+    is_labelled: bool = True  # False: of tracks, see matching/self_calibration.py; genuine pairs are of tracks then
     cameras: tuple[CameraID, ...] = ()  # that it was measured on; (): unknown
     threshold_interval: tuple[Cosine, Cosine] | None = None  # 95 % bootstrap interval of the threshold
 

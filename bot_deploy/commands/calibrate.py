@@ -138,7 +138,7 @@ def _measure_tracks(
     from bot_deploy.footage import Footage
     from bot_deploy.gallery import open_index
     from bot_deploy.matching.centered_gallery import CenteredGallery
-    from bot_deploy.matching.self_calibration import calibrate_by_tracks
+    from bot_deploy.matching.self_calibration import calibrate_by_tracks, has_enough_across
     from bot_deploy.matching.tracks import read_tracks, score_tracks
 
     means = camera_means_of(embedder.contract)
@@ -155,7 +155,13 @@ def _measure_tracks(
     name = mask_address(gallery) if gallery else ", ".join(map(str, videos))
     say(f"{name}: {len(tracks)} appearances, cameras: {len(cameras)}; no labels are used")
     scores = score_tracks(tracks)
-    return scores.histograms(), calibrate_by_tracks(scores, name, cameras, far)
+    across = has_enough_across(scores)
+    calibration = calibrate_by_tracks(scores, name, cameras, far)
+    if across:
+        say(f"{scores.pairs_across} pairs of tracks on two cameras, each other's nearest by far, count as one person")
+    else:
+        say("pairs of one person are crops of one track, seconds apart; too few people are surely on two cameras")
+    return scores.histograms(across=across), calibration
 
 
 def _describe(calibration: Calibration) -> list[str]:
@@ -175,9 +181,9 @@ def _describe(calibration: Calibration) -> list[str]:
         ]
     low, high = calibration.threshold_interval
     return [
-        f"{impostors} pairs of crops of people in view together, {genuine} of one person, seconds apart",
+        f"{impostors} pairs of crops of people in view together, {genuine} of one person",
         f"{match} (95 % interval {low:.4f} to {high:.4f}): {rate}",
-        f"{missed} of the pairs of one person score lower; across cameras it is more, which only labels can tell",
+        f"{missed} of the pairs of one person score lower; in truth it is more, which only labels can tell",
         f"{no_match}: at least half of the pairs of different people score higher",
     ]
 

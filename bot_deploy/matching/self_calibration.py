@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 MIN_TRACKS = 20  # that share a view with another one; the bootstrap draws from them
 MIN_ERRORS = 30  # impostor pairs above the threshold: the rule of 30 (Doddington et al., Speech Communication, 2000)
 MIN_GENUINE_PAIRS = 100
+# Pairs of tracks on two cameras, from which they are the genuine pairs. Where two cameras show other people, 2 to 4 %
+# of the possible pairs are found all the same; where they show the same people, 11 to 50 % (benchmarks/README.md).
+MIN_PAIRS_ACROSS, MIN_SHARE_ACROSS = 20, 0.1
 MAX_REJECTED_IMPOSTORS = 0.5  # share of impostor pairs with a cosine below `Calibration.reject_threshold`
 BOOTSTRAPS, INTERVAL = 400, (2.5, 97.5)  # percentiles
 MAX_DRAWN_RATE = 20  # times the rate of all tracks, that a threshold may have in a draw of them
@@ -42,8 +45,9 @@ def calibrate_by_tracks(
 ) -> Calibration:
     """The calibration with the lowest threshold that keeps to `target_false_accept_rate`, without labels.
 
-    Crops of one track say little about another time or camera. So "no match" is said only below the cosine that half
-    of the impostor pairs reach, or below that of 95 % of the genuine pairs if it is lower.
+    The genuine pairs are those across cameras where there are enough. They were found by their likeness, and crops of
+    one track say little about another time or camera. So "no match" is said only below the cosine that half of the
+    impostor pairs reach, or below that of 95 % of the genuine pairs if it is lower.
 
     Args:
         scores: of the tracks of a gallery.
@@ -55,7 +59,7 @@ def calibrate_by_tracks(
         InputError: there are too few pairs to measure such a rate.
     """
     check_track_counts(scores, data, target_false_accept_rate)
-    pairs = scores.histograms()
+    pairs = scores.histograms(across=has_enough_across(scores))
     calibration = choose_thresholds(pairs, data, target_false_accept_rate)
     below = np.cumsum(pairs.impostor_counts) / pairs.impostor_counts.sum()
     common = float(bin_edges()[np.argmax(below > MAX_REJECTED_IMPOSTORS)])
@@ -66,6 +70,12 @@ def calibrate_by_tracks(
         cameras=tuple(sorted(cameras)),
         threshold_interval=bootstrap_threshold(scores, target_false_accept_rate),
     )
+
+
+def has_enough_across(scores: TrackScores) -> bool:
+    """Whether the genuine pairs across cameras are enough to calibrate with."""
+    enough_tracks = scores.pairs_across >= MIN_PAIRS_ACROSS and scores.share_across >= MIN_SHARE_ACROSS
+    return enough_tracks and len(scores.across) >= MIN_GENUINE_PAIRS
 
 
 def check_track_counts(scores: TrackScores, data: str, target_false_accept_rate: float) -> None:
@@ -81,7 +91,7 @@ def check_track_counts(scores: TrackScores, data: str, target_false_accept_rate:
             f"{data}: only {scores.tracks} people are in view of one camera together with another one; at least "
             f"{MIN_TRACKS} are needed; {REMEDY}"
         )
-    if len(scores.genuine) < MIN_GENUINE_PAIRS:
+    if len(scores.genuine) < MIN_GENUINE_PAIRS and not has_enough_across(scores):
         raise InputError(
             f"{data}: only {len(scores.genuine)} pairs of crops of one person in view, seconds apart; at least "
             f"{MIN_GENUINE_PAIRS} are needed; {REMEDY}"

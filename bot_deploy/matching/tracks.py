@@ -1,13 +1,15 @@
 """What tracks say about who is who, without labels.
 
 Two tracks in view of one camera at one time are two people: their crops are impostor pairs. One track is one person:
-its crops far apart in time are genuine pairs.
+its crops far apart in time are genuine pairs. Two tracks of two cameras that are each other's nearest by far are one
+person as well: their crops are genuine pairs too.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +24,12 @@ if TYPE_CHECKING:
     from bot_deploy.footage import Appearance, Footage
     from bot_deploy.gallery import Gallery
 
+ROWS_AT_ONCE = 1024  # of a matrix of distances
+MIN_LENGTH = 1e-12  # of a mean vector
 MIN_OVERLAP_S = 0.5  # seconds together in view, from which two tracks on one camera are two people
 MIN_GAP_S = 2.0  # between the two crops of a genuine pair; neighbouring frames are always alike
+# The nearest track is at most this far, of the second nearest (1 - cosine): the ratio test of Lowe, IJCV 2004.
+MAX_DISTANCE_RATIO = 0.7
 MAX_TIME_APART_S, MAX_COVERED = 0.2, 0.5  # see `_may_be_one`
 
 
@@ -31,6 +37,7 @@ MAX_TIME_APART_S, MAX_COVERED = 0.2, 0.5  # see `_may_be_one`
 class Track:
     """One person in view of one camera, without a name. Times are in seconds."""
 
+    camera: Hashable
     view: Hashable  # the same for tracks whose times can be compared, on one camera
     start: float
     end: float
@@ -41,16 +48,20 @@ class Track:
 
 @dataclass(frozen=True, eq=False)
 class TrackScores:
-    """Cosines of impostor pairs [M] and of genuine pairs [K], with the numbers of their tracks."""
+    """Cosines of impostor pairs [M], with the numbers of their tracks, and of genuine pairs."""
 
     impostors: npt.NDArray[np.float32]
     first: npt.NDArray[np.int64]  # [M]
     second: npt.NDArray[np.int64]  # [M]
-    genuine: npt.NDArray[np.float32]
+    genuine: npt.NDArray[np.float32]  # [K], of one track
     tracks: int  # that share a view with another one
+    across: npt.NDArray[np.float32]  # [L], genuine pairs of tracks on two cameras
+    pairs_across: int  # of tracks
+    share_across: float  # of the pairs that there could be, if everybody were on all cameras once
 
-    def histograms(self) -> PairScores:
-        return PairScores(count_bins(self.genuine), count_bins(self.impostors))
+    def histograms(self, *, across: bool = False) -> PairScores:
+        """The scores; the genuine pairs are those of one track, or those `across` cameras."""
+        return PairScores(count_bins(self.across if across else self.genuine), count_bins(self.impostors))
 
 
 def read_tracks(gallery: Gallery, footage: Footage) -> list[Track]:
@@ -71,7 +82,9 @@ def read_tracks(gallery: Gallery, footage: Footage) -> list[Track]:
         looks = [one.looks[place] for place in own]
         shift = one.start - one.video_start  # of the video's clock
         times, boxes = [look.time + shift for look in looks], [look.box for look in looks]
-        tracks.append(Track(one.view, one.start, one.end, part, np.array(times), np.array(boxes, np.float64)))
+        tracks.append(
+            Track(one.camera, one.view, one.start, one.end, part, np.array(times), np.array(boxes, np.float64))
+        )
     return tracks
 
 
@@ -87,6 +100,8 @@ def score_tracks(tracks: Sequence[Track]) -> TrackScores:
     for track in tracks:
         apart = np.triu(np.abs(track.times[:, None] - track.times) >= MIN_GAP_S, 1)
         genuine.append((track.vectors @ track.vectors.T)[apart])
+    pairs, possible = pair_across_cameras(tracks)
+    across = [(tracks[left].vectors @ tracks[right].vectors.T).ravel() for left, right in pairs]
     none, no_tracks = np.zeros(0, np.float32), np.zeros(0, np.int64)
     return TrackScores(
         np.concatenate([none, *impostors]),
@@ -94,7 +109,46 @@ def score_tracks(tracks: Sequence[Track]) -> TrackScores:
         np.concatenate([no_tracks, *second]),
         np.concatenate([none, *genuine]),
         len(np.unique(np.concatenate([no_tracks, *first, *second]))),
+        np.concatenate([none, *across]),
+        len(pairs),
+        len(pairs) / max(possible, 1),
     )
+
+
+def pair_across_cameras(tracks: Sequence[Track]) -> tuple[list[tuple[int, int]], int]:
+    """The numbers of each two tracks of two cameras that show one person, and how many such pairs there could be.
+
+    By their mean vectors, each is the other's nearest of that camera, and nearer by far than the second nearest.
+    """
+    of_camera: dict[Hashable, list[int]] = defaultdict(list)
+    for number, track in enumerate(tracks):
+        of_camera[track.camera].append(number)
+    several = [numbers for numbers in of_camera.values() if len(numbers) > 1]
+    pairs: list[tuple[int, int]] = []
+    possible = 0
+    for first, second in combinations(several, 2):
+        units, others = (_mean_vectors([tracks[number] for number in numbers]) for numbers in (first, second))
+        there, back = _find_nearest_by_far(units, others), _find_nearest_by_far(others, units)
+        pairs += [(first[row], second[at]) for row, at in enumerate(there) if at >= 0 and back[at] == row]
+        possible += min(len(first), len(second))
+    return pairs, possible
+
+
+def _mean_vectors(tracks: Sequence[Track]) -> Vectors:
+    """The mean vector of each track, of unit length [N, D]."""
+    means = np.stack([track.vectors.mean(0) for track in tracks])
+    lengths = np.linalg.norm(means, axis=1, keepdims=True).clip(MIN_LENGTH)
+    return np.asarray(means / lengths, np.float32)
+
+
+def _find_nearest_by_far(vectors: Vectors, others: Vectors) -> npt.NDArray[np.intp]:
+    """The row of the nearest of `others` [M, D], M > 1, for each of `vectors` [N, D]; -1: the second is near too."""
+    found = []
+    for start in range(0, len(vectors), ROWS_AT_ONCE):
+        distances = 1 - vectors[start : start + ROWS_AT_ONCE] @ others.T
+        first, second = np.partition(distances, 1, axis=1)[:, :2].T
+        found.append(np.where(first < MAX_DISTANCE_RATIO * second, distances.argmin(1), -1))
+    return np.concatenate(found)
 
 
 def _pairs_in_view(tracks: Sequence[Track]) -> Iterator[tuple[int, int]]:

@@ -27,8 +27,8 @@ CALIBRATION = Calibration(
 
 
 def scores_of(cosines: list[float], tracks: int = 30) -> TrackScores:
-    empty = np.zeros(len(cosines), np.int64)
-    return TrackScores(np.array(cosines, np.float32), empty, empty, np.zeros(0, np.float32), tracks)
+    empty, none = np.zeros(len(cosines), np.int64), np.zeros(0, np.float32)
+    return TrackScores(np.array(cosines, np.float32), empty, empty, none, tracks, none, 0, 0.0)
 
 
 def test_the_distance_is_the_largest_difference_of_the_shares() -> None:

@@ -20,9 +20,10 @@ from bot_deploy.errors import InputError
 from bot_deploy.footage import Footage
 from bot_deploy.gallery import open_index
 from bot_deploy.matching import self_calibration
+from bot_deploy.matching import tracks as tracks_module
 from bot_deploy.matching.pairs import BINS
 from bot_deploy.matching.self_calibration import bootstrap_threshold, calibrate_by_tracks
-from bot_deploy.matching.tracks import Track, TrackScores, read_tracks, score_tracks
+from bot_deploy.matching.tracks import Track, pair_across_cameras, read_tracks, score_tracks
 from bot_deploy.matching.verdict import make_verdict
 from bot_deploy.video import detectors
 
@@ -45,7 +46,7 @@ def draw_tracks(people: int, seed: int = 0) -> list[Track]:
         times = np.sort(rng.uniform(start, start + length, CROPS))
         corner = rng.uniform(0, 200, (CROPS, 2))
         boxes = np.concatenate([corner, corner + rng.uniform(20, 200, (CROPS, 2))], axis=1)
-        tracks.append(Track(f"view {number % 2}", start, start + length, vectors, times, boxes))
+        tracks.append(Track(number % 2, f"view {number % 2}", start, start + length, vectors, times, boxes))
     return tracks
 
 
@@ -102,6 +103,62 @@ def test_thresholds_are_quantiles_of_the_pairs() -> None:
     assert (calibration.impostor_pairs, calibration.genuine_pairs) == (len(scores.impostors), len(scores.genuine))
 
 
+def on_two_cameras(people: int, noise: float) -> list[Track]:
+    """Everybody on both cameras, a little changed; on each of them all are in view together."""
+    tracks = []
+    for camera, seed in (("entrance", 1), ("till", 2)):
+        changes = noise * np.random.default_rng(seed).normal(size=(people, CROPS, 16))
+        for number, vectors in enumerate(draw_people(people, 16) + changes):
+            unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+            boxes = np.tile([100.0 * number, 0, 100 * number + 50, 150], (CROPS, 1))
+            tracks.append(Track(camera, camera, 0, 9, unit, np.arange(CROPS) * 3.0, boxes))
+    return tracks
+
+
+def test_pairs_across_cameras_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracks_module, "ROWS_AT_ONCE", 7)
+    tracks = on_two_cameras(60, 0.3)
+    alone = replace(tracks[0], camera="yard")  # one track on a camera has no second nearest
+    pairs, possible = pair_across_cameras([*tracks, alone])
+    means = [track.vectors.astype(np.float64).mean(0) for track in tracks]
+    expected = []
+    for one in range(60):
+        for other in range(60, 120):
+            there = sorted((1 - cosine(means[one], means[number]), number) for number in range(60, 120))
+            back = sorted((1 - cosine(means[other], means[number]), number) for number in range(60))
+            if (there[0][1], back[0][1]) == (other, one) and all(a[0][0] < 0.7 * a[1][0] for a in (there, back)):
+                expected.append((one, other))
+    assert pairs == expected
+    assert possible == 60
+    assert 10 < len(pairs) < 55
+    assert sum(other == one + 60 for one, other in pairs) > 0.9 * len(pairs)
+    scores = score_tracks([*tracks, alone])
+    assert (scores.pairs_across, scores.share_across) == (len(pairs), len(pairs) / 60)
+    assert sorted(scores.across) == pytest.approx(
+        sorted(float(a @ b) for one, other in pairs for a in tracks[one].vectors for b in tracks[other].vectors),
+        abs=1e-6,
+    )
+
+
+def cosine(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
+    return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
+
+
+def test_pairs_across_cameras_are_the_genuine_ones_where_there_are_enough() -> None:
+    scores = score_tracks(on_two_cameras(60, 0.3))
+    calibration = calibrate_by_tracks(scores, "x", (), 0.02)
+    assert calibration.genuine_pairs == len(scores.across)
+    assert calibration.false_reject_rate == pytest.approx((scores.across < calibration.threshold).mean(), abs=1e-3)
+    few = replace(scores, pairs_across=19)
+    rare = replace(scores, share_across=0.09)
+    for other in (few, rare, replace(scores, across=scores.across[:99])):
+        calibration = calibrate_by_tracks(other, "x", (), 0.02)
+        assert calibration.genuine_pairs == len(scores.genuine)
+        assert calibration.false_reject_rate == pytest.approx((scores.genuine < calibration.threshold).mean(), abs=1e-3)
+    # Two cameras that show other people give few pairs.
+    assert score_tracks(on_two_cameras(60, 0.3)[:30] + on_two_cameras(60, 0.3)[90:]).share_across < 0.1
+
+
 def test_the_interval_is_that_of_drawn_tracks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against copies of the tracks: a pair of two tracks that are drawn twice and three times counts six times."""
     scores = score_tracks(draw_tracks(60, seed=3))
@@ -146,7 +203,9 @@ def test_too_few_pairs_are_refused_with_the_remedy() -> None:
         calibrate_by_tracks(scores, "x", (), 0.0)
     empty = np.zeros(0, np.int64)
     with pytest.raises(InputError, match="only 0 people"):
-        calibrate_by_tracks(TrackScores(empty.astype(np.float32), empty, empty, scores.genuine, 0), "x", (), 0.1)
+        calibrate_by_tracks(
+            replace(scores, impostors=scores.impostors[:0], first=empty, second=empty, tracks=0), "x", (), 0.1
+        )
 
 
 def test_tracks_are_those_of_the_index(tmp_path: Path) -> None:
