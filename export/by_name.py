@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -11,14 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bot_deploy.artifacts import read_contract
 from bot_deploy.artifacts.contract import decode_calibration
 from bot_deploy.datasets import open_dataset
 from bot_deploy.errors import RunError
 from bot_deploy.files import check_writable, lock, write_atomically
 from bot_deploy.matching.calibrate import store_calibration
 from bot_deploy.models import box
-from bot_deploy.models.cache import find_model_file, models_folder
-from bot_deploy.models.fetch import fetch, find_cached_file
+from bot_deploy.models.cache import FOLDER_VARIABLE, find_model_file, search_folders
+from bot_deploy.models.fetch import fetch
+from bot_deploy.models.terms import log_terms
 from bot_deploy.synthetic import generate_dataset
 
 from .wrap import require_parity, wrap_model
@@ -51,28 +54,40 @@ def prepare_model(network: NamedModel, folder: Path | None = None) -> Path:
         return model_file
     if model_file and folder:
         return _copy(model_file, folder / network.name)
-    by_hand = find_cached_file(network) is not None  # `fetch` prints the terms of what it fetches
     source = fetch(network, folder)
     target = _writable(source.parent, network.name)
     with lock(target / ".wrap.lock", lambda: logger.info(f"another process wraps {network.name}; waiting for it")):
         model_file = find_model_file(network.name, (target.parent,))
         if model_file:
             return model_file
-        if by_hand:
-            logger.info(f"{network.name}: {network.terms}")
-        with tempfile.TemporaryDirectory() as temporary:
-            model = _make_model(network, source, target, _draw_people(Path(temporary) / "people"))
-        require_parity(model)
+        log_terms(network)  # of files that were put there by hand; `fetch` says those of what it fetches
         measured = calibration_path(network.name)
-        if measured.exists():
-            fields = json.loads(measured.read_text(encoding="utf-8"))
-            store_calibration(model.path, decode_calibration(fields, str(measured)))
+        with tempfile.TemporaryDirectory() as temporary:
+            model = _make_model(network, source, Path(temporary), _draw_people(Path(temporary) / "people"))
+            require_parity(model)
+            check_dim(network, read_contract(model.path).dim)
+            if measured.exists():
+                fields = json.loads(measured.read_text(encoding="utf-8"))
+                store_calibration(model.path, decode_calibration(fields, str(measured)))
+            model_file = _copy(model.path, target)  # complete: whoever finds it, finds its threshold too
     threshold = "Its threshold was measured on other cameras" if measured.exists() else "It has no calibrated threshold"
     logger.info(
-        f"{network.name}: kept as {model.path}. {threshold}: `bot calibrate {network.name}` measures one on crops of "
+        f"{network.name}: kept as {model_file}. {threshold}: `bot calibrate {network.name}` measures one on crops of "
         "your cameras"
     )
-    return model.path
+    return model_file
+
+
+def check_dim(network: NamedModel, dim: int) -> None:
+    """Checks that an embedding has as many numbers as the table says.
+
+    Raises:
+        RunError: it has not.
+    """
+    if dim != network.dim:
+        raise RunError(
+            f"{network.name}: its embeddings have {dim} numbers instead of {network.dim}; the table is wrong"
+        )
 
 
 def calibration_path(name: str) -> Path:
@@ -119,14 +134,21 @@ def _copy(model_file: Path, folder: Path) -> Path:
 
 
 def _writable(folder: Path, name: str) -> Path:
-    """`folder`, or that of `name` in the user's folder of models if `folder` cannot be written."""
-    try:
-        check_writable(folder / "model.onnx")
-    except RunError:
-        folder = models_folder() / name
-        folder.mkdir(parents=True, exist_ok=True)
-        check_writable(folder / "model.onnx")
-    return folder
+    """`folder`, or that of `name` in the first folder of models that can be written.
+
+    Raises:
+        RunError: there is none.
+    """
+    places = [folder, *(place / name for place in search_folders())]
+    for place in places:
+        with contextlib.suppress(RunError, OSError):
+            place.mkdir(parents=True, exist_ok=True)
+            check_writable(place / "model.onnx")
+            return place
+    raise RunError(
+        f"{name} is wrapped at its first use, and none of these folders can be written: "
+        f"{', '.join(map(str, dict.fromkeys(places)))}; set ${FOLDER_VARIABLE} to one that can"
+    )
 
 
 def _draw_people(folder: Path) -> Dataset:

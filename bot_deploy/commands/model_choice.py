@@ -38,6 +38,8 @@ def choose_model(model: str | Path | None) -> Path:
     if model is None:
         return runs.newest_model() or box.PATH
     network = find_named_network(str(model))
+    if network and not isinstance(network, NamedModel) and not Path(model).is_file():
+        raise InputError(f"{model} is a detector; give it as --detector", parameter="model")
     if isinstance(network, NamedModel) and not Path(model).is_file() and not find_model_file(network.name):
         from bot_deploy.export.by_name import prepare_model
 
@@ -80,9 +82,18 @@ def model_name(path: str | Path) -> str:
 
 
 def say_terms(path: str | Path) -> None:
-    """Prints the terms of the built-in model, if `path` is its file, when a user first uses it."""
+    """Prints the terms of the built-in model, or of a network of the table, when a user first uses its file."""
     from bot_deploy.console import say
     from bot_deploy.models import box
+    from bot_deploy.models.cache import search_folders
+    from bot_deploy.models.table import find_named_network
+    from bot_deploy.models.terms import is_first_use
 
-    if path == box.PATH and box.is_first_use():
-        say(f"the built-in model is {box.TERMS}; this is printed once, and docs/model.md is its card")
+    if path == box.PATH:
+        if is_first_use(box.NAME):
+            say(f"the built-in model is {box.TERMS}; this is printed once, and docs/model.md is its card")
+        return
+    network = find_named_network(Path(path).parent.name)
+    # Such as a folder that was carried to a machine without internet.
+    if network and Path(path).parent.parent in search_folders() and is_first_use(network.name):
+        say(f"{network.name}: {network.terms}")

@@ -55,10 +55,10 @@ def models(names: tuple[str, ...], fetch: bool, folder: Path | None, bench: bool
             say(f"{name}: {_fetch(name, folder)}")
         if folder:
             say(f"where this folder is copied to, set BOT_MODELS to its path; here it is {folder.absolute()}")
-        listed = list_models()
+        listed = list_models([folder] if folder else None)
     if names:
         listed = [model for model in listed if model.name in names]
-    speeds = {model.name: _images_per_second(model.path) for model in listed if bench and _can_run(model)}
+    speeds = _measure([model for model in listed if bench and model.kind == "model" and model.path])
     if as_json:
         documents = [(model.kind, _document(model, speeds)) for model in listed]
         show_json({f"{kind}s": [row for of, row in documents if of == kind] for kind in ("model", "detector")})
@@ -81,8 +81,18 @@ def _fetch(name: str, folder: Path | None) -> Path:
     return fetch(network, folder)
 
 
-def _can_run(model: ListedModel) -> bool:
-    return model.kind == "model" and model.path is not None
+def _measure(models: Sequence[ListedModel]) -> dict[str, float]:
+    """The images per second of each of `models` that can run here; the others are named."""
+    from bot_deploy.console import say
+    from bot_deploy.errors import BotError, on_one_line
+
+    speeds = {}
+    for model in models:
+        try:
+            speeds[model.name] = _images_per_second(model.path)
+        except (BotError, ModuleNotFoundError) as error:  # one model that cannot run does not end the list
+            say(f"{model.name}: cannot be measured ({on_one_line(error)})")
+    return speeds
 
 
 def _images_per_second(path: Path | None) -> float:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bot_deploy.errors import InputError
 from bot_deploy.files import cache_folder
 
 from . import box
 from .table import NAMED_MODELS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FOLDER_VARIABLE = "BOT_MODELS"
 MODEL_FILES = ("model.onnx", "model.xml")  # names of the model file in the folder of its name
@@ -29,7 +33,7 @@ def search_folders() -> tuple[Path, ...]:
     return (*([Path(own)] if own else []), cache_folder("models"))
 
 
-def find_model_file(name: str, folders: tuple[Path, ...] | None = None) -> Path | None:
+def find_model_file(name: str, folders: Sequence[Path] | None = None) -> Path | None:
     """The model file of the model `name`; None if there is none."""
     if Path(name).name != name:  # a path is no name
         return None
@@ -37,9 +41,9 @@ def find_model_file(name: str, folders: tuple[Path, ...] | None = None) -> Path 
     return next((path for path in candidates if path.is_file()), None)
 
 
-def model_names() -> list[str]:
-    """The names of all models with a model file."""
-    paths = (path for folder in search_folders() for file in MODEL_FILES for path in folder.glob(f"*/{file}"))
+def model_names(folders: Sequence[Path]) -> list[str]:
+    """The names of all models with a model file in `folders`."""
+    paths = (path for folder in folders for file in MODEL_FILES for path in folder.glob(f"*/{file}"))
     return sorted({path.parent.name for path in paths})
 
 

@@ -14,8 +14,10 @@ from bot_deploy.files import lock, write_atomically
 from bot_deploy.progress import progress_counter
 
 from .cache import FOLDER_VARIABLE, models_folder, search_folders
+from .terms import log_terms
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from .table import NamedNetwork, RemoteFile
@@ -61,15 +63,15 @@ def fetch(network: NamedNetwork, folder: Path | None = None) -> Path:
     except BotError:
         raise
     except OSError as error:
-        raise _unwritable(target, error) from None
-    logger.info(f"{network.name}: {network.terms}")
+        raise _unwritable(target, error, network.files) from None
+    log_terms(network)
     return target / first
 
 
-def find_cached_file(network: NamedNetwork) -> Path | None:
-    """The first file of `network` if all its files are in a folder of models; their content is not read."""
-    for place in search_folders():
-        if all((place / network.name / file.name).is_file() for file in network.files):
+def find_cached_file(network: NamedNetwork, folders: Sequence[Path] | None = None) -> Path | None:
+    """The first file of `network` if all its files are in a folder of models, with their checksums."""
+    for place in search_folders() if folders is None else folders:
+        if _is_complete(network, place / network.name):
             return place / network.name / network.files[0].name
     return None
 
@@ -109,7 +111,7 @@ def _require_network(network: NamedNetwork, target: Path) -> None:
         ) from None
 
 
-def _by_hand(files: list[RemoteFile], folder: Path) -> str:
+def _by_hand(files: Sequence[RemoteFile], folder: Path) -> str:
     return f"fetch {' and '.join(file.address for file in files)} by hand into {folder}"
 
 
@@ -141,19 +143,21 @@ def _download(file: RemoteFile, folder: Path) -> None:
     """Fetches `file` into `folder`, where it appears when it is complete and has its checksum.
 
     Raises:
-        _ConnectionCutError: after the first part of the file.
+        _ConnectionCutError: after the server began to answer.
         RunError: the file cannot be fetched or written.
     """
     import pooch
     import requests
 
-    received = 0
+    is_answered = False
 
     def download(address: str, output: str, _pooch: object) -> None:
         """A downloader as pooch calls it; unlike pooch's own, it closes the connection after an error."""
-        nonlocal received
+        nonlocal is_answered
+        received = 0
         with requests.get(address, stream=True, timeout=TIMEOUT_S) as response, open(output, "wb") as unchecked:  # noqa: PTH123
             response.raise_for_status()
+            is_answered = True
             for chunk in response.iter_content(CHUNK_BYTES):
                 received += unchecked.write(chunk)
                 show(min(received, file.bytes), file.bytes)
@@ -171,7 +175,7 @@ def _download(file: RemoteFile, folder: Path) -> None:
             os.fsync(opened.fileno())
         checked.replace(folder / file.name)
     except requests.RequestException as error:
-        if received:
+        if is_answered:
             raise _ConnectionCutError("the connection was cut") from None
         raise RunError(f"{file.address}: cannot be fetched ({_reason(error)}); {REMEDY} {folder}") from None
     except ValueError:  # pooch's error for a wrong checksum
@@ -180,7 +184,9 @@ def _download(file: RemoteFile, folder: Path) -> None:
             f"deleted; {REMEDY} {folder}"
         ) from None
     except OSError as error:
-        raise _unwritable(folder, error) from None
+        if error.errno is None:  # requests raises such an error for a file of certificates that is missing
+            raise RunError(f"{file.address}: cannot be fetched ({on_one_line(error)}); {REMEDY} {folder}") from None
+        raise _unwritable(folder, error, [file]) from None
     finally:
         pooch_logger.setLevel(level)
 
@@ -192,7 +198,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answered {error.response.status_code} {error.response.reason}"
     for kind, reason in (
-        (requests.exceptions.ProxyError, "the proxy does not answer; see HTTPS_PROXY"),
+        (requests.exceptions.ProxyError, "the proxy refuses or does not answer; see HTTPS_PROXY"),
         (requests.exceptions.SSLError, "its certificate is not accepted"),
         (requests.ConnectTimeout, "no connection"),
         (requests.Timeout, f"nothing came for {TIMEOUT_S[1]:g} seconds"),
@@ -203,8 +209,8 @@ def _reason(error: Exception) -> str:
     return on_one_line(error)
 
 
-def _unwritable(folder: Path, error: OSError) -> RunError:
+def _unwritable(folder: Path, error: OSError, files: Sequence[RemoteFile]) -> RunError:
     return RunError(
-        f"{folder}: cannot be written ({error.strerror or on_one_line(error)}); free some space, or set "
-        f"${FOLDER_VARIABLE} to another folder"
+        f"{folder}: cannot be written ({error.strerror or on_one_line(error)}); free some space, or choose another "
+        f"folder (${FOLDER_VARIABLE}, or --to of `bot models`); {_by_hand(files, folder)}"
     )

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import box
-from .cache import find_model_file, model_names
+from .cache import find_model_file, model_names, search_folders
 from .fetch import find_cached_file
 from .table import NAMED_DETECTORS, NAMED_MODELS, Accuracy, NamedDetector, NamedModel, NetworkInput, RemoteFile
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 BOX_ACCURACY = (Accuracy("Market-1501", 90.44, 76.44), Accuracy("VIPeR", 34.18, 42.83))  # as docs/model.md has it
@@ -35,12 +36,17 @@ class ListedModel:
     path: Path | None = None  # the file that `bot` opens; of a model that is not wrapped yet, None
 
 
-def list_models() -> list[ListedModel]:
-    """The built-in model, the models in the order of the table, those of users, and the detectors."""
-    models = [_listed(network) for network in NAMED_MODELS]
-    detectors = [_listed(network) for network in NAMED_DETECTORS]
+def list_models(folders: Sequence[Path] | None = None) -> list[ListedModel]:
+    """The built-in model, the models in the order of the table, those of users, and the detectors.
+
+    Args:
+        folders: where their files are looked up; by default the folders of `cache.search_folders`.
+    """
+    folders = search_folders() if folders is None else folders
+    models = [_listed(network, folders) for network in NAMED_MODELS]
+    detectors = [_listed(network, folders) for network in NAMED_DETECTORS]
     names = {box.NAME, *(listed.name for listed in (*models, *detectors))}
-    own = [_own(name) for name in model_names() if name not in names]
+    own = [_own(name, folders) for name in model_names(folders) if name not in names]
     return [_boxed(), *models, *own, *detectors]
 
 
@@ -57,9 +63,9 @@ def _boxed() -> ListedModel:
     )
 
 
-def _listed(network: NamedModel | NamedDetector) -> ListedModel:
-    file = find_cached_file(network)
-    path = find_model_file(network.name) if isinstance(network, NamedModel) else file
+def _listed(network: NamedModel | NamedDetector, folders: Sequence[Path]) -> ListedModel:
+    file = find_cached_file(network, folders)
+    path = find_model_file(network.name, folders) if isinstance(network, NamedModel) else file
     return ListedModel(
         name=network.name,
         kind="model" if isinstance(network, NamedModel) else "detector",
@@ -77,8 +83,8 @@ def _listed(network: NamedModel | NamedDetector) -> ListedModel:
     )
 
 
-def _own(name: str) -> ListedModel:
-    path = find_model_file(name)
+def _own(name: str, folders: Sequence[Path]) -> ListedModel:
+    path = find_model_file(name, folders)
     assert path
     weights = path.with_suffix(".bin")  # of an OpenVINO IR
     files = [path, weights] if path.suffix == ".xml" and weights.is_file() else [path]

@@ -73,4 +73,4 @@ def test_every_command_that_takes_a_network_by_name_takes_offline(name: str) -> 
     assert command is not None
     names = {parameter.name for parameter in command.params}
     takes_offline = any("--offline" in parameter.opts for parameter in command.params)
-    assert takes_offline == bool(names & NAMES_A_NETWORK) or name == "models"
+    assert takes_offline == (bool(names & NAMES_A_NETWORK) or name == "models")

@@ -21,6 +21,7 @@ from bot_deploy.export.compact import round_weights, write_compact
 from bot_deploy.images import find_images
 from bot_deploy.model import InferenceGraph, ReID
 from bot_deploy.models import box
+from bot_deploy.models.terms import is_first_use
 from bot_deploy.train import weights
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 64, 32, 3), np.uint8)
@@ -130,10 +131,10 @@ def test_the_order_is_model_then_newest_run_then_box(people: Path, onnx_file: Pa
 
 def test_terms_are_repeated_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert [box.is_first_use(), box.is_first_use()] == [True, False]
+    assert [is_first_use("box"), is_first_use("box"), is_first_use("other")] == [True, False, True]
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert [box.is_first_use(), box.is_first_use()] == [True, True]
+    assert [is_first_use("box"), is_first_use("box")] == [True, True]
 
 
 def test_calibration_of_the_box_goes_into_a_copy(people: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,6 +68,21 @@ FAULTS = {
 }
 
 
+@pytest.mark.parametrize("fault", ["cut", "stops"])
+def test_a_connection_that_ends_before_the_first_part_is_tried_again(
+    fault: str, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "TIMEOUT_S", (0.3, 0.3))
+    monkeypatch.setattr(fetching, "CHUNK_BYTES", 1 << 20)
+    network = server.network("some-net", net_onnx=os.urandom(100_000))
+    server.fault, server.faults_left = fault, 1
+    fetch(network)
+    assert server.requests == ["/net.onnx", "/net.onnx"]
+    server.faults_left = 9
+    with pytest.raises(RunError, match="the connection was cut"):
+        fetch(replace(network, name="other"))
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_one_line_and_the_second_try_is_clean(
     fault: str, server: ModelServer, network: NamedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -99,15 +115,23 @@ def test_a_redirect_is_followed(server: ModelServer, network: NamedModel) -> Non
 
 
 def test_a_proxy_is_used(server: ModelServer, network: NamedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
     far = [replace(file, address=f"http://models.invalid/{file.name}") for file in network.files]
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
     fetch(replace(network, files=tuple(far)))
     assert server.requests == ["http://models.invalid/net.xml", "http://models.invalid/net.bin"]
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    with pytest.raises(RunError, match="the proxy does not answer"):
+    with pytest.raises(RunError, match="the proxy refuses or does not answer"):
         fetch(replace(network, name="other", files=tuple(far)), None)
+
+
+def test_a_missing_file_of_certificates(network: NamedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a proxy needs that opens connections; it is no full disk."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "none.pem")
+    safe = [replace(file, address=file.address.replace("http:", "https:")) for file in network.files]
+    with pytest.raises(
+        RunError, match=r"https://.*: cannot be fetched \(.*none\.pem\); try again, or fetch it by hand"
+    ):
+        fetch(replace(network, files=tuple(safe)))
 
 
 def test_no_server(server: ModelServer, network: NamedModel) -> None:
@@ -141,6 +165,7 @@ def test_offline_nothing_is_tried(
 def test_a_damaged_file_is_fetched_again(server: ModelServer, network: NamedModel) -> None:
     path = fetch(network)
     path.write_bytes(CONTENT["net_xml"][:-1])
+    assert find_cached_file(network) is None
     assert fetch(network).read_bytes() == CONTENT["net_xml"]
     assert server.requests[2:] == ["/net.xml"]
 
@@ -179,8 +204,9 @@ def test_a_folder_that_cannot_be_written(network: NamedModel, tmp_path: Path, mo
     with pytest.raises(RunError) as caught:
         fetch(network)
     assert str(caught.value) == (
-        f"{tmp_path / 'file' / 'models' / 'some-net'}: cannot be written (Not a directory); free some space, or set "
-        "$BOT_MODELS to another folder"
+        f"{tmp_path / 'file' / 'models' / 'some-net'}: cannot be written (Not a directory); free some space, or choose "
+        f"another folder ($BOT_MODELS, or --to of `bot models`); fetch {network.files[0].address} and "
+        f"{network.files[1].address} by hand into {tmp_path / 'file' / 'models' / 'some-net'}"
     )
 
 
@@ -193,7 +219,7 @@ def test_a_read_only_cache(network: NamedModel, tmp_path: Path) -> None:
     try:
         if user == 0:  # to whom permissions do not matter
             os.seteuid(65_534)
-        with pytest.raises(RunError, match=r"cannot be written \(Permission denied\); free some space, or set"):
+        with pytest.raises(RunError, match=r"cannot be written \(Permission denied\); free some space, or choose"):
             fetch(network)
     finally:
         os.seteuid(user)
@@ -214,6 +240,7 @@ def test_a_full_disk(server: ModelServer, tmp_path: Path, monkeypatch: pytest.Mo
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(caught.value)
+    assert network.files[0].address in str(caught.value)
     assert files(tmp_path / "models") == {}
     fetch(network)
 

@@ -50,6 +50,30 @@ def test_every_entry_can_be_fetched_and_wrapped(network: NamedNetwork) -> None:
             assert 0 < accuracy.rank1 < 100
 
 
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PLAIN = ((0.0,), (1.0,))
+# What the authors' pages say: colour, range, mean and std of the pixels, numbers in an embedding.
+INPUTS = {
+    **{f"retail-{number}": ("BGR", "0-255", *PLAIN, 256) for number in ("0265", "0277", "0286", "0287", "0288")},
+    "youtu-lite": ("RGB", "0-1", *IMAGENET, 768),
+    **{f"osnet-ain-x{width}": ("RGB", "0-1", *IMAGENET, 512) for width in ("1.0", "0.75", "0.5", "0.25")},
+    **{f"yolox-{size}": ("BGR", "0-255", *PLAIN, None) for size in ("nano", "tiny", "s")},
+}
+
+
+def test_the_inputs_are_those_of_the_authors() -> None:
+    assert {
+        network.name: (
+            network.input.color,
+            network.input.pixel_range,
+            tuple(network.input.mean),
+            tuple(network.input.std),
+            network.dim if isinstance(network, NamedModel) else None,
+        )
+        for network in ALL
+    } == INPUTS
+
+
 def test_names_and_addresses_are_unique() -> None:
     assert len({network.name for network in ALL}) == len(ALL)
     addresses = [file.address for network in ALL for file in network.files]
