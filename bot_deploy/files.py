@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import stat
@@ -161,11 +162,14 @@ def require_path(path: Path, kind: str) -> None:
 
 def unused_path(path: Path) -> Path:
     """`path`, or `path` with a number after its stem if it exists already."""
-    number, unused = 1, path
-    while unused.exists():
-        number += 1
-        unused = path.with_stem(f"{path.stem}_{number}")
-    return unused
+    return next(one for one in numbered_paths(path) if not one.exists())
+
+
+def numbered_paths(path: Path) -> Iterator[Path]:
+    """`path`, and then `path` with the numbers 2, 3 and so on after its stem, without end."""
+    yield path
+    for number in itertools.count(2):
+        yield path.with_stem(f"{path.stem}_{number}")
 
 
 def prepare_output(path: Path, kind: str, suffixes: Collection[str]) -> None:

@@ -20,6 +20,7 @@ from bot_deploy.datasets.names import SPECIAL_LABELS
 from bot_deploy.errors import BotError, InputError, RunError
 from bot_deploy.escaping import escape
 from bot_deploy.files import unused_path, write_atomically
+from bot_deploy.footage.forgetting import MILVUS_CROPS
 from bot_deploy.footage.videos import FIRST_NAMED_CAMERA
 from bot_deploy.gallery import GalleryItem
 from bot_deploy.matching.identify import Candidate, person_name
@@ -185,7 +186,7 @@ def open_enrolment_gallery(address: str | None, embedder: Embedder) -> LocalInde
     if not galleries.is_index(address) and path.is_dir() and not galleries.is_empty_folder(path):
         gallery, _ = galleries.open_folder_gallery(path, embedder)
     else:
-        root = Path("people") if galleries.is_milvus(address) else path / "crops"
+        root = Path(MILVUS_CROPS) if galleries.is_milvus(address) else path / "crops"
         gallery = galleries.open_or_create_index(address, embedder.contract, root)
         if not gallery.root.is_dir() and root.is_dir():  # the gallery was moved with its crops
             gallery.root = root.absolute()

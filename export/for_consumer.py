@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +60,7 @@ def export_for(
         RunError: the folder cannot be written.
     """
     contract = read_contract(source)
+    consumer = _for_batch_of(source, consumer)
     final = out / f"model.{consumer.name}.onnx"
     logger.info(f"writing for {consumer.name}: {_describe(consumer, contract)}")
     with unverified_path(final) as path:
@@ -72,6 +73,20 @@ def export_for(
         published = publish(path, final, parity)
         files = write_program_files(consumer, contract, published) if parity.passed else ()
     return ExportedModel(published, contract.precision, dataset.name, parity, resize_skew=skew, files=files)
+
+
+def _for_batch_of(source: Path, consumer: Consumer) -> Consumer:
+    """`consumer`, with the number of images of a graph that takes no other number, as `bot wrap` makes some."""
+    import onnx
+
+    batch = onnx.load(str(source)).graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    if not batch:
+        return consumer
+    if consumer.name == "triton":
+        raise InputError(f"{source}: takes {batch} images at a time, and Triton makes batches of any size")
+    if consumer.front.batch not in {None, batch}:
+        raise InputError(f"{source}: takes {batch} images at a time, and no other number", parameter="batch_static")
+    return replace(consumer, front=replace(consumer.front, batch=batch))
 
 
 def _describe(consumer: Consumer, contract: Contract) -> str:

@@ -85,4 +85,4 @@ def serve(
         opened = open_enrolment_gallery(gallery, embedder)
         service = Service(embedder, opened)
         say(f"gallery {opened.address}: {len(service.people())} people in {len(opened)} images")
-        run(create_app(service, api_key, max_upload * MEGABYTE), connection)
+        run(create_app(service, api_key, max_upload * MEGABYTE, host), connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,10 @@ from .records import footage_folder, read_records, write_record
 
 if TYPE_CHECKING:
     from bot_deploy.gallery import MilvusIndex
+
+MILVUS_CROPS = "people"  # folder for the pictures of people who are enrolled in a Milvus gallery
+# What `demos.enrolment.crop_stem` gives a picture: date and time in UTC to the microsecond, and its camera.
+ENROLLED_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}(_c\d+)?(_\d+)?\.png")
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,15 @@ def forget_person(index: LocalIndex | MilvusIndex, name: str) -> Forgotten:
 
 
 def _is_ours(path: Path, index: LocalIndex | MilvusIndex, footage: Path) -> bool:
-    """Whether the picture at `path` was written by us: it lies in the folder of the index, or of its footage."""
+    """Whether the picture at `path` was written by us: it lies in the folder of the index, or of its footage.
+
+    Of a Milvus index, it may also be a picture with a name of ours in the folder for those who are enrolled.
+    """
     folders = [footage, Path(index.address)] if isinstance(index, LocalIndex) else [footage]
-    return any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)
+    if any(path.resolve().is_relative_to(folder.resolve()) for folder in folders):
+        return True
+    is_enrolled = index.root.name == MILVUS_CROPS and ENROLLED_NAME.fullmatch(path.name) is not None
+    return is_enrolled and not isinstance(index, LocalIndex)
 
 
 def _remove(path: Path) -> None:

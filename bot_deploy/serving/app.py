@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from contextlib import asynccontextmanager
 from functools import partial
@@ -49,7 +50,7 @@ PAGE_POLICY = (
 )
 
 
-def create_app(service: Service, api_key: str | None, max_upload_bytes: int) -> FastAPI:
+def create_app(service: Service, api_key: str | None, max_upload_bytes: int, host: str = "localhost") -> FastAPI:
     """The application.
 
     Args:
@@ -57,7 +58,13 @@ def create_app(service: Service, api_key: str | None, max_upload_bytes: int) -> 
         api_key: every request needs it in the header X-API-Key, but for the pages, /openapi.json and /health; None lets
             everybody in.
         max_upload_bytes: largest body of a request.
+        host: a name of this machine, under which a service without a key answers too.
+
+    Raises:
+        InputError: a key that no header can hold.
     """
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+        raise InputError("a key has letters, digits and signs of ASCII only, without line breaks", parameter="api_key")
     app = FastAPI(
         title="bot_deploy",
         version=__version__,
@@ -66,7 +73,10 @@ def create_app(service: Service, api_key: str | None, max_upload_bytes: int) -> 
         docs_url=None,  # FastAPI's page loads its scripts from another server
         redoc_url=None,
     )
-    app.state.settings = Settings(service, api_key, max_upload_bytes, asyncio.Semaphore(available_cores()))
+    names = frozenset({"localhost", host.lower(), socket.gethostname().lower()})
+    app.state.settings = Settings(
+        service, api_key, max_upload_bytes, asyncio.Semaphore(available_cores()), asyncio.Lock(), names
+    )
     app.include_router(routes, dependencies=[Depends(check_origin if api_key is None else check_key)])
     app.include_router(open_routes)
     for path, name in (("/", "page.html"), ("/docs", "docs.html")):
@@ -111,7 +121,7 @@ async def _explain(_: Request, error: Exception) -> JSONResponse:
         shown = "the work failed; the log of the service says why"
     else:
         return JSONResponse({"error": str(error)}, status)
-    logger.error(str(error))  # it may name files and machines
+    logger.error(str(error) or type(error).__name__)  # it may name files and machines
     return JSONResponse({"error": shown}, status)
 
 

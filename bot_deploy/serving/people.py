@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bot_deploy import gallery as galleries
 from bot_deploy.demos.enrolment import check_name
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.files import write_atomically
+from bot_deploy.files import numbered_paths, write_atomically
 from bot_deploy.footage.records import is_footage_crop
 from bot_deploy.matching.identify import person_name
 
@@ -65,7 +65,7 @@ def rename_person(gallery: Index, old: str, new: str) -> Person:
     in_folder = [item for item in items if not is_footage_crop(item.path)]
     if any(item.path.split("/")[0] != old for item in in_folder):
         raise InputError(f"{old}: the names of these files say who it is; rename the files and index them again")
-    moves = {item.path: "/".join([new, *item.path.split("/")[1:]]) for item in in_folder}
+    moves = {item.path: _new_path(gallery, item, new) for item in in_folder}
     # An earlier try that was killed has left the same crops under both names.
     if any(item.identity == new and item.path not in moves.values() for item in gallery.items()):
         raise TakenNameError(f"{new}: somebody has this name already")
@@ -74,23 +74,41 @@ def rename_person(gallery: Index, old: str, new: str) -> Person:
     return Person(new, len(items))
 
 
+def _new_path(gallery: Index, item: GalleryItem, new: str) -> str:
+    """The path of `item` in the folder `new`; no other file is there, only perhaps its copy of an earlier try."""
+    source = gallery.root / item.path
+    wanted = gallery.root / "/".join([new, *item.path.split("/")[1:]])
+    with _convert_errors(source):
+        digest = galleries.file_digest(source) if source.is_file() else item.digest
+        for path in numbered_paths(wanted):
+            if not path.exists() or path.samefile(source) or galleries.file_digest(path) == digest:
+                return path.relative_to(gallery.root).as_posix()
+    raise AssertionError  # the numbers do not end
+
+
 def _move(gallery: Index, items: list[GalleryItem], moves: dict[str, str]) -> None:
     """Moves the files of `items` and their places in the index; each is at one of its two paths at any moment."""
     if not items:
         return
     vectors = gallery.vectors([item.path for item in items])
     moved = []
+    stay = set()  # on a disk that does not tell "ada" from "Ada"
     for item in items:
-        path = moves[item.path]
+        path, source = moves[item.path], gallery.root / item.path
         with _convert_errors(gallery.root / path):
-            (gallery.root / path).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(gallery.root / path, partial(shutil.copyfile, gallery.root / item.path))
+            if (gallery.root / path).exists() and (gallery.root / path).samefile(source):
+                stay.add(item.path)
+            else:
+                (gallery.root / path).parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(gallery.root / path, partial(shutil.copyfile, source))
         metadata = galleries.parse_name(path)._replace(camera=item.camera)  # a name cannot hold every camera
         moved.append(item._replace(path=path, stamp=0, **metadata._asdict()))
     gallery.add(moved, vectors)
     gallery.remove(list(moves))
     for item in items:
         source = gallery.root / item.path
+        if item.path in stay:
+            continue
         with _convert_errors(source):
             source.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 GRACE_S = 30  # that requests may take after the signal
+MAX_CONNECTIONS = 1000  # more get 503; each may hold an upload in memory
 
 
 @contextlib.contextmanager
@@ -44,7 +45,12 @@ def run(app: FastAPI, connection: socket.socket) -> None:
     host, port = connection.getsockname()[:2]
     say(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+        limit_concurrency=MAX_CONNECTIONS,
     )
     _Server(config).run(sockets=[connection])
     say("ended")

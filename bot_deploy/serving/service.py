@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from bot_deploy import images
@@ -31,6 +31,15 @@ if TYPE_CHECKING:
     from bot_deploy.images import Pixels
 
 SHOWN_HEIGHT = 256  # pixels, of a picture that is shown
+KEPT_SIDE = 1024  # greatest height and width in pixels of a picture that is kept; a model takes far fewer
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What is left of a picture that was sent: a few megapixels would fill the memory while they wait."""
+
+    crop: Pixels  # uint8 RGB, in the size of the model
+    kept: Pixels  # uint8 RGB [H, W, 3], for the gallery
 
 
 class Service:
@@ -46,13 +55,26 @@ class Service:
         self._cameras = Footage(gallery).cameras
         self._changing = threading.Lock()  # one change of the gallery at one time
 
-    def embed(self, picture: Pixels) -> Future[Vectors]:
-        """The coming unit vector [D] of `picture` uint8 RGB [H, W, 3].
+    def read(self, data: bytes) -> Picture:
+        """The picture in the body of a request.
+
+        Raises:
+            ImageError: it is none.
+        """
+        if not data:
+            raise ImageError("the body of the request is empty; it has to be a picture")
+        pixels = images.decode_image(data, "the picture")
+        scale = min(1, KEPT_SIDE / max(pixels.shape[:2]))
+        height, width = (max(1, round(scale * side)) for side in pixels.shape[:2])
+        return Picture(images.resize(pixels, self.contract.size), images.resize(pixels, (height, width)))
+
+    def embed(self, crop: Pixels) -> Future[Vectors]:
+        """The coming unit vector [D] of `crop` uint8 RGB, in the size of the model.
 
         Raises:
             BusyError: too many pictures wait.
         """
-        return self.batcher.submit(images.resize(picture, self.contract.size))
+        return self.batcher.submit(crop)
 
     def match(self, vector: Vectors, top: int, camera: str | None = None) -> dict[str, Any]:
         """The rank list of the gallery's images for `vector` [D], its people, and the verdict, as JSON.
@@ -158,14 +180,3 @@ def _where_and_when(appearance: Appearance | None) -> dict[str, object]:
     if appearance is None:
         return {}
     return {"camera_name": appearance.camera, "from": appearance.start, "to": appearance.end}
-
-
-def decode(data: bytes) -> Pixels:
-    """The picture in the body of a request.
-
-    Raises:
-        ImageError: it is none.
-    """
-    if not data:
-        raise ImageError("the body of the request is empty; it has to be a picture")
-    return images.decode_image(data, "the picture")

@@ -128,6 +128,23 @@ def test_the_pixels_are_those_of_our_resize(tmp_path: Path) -> None:
     assert cosine == pytest.approx(vectors[0] @ vectors[1], abs=1e-12)
 
 
+def test_transparent_pixels_are_blended_with_grey(tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    rng = np.random.default_rng(4)
+    vectors = []
+    for name in "ab":
+        pixels = rng.integers(0, 256, (*SIZE, 4), dtype=np.uint8)
+        pixels[..., 3] = 255 * rng.integers(0, 2, SIZE)
+        Image.fromarray(pixels, "RGBA").save(tmp_path / "page" / f"{name}.png")
+        ours = images.read_image(tmp_path / "page" / f"{name}.png")
+        vector = ours.ravel() * np.sin(np.arange(1, SIZE[0] * SIZE[1] * 3 + 1))
+        vectors.append(vector / np.linalg.norm(vector))
+    module = PIXELS_AS_VECTORS.replace("HEIGHT", str(SIZE[0])).replace("WIDTH", str(SIZE[1]))
+    (tmp_path / "page" / FILES[0]).write_text(module)
+    cosine = shown_cosine(open_page(tmp_path / "page", tmp_path / "profile"))
+    assert cosine == pytest.approx(vectors[0] @ vectors[1], abs=1e-12)
+
+
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "page").mkdir()
     write_pictures(tmp_path / "page")

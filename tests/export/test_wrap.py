@@ -18,6 +18,7 @@ from bot_deploy import open_embedder, read_image
 from bot_deploy.artifacts import read_contract, write_contract
 from bot_deploy.choices import BACKENDS
 from bot_deploy.errors import InputError
+from bot_deploy.export import export, make_consumer
 from bot_deploy.export.wrap import wrap_model
 from bot_deploy.images import resize
 
@@ -142,6 +143,20 @@ def test_a_fixed_batch_size_becomes_any(batch: int, baked: str, freed: bool, peo
         embedder = open_embedder(artifact.path, device)
         for count in (1, 2, 5):
             assert np.abs(embedder.run(CROPS[:count]) - expected(CROPS[:count])).max() < 1e-5, (device, count)
+
+
+def test_a_graph_for_one_number_of_images_is_exported_for_others(people: Path, tmp_path: Path) -> None:
+    """The file for another program takes the same number; a program that needs any is refused."""
+    source = write_model(tmp_path / "theirs.onnx", batch=2, baked="slice")
+    wrapped = wrap_model(source, tmp_path / "ours.onnx", data=people).path
+    assert onnx.load(wrapped).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
+    (made,) = export(wrapped, tmp_path, data=people, consumer=make_consumer("boxmot"))
+    assert not made.rejected
+    assert onnx.load(made.path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
+    with pytest.raises(InputError, match="takes 2 images at a time, and Triton makes batches of any size"):
+        export(wrapped, tmp_path, data=people, consumer=make_consumer("triton"))
+    with pytest.raises(InputError, match="takes 2 images at a time, and no other number"):
+        export(wrapped, tmp_path, data=people, consumer=make_consumer("plain", batch=4))
 
 
 def test_vectors_with_trailing_ones_and_half_floats(people: Path, tmp_path: Path) -> None:

@@ -72,6 +72,10 @@ def test_two_services_share_a_gallery_on_a_server_that_goes_and_comes_back(
     while (answer := ask(first, "GET", "/people"))[0] == 503 and time.monotonic() < until:
         time.sleep(0.1)
     assert [person["name"] for person in answer[1]["people"]] == ["Ada", "person-1"]
+    # The pictures that the service saved go with the person; one that somebody put there stays.
+    draw(tmp_path / "people" / "Ada" / "mine.png", 7)
+    assert ask(second, "DELETE", "/people/Ada")[1]["left_file_count"] == 0
+    assert [path.name for path in (tmp_path / "people" / "Ada").iterdir()] == ["mine.png"]
     for service in services:
         service.close()
     server.stop(grace=0).wait()
