@@ -28,6 +28,7 @@ NEW_CAMERA_PULL = 25  # appearances after which the mean of a new camera is as m
 WHITENED_DIRECTIONS = 128  # of the greatest variance; all of them change rank-1 and mAP by less than 0.5
 WHITENING_BLOCK = 8192  # crops
 WHITENING_SHRINKAGE = 0.5  # share of equal variance in all directions
+MIN_CAMERA_CROPS = 25  # below it, a camera's mean is that of the people on it and hurts
 LISTED_CAMERAS, MAX_LISTED_NUMBER = 12, 99_999  # in messages; cameras that have a name only have higher numbers
 
 
@@ -56,9 +57,10 @@ class CameraMeans:
             rest[numbers == number] -= self.of_camera.get(int(number), self.overall)
         return rest
 
-    def center_one(self, vector: Vectors, cameras: Sequence[int]) -> Vectors:
-        """A unit `vector` [D] that stands for crops of several `cameras`, minus the mean of their means."""
-        means = [self.of_camera.get(camera, self.overall) for camera in cameras] or [self.overall]
+    def center_one(self, vector: Vectors, cameras: Sequence[int | None]) -> Vectors:
+        """A unit `vector` [D] that stands for crops of `cameras` (None: unknown), minus the mean of their means."""
+        known = [self.overall if camera is None else self.of_camera.get(camera, self.overall) for camera in cameras]
+        means = known or [self.overall]
         rest = np.asarray(vector - np.mean(means, axis=0), np.float32)[None]
         centered: Vectors = _unit_length(self._whiten(rest))[0]
         return centered
@@ -197,13 +199,19 @@ def _mean_cosines(vectors: Vectors, cameras: npt.NDArray[np.int64]) -> tuple[flo
     # Of n unit vectors with sum s, the cosines of all ordered pairs of different ones sum up to |s|^2 - n.
     same_sum = same_pairs = 0.0
     for camera in np.unique(cameras):
-        own = vectors[cameras == camera].astype(np.float64)
-        same_sum += np.square(own.sum(0)).sum() - np.square(own).sum()
-        same_pairs += len(own) * (len(own) - 1)
-    every = vectors.astype(np.float64)
-    different_sum = np.square(every.sum(0)).sum() - np.square(every).sum() - same_sum
-    different_pairs = len(every) * (len(every) - 1) - same_pairs
+        own = cameras == camera
+        count = int(own.sum())
+        same_sum += np.square(vectors.sum(0, np.float64, where=own[:, None])).sum() - _sum_of_squares(vectors, own)
+        same_pairs += count * (count - 1)
+    different_sum = np.square(vectors.sum(0, np.float64)).sum() - _sum_of_squares(vectors) - same_sum
+    different_pairs = len(vectors) * (len(vectors) - 1) - same_pairs
     return (
         float(same_sum / same_pairs) if same_pairs else np.nan,
         float(different_sum / different_pairs) if different_pairs else np.nan,
     )
+
+
+def _sum_of_squares(vectors: Vectors, rows: npt.NDArray[np.bool_] | None = None) -> float:
+    """The sum of all squared numbers of `vectors` [N, D], or of its `rows` bool [N], in float64 and without a copy."""
+    squares = np.einsum("nd,nd->n", vectors, vectors).astype(np.float64)
+    return float(squares.sum() if rows is None else squares[rows].sum())

@@ -79,6 +79,8 @@ def test_a_query_of_several_cameras_loses_the_mean_of_their_means(vectors: np.nd
     means = fit_camera_means(vectors, CAMERAS)
     rest = vectors[0] - (means.of_camera[1] + means.of_camera[2]) / 2
     assert means.center_one(vectors[0], [1, 2]) == pytest.approx(rest / np.linalg.norm(rest), abs=1e-6)
+    rest = vectors[0] - (2 * means.of_camera[1] + means.of_camera[2] + means.overall) / 4
+    assert means.center_one(vectors[0], [1, 2, 1, None]) == pytest.approx(rest / np.linalg.norm(rest), abs=1e-6)
     assert means.center_one(vectors[0], []) == pytest.approx(means.center(vectors[:1], [None])[0])
 
 

@@ -54,11 +54,12 @@ def neighbours_of(crops: int) -> int:
 
 
 def agreement(before: Labels, after: Labels) -> float:
-    """How alike two clusterings of the same crops are: the adjusted Rand index, 1 for the same and about 0 for chance.
+    """How alike two clusterings of the same crops are: 1 for the same and about 0 for chance.
 
-    Only crops that both have given to somebody count. It is 0 if there are none.
+    The adjusted Rand index of the crops that both have given to somebody, times their share of those that at least
+    one has: crops that have just become somebody's are a difference.
     """
     from sklearn.metrics import adjusted_rand_score
 
-    both = (before != NOBODY) & (after != NOBODY)
-    return float(adjusted_rand_score(before[both], after[both])) if both.any() else 0.0
+    both, either = (before != NOBODY) & (after != NOBODY), (before != NOBODY) | (after != NOBODY)
+    return float(adjusted_rand_score(before[both], after[both])) * both.sum() / either.sum() if both.any() else 0.0

@@ -95,6 +95,7 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, world: World, *, resume:
         restore_state(state, out / run_files.STATE_NAME)
         if state.people is not None and len(state.people) != len(dataset.train):
             raise InputError(f"{out}: the state of other crops; start a new run in another folder", parameter="out")
+        run_files.write_metrics(out, state.metrics)  # the run may have been killed before it wrote its last epoch
     network, crops = prepare_network(state.model, recipe, world), None
     if state.epoch < recipe.epochs:
         logger.info(

@@ -75,6 +75,9 @@ INPUT_NAME = "images"  # uint8 [N, height, width, 3]
 OUTPUT_NAME = "embeddings"  # float32 [N, dim], L2-normalised
 
 
+SHIPPED_CALIBRATION = "training identities of "  # how `Calibration.data` of our own models begins
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """The cosine thresholds of a model, as `bot calibrate` measured them; see bot_deploy/matching/calibrate.py."""

@@ -132,7 +132,8 @@ def adapt(
             f"{adaptation.gap_before:.4f} before, {adaptation.gap_after:.4f} after",
         )
     added = "the mean of each camera" + " and whitening" * whiten
-    say(f"wrote {out}, {model_name(model)} with {added}; next: bot calibrate {out} --data CROPS")
+    source = f"--gallery {gallery}" if gallery else "--footage VIDEO" if videos else "--data CROPS"
+    say(f"wrote {out}, {model_name(model)} with {added}; next: bot calibrate {out} {source}")
 
 
 def _checkpoint(model: Path | None) -> Path:

@@ -146,17 +146,19 @@ def _measure_tracks(
         [open_index(gallery, embedder.contract)] if gallery else open_video_indexes(videos, embedder, detector, threads)
     )
     tracks: list[Track] = []
-    cameras: set[int] = set()
+    numbers: dict[str, int] = {}  # of the cameras
     for index in indexes:
         with index:
             footage = Footage(index)
             tracks += read_tracks(CenteredGallery(index, means) if means else index, footage)
-            cameras |= set(footage.cameras.values())
+            numbers |= footage.cameras
     name = mask_address(gallery) if gallery else ", ".join(map(str, videos))
-    say(f"{name}: {len(tracks)} appearances, cameras: {len(cameras)}; no labels are used")
+    say(f"{name}: {len(tracks)} appearances, cameras: {len(numbers)}; no labels are used")
     scores = score_tracks(tracks)
     across = has_enough_across(scores)
-    calibration = calibrate_by_tracks(scores, name, cameras, far)
+    # Only those with people in view together: the others were not measured.
+    measured = {str(tracks[number].camera) for number in {*scores.first.tolist(), *scores.second.tolist()}}
+    calibration = calibrate_by_tracks(scores, name, {numbers[camera] for camera in measured}, far)
     if across:
         say(f"{scores.pairs_across} pairs of tracks on two cameras, each other's nearest by far, count as one person")
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .model_choice import choose_model, open_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bot_deploy.embedder import Embedder
@@ -106,6 +106,16 @@ def read_moment_query(
     assert moment is not None
     pixels = read_moment(moment, box, lambda: open_footage_detector(detector, threads), _ask_for_person)
     return [replace(read_query(pixels, embedder), path=query)], {}
+
+
+def with_camera_of_video(query: Query, cameras: Mapping[str, int]) -> Query:
+    """`query`, the person at a moment of a video, with the number that the video's camera has among `cameras`."""
+    from bot_deploy.footage.moments import parse_moment
+    from bot_deploy.footage.videos import camera_number, find_camera
+
+    moment = parse_moment(query.path)
+    assert moment is not None
+    return replace(query, cameras=(camera_number(find_camera(moment.video, None).value, cameras),))
 
 
 def _ask_for_person(frame: Pixels, boxes: Sequence[Xyxy]) -> int | None:

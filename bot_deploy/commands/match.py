@@ -10,7 +10,7 @@ import click
 
 from bot_deploy.choices import MIN_TIMESTAMP_S, TOP_MATCHES
 
-from .footage import open_footage_detector, read_moment_query, say_broken, write_clips
+from .footage import open_footage_detector, read_moment_query, say_broken, with_camera_of_video, write_clips
 from .model_choice import choose_model, open_model, say_cameras
 from .options import COUNT, DETECTOR, JSON, MODEL, Address, Box, Camera, NumberRange, runtime
 
@@ -151,6 +151,8 @@ def match(
     opened_gallery, shown_gallery = _open_gallery(gallery, embedder, detector, threads), mask_address(gallery)
     click.get_current_context().call_on_close(opened_gallery.close)  # also where it turns out to be damaged
     footage = Footage(opened_gallery)
+    if parse_moment(query):
+        queries = [with_camera_of_video(one, footage.cameras) for one in queries]
     filters["cameras"] = tuple(map(footage.find_camera, cameras)) or None
     filters["exclude_cameras"] = tuple(map(footage.find_camera, excluded)) or None
     root, size = opened_gallery.root, len(opened_gallery)
@@ -162,9 +164,17 @@ def match(
         items = (item.camera for item in opened_gallery.items())
         say_cameras(embedder.contract, itertools.chain(*(query.cameras for query in queries), items))
     calibration = embedder.contract.calibration
-    order = {"rerank": rerank, "exclude_same_camera": exclude_same_camera}
-    means = camera_means_of(embedder.contract)
-    rankings = rank(queries, opened_gallery, calibration, top, min_score, means=means, **order, **filters)
+    rankings = rank(
+        queries,
+        opened_gallery,
+        calibration,
+        top,
+        min_score,
+        means=camera_means_of(embedder.contract),
+        rerank=rerank,
+        exclude_same_camera=exclude_same_camera,
+        **filters,
+    )
     if size and not any(ranking.matches for ranking in rankings):
         _explain_filters(filters, opened_gallery)
     documents = [json_document(ranking) for ranking in rankings]

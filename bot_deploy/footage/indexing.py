@@ -23,6 +23,7 @@ from bot_deploy.video.appearances import read_stretches
 from bot_deploy.video.read_ahead import read_ahead
 from bot_deploy.video.sources.video_file import VideoSource
 from bot_deploy.video.timing import StageTimer
+from bot_deploy.video.track_embedding import find_outlier_threshold
 
 from .records import (
     FOOTAGE,
@@ -57,7 +58,6 @@ logger = logging.getLogger(__name__)
 CACHE_NAME = "footage-1"  # the number is raised when older galleries cannot be read
 METHOD = "3"  # raised when the same video would give other appearances
 READ_AHEAD = 16  # pictures that are decoded before they are needed
-UNCALIBRATED_OUTLIER = 0.45  # cosine of two crops of one track, for a model without a calibration
 
 
 @dataclass(frozen=True)
@@ -179,9 +179,8 @@ class _Work:
         self._prefix = os.path.relpath(footage.absolute(), index.root.absolute()).replace(os.sep, "/") + "/"
         if self._prefix == "./":
             self._prefix = ""
-        calibration = embedder.contract.calibration
-        is_known = calibration is not None and calibration.is_labelled  # tracks say nothing about their own mistakes
-        self._outlier_threshold = calibration.reject_threshold if calibration and is_known else UNCALIBRATED_OUTLIER
+        is_adapted = bool(embedder.contract.camera_means)
+        self._outlier_threshold = find_outlier_threshold(embedder.contract.calibration, is_adapted=is_adapted)
 
     def index_video(self, video: Path, camera: str | None, start: str | None) -> tuple[VideoUpdate, str]:
         """Reads `video` from where an earlier run ended; returns also the name of its folder.

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 
 class ImageGallery:
-    """One image as a gallery. Its identity, camera and time are those in its file name."""
+    """One image as a gallery. Its identity and time are those in its file name, and its camera also in its folders."""
 
     def __init__(self, path: Path, embedder: Embedder) -> None:
         """Embeds the image `path`; raises ImageError if it is not usable."""
         self.root = path.parent
-        self._item = GalleryItem(path.name, **parse_name(path.name)._asdict())
+        metadata = parse_name(path.name)._replace(camera=parse_name(path.absolute().as_posix()).camera)
+        self._item = GalleryItem(path.name, **metadata._asdict())
         self._vectors = embedder.embed([read_image(path)])  # [1, D]
 
     def __len__(self) -> int:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from bot_deploy.artifacts import companion_files, read_contract, write_contract
 from bot_deploy.artifacts.contract import encode_vectors
-from bot_deploy.camera_means import CameraMeans, camera_gap, fit_camera_means, fit_whitening, stored_means
+from bot_deploy.camera_means import (
+    MIN_CAMERA_CROPS,
+    CameraMeans,
+    camera_gap,
+    fit_camera_means,
+    fit_whitening,
+    stored_means,
+)
 from bot_deploy.errors import InputError, RunError
 
 from .calibrate import check_storable
@@ -19,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bot_deploy.embedder import Vectors
-
-MIN_CAMERA_CROPS = 25  # below it, a camera's mean is that of the people on it and hurts
 
 
 @dataclass(frozen=True, eq=False)

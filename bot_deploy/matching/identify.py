@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from bot_deploy.camera_means import MIN_CAMERA_CROPS
 from bot_deploy.datasets.names import SPECIAL_LABELS
 from bot_deploy.errors import require_range
 from bot_deploy.footage.records import is_footage_crop
+from bot_deploy.video.track_embedding import find_outlier_threshold
 
 from .centered_gallery import CenteredGallery
 from .verdict import MATCH, NO_MATCH, OTHER_CAMERAS, UNCERTAIN, make_verdict, other_cameras
@@ -52,7 +54,8 @@ class PersonIdentifier:
         """
         self.gallery = gallery
         self.means = means  # with those of cameras that were learned since
-        self._adapted_cameras = frozenset(means.crops) if means else frozenset()
+        crops = means.crops if means else {}
+        self._adapted_cameras = frozenset(camera for camera, count in crops.items() if count >= MIN_CAMERA_CROPS)
         self._searched = CenteredGallery(gallery, means) if means else gallery
         if threshold is not None:
             require_range("threshold", threshold, -1, 1)
@@ -63,9 +66,9 @@ class PersonIdentifier:
 
     @property
     def outlier_threshold(self) -> float:
-        """Cosine below which two images do not show the same person."""
-        if self._calibration and self._calibration.is_labelled:  # without labels, that one is of strangers
-            return self._calibration.reject_threshold
+        """Cosine below which two images of one track do not show the same person; see `find_outlier_threshold`."""
+        if self._calibration or self.means:
+            return find_outlier_threshold(self._calibration, is_adapted=self.means is not None)
         return self._threshold - UNCERTAIN_MARGIN
 
     def describe_rule(self, cameras: Collection[int | None] = (None,)) -> str:

@@ -186,7 +186,10 @@ def rank(
         logger.warning(few_pictures)
     if means:
         gallery = CenteredGallery(gallery, means)
-        queries = [replace(query, vector=means.center_one(query.vector, query.cameras)) for query in queries]
+        queries = [
+            replace(query, vector=means.center_one(query.vector, query.shot_cameras or query.cameras))
+            for query in queries
+        ]
     rankings = []
     # No progress bar for a single search: it would only flicker.
     for query in show_progress(queries, "matching" if len(queries) > 1 else None, len(queries)):

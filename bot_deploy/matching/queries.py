@@ -32,6 +32,7 @@ class Query:
     folder: str | None = None  # name of its folder: an identity if the gallery has an identity of that name
     cameras: tuple[int, ...] = ()  # numbers of the cameras of its images
     shots: tuple[Path, ...] = ()  # images of a multi-shot query
+    shot_cameras: tuple[int | None, ...] = ()  # of each of these images; None: unknown
     picture: images.Pixels | None = None  # of a query that is no file, uint8 RGB [H, W, 3]
 
 
@@ -92,6 +93,7 @@ def merge_queries(path: Path, queries: Sequence[Query]) -> Query:
         folders.pop() if len(folders) == 1 else None,
         tuple(sorted({camera for query in queries for camera in query.cameras})),
         tuple(query.path for query in queries),
+        tuple(query.cameras[0] if query.cameras else None for query in queries),
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from bot_deploy.artifacts.contract import SHIPPED_CALIBRATION
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -72,8 +74,13 @@ def make_verdict(
     else:
         decision, reason = MATCH, f"the best score is {figures}"
     others = other_cameras(calibration, cameras)
-    note = f"; {OTHER_CAMERAS}" if others else ""
+    note = f"; {OTHER_CAMERAS}" if others or is_shipped(calibration) else ""
     return Verdict(decision, f"{decision}: {reason}{note}", rate, gallery_rate, others)
+
+
+def is_shipped(calibration: Calibration) -> bool:
+    """Whether `calibration` came with a model of ours, measured on cameras that no user has."""
+    return not calibration.cameras and calibration.data.startswith(SHIPPED_CALIBRATION)
 
 
 def other_cameras(calibration: Calibration, cameras: Collection[int | None]) -> tuple[int, ...]:

@@ -53,6 +53,7 @@ class Service:
         self._identifier = PersonIdentifier(gallery, embedder.contract.calibration, means=means)
         self._enroller = Enroller(gallery)
         self._cameras = Footage(gallery).cameras
+        self._learned: set[tuple[int, str]] = set()  # camera and name
         self._changing = threading.Lock()  # one change of the gallery at one time
 
     def read(self, data: bytes) -> Picture:
@@ -133,8 +134,9 @@ class Service:
                 enrolled = self._enroller.enrol_stranger(picture, vector, camera=number).name
             else:
                 enrolled = self._enroller.enrol(name, picture, vector, camera=number).name
-            if number is not None:
-                self._identifier.learn_camera(number, vector)  # a new camera of an adapted model, as in the demo
+            if number is not None and (number, enrolled) not in self._learned:  # once, as the demo does for a track
+                self._learned.add((number, enrolled))
+                self._identifier.learn_camera(number, vector)  # a new camera of an adapted model
             return enrolled
 
     def rename(self, old: str, new: str) -> Person:

@@ -8,10 +8,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from bot_deploy.artifacts.contract import Calibration
     from bot_deploy.embedder import Vectors
 
 MEAN_WINDOW = 30  # embeddings; once there are so many, each new one lowers the weight of the older ones
+UNCALIBRATED_OUTLIER = 0.45  # cosine of two crops of one track, for a model without a threshold of such cosines
 OUTLIERS_TO_RESTART = 3  # similar outliers in a row that mean: the track now follows another person
+
+
+def find_outlier_threshold(calibration: Calibration | None, *, is_adapted: bool) -> float:
+    """Cosine of two images of one track, as they are embedded, below which they do not show the same person.
+
+    The thresholds of an adapted model are for cosines without the means of cameras, and those that were measured
+    without labels are of strangers: both say nothing about two crops of one track.
+    """
+    is_known = calibration is not None and calibration.is_labelled and not is_adapted
+    return calibration.reject_threshold if calibration and is_known else UNCALIBRATED_OUTLIER
 
 
 class TrackEmbedding:

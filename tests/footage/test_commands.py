@@ -353,6 +353,14 @@ def test_the_camera_means_of_named_cameras(bot: Any, yard: Path, tmp_path: Path)
         assert not (tmp_path / "adapted.onnx").exists()
 
 
+def test_the_person_at_a_moment_has_the_camera_of_the_video(bot: Any, yard: Path) -> None:
+    assert bot("index", yard, "-o", "shop.gallery")[0] == 0
+    moment = f"{yard / NAMES[0]}@00:00:02"
+    code, out, err = bot("match", moment, "shop.gallery", "--exclude-same-camera", "--json")
+    assert code == 0, err
+    assert {match["camera_name"] for match in json.loads(out)["matches"]} == {"till"}
+
+
 def test_a_model_is_adapted_to_footage(bot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One camera sees red people, the other green and blue ones, so crops of one camera are more alike."""
     monkeypatch.setattr(adapt, "MIN_CAMERA_CROPS", 2)

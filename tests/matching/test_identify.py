@@ -24,6 +24,7 @@ from bot_deploy.matching.identify import (
     person_name,
 )
 from bot_deploy.matching.verdict import OTHER_CAMERAS
+from bot_deploy.video.track_embedding import UNCALIBRATED_OUTLIER
 
 CALIBRATION = Calibration(
     data="x",
@@ -89,7 +90,7 @@ def test_decisions_follow_the_calibration(gallery: Index) -> None:
     assert identifier.decide_score(0.71, 10**9) == "uncertain"  # strangers in so many images score as high
     assert identifier.outlier_threshold == 0.3
     by_tracks = PersonIdentifier(gallery, replace(CALIBRATION, is_labelled=False))
-    assert by_tracks.outlier_threshold == pytest.approx(0.7 - UNCERTAIN_MARGIN)
+    assert by_tracks.outlier_threshold == UNCALIBRATED_OUTLIER  # that of strangers says nothing about one track
     assert [identifier.reaches_threshold(score) for score in (0.71, 0.69)] == [True, False]
     here = PersonIdentifier(gallery, replace(CALIBRATION, cameras=(1, 2)))
     assert here.describe_rule([1, None]) == "a match needs a cosine of 0.700 or more; calibrated"
@@ -108,7 +109,7 @@ def test_a_minimum_score_replaces_the_calibration(gallery: Index) -> None:
 def test_an_adapted_model_uses_the_mean_of_the_camera_and_learns_those_of_new_ones(gallery: Index) -> None:
     enrol(gallery, Ann=RED, Bob=BLUE)
     overall, third = np.array([0.1, 0.1, 0.1], np.float32), np.array([0.5, 0.0, 0.1], np.float32)
-    identifier = PersonIdentifier(gallery, None, means=CameraMeans(overall, {3: third}, {3: 100}))
+    identifier = PersonIdentifier(gallery, None, means=CameraMeans(overall, {3: third, 4: overall}, {3: 100, 4: 24}))
 
     def score(mean: np.ndarray, name: str) -> float:
         query, known = vector_of(ORANGE) - mean, vector_of(RED if name == "Ann" else BLUE) - overall
@@ -120,6 +121,9 @@ def test_an_adapted_model_uses_the_mean_of_the_camera_and_learns_those_of_new_on
     for _ in range(5):
         identifier.learn_camera(3, vector_of(GREEN))  # the model is adapted to this one
         identifier.learn_camera(8, vector_of(GREEN))
+    identifier.learn_camera(4, vector_of(GREEN))  # too few crops for a mean of its own
+    assert identifier.means
+    assert (identifier.means.crops[3], identifier.means.crops[4]) == (100, 25)
     learned = (5 * vector_of(GREEN) + 25 * overall) / 30
     for camera, mean in ((3, third), (8, learned)):
         for found in identifier.candidates(vector_of(ORANGE), camera):

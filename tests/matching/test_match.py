@@ -97,6 +97,7 @@ def test_one_person_by_hand() -> None:
     assert (person.path, person.shots) == (Path("p"), (Path("p/a"), Path("p/b"), Path("p/c")))
     assert person.metadata == CropMetadata("7")  # several times are none
     assert (person.folder, person.cameras) == (None, (1, 3))
+    assert person.shot_cameras == (3, 1, 3)  # with their weights, for the means of an adapted model
 
 
 @pytest.mark.parametrize(

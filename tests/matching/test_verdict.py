@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from bot_deploy.artifacts import read_contract
 from bot_deploy.artifacts.contract import Calibration
 from bot_deploy.matching.verdict import false_accept_rate, gallery_false_accept_rate, make_verdict
+from bot_deploy.models import box
 
 CALIBRATION = Calibration(
     data="d", genuine_pairs=100, impostor_pairs=1000, target_false_accept_rate=0.01,
@@ -84,6 +86,17 @@ def test_a_threshold_of_other_cameras(
     assert verdict.decision == usual.decision
     note = "; calibrated on other cameras (`bot calibrate` measures a threshold for yours)"
     assert verdict.explanation == usual.explanation + (note if others else "")
+
+
+def test_a_threshold_that_came_with_the_model_is_of_other_cameras() -> None:
+    """Nobody has the cameras that it was measured on, known or not."""
+    shipped = read_contract(box.PATH).calibration
+    assert shipped
+    for cameras in ((None, None), (None, 1)):
+        assert "; calibrated on other cameras" in make_verdict(shipped, 0.7, 10, cameras=cameras).explanation
+    # Crops without cameras in their names may be those of the user.
+    own = replace(shipped, data="my crops")
+    assert "other cameras" not in make_verdict(own, 0.7, 10, cameras=(None, None)).explanation
 
 
 def test_a_model_without_calibration() -> None:

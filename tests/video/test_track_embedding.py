@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from bot_deploy.video.track_embedding import MEAN_WINDOW, OUTLIERS_TO_RESTART, TrackEmbedding
+from bot_deploy.artifacts import read_contract
+from bot_deploy.models import box
+from bot_deploy.video.track_embedding import (
+    MEAN_WINDOW,
+    OUTLIERS_TO_RESTART,
+    TrackEmbedding,
+    find_outlier_threshold,
+)
 
 
 def unit(*numbers: float) -> np.ndarray:
@@ -80,3 +89,11 @@ def test_unoccluded_crops_replace_occluded_ones(occluded_count: int) -> None:
     assert not mean.add(unit(1, 1), whole_person=False)
     assert mean.count == 1
     np.testing.assert_allclose(mean.vector, unit(1, 0.5), atol=1e-6)
+
+
+def test_the_threshold_of_an_outlier_is_for_cosines_as_they_are_embedded() -> None:
+    calibration = read_contract(box.PATH).calibration
+    assert calibration
+    assert find_outlier_threshold(calibration, is_adapted=False) == calibration.reject_threshold
+    for other, is_adapted in ((calibration, True), (replace(calibration, is_labelled=False), False), (None, False)):
+        assert find_outlier_threshold(other, is_adapted=is_adapted) == 0.45
