@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from bot_deploy.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 
 # Names of temporary files, with the process ID of their program.
@@ -172,20 +172,28 @@ def numbered_paths(path: Path) -> Iterator[Path]:
         yield path.with_stem(f"{path.stem}_{number}")
 
 
-def prepare_output(path: Path, kind: str, suffixes: Collection[str]) -> None:
+def prepare_output(path: Path, kind: str, suffixes: Collection[str], inputs: Iterable[Path] = ()) -> None:
     """Creates the folder of the output file `path`, and checks early that the file can be written.
 
     Raises:
-        InputError: `path` does not end in one of `suffixes`; `kind` names the file in the message.
+        InputError: `path` does not end in one of `suffixes`, where `kind` names the file in the message; or it is one
+            of `inputs`, which it would replace.
         RunError: the file cannot be written.
     """
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path}: {kind} ends in {', '.join(sorted(suffixes))}")
+    check_no_input(path, inputs)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
     check_writable(path)
+
+
+def check_no_input(path: Path, inputs: Iterable[Path]) -> None:
+    """Raises an InputError if the output file `path` is one of `inputs`."""
+    if any(path.exists() and one.exists() and path.samefile(one) for one in inputs):
+        raise InputError(f"{path}: is read by this command, and would be replaced; name another file")
 
 
 def check_writable(path: Path) -> None:

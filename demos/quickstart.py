@@ -25,7 +25,7 @@ from bot_deploy.reports import montage
 from bot_deploy.synthetic import generate_dataset
 
 # Half as many as `synthetic` has, so that all of it takes about two minutes on two slow cores.
-TRAIN_IDENTITIES, TEST_IDENTITIES = 60, 30
+TRAIN_IDENTITIES, TEST_IDENTITIES = 50, 25
 SHOWN_QUERIES = 5
 SHOWN_MATCHES = 5
 # Of the recipe `quick`: one epoch at a low learning rate, because the model has learned already.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +19,7 @@ from bot_deploy.video.tracks import LOST_TRACK_S
 from .enrolment import Enroller, crop_stem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from bot_deploy.embedder import Embedder, Vectors
     from bot_deploy.gallery import Index
@@ -365,9 +366,15 @@ class LiveRecognizer:
         return is_unknown and not identity.tracklet.why_no_person  # a post, for instance
 
     def _enrol_stranger(self, identity: TrackIdentity) -> None:
-        try:
+        with self._stop_enrolment_on_errors():
             self._enrol(identity, None)
-        except BotError as error:  # a full disk after hours, for instance; recognition continues
+
+    @contextlib.contextmanager
+    def _stop_enrolment_on_errors(self) -> Iterator[None]:
+        """A full disk after hours, for instance, ends automatic enrolment; recognition continues."""
+        try:
+            yield
+        except BotError as error:
             logger.warning(f"automatic enrolment stops: {error}")
             self._auto_enrol = False
 
@@ -378,8 +385,9 @@ class LiveRecognizer:
         assert embedding is not None
         is_new = max(float(embedding @ view) for view in identity.views) < MAX_VIEW_SIMILARITY
         if is_new and len(identity.views) < MAX_VIEWS:
-            self.enroller.enrol(name, crop, embedding, _stem(identity.tracklet), identity.camera)
-            identity.views.append(embedding)
+            with self._stop_enrolment_on_errors():
+                self.enroller.enrol(name, crop, embedding, _stem(identity.tracklet), identity.camera)
+                identity.views.append(embedding)
 
 
 def _stem(tracklet: Tracklet) -> str:

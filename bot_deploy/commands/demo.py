@@ -165,6 +165,7 @@ def demo(
     from bot_deploy.demos.recorder import Recorder
     from bot_deploy.demos.window import Window
     from bot_deploy.errors import InputError
+    from bot_deploy.files import check_no_input
     from bot_deploy.footage import Footage
     from bot_deploy.footage.videos import camera_number
     from bot_deploy.video.detectors import FALLBACK_DETECTOR, choose_detector, open_detector
@@ -178,6 +179,8 @@ def demo(
     # Wrong paths are reported before a model is opened.
     for source in sources:
         check_source(source)
+    for written in filter(None, (output, events)):
+        check_no_input(written, map(Path, sources))
     chosen = choose_detector(detector)
     if detector is None and chosen == Path(FALLBACK_DETECTOR):
         say_how_to_get_a_better_detector()

@@ -91,6 +91,7 @@ def index(
     from bot_deploy.console import say, say_left_out, show, show_json
     from bot_deploy.errors import InputError
     from bot_deploy.footage import holds_footage
+    from bot_deploy.footage.records import footage_folder, remove_videos
     from bot_deploy.images import broken_files
 
     started = time.perf_counter()
@@ -101,8 +102,7 @@ def index(
     if ann == "hnsw":
         import faiss  # noqa: F401 - a missing FAISS is an error before a long indexing run
     if any(map(holds_footage, sources)):
-        if metadata or verify or add:
-            raise InputError("--metadata, --verify and --add are for a folder of crops")
+        _refuse_options_of_crops(metadata, verify, add)
         models = Runtime(model, detector, device, threads, batch)
         index_videos(sources, out, models, camera=camera, start=start, replace=replace, ann=ann, as_json=as_json)
         return
@@ -123,6 +123,8 @@ def index(
         update = galleries.index_folder(
             gallery, folder, embedder, table, add=add, replace=replace, verify=verify, scanned=scanned
         )
+        if replace:  # their vectors are gone
+            remove_videos(footage_folder(out))
         document["renewed"] = galleries.renew_vectors(gallery, embedder)
         root = folder if gallery.root == folder.absolute() else gallery.root
         broken = {root / item.path: item.error for item in gallery.broken()}
@@ -142,6 +144,13 @@ def index(
         show_json(document)
     else:
         show(*_summary(document))
+
+
+def _refuse_options_of_crops(*given: object) -> None:
+    from bot_deploy.errors import InputError
+
+    if any(given):
+        raise InputError("--metadata, --verify and --add are for a folder of crops")
 
 
 def update_search(gallery: LocalIndex | MilvusIndex, ann: str | None) -> dict[str, float]:

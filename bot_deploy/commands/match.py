@@ -136,7 +136,7 @@ def match(
     from bot_deploy.reports.tables import json_document, text_lines
 
     # Wrong options and queries are reported before a large gallery is embedded.
-    _prepare_outputs(html, montage, csv)
+    _prepare_outputs(query, html, montage, csv)
     filters: Filters = {"since": _parse_time(since, "since"), "until": _parse_time(until, "until")}
     _check_gallery(gallery, None if parse_moment(query) else detector, (*cameras, *excluded))
     model = choose_model(model)
@@ -261,9 +261,10 @@ def _write_files(rankings: list[Ranking], csv: Path | None, montage: Path | None
         write_clips(rankings, clips)
 
 
-def _prepare_outputs(html: Path | None, montage: Path | None, csv: Path | None) -> None:
+def _prepare_outputs(query: Path, html: Path | None, montage: Path | None, csv: Path | None) -> None:
     from bot_deploy import images
     from bot_deploy.files import prepare_output
+    from bot_deploy.footage.moments import parse_moment
     from bot_deploy.reports import page
 
     for path, kind, suffixes in (
@@ -272,7 +273,8 @@ def _prepare_outputs(html: Path | None, montage: Path | None, csv: Path | None) 
         (csv, "a table", {".csv"}),
     ):
         if path:
-            prepare_output(path, kind, suffixes)
+            moment = parse_moment(query)
+            prepare_output(path, kind, suffixes, [moment.video if moment else query])
 
 
 def _parse_time(text: str | None, parameter: str) -> float | None:

@@ -54,6 +54,7 @@ def people(
     and `bot demo` use the names that you give.
     """
     from bot_deploy import gallery as galleries
+    from bot_deploy.addresses import mask_address
     from bot_deploy.artifacts import read_contract
     from bot_deploy.camera_means import camera_means_of
     from bot_deploy.console import say, show, show_json
@@ -84,7 +85,7 @@ def people(
         if html:
             people_page.write_people(
                 found,
-                f"{gallery}: appearances with a cosine of {cosine:.3f} or more count as one person",
+                f"{mask_address(gallery)}: appearances with a cosine of {cosine:.3f} or more count as one person",
                 index.root,
                 html,
             )

@@ -10,6 +10,8 @@ from bot_deploy import images
 from bot_deploy.errors import InputError
 from bot_deploy.video.sources.video_file import VideoSource
 
+from .videos import fingerprint
+
 if TYPE_CHECKING:
     from .lookup import Appearance
 
@@ -27,11 +29,13 @@ def cut_clip(appearance: Appearance) -> bytes:
     """The clip of `appearance`, cut from its video.
 
     Raises:
-        InputError: the video is gone or cannot be read.
+        InputError: the video is gone, is another one by now, or cannot be read.
     """
     video = appearance.video
     if not video.is_file():
         raise InputError(f"{video}: the video is gone, so no clip can be cut from it")
+    if appearance.fingerprint and fingerprint(video) != appearance.fingerprint:
+        raise InputError(f"{video}: another video than the one that was indexed, so no clip can be cut from it")
     begin = max(0.0, appearance.video_start - MARGIN_S)
     end = min(appearance.video_end + MARGIN_S, begin + MAX_CLIP_S)
     with VideoSource(str(video), str(video)) as source:

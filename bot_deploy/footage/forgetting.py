@@ -14,7 +14,7 @@ from bot_deploy.errors import InputError, RunError
 from bot_deploy.gallery import LocalIndex
 
 from .lookup import Footage
-from .records import footage_folder, read_records, write_record
+from .records import footage_folder, only_writer, read_records, write_record
 
 if TYPE_CHECKING:
     from bot_deploy.gallery import MilvusIndex
@@ -42,10 +42,17 @@ def forget_person(index: LocalIndex | MilvusIndex, name: str) -> Forgotten:
         InputError: nobody has this name.
         RunError: a file cannot be removed.
     """
+    folder = footage_folder(index.address)
+    # A run that reads videos meanwhile would write the appearances again.
+    with only_writer(folder) if folder.is_dir() else contextlib.nullcontext():
+        return _forget(index, name, folder)
+
+
+def _forget(index: LocalIndex | MilvusIndex, name: str, folder: Path) -> Forgotten:
     items = [item for item in index.items() if item.identity == name]
     if not items:
         raise InputError(f"{index.address}: nobody is called {name}")
-    footage, folder = Footage(index), footage_folder(index.address)
+    footage = Footage(index)
     appearances = {found.short_key for item in items if (found := footage.find(item.path))}
     left = []
     for item in items:

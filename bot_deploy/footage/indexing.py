@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
 from collections import Counter
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,8 @@ import msgspec
 import numpy as np
 
 from bot_deploy.choices import MAX_NAMED_FILES
-from bot_deploy.errors import InputError, RunError
-from bot_deploy.files import check_writable, lock, write_atomically
+from bot_deploy.errors import InputError
+from bot_deploy.files import write_atomically
 from bot_deploy.gallery import GalleryItem, file_digest, open_cached_index
 from bot_deploy.progress import progress_counter
 from bot_deploy.video.appearances import read_stretches
@@ -34,9 +33,11 @@ from .records import (
     VideoRecord,
     crop_path,
     footage_folder,
+    only_writer,
     quote_path,
     read_record,
     read_records,
+    remove_video,
     write_record,
 )
 from .times import format_clock, format_position
@@ -118,7 +119,7 @@ def index_footage(
     timer = StageTimer()
     updates: list[VideoUpdate] = []
     broken: dict[Path, InputError] = {}
-    with _alone(footage):
+    with only_writer(footage):
         work = _Work(index, footage, embedder, detector, timer)
         kept: set[str] = set()
         for video in videos:
@@ -153,19 +154,6 @@ def open_footage_gallery(path: Path, embedder: Embedder, detector: Detector) -> 
         raise
 
 
-@contextmanager
-def _alone(footage: Path) -> Iterator[None]:
-    """Lets one process at a time write to `footage`."""
-    path = footage / ".lock"
-    try:
-        footage.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{footage}: cannot be written ({error.strerror or error})") from None
-    check_writable(path)
-    with lock(path, lambda: logger.info(f"waiting: another process writes to {footage}")):
-        yield
-
-
 class _Work:
     """Reads videos into one index."""
 
@@ -193,6 +181,7 @@ class _Work:
         record = read_record(folder)
         is_kept = record and record.settings in {self._settings, *self._earlier_settings}
         if record and not (is_kept and record.fingerprint == digest):
+            self._say_read_again(video, folder, record)
             self.remove(folder)
             record = None
         if record and record.is_finished:
@@ -206,6 +195,7 @@ class _Work:
                 write_record(folder, record)
                 self._forget_older(video, folder)
             else:
+                record = self._update_place(folder, record, video, camera, start)
                 logger.info(f"{video}: goes on at {format_position(record.next_time)}")
                 source.skip_to(record.next_frame, record.next_time)
             record = self._read(source, folder, record)
@@ -216,6 +206,14 @@ class _Work:
             f"{update.wall_seconds:.1f} s ({speed:.1f} times real time)"
         )
         return update, folder.name
+
+    def _say_read_again(self, video: Path, folder: Path, record: VideoRecord) -> None:
+        """Logs that what an earlier run read is dropped, with the names that people got."""
+        VideoSource(str(video), str(video.absolute())).close()  # what cannot be read again is not dropped
+        below = f"{self._prefix}{folder.name}/"
+        names = {item.identity for item in self._index.items() if item.identity and item.path.startswith(below)}
+        dropped = f"; it drops the names {', '.join(sorted(names))}" if names else ""
+        logger.info(f"{video}: read again, because {_what_changed(record.settings, self._settings)}{dropped}")
 
     def _new_record(
         self, video: Path, digest: str, source: VideoSource, camera: str | None, start: str | None
@@ -336,7 +334,7 @@ class _Work:
         """Removes a video from the index, with its crops."""
         below = f"{self._prefix}{folder.name}/"
         self._index.remove([item.path for item in self._index.items() if item.path.startswith(below)])
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_video(folder)
 
     def _update(self, video: Path, record: VideoRecord, wall_seconds: float) -> VideoUpdate:
         reasons = Counter(entry.reason.partition(" (")[0] for entry in record.left_out)
@@ -383,3 +381,10 @@ def _reporting(pictures: Iterator[Picture], seconds: float, progress: ProgressRe
             speed = (picture.time - first) / max(time.perf_counter() - begun, 1e-9)
             progress(int(picture.time), max(int(seconds), int(picture.time), 1), f"{speed:.1f} x real time")
         yield picture
+
+
+def _what_changed(before: str, now: str) -> str:
+    """Which of method, detector and model differ between two settings; as a phrase."""
+    pairs = zip(("the method", "the detector", "the model"), before.split("; "), now.split("; "), strict=False)
+    changed = [f"{what} is another ({new}, before: {old})" for what, old, new in pairs if old != new]
+    return " and ".join(changed) or "the video is another"

@@ -36,6 +36,7 @@ class Appearance:
     crops: tuple[str, ...]  # paths below the gallery's root
     key: str  # the same for all of its crops: the path of their folder below the gallery's root
     looks: tuple[CropRecord, ...] = ()  # frame, time in the video and box of each crop
+    fingerprint: str = ""  # of the video when it was read; "": unknown
 
     @property
     def view(self) -> tuple[str, str]:
@@ -149,4 +150,5 @@ class Footage:
             tuple(above + crop_path(entry.number, crop.frame) for crop in entry.crops),
             above + parts[1],
             entry.crops,
+            video.fingerprint,
         )

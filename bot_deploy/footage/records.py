@@ -13,8 +13,11 @@ next run writes again, under the same names.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote, unquote_to_bytes
@@ -22,10 +25,12 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 
 from bot_deploy.errors import InputError, RunError
-from bot_deploy.files import read_bounded, write_atomically
+from bot_deploy.files import check_writable, lock, read_bounded, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
 
 RECORD = "video.json"
 RECORD_FORMAT = 1
@@ -157,3 +162,30 @@ def read_records(footage: Path) -> Iterator[tuple[Path, VideoRecord]]:
         record = read_record(path.parent)
         if record:
             yield path.parent, record
+
+
+def remove_video(folder: Path) -> None:
+    """Removes the folder of a video; its record goes first, so that a killed run leaves none without crops."""
+    (folder / RECORD).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_videos(footage: Path) -> None:
+    """Removes all videos in the folder `footage`, if there is one."""
+    if footage.is_dir():
+        with only_writer(footage):
+            for folder, _ in list(read_records(footage)):
+                remove_video(folder)
+
+
+@contextmanager
+def only_writer(footage: Path) -> Iterator[None]:
+    """Lets one process at a time write to `footage`."""
+    path = footage / ".lock"
+    try:
+        footage.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{footage}: cannot be written ({error.strerror or error})") from None
+    check_writable(path)
+    with lock(path, lambda: logger.info(f"waiting: another process writes to {footage}")):
+        yield

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import zlib
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from bot_deploy import images
@@ -142,7 +142,9 @@ def find_start(video: Path, metadata: Mapping[str, str], start: str | None) -> t
     if named is not None and named >= MIN_TIMESTAMP_S:
         return named, "from its name"
     try:
-        created = datetime.fromisoformat(metadata.get("creation_time", "")).timestamp()
+        named_time = datetime.fromisoformat(metadata.get("creation_time", ""))
+        # FFmpeg gives no zone for an AVI; it is UTC, as everywhere.
+        created = (named_time if named_time.tzinfo else named_time.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, OSError):
         created = 0.0
     if created >= MIN_METADATA_TIME_S:

@@ -353,6 +353,56 @@ def test_the_camera_means_of_named_cameras(bot: Any, yard: Path, tmp_path: Path)
         assert not (tmp_path / "adapted.onnx").exists()
 
 
+def test_crops_that_replace_a_video_leave_nothing_of_it(bot: Any, yard: Path, tmp_path: Path) -> None:
+    assert bot("index", yard / NAMES[0], "-o", "shop.gallery")[0] == 0
+    assert list((tmp_path / "shop.gallery" / "footage").rglob("*.jpg"))
+    for number in range(2):
+        draw(tmp_path / "crops" / f"{number}.png", number)
+    code, _, err = bot("index", "crops", "-o", "shop.gallery", "--replace")
+    assert code == 0, err
+    assert not list((tmp_path / "shop.gallery" / "footage").rglob("*.jpg"))
+    # And the video can be indexed again.
+    code, out, err = bot("index", yard / NAMES[0], "-o", "shop.gallery")
+    assert code == 0, err
+    assert f"{len(VISITS)} appearances in 1 videos (1 read now)" in out
+    assert json.loads(bot("people", "shop.gallery", "--threshold", "0.9", "--json")[1])["count"] == len(COLOURS)
+
+
+def test_no_output_replaces_what_is_read(bot: Any, yard: Path, red: Path, tmp_path: Path) -> None:
+    before, video = red.read_bytes(), tmp_path / "mine.mkv"
+    video.write_bytes((yard / NAMES[0]).read_bytes())
+    for words in (
+        ("match", red, yard, "--montage", red),
+        ("demo", "--source", video, "--output", video, "--headless"),
+        ("demo", "--source", video, "--events", video, "--headless"),
+    ):
+        code, _, err = bot(*words)
+        assert code == 2
+        assert "is read by this command, and would be replaced; name another file" in err
+    assert red.read_bytes() == before
+    assert video.read_bytes() == (yard / NAMES[0]).read_bytes()
+
+
+def test_no_clip_is_cut_from_another_video(bot: Any, tmp_path: Path, red: Path) -> None:
+    """As where a recorder writes over its oldest file."""
+    write_lossless(tmp_path / "ring.mkv", walk(7, [("red", 0.5, 3.0)]))
+    assert bot("index", "ring.mkv", "-o", "shop.gallery")[0] == 0
+    write_lossless(tmp_path / "ring.mkv", walk(7, [("blue", 0.5, 3.0)]))
+    code, _, err = bot("match", red, "shop.gallery", "--clips", "clips")
+    assert code == 0, err
+    assert "another video than the one that was indexed" in err
+    assert not list((tmp_path / "clips").glob("*.webm"))
+
+
+def test_another_detector_says_which_names_it_drops(bot: Any, yard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bot("index", yard / NAMES[0], "-o", "shop.gallery")[0] == 0
+    assert bot("people", "shop.gallery", "--threshold", "0.9", "--name", "1=Anna")[0] == 0
+    other = dataclasses.replace(DETECTOR, name="another")
+    monkeypatch.setattr(detectors, "open_detector", lambda *_, **__: other)
+    _, _, err = bot("index", yard / NAMES[0], "-o", "shop.gallery")
+    assert "read again, because the detector is another (another, before: a fake); it drops the names Anna" in err
+
+
 def test_the_person_at_a_moment_has_the_camera_of_the_video(bot: Any, yard: Path) -> None:
     assert bot("index", yard, "-o", "shop.gallery")[0] == 0
     moment = f"{yard / NAMES[0]}@00:00:02"
