@@ -94,7 +94,7 @@ def people(
         for path in filter(None, (html, csv)):
             say(f"wrote {path}")
     if as_json:
-        show_json(_document(gallery, found, cosine))
+        show_json(_document(mask_address(gallery), found, cosine))
     else:
         show(*_lines(found, cosine))
 
@@ -124,7 +124,9 @@ def _document(gallery: str, found: list[SeenPerson], threshold: float) -> dict[s
             {
                 "number": person.number,
                 "name": person.name,
-                "appearances": [_appearance_document(one.appearance) for one in person.appearances],
+                "appearances": [
+                    {"name": one.name, **_appearance_document(one.appearance)} for one in person.appearances
+                ],
             }
             for person in found
         ],
@@ -148,6 +150,7 @@ def _lines(found: list[SeenPerson], threshold: float) -> list[str]:
     for person in found:
         path = ", ".join(f"{one.appearance.camera} {format_span(one.appearance)[0]}" for one in person.appearances)
         name = f", {person.name}" if person.name else ""
+        name += f" ({person.note})" if person.note else ""
         lines.append(f"person {person.number}{name}: {path}")
     appearances = sum(len(person.appearances) for person in found)
     lines.append(

@@ -179,6 +179,8 @@ class _Work:
         digest = fingerprint(video)
         folder = self._footage / folder_name(video, digest)
         record = read_record(folder)
+        if record is None:
+            folder, record = self._find_moved(digest) or (folder, None)
         is_kept = record and record.settings in {self._settings, *self._earlier_settings}
         if record and not (is_kept and record.fingerprint == digest):
             self._say_read_again(video, folder, record)
@@ -206,6 +208,13 @@ class _Work:
             f"{update.wall_seconds:.1f} s ({speed:.1f} times real time)"
         )
         return update, folder.name
+
+    def _find_moved(self, digest: str) -> tuple[Path, VideoRecord] | None:
+        """The folder and the record of a video with the fingerprint `digest` that is no longer where it was."""
+        for folder, record in read_records(self._footage):
+            if record.fingerprint == digest and not record.path.exists():
+                return folder, record
+        return None
 
     def _say_read_again(self, video: Path, folder: Path, record: VideoRecord) -> None:
         """Logs that what an earlier run read is dropped, with the names that people got."""

@@ -48,6 +48,15 @@ class SeenPerson:
     appearances: tuple[SeenAppearance, ...]  # in the order of time
 
     @property
+    def note(self) -> str:
+        """How many appearances have the name themselves, where some have it from the others only; otherwise empty.
+
+        `bot forget` removes those that have it.
+        """
+        named = sum(one.name is not None for one in self.appearances)
+        return f"{named} of {len(self.appearances)} named" if 0 < named < len(self.appearances) else ""
+
+    @property
     def label(self) -> str:
         """The name, or "person 3"."""
         return self.name or f"person {self.number}"

@@ -383,6 +383,39 @@ def test_no_output_replaces_what_is_read(bot: Any, yard: Path, red: Path, tmp_pa
     assert video.read_bytes() == (yard / NAMES[0]).read_bytes()
 
 
+def test_a_video_with_another_name_is_not_read_again(bot: Any, tmp_path: Path) -> None:
+    """Its people would count twice, and who was forgotten would be back."""
+    write_lossless(tmp_path / "old.mkv", walk(11, [("red", 0.5, 3.0), ("blue", 6.0, 8.5)]))
+    assert bot("index", "old.mkv", "-o", "shop.gallery")[0] == 0
+    assert bot("people", "shop.gallery", "--threshold", "0.9", "--name", "1=Anna")[0] == 0
+    assert bot("forget", "Anna", "shop.gallery")[0] == 0
+    (tmp_path / "entrance-7.mkv").write_bytes((tmp_path / "old.mkv").read_bytes())
+    (tmp_path / "old.mkv").unlink()
+    code, out, err = bot("index", "entrance-7.mkv", "-o", "shop.gallery", "--camera", "door")
+    assert code == 0, err
+    assert "1 appearances in 1 videos (0 read now)" in out
+    (person,) = json.loads(bot("people", "shop.gallery", "--threshold", "0.9", "--json")[1])["people"]
+    (appearance,) = person["appearances"]
+    assert appearance["camera_name"] == "door"
+    assert appearance["video"] == str(tmp_path / "entrance-7.mkv")
+    # A copy beside it is a video of its own, as before.
+    (tmp_path / "copy.mkv").write_bytes((tmp_path / "entrance-7.mkv").read_bytes())
+    assert "(1 read now)" in bot("index", "copy.mkv", "-o", "shop.gallery")[1]
+
+
+def test_people_say_how_many_appearances_have_the_name(bot: Any, yard: Path) -> None:
+    """Those that were indexed later have it from the others only, and `bot forget` leaves them."""
+    assert bot("index", yard / NAMES[0], "-o", "shop.gallery")[0] == 0
+    assert bot("people", "shop.gallery", "--threshold", "0.9", "--name", "1=Anna")[0] == 0
+    assert bot("index", yard / NAMES[1], "-o", "shop.gallery")[0] == 0
+    _, out, _ = bot("people", "shop.gallery", "--threshold", "0.9")
+    assert "person 1, Anna (2 of 4 named)" in out
+    person = json.loads(bot("people", "shop.gallery", "--threshold", "0.9", "--json")[1])["people"][0]
+    assert [one["name"] for one in person["appearances"]] == ["Anna", "Anna", None, None]
+    assert bot("people", "shop.gallery", "--threshold", "0.9", "--name", "1=Anna")[0] == 0
+    assert "named)" not in bot("people", "shop.gallery", "--threshold", "0.9")[1]
+
+
 def test_no_clip_is_cut_from_another_video(bot: Any, tmp_path: Path, red: Path) -> None:
     """As where a recorder writes over its oldest file."""
     write_lossless(tmp_path / "ring.mkv", walk(7, [("red", 0.5, 3.0)]))
