@@ -264,7 +264,8 @@ def test_terms_are_said_once(
     def count() -> int:
         caplog.clear()
         result = CliRunner().invoke(bot, ["match", *paths, "--model", "some-net"], catch_exceptions=False)
-        return result.stderr.count(terms) + caplog.messages.count(terms)
+        # The log is on stderr too if an earlier test of this process has made a command show it.
+        return max(result.stderr.count(terms), caplog.messages.count(terms))
 
     assert [count(), count()] == [1, 0]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
