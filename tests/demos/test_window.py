@@ -96,7 +96,7 @@ def test_a_person_is_clicked_in_a_window(display: str, action: tuple[str, Any], 
         assert program.communicate(timeout=30)[0].strip() == answer
     finally:
         program.kill()
-        program.wait()
+        program.communicate()
 
 
 @pytest.fixture
@@ -108,8 +108,9 @@ def display() -> Iterator[str]:
     if "GUI:                           NONE" in cv2.getBuildInformation():
         pytest.skip("this OpenCV was built without windows")
     reading, writing = os.pipe()
+    # Without -noreset it starts anew when its last client goes, as xdotool does, and refuses others meanwhile.
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(writing), "-screen", "0", "1024x768x24"],
+        ["Xvfb", "-noreset", "-displayfd", str(writing), "-screen", "0", "1024x768x24"],
         pass_fds=[writing],
         stderr=subprocess.DEVNULL,
     )
